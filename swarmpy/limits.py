@@ -1,0 +1,80 @@
+"""Every bound and period of SwarmPy, named once, with its unit last.
+
+Cluster-wide settings that a user may change are fields of the Cluster object; their defaults are in
+``model/defaults.py``. What stands here is ours: sizes of queues and batches, timeouts, retry delays.
+"""
+
+from __future__ import annotations
+
+# --- store and control loops
+BATCH_GROUPS_MAX = 500
+"""Atomic groups in one raft entry."""
+ENTRY_BYTES_MAX = 1_500_000
+"""Size of one raft entry; the same limit as swarm mode's transaction."""
+OBJECT_BYTES_MAX = 1_400_000
+"""Size of one stored object."""
+WATCH_QUEUE_EVENTS_MAX = 20_000
+"""Events that a slow watcher may lag behind before it is told to resync."""
+DEBOUNCE_S = 0.05
+DEBOUNCE_MAX_S = 1.0
+SLICE_S = 0.02
+"""The longest that one decision may hold the event loop."""
+PROPOSE_TIMEOUT_S = 10.0
+READ_BARRIER_TIMEOUT_S = 5.0
+"""An API read or write without a quorum fails within this time."""
+RETRY_DELAY_MIN_S = 0.1
+RETRY_DELAY_MAX_S = 8.0
+
+# --- raft
+RAFT_ELECTION_MIN_S = 0.5
+RAFT_ELECTION_MAX_S = 1.5
+RAFT_APPEND_PERIOD_S = 0.1
+RAFT_LEADER_FALLBACK_S = 2.0
+"""A leader that hears no majority for this long steps down."""
+RAFT_TICK_S = 0.02
+RAFT_BATCH_BYTES_MAX = 4 << 20
+RAFT_FRAME_BYTES_MAX = 64 << 20
+RAFT_SNAPSHOT_CHUNK_BYTES = 1 << 20
+RAFT_PROPOSALS_MAX = 10_000
+"""Proposals under way on one manager; one more is refused with Retry."""
+RAFT_DIAL_TIMEOUT_S = 2.0
+RAFT_DIAL_PERIOD_S = 0.2
+
+# --- sessions between agent and manager
+KEEPALIVE_PERIOD_S = 1.0
+KEEPALIVE_TIMEOUT_S = 1.0
+DISCONNECT_GRACE_S = 1.5
+"""Between the end of a session's stream and the node being down."""
+RESTART_GRACE_S = 30.0
+"""The same, for a daemon that announced a planned restart."""
+SESSION_BACKOFF_MIN_S = 0.1
+SESSION_BACKOFF_MAX_S = 8.0
+SESSION_QUEUE_MESSAGES_MAX = 1_000
+STATUS_BATCH_S = 0.1
+STATUS_BATCH_MAX = 500
+STATUS_QUEUE_MAX = 10_000
+ASSIGNMENT_BATCH_S = 0.05
+ASSIGNMENT_CHANGES_MAX = 500
+HEARTBEAT_MISSES_MAX = 3
+
+# --- certificates and joining
+JOIN_TIMEOUT_S = 20.0
+RPC_TIMEOUT_S = 5.0
+CSR_BYTES_MAX = 16_384
+TOKEN_CHARS_MAX = 512
+
+# --- tasks on a node
+LOG_FILE_BYTES_MAX = 10 << 20
+LOG_FILES_MAX = 3
+LOG_LINE_BYTES_MAX = 16_384
+TASK_STARTS_PARALLEL_MAX = 16
+TASK_STOP_GRACE_S = 10.0
+IMAGE_LAYERS_MAX = 128
+IMAGE_BYTES_MAX = 20 << 30
+
+# --- API
+API_BODY_BYTES_MAX = 5 << 20
+API_STREAMS_MAX = 2_000
+API_HEADER_BYTES_MAX = 64 << 10
+REPLICAS_MAX = 100_000
+"""Replicas of one service; more is refused as a slip of the keyboard."""

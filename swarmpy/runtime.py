@@ -1,0 +1,172 @@
+"""Env: the seams through which production code meets time, chance and the disk.
+
+Production passes the real ones, the simulator passes its own; nothing else differs. Decisions never
+see an Env: shells fetch what a decision needs and hand it over as plain arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from swarmpy.model.ids import Timestamp
+
+
+class Clock(Protocol):
+    """Two clocks, as everywhere: one to stamp, one to measure."""
+
+    def now(self) -> Timestamp:
+        """Wall-clock time, integer nanoseconds since the epoch. May jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed point. Never goes back."""
+        ...
+
+
+class Entropy(Protocol):
+    """A source of chance: one seeded generator in simulation, the system's in production."""
+
+    def token_bytes(self, n: int) -> bytes: ...
+
+    def uniform(self, low: float, high: float) -> float: ...
+
+
+class AppendFile(Protocol):
+    """An append-only file: what was written is durable only after ``sync`` returned."""
+
+    def write(self, data: bytes) -> None:
+        """Append all of ``data`` or raise OSError."""
+        ...
+
+    def sync(self) -> None: ...
+
+    def size(self) -> int: ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """The file operations that durable state needs, no more. Paths are absolute."""
+
+    def read(self, path: Path) -> bytes: ...
+
+    def exists(self, path: Path) -> bool: ...
+
+    def append(self, path: Path) -> AppendFile:
+        """Open for appending, creating the file (and syncing its folder) if it is missing."""
+        ...
+
+    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        """Replace the whole file: temporary file, sync, rename, sync of the folder."""
+        ...
+
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename over ``target`` and sync the folder."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Delete; a missing file is fine."""
+        ...
+
+    def make_dirs(self, path: Path, *, mode: int = 0o700) -> None: ...
+
+
+class SystemClock:
+    def now(self) -> Timestamp:
+        return Timestamp(time.time_ns())
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class SystemEntropy:
+    def __init__(self) -> None:
+        self._random = random.SystemRandom()
+
+    def token_bytes(self, n: int) -> bytes:
+        return os.urandom(n)
+
+    def uniform(self, low: float, high: float) -> float:
+        return self._random.uniform(low, high)
+
+
+class _SystemAppendFile:
+    def __init__(self, path: Path) -> None:
+        self._file: BinaryIO = open(path, "ab", buffering=0)  # noqa: SIM115 - lives as long as this object
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+
+    def sync(self) -> None:
+        os.fdatasync(self._file.fileno())
+
+    def size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def truncate(self, size: int) -> None:
+        self._file.truncate(size)
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class SystemDisk:
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def append(self, path: Path) -> AppendFile:
+        is_new = not path.exists()
+        file = _SystemAppendFile(path)
+        if is_new:
+            os.chmod(path, 0o600)
+            _sync_folder(path.parent)
+        return file
+
+    def write_atomic(self, path: Path, data: bytes, *, mode: int = 0o600) -> None:
+        temporary = path.with_name(path.name + ".tmp")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self.replace(temporary, path)
+
+    def replace(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+        _sync_folder(target.parent)
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+
+    def make_dirs(self, path: Path, *, mode: int = 0o700) -> None:
+        path.mkdir(mode=mode, parents=True, exist_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Env:
+    """What production and simulation do differently, in one value."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    entropy: Entropy = field(default_factory=SystemEntropy)
+    disk: Disk = field(default_factory=SystemDisk)
