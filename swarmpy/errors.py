@@ -107,8 +107,8 @@ class NoLeader(Retry):
 
     def __init__(
         self,
-        message: str = "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that "
-        "too few managers are online. Make sure more than half of the managers are online.",
+        message: str = "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible "
+        "that too few managers are online. Make sure more than half of the managers are online.",
     ) -> None:
         super().__init__(message, delay_s=0.5)
 

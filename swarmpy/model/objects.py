@@ -1,0 +1,321 @@
+"""The stored objects. The stored object is the API's object, with times as integers.
+
+``version`` is the store-wide counter at the object's last guarded change (Docker's ``Version.Index``).
+Two kinds of field (DESIGN §4): a task's ``desired_state`` and ``status``, and a node's ``status``,
+``description`` and ``manager_status``, are merged by ``apply`` and do not touch ``version``; every other
+field is guarded by it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from swarmpy.model.ids import (
+    ClusterId,
+    ConfigId,
+    NetworkId,
+    NodeId,
+    RaftId,
+    RevisionId,
+    SecretId,
+    ServiceId,
+    TaskId,
+    Timestamp,
+    VolumeId,
+)
+from swarmpy.model.specs import (
+    ClusterSpec,
+    ConfigSpec,
+    Driver,
+    EndpointSpec,
+    IPAMOptions,
+    NetworkSpec,
+    NodeSpec,
+    Platform,
+    PortConfig,
+    Resources,
+    SecretSpec,
+    ServiceSpec,
+    VolumeSpec,
+)
+from swarmpy.model.states import NodeRole, NodeState, TaskState, UpdateState
+from swarmpy.model.value import Value
+
+
+class Kind(StrEnum):
+    """The tables of the store, in the order in which snapshots write them."""
+
+    CLUSTER = "cluster"
+    NODE = "node"
+    NETWORK = "network"
+    SECRET = "secret"
+    CONFIG = "config"
+    VOLUME = "volume"
+    SERVICE = "service"
+    REVISION = "revision"
+    TASK = "task"
+
+
+# --- cluster
+
+
+class JoinTokens(Value, frozen=True, kw_only=True):
+    worker: str = ""
+    manager: str = ""
+
+
+class RootCA(Value, frozen=True, kw_only=True):
+    """The cluster's certificate authority. PEM texts; the key never leaves the managers."""
+
+    ca_cert: bytes = b""
+    ca_key: bytes = b""
+    ca_cert_hash: str = ""
+    join_tokens: JoinTokens = JoinTokens()
+
+
+class RemovedNode(Value, frozen=True, kw_only=True):
+    """A node that was removed: its certificate is refused until it expires."""
+
+    node_id: NodeId = NodeId("")
+    expires_at: Timestamp = Timestamp(0)
+
+
+class Cluster(Value, frozen=True, kw_only=True):
+    id: ClusterId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    spec: ClusterSpec = ClusterSpec()
+    root_ca: RootCA = RootCA()
+    removed_nodes: tuple[RemovedNode, ...] = ()
+    removed_members: tuple[RaftId, ...] = ()
+    unlock_key: bytes = b""
+    default_address_pool: tuple[str, ...] = ()
+    subnet_size: int = 0
+    data_path_port: int = 0
+
+
+# --- nodes
+
+
+class EnginePlugin(Value, frozen=True, kw_only=True):
+    type: str = ""
+    name: str = ""
+
+
+class EngineDescription(Value, frozen=True, kw_only=True):
+    engine_version: str = ""
+    labels: dict[str, str] = {}
+    plugins: tuple[EnginePlugin, ...] = ()
+
+
+class TLSInfo(Value, frozen=True, kw_only=True):
+    trust_root: str = ""
+    cert_issuer_subject: bytes = b""
+    cert_issuer_public_key: bytes = b""
+
+
+class NodeDescription(Value, frozen=True, kw_only=True):
+    """What the agent says of its machine."""
+
+    hostname: str = ""
+    platform: Platform = Platform()
+    resources: Resources = Resources()
+    engine: EngineDescription = EngineDescription()
+    tls_info: TLSInfo | None = None
+
+
+class NodeStatus(Value, frozen=True, kw_only=True):
+    """``since`` is when the state was entered; ``epoch`` the raft term of the leader that saw it."""
+
+    state: NodeState = NodeState.UNKNOWN
+    message: str = ""
+    addr: str = ""
+    since: Timestamp = Timestamp(0)
+    epoch: int = 0
+    session_id: str = ""
+
+
+class ManagerStatus(Value, frozen=True, kw_only=True):
+    """A manager's membership in raft. Leader and reachability are observed, not stored."""
+
+    raft_id: RaftId = RaftId("")
+    addr: str = ""
+
+
+class Node(Value, frozen=True, kw_only=True):
+    """``spec.role`` is the role that is wished for, ``role`` the one that certificates are issued for."""
+
+    id: NodeId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    spec: NodeSpec = NodeSpec()
+    role: NodeRole = NodeRole.WORKER
+    description: NodeDescription = NodeDescription()
+    status: NodeStatus = NodeStatus()
+    manager_status: ManagerStatus | None = None
+
+
+# --- services and tasks
+
+
+class UpdateStatus(Value, frozen=True, kw_only=True):
+    state: UpdateState = UpdateState.UNSPECIFIED
+    started_at: Timestamp = Timestamp(0)
+    completed_at: Timestamp = Timestamp(0)
+    message: str = ""
+
+
+class VirtualIP(Value, frozen=True, kw_only=True):
+    network_id: NetworkId = NetworkId("")
+    addr: str = ""
+
+
+class Endpoint(Value, frozen=True, kw_only=True):
+    spec: EndpointSpec = EndpointSpec()
+    ports: tuple[PortConfig, ...] = ()
+    virtual_ips: tuple[VirtualIP, ...] = ()
+
+
+class JobStatus(Value, frozen=True, kw_only=True):
+    iteration: int = 0
+    last_execution: Timestamp = Timestamp(0)
+
+
+class Service(Value, frozen=True, kw_only=True):
+    """``revision_id`` is the revision of ``spec``; ``template_id`` the revision that tasks should run.
+
+    They differ after a change that restarts no task, such as scaling. ``previous_id`` is what a rollback
+    returns to.
+    """
+
+    id: ServiceId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    spec: ServiceSpec = ServiceSpec()
+    revision_id: RevisionId = RevisionId("")
+    template_id: RevisionId = RevisionId("")
+    previous_id: RevisionId = RevisionId("")
+    endpoint: Endpoint = Endpoint()
+    update_status: UpdateStatus | None = None
+    job_status: JobStatus | None = None
+
+
+class Revision(Value, frozen=True, kw_only=True):
+    """One version of a service's spec. Never changed; kept while a task or the history needs it."""
+
+    id: RevisionId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    service_id: ServiceId
+    number: int = 0
+    spec: ServiceSpec = ServiceSpec()
+
+
+class ContainerStatus(Value, frozen=True, kw_only=True):
+    container_id: str = ""
+    pid: int = 0
+    exit_code: int = 0
+
+
+class PortStatus(Value, frozen=True, kw_only=True):
+    ports: tuple[PortConfig, ...] = ()
+
+
+class TaskStatus(Value, frozen=True, kw_only=True):
+    """What is known of a task. Of two statuses the one with the larger (state, report) holds."""
+
+    timestamp: Timestamp = Timestamp(0)
+    state: TaskState = TaskState.NEW
+    message: str = ""
+    err: str = ""
+    report: int = 0
+    container_status: ContainerStatus | None = None
+    port_status: PortStatus | None = None
+    addresses: tuple[str, ...] = ()
+
+
+class NetworkAttachment(Value, frozen=True, kw_only=True):
+    network_id: NetworkId = NetworkId("")
+    addresses: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+class Task(Value, frozen=True, kw_only=True):
+    """One run of a service's container on one node. Superseded, never edited.
+
+    ``not_before`` is the end of the restart delay: until then ``desired_state`` stays READY.
+    ``restarts`` counts the restarts of this slot under this revision, for backoff and max-attempts.
+    """
+
+    id: TaskId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    service_id: ServiceId = ServiceId("")
+    slot: int = 0
+    node_id: NodeId = NodeId("")
+    revision_id: RevisionId = RevisionId("")
+    desired_state: TaskState = TaskState.RUNNING
+    status: TaskStatus = TaskStatus()
+    networks: tuple[NetworkAttachment, ...] = ()
+    not_before: Timestamp = Timestamp(0)
+    restarts: int = 0
+    job_iteration: int = 0
+
+
+# --- networks, secrets, configs, volumes
+
+
+class Network(Value, frozen=True, kw_only=True):
+    id: NetworkId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    spec: NetworkSpec = NetworkSpec()
+    driver_state: Driver | None = None
+    ipam_options: IPAMOptions | None = None
+
+
+class Secret(Value, frozen=True, kw_only=True):
+    id: SecretId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    spec: SecretSpec = SecretSpec()
+
+
+class Config(Value, frozen=True, kw_only=True):
+    id: ConfigId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    spec: ConfigSpec = ConfigSpec()
+
+
+class Volume(Value, frozen=True, kw_only=True):
+    id: VolumeId
+    version: int = 0
+    created_at: Timestamp = Timestamp(0)
+    updated_at: Timestamp = Timestamp(0)
+    spec: VolumeSpec = VolumeSpec()
+
+
+Object = Cluster | Node | Network | Secret | Config | Volume | Service | Revision | Task
+
+TYPES: dict[Kind, type[Object]] = {
+    Kind.CLUSTER: Cluster,
+    Kind.NODE: Node,
+    Kind.NETWORK: Network,
+    Kind.SECRET: Secret,
+    Kind.CONFIG: Config,
+    Kind.VOLUME: Volume,
+    Kind.SERVICE: Service,
+    Kind.REVISION: Revision,
+    Kind.TASK: Task,
+}
+
+KINDS: dict[type[Object], Kind] = {type_: kind for kind, type_ in TYPES.items()}
