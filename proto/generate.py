@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import filecmp
 import re
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -21,13 +20,16 @@ SOURCES = ROOT / "proto"
 TARGET = ROOT / "swarmpy" / "pb"
 
 
-def generate(into: Path) -> None:
-    """Write all stubs for all ``.proto`` files to ``into``."""
+def generate(into: Path) -> list[Path]:
+    """Write all stubs for all ``.proto`` files to ``into``; return the files there that are of none."""
     files = sorted(str(path.relative_to(SOURCES)) for path in SOURCES.glob("swarmpy/v1/*.proto"))
+    written = {"__init__.py"}
     with tempfile.TemporaryDirectory() as scratch:
         arguments = ["protoc", f"-I{SOURCES}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
         for plugin in ("mypy", "mypy_grpc"):
-            arguments.append(f"--plugin=protoc-gen-{plugin}={Path(sys.prefix, 'bin', f'protoc-gen-{plugin}')}")
+            arguments.append(
+                f"--plugin=protoc-gen-{plugin}={Path(sys.prefix, 'bin', f'protoc-gen-{plugin}')}"
+            )
         arguments += [f"--{kind}_out={scratch}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
         if protoc.main(arguments + files) != 0:
             raise SystemExit("protoc failed; its message stands above")
@@ -39,13 +41,15 @@ def generate(into: Path) -> None:
             if path.suffix == ".pyi":
                 text = re.sub(r"\bswarmpy\.v1\.", "swarmpy.pb.", text)
             (into / path.name).write_text(text)
+            written.add(path.name)
+    return sorted(path for path in into.glob("*.py*") if path.name not in written)
 
 
 def main() -> int:
     """Generate in place, or report the files that differ and exit 1."""
     if "--check" not in sys.argv:
-        shutil.rmtree(TARGET, ignore_errors=True)
-        generate(TARGET)
+        for name in generate(TARGET):
+            name.unlink()
         return 0
     with tempfile.TemporaryDirectory() as scratch:
         fresh = Path(scratch, "pb")

@@ -1,0 +1,168 @@
+"""``Executor``: the seam between the agent and whatever runs processes.
+
+Every call is idempotent by task id: the agent repeats a call after a crash without knowing whether it had
+been carried out. An executor keeps what it needs to find its tasks again in its own folder, so that tasks
+outlive the daemon and ``list`` finds them afterwards. Errors: ``TaskRejected`` where the task cannot be
+run as asked, ``Unavailable`` where trying again may help; nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Protocol
+
+from swarmpy.model.ids import TaskId, Timestamp
+from swarmpy.model.specs import ContainerSpec, Limits
+from swarmpy.model.value import Value
+
+
+class Capabilities(Value, frozen=True, kw_only=True):
+    """What ``probe`` found. ``missing`` are sentences for the user, empty if all is well."""
+
+    name: str
+    is_usable: bool
+    cgroup_version: int = 0
+    missing: tuple[str, ...] = ()
+
+
+class ImageConfig(Value, frozen=True, kw_only=True):
+    """What an image says about how it wants to be run."""
+
+    reference: str
+    digest: str = ""
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    stop_signal: str = ""
+    layers: tuple[str, ...] = ()
+
+
+class Sandbox(Value, frozen=True, kw_only=True):
+    """A task's network namespace, made by the dataplane before the task."""
+
+    netns: str
+    addresses: tuple[str, ...] = ()
+    resolv_conf: str = ""
+    hosts: str = ""
+
+
+class Launch(Value, frozen=True, kw_only=True):
+    """All that an executor needs to run one task. ``spec`` has its templates expanded already."""
+
+    task_id: TaskId
+    name: str
+    spec: ContainerSpec
+    image: ImageConfig
+    sandbox: Sandbox
+    limits: Limits = Limits()
+    hostname: str = ""
+    labels: dict[str, str] = {}
+
+
+class Exit(Value, frozen=True, kw_only=True):
+    """How a task ended. ``code`` is 128 + the signal's number for a task that a signal killed."""
+
+    code: int
+    is_oom_killed: bool = False
+    at: Timestamp = Timestamp(0)
+    message: str = ""
+
+
+class Found(Value, frozen=True, kw_only=True):
+    """A task that the executor knows of. Not started: no pid, no exit. ``pid`` is the host's view."""
+
+    task_id: TaskId
+    pid: int = 0
+    started_at: Timestamp = Timestamp(0)
+    exit: Exit | None = None
+
+
+class ExitEvent(Value, frozen=True, kw_only=True):
+    task_id: TaskId
+    exit: Exit
+
+
+class LogLine(Value, frozen=True, kw_only=True):
+    """``stream`` is 1 for stdout, 2 for stderr; ``data`` has its line end, if it has one."""
+
+    timestamp: Timestamp
+    stream: int
+    data: bytes
+
+
+class LogQuery(Value, frozen=True, kw_only=True):
+    """``tail``: that many last lines; negative means all."""
+
+    since: Timestamp = Timestamp(0)
+    tail: int = -1
+    is_following: bool = False
+    stdout: bool = True
+    stderr: bool = True
+
+
+class Stats(Value, frozen=True, kw_only=True):
+    """Cumulative CPU time in nanoseconds, memory in bytes, processes."""
+
+    cpu_ns: int = 0
+    memory_bytes: int = 0
+    pids: int = 0
+
+
+class Executor(Protocol):
+    """Runs tasks. One instance per node."""
+
+    name: str
+
+    async def start_up(self) -> None:
+        """Find the tasks of a former life and begin to watch them; remove what is half made."""
+        ...
+
+    async def shut_down(self) -> None:
+        """Stop watching. Tasks run on."""
+        ...
+
+    async def probe(self) -> Capabilities: ...
+
+    async def ensure_image(self, reference: str) -> ImageConfig:
+        """The image's configuration, after making sure that it is on this node. TaskRejected if not."""
+        ...
+
+    async def create(self, launch: Launch) -> None:
+        """Prepare the task (root filesystem, cgroup, log) without running it."""
+        ...
+
+    async def start(self, task_id: TaskId) -> Found:
+        """Run a created task; of a task that was started already, what became of it."""
+        ...
+
+    async def signal(self, task_id: TaskId, signal: int) -> None:
+        """Send a signal to the task's first process; a task that has ended is fine."""
+        ...
+
+    async def stop(self, task_id: TaskId, *, signal: int, grace_s: float) -> Exit | None:
+        """Signal, wait up to ``grace_s``, kill. Returns how it ended; None if it was never started."""
+        ...
+
+    async def remove(self, task_id: TaskId, *, keep_log: bool = False) -> None:
+        """Take down all that ``create`` made, killing what still runs. An unknown task is fine."""
+        ...
+
+    def events(self) -> AsyncIterator[ExitEvent]:
+        """Ends of tasks as they happen, also of those that ended while no daemon ran. One consumer."""
+        ...
+
+    async def list(self) -> tuple[Found, ...]: ...
+
+    def logs(self, task_id: TaskId, query: LogQuery) -> AsyncIterator[LogLine]:
+        """The task's log, oldest first; an unknown task has none."""
+        ...
+
+    async def stats(self, task_id: TaskId) -> Stats: ...
+
+
+def log_folder(data_dir: Path) -> Path:
+    """Where task logs live: beside the executor's folders, since logs outlive their task."""
+    return data_dir / "logs"

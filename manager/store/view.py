@@ -1,0 +1,68 @@
+"""``View``: the read side of the store, which every decision takes as its first argument.
+
+The live store is a View, and so is a Draft (the store plus changes that are only planned). Everything
+runs on one event loop and decisions never await, so a View is a consistent snapshot while a decision runs.
+Iteration follows the order in which objects were stored; where order can reach a decision's output, the
+decision sorts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
+from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+
+
+class View(Protocol):
+    """What a decision may read."""
+
+    @property
+    def version(self) -> int:
+        """The store-wide counter: grows with every applied group."""
+        ...
+
+    def get(self, kind: Kind, id_: str) -> Object | None: ...
+
+    def all(self, kind: Kind) -> Collection[Object]: ...
+
+    def by_name(self, kind: Kind, name: str) -> Object | None:
+        """The object of that exact name: services, networks, secrets, configs and volumes have names."""
+        ...
+
+    def by_prefix(self, kind: Kind, prefix: str, *, limit: int = 2) -> tuple[Object, ...]:
+        """Objects whose id starts with ``prefix``, at most ``limit``."""
+        ...
+
+    def cluster(self) -> Cluster | None: ...
+
+    def node(self, id_: NodeId) -> Node | None: ...
+
+    def nodes(self) -> Collection[Node]: ...
+
+    def service(self, id_: ServiceId) -> Service | None: ...
+
+    def services(self) -> Collection[Service]: ...
+
+    def revision(self, id_: RevisionId) -> Revision | None: ...
+
+    def revisions_of(self, service_id: ServiceId) -> Collection[Revision]: ...
+
+    def task(self, id_: TaskId) -> Task | None: ...
+
+    def tasks(self) -> Collection[Task]: ...
+
+    def tasks_of_service(self, service_id: ServiceId) -> Collection[Task]: ...
+
+    def tasks_of_node(self, node_id: NodeId) -> Collection[Task]: ...
+
+    def tasks_of_revision(self, revision_id: RevisionId) -> Collection[Task]: ...
+
+    def unplaced_tasks(self) -> Collection[Task]:
+        """Tasks that are stored as NEW or PENDING and are still wished to run."""
+        ...
+
+    def service_ids_with_tasks(self) -> Collection[ServiceId]:
+        """Every service id that a stored task names, also of services that are gone."""
+        ...
