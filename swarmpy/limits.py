@@ -39,6 +39,32 @@ RAFT_PROPOSALS_MAX = 10_000
 """Proposals under way on one manager; one more is refused with Retry."""
 RAFT_DIAL_TIMEOUT_S = 2.0
 RAFT_DIAL_PERIOD_S = 0.2
+RAFT_PROPOSAL_BYTES_MAX = 64 << 20
+"""Bytes of all proposals under way on one manager."""
+RAFT_APPLY_SLICE_S = 0.01
+"""Applying committed entries gives way to other work of the loop after this long."""
+RAFT_BACKLOG_BYTES_MAX = 8 << 20
+"""Bytes queued to one peer above which the leader sends it no more entries until some have left."""
+RAFT_FRAMES_PER_MESSAGE_MAX = 256
+RAFT_SNAPSHOT_ENTRIES = 10_000
+"""Entries in the log that make a manager write a snapshot; the API's SnapshotInterval sets another."""
+RAFT_LOG_BYTES_MAX = 64 << 20
+"""The same, counted in bytes."""
+RAFT_SNAPSHOT_PAUSE_S = 0.001
+"""Pause of the snapshot thread between slices, so that the event loop gets the interpreter."""
+RAFT_SNAPSHOT_RETRY_S = 30.0
+"""After a snapshot that could not be written."""
+RAFT_SNAPSHOT_SEND_MAX_S = 60.0
+"""A snapshot under way to a slow member keeps the log from being trimmed for at most this long."""
+RAFT_REMOVED_MAX = 1_000
+"""Raft ids of removed members that are remembered; they may never come back."""
+RAFT_LAG_S = 0.2
+"""A loop that was held longer than this listens first before it stands for election."""
+RAFT_NACK_PERIOD_S = 1.0
+RAFT_NOTICE_PERIOD_S = 0.1
+RAFT_TRANSFER_TIMEOUT_S = 3.0
+RAFT_PING_TIMEOUT_S = 5.0
+"""The leader's check of a joining manager's address."""
 
 # --- sessions between agent and manager
 KEEPALIVE_PERIOD_S = 1.0
@@ -78,3 +104,20 @@ API_STREAMS_MAX = 2_000
 API_HEADER_BYTES_MAX = 64 << 10
 REPLICAS_MAX = 100_000
 """Replicas of one service; more is refused as a slip of the keyboard."""
+
+# --- lab
+LAB_HOSTS_MAX = 64
+LAB_NAME_CHARS_MAX = 24
+LAB_HOST_START_TIMEOUT_S = 10.0
+LAB_DAEMON_START_TIMEOUT_S = 30.0
+LAB_DAEMON_STOP_TIMEOUT_S = 15.0
+"""After SIGTERM; then the lab says so and kills."""
+LAB_KILL_TIMEOUT_S = 15.0
+LAB_READY_TIMEOUT_S = 60.0
+LAB_REQUEST_TIMEOUT_S = 30.0
+LAB_STATUS_TIMEOUT_S = 1.5
+LAB_COMMAND_TIMEOUT_S = 30.0
+LAB_POLL_S = 0.02
+LAB_LOG_TAIL_LINES = 15
+LAB_PARALLEL_MAX = 16
+"""Hosts that boot, or nodes that join, at a time."""
