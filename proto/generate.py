@@ -26,10 +26,8 @@ def generate(into: Path) -> list[Path]:
     written = {"__init__.py"}
     with tempfile.TemporaryDirectory() as scratch:
         arguments = ["protoc", f"-I{SOURCES}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
-        for plugin in ("mypy", "mypy_grpc"):
-            arguments.append(
-                f"--plugin=protoc-gen-{plugin}={Path(sys.prefix, 'bin', f'protoc-gen-{plugin}')}"
-            )
+        tools = Path(sys.prefix, "bin")
+        arguments += [f"--plugin=protoc-gen-{p}={tools}/protoc-gen-{p}" for p in ("mypy", "mypy_grpc")]
         arguments += [f"--{kind}_out={scratch}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
         if protoc.main(arguments + files) != 0:
             raise SystemExit("protoc failed; its message stands above")
