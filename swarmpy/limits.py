@@ -88,6 +88,30 @@ JOIN_TIMEOUT_S = 20.0
 RPC_TIMEOUT_S = 5.0
 CSR_BYTES_MAX = 16_384
 TOKEN_CHARS_MAX = 512
+JOIN_PROBE_TIMEOUT_S = 3.0
+"""For one TLS handshake with the manager that is being joined."""
+JOIN_RETRY_MIN_S = 0.2
+JOIN_RETRY_MAX_S = 2.0
+RENEW_CHECK_PERIOD_S = 3600.0
+"""How long the renewal of a certificate may sleep before it looks at the clock again."""
+RENEW_RETRY_MIN_S = 5.0
+RENEW_RETRY_MAX_S = 3600.0
+
+# --- the port between nodes
+RPC_MESSAGE_BYTES_MAX = 16 << 20
+RPC_CONCURRENT_MAX = 50_000
+"""Calls and streams that one manager serves at a time; one more is refused."""
+RPC_STREAMS_PER_PEER_MAX = 1_000
+RPC_HANDSHAKE_TIMEOUT_S = 10.0
+"""A connection that has not finished its TLS handshake by then is closed."""
+RPC_CONNECT_TIMEOUT_S = 2.0
+RPC_RECONNECT_MIN_S = 0.1
+RPC_RECONNECT_MAX_S = 2.0
+RPC_PING_INTERVAL_MIN_S = 0.5
+"""Peers may ping as often as this."""
+RPC_ERROR_CHARS_MAX = 4_000
+RPC_PEERS_CACHED_MAX = 20_000
+RPC_STOP_GRACE_S = 1.0
 
 # --- tasks on a node
 LOG_FILE_BYTES_MAX = 10 << 20

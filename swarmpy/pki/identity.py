@@ -1,0 +1,144 @@
+"""What a certificate says, and whether the cluster's root stands behind it.
+
+A name in a certificate is only believed after the signature was checked against a root of the bundle;
+``verify_certificate`` is the one way from bytes of a peer to a ``Subject``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
+
+from swarmpy.errors import InvalidArgument, PermissionDenied
+from swarmpy.model.ids import ClusterId, Duration, NodeId, Timestamp
+from swarmpy.pki import keys
+from swarmpy.pki.keys import Role, Validity
+
+BACKDATE = Duration(3600 * 1_000_000_000)
+"""Certificates hold from an hour before their issue, so that clocks may differ by as much."""
+
+RENEW_FRACTION_MIN = 0.5
+RENEW_FRACTION_MAX = 0.8
+_NODE_ROLES = frozenset({Role.WORKER, Role.MANAGER})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Whom a node certificate is for."""
+
+    node_id: NodeId
+    role: Role
+    cluster_id: ClusterId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """All that a process needs to prove who it is and to know its peers. PEM texts."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+    roots: bytes
+    node_id: NodeId
+    role: Role
+    cluster_id: ClusterId
+    validity: Validity
+
+
+def load_identity(*, certificate: bytes, key: bytes, roots: bytes) -> Identity:
+    """The identity that three PEM texts make up; refused unless they belong together.
+
+    Whether it still holds is not checked: an expired identity is loaded, so that it can be named.
+    """
+    leaf = keys.load_certificates(certificate)[0]
+    subject = _verified_subject(leaf, keys.load_certificates(roots))
+    if keys.load_key(key).public_key() != leaf.public_key():
+        raise InvalidArgument("the private key does not belong to the certificate")
+    return Identity(
+        certificate=certificate,
+        key=key,
+        roots=roots,
+        node_id=subject.node_id,
+        role=subject.role,
+        cluster_id=subject.cluster_id,
+        validity=_validity(leaf),
+    )
+
+
+def read_certificate(pem: bytes) -> tuple[Subject, Validity]:
+    """What a certificate says of itself. Nothing is verified: for display and for our own files."""
+    leaf = keys.load_certificates(pem)[0]
+    return _read_subject(leaf), _validity(leaf)
+
+
+def verify_certificate(pem: bytes, roots: bytes, now: Timestamp) -> tuple[Subject, Validity]:
+    """Whom the leaf in ``pem`` is for, once a root is seen to have issued it and it holds now."""
+    leaf = keys.load_certificates(pem)[0]
+    subject = _verified_subject(leaf, keys.load_certificates(roots))
+    validity = _validity(leaf)
+    if not validity.holds_at(now):
+        raise PermissionDenied(f"the certificate of node {subject.node_id} has expired or is not valid yet")
+    return subject, validity
+
+
+def renewal_at(validity: Validity, fraction: float) -> Timestamp:
+    """When to renew: at ``fraction`` of the life after issue.
+
+    The caller draws the fraction between ``RENEW_FRACTION_MIN`` and ``RENEW_FRACTION_MAX``, so that nodes
+    which joined together do not renew together.
+    """
+    issued_at = validity.not_before + BACKDATE
+    return Timestamp(issued_at + int((validity.not_after - issued_at) * fraction))
+
+
+def _verified_subject(leaf: x509.Certificate, roots: list[x509.Certificate]) -> Subject:
+    if not any(_is_issued_by(leaf, root) for root in roots):
+        raise PermissionDenied("the certificate was not issued by this cluster")
+    if _is_ca(leaf):
+        raise PermissionDenied("the certificate is an authority's, not a node's")
+    return _read_subject(leaf)
+
+
+def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
+    if not _is_ca(root):
+        return False
+    try:
+        leaf.verify_directly_issued_by(root)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _is_ca(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+
+
+def _read_subject(leaf: x509.Certificate) -> Subject:
+    unit = _attribute(leaf, NameOID.ORGANIZATIONAL_UNIT_NAME)
+    if unit not in _NODE_ROLES:
+        raise PermissionDenied("the certificate names no role of a node")
+    return Subject(
+        node_id=NodeId(_attribute(leaf, NameOID.COMMON_NAME)),
+        role=Role(unit),
+        cluster_id=ClusterId(_attribute(leaf, NameOID.ORGANIZATION_NAME)),
+    )
+
+
+def _attribute(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> str:
+    values = certificate.subject.get_attributes_for_oid(oid)
+    if len(values) != 1:
+        raise PermissionDenied("the certificate's subject is not that of a node")
+    value = values[0].value
+    return value if isinstance(value, str) else value.decode("latin-1")
+
+
+def _validity(certificate: x509.Certificate) -> Validity:
+    return Validity(
+        not_before=keys.to_timestamp(certificate.not_valid_before_utc),
+        not_after=keys.to_timestamp(certificate.not_valid_after_utc),
+    )
