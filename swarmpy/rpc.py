@@ -1,0 +1,496 @@
+"""The gRPC port between nodes: who may call what, and what errors look like on the wire.
+
+* One port serves everything with mutual TLS 1.2 or better. The trust bundle is the cluster's root and the
+  certificates of the join tokens in force (ADR 001); it and the server's own certificate are replaced
+  while the port is open, by assigning ``Server.trust``.
+* Every call is checked against ``METHOD_ROLES``; a method without a row is refused. A peer's name is
+  believed only after our own check of its certificate against the root, and is refused once its node
+  was removed.
+* Servicers raise ``SwarmError``; the interceptor turns it into a status, ``translate_errors`` turns that
+  back into the same class on the caller's side.
+* A peer that vanishes is noticed within two seconds, by HTTP/2 pings that gRPC's own threads send.
+
+Not here: what the calls do, and when to dial again.
+"""
+
+from __future__ import annotations
+
+import os
+
+# gRPC reads these once, when it is loaded. Its log repeats what errors say; we never fork (its fork
+# handlers would only print warnings).
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from inspect import isasyncgenfunction
+from typing import Any, NoReturn, Protocol, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from swarmpy import errors, limits, pki
+from swarmpy.errors import FailedPrecondition, PermissionDenied, SwarmError, Unauthenticated
+from swarmpy.model.ids import ClusterId, NodeId
+from swarmpy.model.objects import Cluster, JoinTokens
+from swarmpy.pki import Identity, Role, Validity
+from swarmpy.runtime import Clock
+
+_JOINERS = frozenset({Role.JOIN_WORKER, Role.JOIN_MANAGER})
+_NODES = frozenset({Role.WORKER, Role.MANAGER})
+_MANAGERS = frozenset({Role.MANAGER})
+
+METHOD_ROLES: Mapping[str, frozenset[Role]] = {
+    "/swarmpy.v1.CertificateAuthority/IssueCertificate": _NODES | _JOINERS,
+    "/swarmpy.v1.Dispatcher/Session": _NODES,
+    "/swarmpy.v1.Raft/Join": _MANAGERS,
+    "/swarmpy.v1.Raft/Leave": _MANAGERS,
+    "/swarmpy.v1.Raft/Members": _MANAGERS,
+    "/swarmpy.v1.Raft/Ping": _MANAGERS,
+    "/swarmpy.v1.Raft/Stream": _MANAGERS,
+    "/swarmpy.v1.Streams/PublishLogs": _NODES,
+    "/swarmpy.v1.Streams/SubscribeLogs": _MANAGERS,
+}
+"""Who may call what. Every method of every service has a row; a call without one is refused."""
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+_MethodCall = Callable[..., Awaitable[object]]
+_MethodStream = Callable[..., AsyncIterator[object]]
+
+
+class Context(Protocol):
+    """What we use of a ``grpc.aio.ServicerContext``; servicers annotate their argument with it."""
+
+    def peer(self) -> str: ...
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str = ..., trailing_metadata: Any = ...
+    ) -> NoReturn: ...
+
+
+# --- who calls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Who is at the other end, proven by certificate. A joiner has no node id and no cluster id yet."""
+
+    node_id: NodeId
+    role: Role
+    cluster_id: ClusterId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """What the port goes by at one moment: who we are, which tokens are in force, who was removed."""
+
+    identity: Identity
+    join_tokens: JoinTokens
+    removed: frozenset[NodeId] = frozenset()
+
+    @classmethod
+    def of_cluster(cls, identity: Identity, cluster: Cluster) -> Trust:
+        return cls(
+            identity=identity,
+            join_tokens=cluster.root_ca.join_tokens,
+            removed=frozenset(removed.node_id for removed in cluster.removed_nodes),
+        )
+
+
+_caller: ContextVar[tuple[object, Peer]] = ContextVar("caller")
+
+
+def peer_of(context: Context) -> Peer:
+    """Who makes the call that ``context`` belongs to."""
+    caller = _caller.get(None)
+    if caller is None or caller[0] is not context:
+        raise Unauthenticated("the caller of this method was not checked")
+    return caller[1]
+
+
+def require_role(context: Context, *roles: Role) -> Peer:
+    """The caller, if it has one of the roles. For checks that depend on the request."""
+    peer = peer_of(context)
+    if peer.role not in roles:
+        raise _denied(peer, roles)
+    return peer
+
+
+def peer_host(context: Context) -> str:
+    """The address that the call comes from, without its port; empty if it is not an IP address."""
+    kind, _, rest = context.peer().partition(":")
+    if kind not in {"ipv4", "ipv6"}:
+        return ""
+    # gRPC writes an IPv6 peer with its brackets percent-encoded.
+    return rest.rpartition(":")[0].removeprefix("%5B").removesuffix("%5D").strip("[]")
+
+
+def _denied(peer: Peer, roles: Iterable[Role]) -> PermissionDenied:
+    wanted = " or ".join(sorted(role.value for role in roles)) or "nobody"
+    return PermissionDenied(f"Permission denied: this call is for {wanted}, the caller is {peer.role.value}")
+
+
+class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
+    """Stands before every method: finds out who calls, refuses who may not, translates errors."""
+
+    def __init__(self, trust: Trust, *, clock: Clock, method_roles: Mapping[str, frozenset[Role]]) -> None:
+        self._clock = clock
+        self._method_roles = method_roles
+        self._peers: dict[bytes, tuple[Peer, Validity]] = {}
+        self._methods: dict[str, tuple[object, object]] = {}
+        self.trust = trust
+
+    @property
+    def trust(self) -> Trust:
+        return self._trust
+
+    @trust.setter
+    def trust(self, trust: Trust) -> None:
+        self._trust = trust
+        self._joiners = dict(_joiners(trust.join_tokens))
+        self._peers.clear()
+
+    def authorize(self, method: str, certificate: bytes) -> Peer:
+        """The peer with this certificate (PEM), if it may call the method now; else raises."""
+        peer = self._peer(certificate)
+        if peer.node_id in self._trust.removed:
+            raise PermissionDenied(f"node {peer.node_id} was removed from the swarm; it has to join anew")
+        roles = self._method_roles.get(method, frozenset())
+        if peer.role not in roles:
+            raise _denied(peer, roles)
+        return peer
+
+    def _peer(self, certificate: bytes) -> Peer:
+        now = self._clock.now()
+        known = self._peers.get(certificate)
+        if known is None:
+            known = self._verify(certificate)
+            if len(self._peers) >= limits.RPC_PEERS_CACHED_MAX:
+                self._peers.clear()
+            self._peers[certificate] = known
+        peer, validity = known
+        if not validity.holds_at(now):
+            raise Unauthenticated(f"the certificate of node {peer.node_id} has expired or is not valid yet")
+        return peer
+
+    def _verify(self, certificate: bytes) -> tuple[Peer, Validity]:
+        # TLS has checked the chain already. We check again, ourselves, since the trust bundle holds more
+        # than the root, and since connections outlive the bundle that they were accepted under.
+        own = self._trust.identity
+        pem = pki.split_pem(certificate)[0]
+        if pem in self._joiners:
+            role, identity = self._joiners[pem]
+            return Peer(node_id=NodeId(""), role=role, cluster_id=ClusterId("")), identity.validity
+        subject, validity = pki.verify_certificate(pem, own.roots, self._clock.now())
+        if subject.cluster_id != own.cluster_id:
+            raise PermissionDenied("the certificate is of another cluster")
+        return Peer(node_id=subject.node_id, role=subject.role, cluster_id=subject.cluster_id), validity
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[_Request, _Response] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[_Request, _Response] | None:
+        inner = await continuation(handler_call_details)
+        if inner is None:
+            return None
+        name = handler_call_details.method
+        known = self._methods.get(name)
+        if known is None or known[0] is not inner:
+            known = self._methods[name] = (inner, self._guard(name, inner))
+        return cast("grpc.RpcMethodHandler[_Request, _Response]", known[1])
+
+    async def _enter(self, method: str, context: Context) -> None:
+        try:
+            certificates = list(context.auth_context().get("x509_pem_cert", ()))
+            if not certificates:
+                raise Unauthenticated("the caller has shown no certificate")
+            _caller.set((context, self.authorize(method, certificates[0])))
+        except SwarmError as error:
+            await abort_with(context, error)
+
+    def _guard(self, name: str, inner: grpc.RpcMethodHandler[_Request, _Response]) -> object:
+        """The same method, behind the check. gRPC tells generators from coroutines, so there are two."""
+        arity = f"{'stream' if inner.request_streaming else 'unary'}_" + (
+            "stream" if inner.response_streaming else "unary"
+        )
+        behavior = getattr(inner, arity)
+        guard = self._guard_stream if isasyncgenfunction(behavior) else self._guard_call
+        make = getattr(grpc, f"{arity}_rpc_method_handler")
+        made: object = make(
+            guard(name, behavior),
+            request_deserializer=inner.request_deserializer,
+            response_serializer=inner.response_serializer,
+        )
+        return made
+
+    def _guard_call(self, name: str, behavior: _MethodCall) -> _MethodCall:
+        async def guarded(request: object, context: Context) -> object:
+            await self._enter(name, context)
+            try:
+                return await behavior(request, context)
+            except SwarmError as error:
+                await abort_with(context, error)
+
+        return guarded
+
+    def _guard_stream(self, name: str, behavior: Callable[..., Any]) -> _MethodStream:
+        async def guarded(request: object, context: Context) -> AsyncIterator[object]:
+            await self._enter(name, context)
+            try:
+                async with aclosing(behavior(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+            except SwarmError as error:
+                await abort_with(context, error)
+
+        return guarded
+
+
+def _joiners(tokens: JoinTokens) -> Iterator[tuple[bytes, tuple[Role, Identity]]]:
+    for role, text in ((Role.JOIN_WORKER, tokens.worker), (Role.JOIN_MANAGER, tokens.manager)):
+        if text:
+            identity = pki.join_identity(pki.parse_token(text))
+            yield identity.certificate, (role, identity)
+
+
+# --- the server
+
+
+def _options(*, is_server: bool) -> list[tuple[str, int | str]]:
+    def milliseconds(seconds: float) -> int:
+        return int(seconds * 1000)
+
+    both: list[tuple[str, int | str]] = [
+        ("grpc.max_receive_message_length", limits.RPC_MESSAGE_BYTES_MAX),
+        ("grpc.max_send_message_length", limits.RPC_MESSAGE_BYTES_MAX),
+        ("grpc.keepalive_time_ms", milliseconds(limits.KEEPALIVE_PERIOD_S)),
+        ("grpc.keepalive_timeout_ms", milliseconds(limits.KEEPALIVE_TIMEOUT_S)),
+        # The keepalive timeout alone only bounds what the kernel sees: a stopped process, whose kernel
+        # still acknowledges, would pass for alive until this one ends (its default is a minute).
+        ("grpc.http2.ping_timeout_ms", milliseconds(limits.KEEPALIVE_TIMEOUT_S)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+    ]
+    if is_server:
+        return [
+            *both,
+            ("grpc.http2.min_ping_interval_without_data_ms", milliseconds(limits.RPC_PING_INTERVAL_MIN_S)),
+            (
+                "grpc.http2.min_recv_ping_interval_without_data_ms",
+                milliseconds(limits.RPC_PING_INTERVAL_MIN_S),
+            ),
+            ("grpc.http2.max_ping_strikes", 0),
+            ("grpc.max_concurrent_streams", limits.RPC_STREAMS_PER_PEER_MAX),
+            ("grpc.server_handshake_timeout_ms", milliseconds(limits.RPC_HANDSHAKE_TIMEOUT_S)),
+            # Without this a second daemon on the same port would silently take half of the connections.
+            ("grpc.so_reuseport", 0),
+        ]
+    return [
+        *both,
+        ("grpc.initial_reconnect_backoff_ms", milliseconds(limits.RPC_RECONNECT_MIN_S)),
+        # Despite its name this also bounds one attempt to connect (its default is 20 s).
+        ("grpc.min_reconnect_backoff_ms", milliseconds(limits.RPC_CONNECT_TIMEOUT_S)),
+        ("grpc.max_reconnect_backoff_ms", milliseconds(limits.RPC_RECONNECT_MAX_S)),
+        # Our traffic never takes the proxy that the environment names for others.
+        ("grpc.enable_http_proxy", 0),
+        # Every channel has its own connection: bulk on one does not hold up another.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+    ]
+
+
+class Server:
+    """The port. Add servicers to ``grpc``, then ``start``; assign ``trust`` whenever it changes."""
+
+    def __init__(
+        self,
+        trust: Trust,
+        *,
+        clock: Clock,
+        method_roles: Mapping[str, frozenset[Role]] = METHOD_ROLES,
+    ) -> None:
+        self._interceptor = AuthorizingInterceptor(trust, clock=clock, method_roles=method_roles)
+        self._configuration = _configuration(trust)
+        self._served: grpc.ServerCertificateConfiguration | None = None
+        self.grpc: grpc.aio.Server = grpc.aio.server(
+            interceptors=[self._interceptor],
+            options=_options(is_server=True),
+            maximum_concurrent_rpcs=limits.RPC_CONCURRENT_MAX,
+        )
+
+    @property
+    def trust(self) -> Trust:
+        return self._interceptor.trust
+
+    @trust.setter
+    def trust(self, trust: Trust) -> None:
+        if trust == self.trust:
+            return
+        # Together: a call that arrives between the two is checked against the newer of them anyway.
+        self._interceptor.trust = trust
+        self._configuration = _configuration(trust)
+
+    async def start(self, address: str) -> int:
+        """Listen on ``host:port`` and return the port (port 0: any free one)."""
+        credentials = grpc.dynamic_ssl_server_credentials(
+            self._configuration,
+            cast("Callable[[], grpc.ServerCertificateConfiguration]", self._fetch_configuration),
+            require_client_authentication=True,
+        )
+        try:
+            port = self.grpc.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            reason = _bind_error(address) or str(error)
+            raise FailedPrecondition(
+                f"failed to listen on remote API address: listen tcp {address}: bind: {reason}"
+            ) from error
+        await self.grpc.start()
+        return port
+
+    async def stop(self, grace_s: float = limits.RPC_STOP_GRACE_S) -> None:
+        """Refuse new calls at once; calls under way are cancelled after the grace."""
+        await self.grpc.stop(grace_s)
+
+    def _fetch_configuration(self) -> grpc.ServerCertificateConfiguration | None:
+        # gRPC asks before every handshake, from its own thread; None means "as before".
+        if self._configuration is self._served:
+            return None
+        self._served = self._configuration
+        return self._served
+
+
+def _configuration(trust: Trust) -> grpc.ServerCertificateConfiguration:
+    own = trust.identity
+    bundle = own.roots + b"".join(certificate for certificate, _ in _joiners(trust.join_tokens))
+    # The roots follow the leaf in the chain that we present: there a joiner finds what its token names.
+    return grpc.ssl_server_certificate_configuration([(own.key, own.certificate + own.roots)], bundle)
+
+
+def _bind_error(address: str) -> str:
+    """The system's reason for refusing the address, which gRPC keeps to itself."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((host, int(port)))
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    except ValueError:
+        return "the port is not a number"
+    return ""
+
+
+# --- the client
+
+
+def dial(identity: Identity, address: str, *, server_role: Role = Role.MANAGER) -> grpc.aio.Channel:
+    """A channel to the node at ``host:port``, which must prove to have ``server_role`` in our cluster.
+
+    Dialling does not wait; the first call connects. A renewed identity needs a new channel.
+    """
+    credentials = grpc.ssl_channel_credentials(identity.roots, identity.key, identity.certificate)
+    options = [*_options(is_server=False), ("grpc.ssl_target_name_override", server_role.value)]
+    return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+# --- errors
+
+_ERROR_KEY = "swarmpy-error"
+_DELAY_KEY = "swarmpy-delay-ms"
+_LEADER_KEY = "swarmpy-leader"
+
+_RETRIES: dict[str, type[errors.Retry]] = {
+    cls.__name__: cls
+    for cls in (errors.Retry, errors.Unavailable, errors.NoLeader, errors.OutcomeUnknown, errors.NotLeader)
+}
+_CLASSES: dict[str, type[SwarmError]] = {
+    cls.__name__: cls
+    for cls in (
+        errors.Rejected,
+        errors.InvalidArgument,
+        errors.FailedPrecondition,
+        errors.NotFound,
+        errors.AlreadyExists,
+        errors.PermissionDenied,
+        errors.Unauthenticated,
+        errors.Unimplemented,
+        errors.Stale,
+        errors.NotInSwarm,
+    )
+}
+_BY_CODE: dict[grpc.StatusCode, type[SwarmError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
+    grpc.StatusCode.OUT_OF_RANGE: errors.InvalidArgument,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Rejected,
+    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPrecondition,
+    grpc.StatusCode.NOT_FOUND: errors.NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExists,
+    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
+    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
+    grpc.StatusCode.UNIMPLEMENTED: errors.Unimplemented,
+    # The peer went away, or was too slow: whether it has done what it was asked nobody knows.
+    grpc.StatusCode.UNAVAILABLE: errors.OutcomeUnknown,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.OutcomeUnknown,
+    grpc.StatusCode.CANCELLED: errors.OutcomeUnknown,
+}
+_NEVER_SENT = "failed to connect to all addresses"
+
+
+async def abort_with(context: Context, error: SwarmError) -> NoReturn:
+    """End the call with the error's status. Servicers may just raise; the interceptor calls this."""
+    metadata = [(_ERROR_KEY, type(error).__name__)]
+    if isinstance(error, errors.Retry):
+        metadata.append((_DELAY_KEY, str(round(error.delay_s * 1000))))
+    if isinstance(error, errors.NotLeader) and error.leader:
+        metadata.append((_LEADER_KEY, error.leader))
+    text = str(error)[: limits.RPC_ERROR_CHARS_MAX]
+    await context.abort(grpc.StatusCode[error.grpc_code], text, tuple(metadata))
+
+
+def error_from_rpc(error: grpc.aio.AioRpcError) -> SwarmError:
+    """The error that a failed call stands for: the servicer's own, or what a failed transport means."""
+    text = error.details() or error.code().name
+    metadata = dict(error.trailing_metadata() or ())
+    name = str(metadata.get(_ERROR_KEY, ""))
+    if name in _RETRIES:
+        return _retry_from(_RETRIES[name], text, metadata)
+    if name in _CLASSES:
+        return _CLASSES[name](text)
+    if error.code() is grpc.StatusCode.UNAVAILABLE and text.startswith(_NEVER_SENT):
+        return errors.Unavailable(f"the peer cannot be reached: {text}")
+    return _BY_CODE.get(error.code(), SwarmError)(text)
+
+
+def _retry_from(kind: type[errors.Retry], text: str, metadata: Mapping[str, object]) -> errors.Retry:
+    if issubclass(kind, errors.NotLeader):
+        leader = metadata.get(_LEADER_KEY)
+        made: errors.Retry = kind(text, leader=str(leader) if leader else None)
+    else:
+        made = kind(text)
+    delay = str(metadata.get(_DELAY_KEY, ""))
+    if delay.isdecimal():
+        made.delay_s = min(int(delay) / 1000, limits.RETRY_DELAY_MAX_S)
+    return made
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Around calls and streams: failures of gRPC come out as ``SwarmError``."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise error_from_rpc(error) from error
+    except grpc.aio.UsageError as error:
+        # A call on a channel that was closed meanwhile.
+        raise errors.Unavailable(f"the connection was closed: {error}") from error
