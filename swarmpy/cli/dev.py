@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from swarmpy.errors import NotFound, SwarmError
-from swarmpy.lab import layout, process
+from swarmpy.lab import process
 from swarmpy.lab.cluster import HostStatus, Lab
 from swarmpy.lab.network import Way
 
@@ -68,8 +68,9 @@ def status(name: Name = DEFAULT_NAME) -> None:
 @app.command("ls")
 def ls() -> None:
     """List the labs on this machine."""
-    for name in layout.names():
-        print(name)
+    with _told():
+        for name in Lab.names():
+            print(name)
 
 
 @app.command()
@@ -159,7 +160,8 @@ def exec_(
 ) -> None:
     """Run a command on a node, or on the "switch" between them: dev exec node-1 -- ip address."""
     with _told():
-        argv = Lab.open(name).exec_argv(node, command)
+        words = command[1:] if command[0] == "--" else command
+        argv = Lab.open(name).exec_argv(node, words)
     try:
         code = subprocess.call(argv, env=process.environment())
     except KeyboardInterrupt:
@@ -200,7 +202,7 @@ def down(
 ) -> None:
     """Take the lab away: processes, namespaces, cgroups, files. Also after a crash."""
     with _told():
-        for lab in layout.names() if every else [name]:
+        for lab in Lab.names() if every else [name]:
             found = Lab.remove(lab)
             print(f'The lab "{lab}" is gone.' if found else f'There was no lab "{lab}".')
 

@@ -103,6 +103,7 @@ class Lab:
     @classmethod
     def open(cls, name: str = "lab") -> Lab:
         """A lab that is up."""
+        process.check_tools()
         return cls(layout.load(name))
 
     @staticmethod
@@ -111,6 +112,12 @@ class Lab:
         layout.check_name(name)
         process.check_tools()
         return hosts.remove(name)
+
+    @staticmethod
+    def names() -> list[str]:
+        """Every lab on this machine, whole or not."""
+        process.check_tools()
+        return layout.names()
 
     def down(self) -> None:
         hosts.remove(self.layout.name)

@@ -85,7 +85,7 @@ class Stub:
         assert self.remote is not None
         timeout = ClientTimeout(total=1.0)
         url = f"http://{self.remote}{path}"
-        async with ClientSession(timeout=timeout) as session, session.request(method, url, json=body) as reply:
+        async with ClientSession(timeout=timeout) as client, client.request(method, url, json=body) as reply:
             return await reply.json()
 
 
