@@ -82,12 +82,19 @@ STATUS_QUEUE_MAX = 10_000
 ASSIGNMENT_BATCH_S = 0.05
 ASSIGNMENT_CHANGES_MAX = 500
 HEARTBEAT_MISSES_MAX = 3
+STATUS_COMMIT_GAP_S = 0.02
+"""The leader's pause between two commits of statuses, in which more of them gather."""
+STATUS_UPDATES_MAX = 1_000
+"""Status updates that wait at the leader; then agents' streams are not read on."""
+LEADER_CHANGE_GRACE_S = 5.0
+"""How long a new leader waits for a node's session before the node is down."""
 
 # --- certificates and joining
 JOIN_TIMEOUT_S = 20.0
 RPC_TIMEOUT_S = 5.0
 CSR_BYTES_MAX = 16_384
 TOKEN_CHARS_MAX = 512
+HOSTNAME_CHARS_MAX = 255
 JOIN_PROBE_TIMEOUT_S = 3.0
 """For one TLS handshake with the manager that is being joined."""
 JOIN_RETRY_MIN_S = 0.2

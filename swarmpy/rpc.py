@@ -64,15 +64,11 @@ _MethodStream = Callable[..., AsyncIterator[object]]
 
 
 class Context(Protocol):
-    """What we use of a ``grpc.aio.ServicerContext``; servicers annotate their argument with it."""
+    """What we read of a ``grpc.aio.ServicerContext``; servicers annotate their argument with it."""
 
     def peer(self) -> str: ...
 
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]: ...
-
-    async def abort(
-        self, code: grpc.StatusCode, details: str = ..., trailing_metadata: Any = ...
-    ) -> NoReturn: ...
+    def auth_context(self) -> Mapping[str, object]: ...
 
 
 # --- who calls
@@ -211,10 +207,11 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
 
     async def _enter(self, method: str, context: Context) -> None:
         try:
-            certificates = list(context.auth_context().get("x509_pem_cert", ()))
-            if not certificates:
-                raise Unauthenticated("the caller has shown no certificate")
-            _caller.set((context, self.authorize(method, certificates[0])))
+            match context.auth_context().get("x509_pem_cert"):
+                case [bytes(certificate)]:
+                    _caller.set((context, self.authorize(method, certificate)))
+                case _:
+                    raise Unauthenticated("the caller has shown no certificate")
         except SwarmError as error:
             await abort_with(context, error)
 
@@ -455,7 +452,8 @@ async def abort_with(context: Context, error: SwarmError) -> NoReturn:
     if isinstance(error, errors.NotLeader) and error.leader:
         metadata.append((_LEADER_KEY, error.leader))
     text = str(error)[: limits.RPC_ERROR_CHARS_MAX]
-    await context.abort(grpc.StatusCode[error.grpc_code], text, tuple(metadata))
+    answer = cast("grpc.aio.ServicerContext[object, object]", context)
+    await answer.abort(grpc.StatusCode[error.grpc_code], text, tuple(metadata))
 
 
 def error_from_rpc(error: grpc.aio.AioRpcError) -> SwarmError:
