@@ -1,0 +1,54 @@
+# Two commands for a newcomer: "make demo" and "make test". Both install what is missing first.
+
+PY := .venv/bin/python
+BIN := .venv/bin
+CODE := swarmpy agent manager tests proto
+
+# Tests that make hosts, namespaces or cgroups need root.
+ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
+
+.DEFAULT_GOAL := help
+.PHONY: help ready demo test test-parallel test-serial check proto lab-up lab-down bench fmt
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST)
+
+ready:  ## Install what is missing: Python, tools of the system, .venv
+	@deploy/bootstrap.sh
+
+demo: ready  ## Five nodes on this machine: a service, a dead leader, a dead worker
+	@$(ROOT) $(BIN)/swarmpy dev demo
+
+lab-up: ready  ## A cluster of three managers and two workers on this machine
+	@$(ROOT) $(BIN)/swarmpy dev up --managers 3 --workers 2
+
+lab-down: ready  ## Take that cluster away
+	@$(ROOT) $(BIN)/swarmpy dev down
+
+test: ready test-parallel test-serial  ## The whole test suite
+
+test-parallel: ready
+	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests --ignore tests/e2e --ignore tests/bench
+
+test-serial: ready
+	$(ROOT) $(BIN)/pytest -q tests/e2e
+
+check: ready  ## Before every commit: style, types, import rules, unit tests and properties, 30 simulations
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy swarmpy agent manager tests
+	$(BIN)/lint-imports
+	$(PY) proto/generate.py --check
+	SIM_SEEDS=30 $(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/properties tests/sim -m "not root and not slow"
+
+proto: ready  ## Generate swarmpy/pb from proto/
+	$(PY) proto/generate.py
+
+fmt: ready  ## Format the code and sort its imports
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix --select I $(CODE)
+
+bench: ready  ## Print the figures of tests/bench
+	@for bench in tests/bench/*/bench_*.py tests/bench/bench_*.py; do \
+		[ ! -e "$$bench" ] || { echo "== $$bench"; $(ROOT) $(PY) "$$bench" || exit 1; }; \
+	done
