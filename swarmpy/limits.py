@@ -89,6 +89,13 @@ STATUS_UPDATES_MAX = 1_000
 LEADER_CHANGE_GRACE_S = 5.0
 """How long a new leader waits for a node's session before the node is down."""
 
+MEMBERSHIP_PERIOD_S = 1.0
+"""Between two tries of a membership change that had to wait."""
+LOG_OPEN_TIMEOUT_S = 3.0
+"""How long a log reader waits for an agent to open its stream."""
+LOG_QUEUE_BATCHES_MAX = 64
+LOG_SUBSCRIPTIONS_MAX = 500
+
 # --- certificates and joining
 JOIN_TIMEOUT_S = 20.0
 RPC_TIMEOUT_S = 5.0
@@ -99,6 +106,8 @@ JOIN_PROBE_TIMEOUT_S = 3.0
 """For one TLS handshake with the manager that is being joined."""
 JOIN_RETRY_MIN_S = 0.2
 JOIN_RETRY_MAX_S = 2.0
+JOIN_UNREACHABLE_ROUNDS_MAX = 5
+"""Times that a joiner tries addresses at which nobody answers."""
 RENEW_CHECK_PERIOD_S = 3600.0
 """How long the renewal of a certificate may sleep before it looks at the clock again."""
 RENEW_RETRY_MIN_S = 5.0

@@ -1,0 +1,348 @@
+"""A node's identity: got by joining, kept in three files, renewed in time.
+
+Joining (ADR 001):
+
+1. the token is checked for its form, without any network;
+2. the chain that the manager presents is read in a TLS handshake that trusts nothing and sends nothing
+   of ours; the root in it must be the one that the token names;
+3. with that root pinned, the certificate is asked for over gRPC, as the holder of the token's key.
+
+A renewal asks the known managers in turn, at a random point of 50-80 % of the certificate's life or at
+once when told so. What the identity is used for, and when a role has changed, is for others to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from swarmpy import limits, pki, rpc
+from swarmpy.errors import Corrupt, InvalidArgument, Rejected, Retry, SwarmError, Unavailable
+from swarmpy.model.ids import SECOND_NS, NodeId
+from swarmpy.model.states import NodeAvailability
+from swarmpy.pb import ca_pb2, ca_pb2_grpc, types_pb2
+from swarmpy.pki import Identity, JoinToken, Role
+from swarmpy.runtime import Disk, Env
+
+_WIRE_AVAILABILITY = {
+    NodeAvailability.UNSPECIFIED: types_pb2.NODE_AVAILABILITY_UNSPECIFIED,
+    NodeAvailability.ACTIVE: types_pb2.NODE_AVAILABILITY_ACTIVE,
+    NodeAvailability.PAUSE: types_pb2.NODE_AVAILABILITY_PAUSE,
+    NodeAvailability.DRAIN: types_pb2.NODE_AVAILABILITY_DRAIN,
+}
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinRequest:
+    """Whom to ask (``host:port`` of managers), with what, and what to say of this node."""
+
+    addresses: tuple[str, ...]
+    token: str
+    availability: NodeAvailability = NodeAvailability.ACTIVE
+    advertise_addr: str = ""
+    hostname: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """What the cluster gave us: who we are, whom to call, and how a manager sees our address."""
+
+    identity: Identity
+    managers: tuple[tuple[NodeId, str], ...]
+    observed_host: str
+
+
+# --- the files
+
+
+class IdentityFiles:
+    """The identity on disk. A crash at any point leaves the old or the new one whole.
+
+    The key goes first, under a name of its own; the certificate replaces the old one and thereby decides;
+    then the key takes its proper name. ``load`` takes whichever key belongs to the certificate.
+    """
+
+    def __init__(self, disk: Disk, folder: Path) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._roots = folder / "swarm-root-ca.crt"
+        self._certificate = folder / "swarm-node.crt"
+        self._key = folder / "swarm-node.key"
+        self._next_key = folder / "swarm-node.next.key"
+
+    def load(self) -> Identity | None:
+        """The identity that was saved last; None if there is none."""
+        if not self._disk.exists(self._certificate):
+            return None
+        try:
+            certificate, roots = self._disk.read(self._certificate), self._disk.read(self._roots)
+            keys = [self._disk.read(path) for path in (self._key, self._next_key) if self._disk.exists(path)]
+        except OSError as error:
+            raise Corrupt(f"the node's identity in {self._folder} cannot be read: {error}") from error
+        refusal: SwarmError | None = None
+        for key in keys:
+            try:
+                return pki.load_identity(certificate=certificate, key=key, roots=roots)
+            except Rejected as error:
+                refusal = error
+        raise Corrupt(f"the node's identity in {self._folder} is damaged: {refusal or 'its key is missing'}")
+
+    def save(self, identity: Identity) -> None:
+        self._disk.make_dirs(self._folder, mode=0o700)
+        self._disk.write_atomic(self._next_key, identity.key, mode=0o600)
+        # A bundle changes only by additions while certificates of both roots are about, so the new
+        # bundle also stands behind the old certificate.
+        self._disk.write_atomic(self._roots, identity.roots, mode=0o600)
+        self._disk.write_atomic(self._certificate, identity.certificate, mode=0o600)
+        self._disk.replace(self._next_key, self._key)
+
+    def remove(self) -> None:
+        """Forget the identity, the certificate first: without it the rest is nothing."""
+        for path in (self._certificate, self._key, self._next_key, self._roots):
+            self._disk.remove(path)
+
+
+# --- joining
+
+
+async def join(request: JoinRequest, *, env: Env) -> Admission:
+    """Become a node of the cluster. ``Rejected`` is final; ``Retry`` after ``JOIN_TIMEOUT_S`` at most."""
+    token = pki.parse_token(request.token)
+    if not request.addresses:
+        raise InvalidArgument("at least 1 RemoteAddr is required to join")
+    for address in request.addresses:
+        split_address(address)
+    # One key for all attempts: a manager that has answered already recognises it, and no second node is
+    # made of a lost answer.
+    key, csr = pki.create_csr(env.entropy.token_bytes(pki.KEY_BYTES))
+    message = ca_pb2.IssueRequest(
+        csr=csr,
+        availability=_WIRE_AVAILABILITY[request.availability],
+        advertise_addr=request.advertise_addr,
+        hostname=request.hostname,
+    )
+    last: Retry = Unavailable("no manager has answered")
+    unreachable_rounds = 0
+    delay_s = limits.JOIN_RETRY_MIN_S
+    try:
+        async with asyncio.timeout(limits.JOIN_TIMEOUT_S):
+            while unreachable_rounds < limits.JOIN_UNREACHABLE_ROUNDS_MAX:
+                is_reached = False
+                for address in request.addresses:
+                    try:
+                        chain = await fetch_chain(address)
+                        is_reached = True
+                        return await _join_at(address, token, chain, key=key, message=message)
+                    except Retry as error:
+                        last = error
+                unreachable_rounds = 0 if is_reached else unreachable_rounds + 1
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, limits.JOIN_RETRY_MAX_S)
+    except TimeoutError:
+        pass
+    raise last
+
+
+async def _join_at(
+    address: str, token: JoinToken, chain: bytes, *, key: bytes, message: ca_pb2.IssueRequest
+) -> Admission:
+    holder = pki.join_identity(token, pki.select_roots(chain, token))
+    try:
+        return await _issue(holder, address, key=key, message=message)
+    except Retry as error:
+        if await is_turned_away(holder, address):
+            raise InvalidArgument("A valid join token is necessary to join this cluster") from error
+        raise
+
+
+async def _issue(identity: Identity, address: str, *, key: bytes, message: ca_pb2.IssueRequest) -> Admission:
+    with rpc.translate_errors():
+        async with rpc.dial(identity, address) as channel:
+            stub: ca_pb2_grpc.CertificateAuthorityAsyncStub = ca_pb2_grpc.CertificateAuthorityStub(channel)
+            response = await stub.IssueCertificate(message, timeout=limits.RPC_TIMEOUT_S)
+    return Admission(
+        identity=pki.load_identity(certificate=response.certificate, key=key, roots=response.root_ca),
+        managers=tuple((NodeId(manager.node_id), manager.addr) for manager in response.managers),
+        observed_host=response.observed_host,
+    )
+
+
+# --- what a manager shows before it is trusted
+
+
+async def fetch_chain(address: str) -> bytes:
+    """The certificates (PEM, leaf first) that the server at ``address`` presents. Nothing is verified."""
+    context = _tls_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    async with _connect(address, context) as (_, writer):
+        return _presented_chain(writer.get_extra_info("ssl_object"))
+
+
+async def is_turned_away(identity: Identity, address: str) -> bool:
+    """Whether the server completes a handshake with ``identity`` only to hang up at once.
+
+    gRPC says no more than that the connection was closed. In TLS 1.3 a server judges the client's
+    certificate after the client's side is through, and ours ends the connection without an alert; one
+    that accepts us greets with HTTP/2 settings. So the first byte, or its absence, is the answer.
+    """
+    context = _tls_context()
+    context.load_verify_locations(cadata=identity.roots.decode("ascii"))
+    with tempfile.TemporaryDirectory(prefix="swarmpy-join-") as folder:
+        # The ssl module takes keys from files only. The folder is ours alone, and lives for this line.
+        pair = Path(folder, "pair.pem")
+        pair.write_bytes(identity.key + identity.certificate)
+        context.load_cert_chain(pair)
+    async with _connect(address, context) as (reader, _):
+        try:
+            async with asyncio.timeout(limits.JOIN_PROBE_TIMEOUT_S):
+                return await reader.read(1) == b""
+        except TimeoutError:
+            return False
+        except (ConnectionError, ssl.SSLError):
+            return True
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` or ``[v6]:port``."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise InvalidArgument(f"{address[:256]!r} is not the address of a manager: give HOST:PORT")
+    return host, int(port)
+
+
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+@asynccontextmanager
+async def _connect(
+    address: str, context: ssl.SSLContext
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    host, port = split_address(address)
+    try:
+        async with asyncio.timeout(limits.JOIN_PROBE_TIMEOUT_S):
+            reader, writer = await asyncio.open_connection(
+                host, port, ssl=context, server_hostname=Role.MANAGER.value
+            )
+    except TimeoutError:
+        raise Unavailable(f"no answer from {address}: check the address, and that port is open") from None
+    except ssl.SSLError as error:
+        raise InvalidArgument(
+            f"what answers at {address} is not a manager of the swarm ({error.reason or error})"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise Unavailable(f"no manager can be reached at {address}: {reason}") from error
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def _presented_chain(tls: ssl.SSLObject) -> bytes:
+    """All certificates that the peer sent, as PEM.
+
+    Public since Python 3.13. In 3.11 and 3.12, which take only security fixes now, the same method is one
+    attribute away. The other ways are worse: reading the handshake's bytes needs TLS 1.2 and a parser of
+    our own, and gRPC does not connect to whom it cannot verify.
+    """
+    if sys.version_info >= (3, 13):
+        chain: list[bytes] = tls.get_unverified_chain()
+    else:
+        import _ssl
+
+        inner = tls._sslobj  # type: ignore[attr-defined]
+        chain = [one.public_bytes(_ssl.ENCODING_DER) for one in inner.get_unverified_chain()]
+    return "".join(ssl.DER_cert_to_PEM_cert(one) for one in chain).encode("ascii")
+
+
+# --- renewal
+
+
+class Renewal:
+    """Keeps the identity fresh. ``run`` ends only with ``Rejected``: the cluster wants us no longer."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        files: IdentityFiles,
+        managers: Callable[[], Sequence[str]],
+        on_renewed: Callable[[Identity], None],
+        env: Env,
+    ) -> None:
+        self._identity = identity
+        self._files = files
+        self._managers = managers
+        self._on_renewed = on_renewed
+        self._env = env
+        self._asked = asyncio.Event()
+
+    def ask_now(self) -> None:
+        """Renew at once: the node's role or the cluster's root has changed."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._wait_due()
+            self._asked.clear()
+            renewed = await self._renew()
+            self._files.save(renewed)
+            self._identity = renewed
+            self._on_renewed(renewed)
+            _log.info("certificate_renewed", role=renewed.role.value, not_after=renewed.validity.not_after)
+
+    async def _wait_due(self) -> None:
+        fraction = self._env.entropy.uniform(pki.RENEW_FRACTION_MIN, pki.RENEW_FRACTION_MAX)
+        due = pki.renewal_at(self._identity.validity, fraction)
+        while not self._asked.is_set():
+            left_s = (due - self._env.clock.now()) / SECOND_NS
+            if left_s <= 0:
+                return
+            # Sleep in pieces: the clock that certificates go by may jump, the loop's does not.
+            try:
+                async with asyncio.timeout(min(left_s, limits.RENEW_CHECK_PERIOD_S)):
+                    await self._asked.wait()
+            except TimeoutError:
+                continue
+
+    async def _renew(self) -> Identity:
+        key, csr = pki.create_csr(self._env.entropy.token_bytes(pki.KEY_BYTES))
+        message = ca_pb2.IssueRequest(csr=csr)
+        delay_s = limits.RENEW_RETRY_MIN_S
+        while True:
+            last: Retry = Unavailable("no manager is known")
+            for address in self._managers():
+                try:
+                    admission = await _issue(self._identity, address, key=key, message=message)
+                except Retry as error:
+                    last = error
+                else:
+                    return admission.identity
+            _log.warning("certificate_renewal_failed", reason=str(last), retry_in_s=delay_s)
+            delay_s = await self._wait_retry(delay_s)
+
+    async def _wait_retry(self, delay_s: float) -> float:
+        """Wait out the delay, unless told to renew now; the delay for the next time."""
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._asked.wait()
+        except TimeoutError:
+            return min(delay_s * 2, limits.RENEW_RETRY_MAX_S)
+        self._asked.clear()
+        return limits.RENEW_RETRY_MIN_S
