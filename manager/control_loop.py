@@ -1,0 +1,228 @@
+"""``ControlLoop``: the one driver of all reconcilers on the leading manager.
+
+An event only marks keys dirty; a run reads the present state and plans. All plans of a run are made over one
+draft and leave as one proposal, and the next run starts when that proposal's outcome is known: so no two
+decisions of this cluster ever race, and a scale-up from wish to ASSIGNED is one commit. On gaining leadership
+every key is dirty; there is no other start-up code.
+
+The loop debounces (the first change after quiet runs at once; what one run left over goes on at once), ends
+a run when its time slice or its batch is full, and backs off from keys whose reconcile raised. It decides
+nothing itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec.structs
+import structlog
+
+from manager.proposer import Proposer
+from manager.reconcile.plan import PROVISIONAL_PREFIX, Note, Plan, Reconciler
+from manager.store.draft import Draft
+from manager.store.store import Store
+from manager.store.watch import Commit, Event, Resync, Watch
+from swarmpy.errors import OutcomeUnknown, Retry
+from swarmpy.limits import (
+    BATCH_GROUPS_MAX,
+    DEBOUNCE_S,
+    RETRY_DELAY_MAX_S,
+    RETRY_DELAY_MIN_S,
+    SLICE_S,
+)
+from swarmpy.model.changes import Applied, Batch, Create, Group
+from swarmpy.model.ids import ID_BYTES, SECOND_NS, TaskId, Timestamp, make_id
+from swarmpy.model.objects import Task
+from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
+
+_Key = tuple[int, str]
+"""Index of the reconciler, its key."""
+
+
+@dataclass
+class _Run:
+    """One round: groups planned over one draft, and which key each came from."""
+
+    draft: Draft
+    groups: list[Group] = field(default_factory=list)
+    sources: list[_Key] = field(default_factory=list)
+    notes: list[tuple[str, Note]] = field(default_factory=list)
+
+
+class ControlLoop:
+    """Runs reconcilers for one term of leadership."""
+
+    def __init__(
+        self, store: Store, proposer: Proposer, env: Env, *, reconcilers: Sequence[Reconciler], epoch: int
+    ) -> None:
+        self._store = store
+        self._proposer = proposer
+        self._env = env
+        self._reconcilers = tuple(reconcilers)
+        self._epoch = epoch
+        self._dirty: dict[_Key, None] = {}
+        self._wakes: list[tuple[Timestamp, _Key]] = []
+        self._failures: dict[_Key, int] = {}
+        self._has_backlog = False
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        with self._store.watch() as watch:
+            self._mark_all()
+            last_run = float("-inf")
+            while True:
+                await self._wait_for_work(watch)
+                quiet_s = self._env.clock.monotonic() - last_run
+                if quiet_s < DEBOUNCE_S and not self._has_backlog:
+                    await asyncio.sleep(DEBOUNCE_S - quiet_s)
+                    self._take_events(watch)
+                await self._run_once()
+                last_run = self._env.clock.monotonic()
+
+    # --- what is dirty
+
+    def _mark_all(self) -> None:
+        for index, reconciler in enumerate(self._reconcilers):
+            for key in reconciler.keys(self._store):
+                self._dirty[(index, key)] = None
+
+    async def _wait_for_work(self, watch: Watch) -> None:
+        self._take_events(watch)
+        while not self._dirty:
+            timeout_s = None
+            if self._wakes:
+                timeout_s = max((self._wakes[0][0] - self._env.clock.now()) / SECOND_NS, 0.0)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await watch.wait()
+            except TimeoutError:
+                pass  # a wake-up is due
+            self._take_events(watch)
+
+    def _take_events(self, watch: Watch) -> None:
+        for event in watch.drain():
+            match event:
+                case Event(old=old, new=new):
+                    for index, reconciler in enumerate(self._reconcilers):
+                        for key in reconciler.dirty(self._store, old, new):
+                            self._dirty[(index, key)] = None
+                case Resync():
+                    self._mark_all()
+                case Commit():
+                    pass
+        now = self._env.clock.now()
+        while self._wakes and self._wakes[0][0] <= now:
+            self._dirty[heapq.heappop(self._wakes)[1]] = None
+
+    # --- one round
+
+    async def _run_once(self) -> None:
+        run = self._plan()
+        self._has_backlog = bool(self._dirty)
+        if run.groups:
+            started = self._env.clock.monotonic()
+            applied = await self._propose(run)
+            self._settle(run, applied)
+            took_ms = round((self._env.clock.monotonic() - started) * 1000, 1)
+            log.debug("reconciled", groups=len(run.groups), refused=len(applied.refused), took_ms=took_ms)
+        else:
+            await asyncio.sleep(0)  # let others run between slices of planning
+        for name, note in run.notes:
+            log.info(note.event, loop=name, **note.facts)
+
+    def _plan(self) -> _Run:
+        """Reconcile dirty keys over one draft until the slice or the batch is full."""
+        clock = self._env.clock
+        run = _Run(draft=Draft(self._store))
+        deadline = clock.monotonic() + SLICE_S
+        while self._dirty and len(run.groups) < BATCH_GROUPS_MAX:
+            key = next(iter(self._dirty))
+            del self._dirty[key]
+            self._plan_key(run, key)
+            if clock.monotonic() >= deadline:
+                break
+        return run
+
+    def _plan_key(self, run: _Run, key: _Key) -> None:
+        reconciler = self._reconcilers[key[0]]
+        now = self._env.clock.now()
+        try:
+            plan = reconciler.reconcile(run.draft, key[1], now)
+            self._take_plan(run, key, plan)
+        except Exception:  # the top of every control loop: one bad key must not stop the others
+            log.exception("reconcile_failed", loop=reconciler.name, key=key[1])
+            failures = self._failures[key] = self._failures.get(key, 0) + 1
+            delay_s = min(RETRY_DELAY_MIN_S * 2**failures, RETRY_DELAY_MAX_S)
+            heapq.heappush(self._wakes, (Timestamp(now + int(delay_s * SECOND_NS)), key))
+        else:
+            self._failures.pop(key, None)
+
+    def _take_plan(self, run: _Run, key: _Key, plan: Plan) -> None:
+        for group in plan.groups:
+            stamped = stamp(group, lambda: make_id(self._env.entropy.token_bytes(ID_BYTES)))
+            run.draft.apply(stamped)
+            run.groups.append(stamped)
+            run.sources.append(key)
+        if plan.wake_at is not None:
+            heapq.heappush(self._wakes, (plan.wake_at, key))
+        if plan.is_partial:
+            self._dirty[key] = None
+        name = self._reconcilers[key[0]].name
+        run.notes.extend((name, note) for note in plan.notes)
+
+    async def _propose(self, run: _Run) -> Applied:
+        batch = Batch(groups=tuple(run.groups), at=self._env.clock.now(), epoch=self._epoch)
+        try:
+            return await self._proposer.propose(batch)
+        except OutcomeUnknown:
+            # the log order settles what happened: once a later entry is in, so is this one, or never
+            log.warning("proposal_outcome_unknown", groups=len(run.groups))
+            await commit_barrier(self._proposer, self._env, epoch=self._epoch)
+        except Retry as error:
+            log.info("proposal_refused", groups=len(run.groups), reason=str(error))
+            await asyncio.sleep(error.delay_s)
+        for key in run.sources:
+            self._dirty[key] = None
+        return Applied(version=self._store.version)
+
+    def _settle(self, run: _Run, applied: Applied) -> None:
+        for refusal in applied.refused:
+            key = run.sources[refusal.index]
+            log.info("group_refused", loop=self._reconcilers[key[0]].name, key=key[1], reason=refusal.reason)
+            if refusal.is_stale:
+                self._dirty[key] = None
+            else:
+                at = Timestamp(self._env.clock.now() + int(RETRY_DELAY_MIN_S * SECOND_NS))
+                heapq.heappush(self._wakes, (at, key))
+
+
+async def commit_barrier(proposer: Proposer, env: Env, *, epoch: int) -> None:
+    """Commit an empty batch; what was proposed before is then in the log for good, or never will be."""
+    while True:
+        try:
+            await proposer.propose(Batch(at=env.clock.now(), epoch=epoch))
+        except Retry as error:
+            await asyncio.sleep(error.delay_s)
+        else:
+            return
+
+
+def stamp(group: Group, new_id: Callable[[], str]) -> Group:
+    """Give created tasks their real ids in place of the plan's provisional ones."""
+    names: dict[str, TaskId] = {}
+    changes = []
+    for change in group.changes:
+        if isinstance(change, Create) and isinstance(change.object, Task):
+            provisional = change.object.id
+            if provisional.startswith(PROVISIONAL_PREFIX):
+                names[provisional] = TaskId(new_id())
+                stamped = msgspec.structs.replace(change.object, id=names[provisional])
+                changes.append(msgspec.structs.replace(change, object=stamped))
+                continue
+        changes.append(change)
+    return msgspec.structs.replace(group, changes=tuple(changes)) if names else group

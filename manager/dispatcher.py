@@ -1,0 +1,369 @@
+"""The dispatcher: the leader's end of every agent's session.
+
+Liveness is the stream: its end makes a node ``disconnected`` at once (the nodes reconciler turns that into
+``down`` after a grace), and heartbeats are the slower check above it. Statuses of all agents are coalesced
+into few proposals and acknowledged once they are committed, so an agent resends what was lost.
+
+A manager that does not lead answers a session with a Redirect. Decides nothing about tasks or nodes; what it
+knows of a node comes from the node's certificate and the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+from swarmpy.model.defaults import heartbeat_period
+
+from manager.control_loop import commit_barrier
+from manager.proposer import Proposer
+from manager.session import Session
+from manager.store.store import Store
+from manager.store.watch import Event, Resync
+from swarmpy import codec
+from swarmpy.errors import OutcomeUnknown, PermissionDenied, Retry
+from swarmpy.limits import (
+    BATCH_GROUPS_MAX,
+    HEARTBEAT_MISSES_MAX,
+    RPC_TIMEOUT_S,
+    STATUS_COMMIT_GAP_S,
+    STATUS_UPDATES_MAX,
+)
+from swarmpy.model.changes import Batch, Group, NodeReport, Report
+from swarmpy.model.ids import ID_BYTES, SECOND_NS, NodeId, SessionId, TaskId, make_id
+from swarmpy.model.objects import (
+    Cluster,
+    Config,
+    Kind,
+    Network,
+    Node,
+    NodeDescription,
+    NodeStatus,
+    Secret,
+    Task,
+    TaskStatus,
+)
+from swarmpy.model.states import NodeState, Owner
+from swarmpy.pb import dispatcher_pb2 as pb
+from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
+
+RESTARTING_MESSAGE = "restarting"
+"""The message of a disconnected node that announced its absence: it gets the longer grace."""
+
+
+@dataclass(frozen=True)
+class _Update:
+    """Statuses of one agent that wait to be committed."""
+
+    session: Session
+    sequence: int
+    statuses: tuple[tuple[TaskId, TaskStatus], ...]
+
+
+class Dispatcher:
+    """Serves sessions for one term of leadership."""
+
+    def __init__(self, store: Store, proposer: Proposer, env: Env, *, epoch: int) -> None:
+        self._store = store
+        self._proposer = proposer
+        self._env = env
+        self._epoch = epoch
+        self._sessions: dict[NodeId, Session] = {}
+        self._updates: asyncio.Queue[_Update] = asyncio.Queue(maxsize=STATUS_UPDATES_MAX)
+        self._is_open = asyncio.Event()
+
+    async def run(self) -> None:
+        """Until cancelled; then every session is told to look for the new leader."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._watch_store())
+                tasks.create_task(self._commit_statuses())
+                await self._doubt_all_nodes()
+                self._is_open.set()
+        finally:
+            self._is_open.set()
+            for session in list(self._sessions.values()):
+                session.close(pb.ManagerMessage(redirect=pb.Redirect()))
+
+    def session_of(self, node_id: NodeId) -> Session | None:
+        return self._sessions.get(node_id)
+
+    # --- one session
+
+    async def serve(
+        self,
+        node_id: NodeId,
+        peer_host: str,
+        messages: AsyncIterator[pb.AgentMessage],
+        send: Callable[[pb.ManagerMessage], object],
+    ) -> None:
+        """Run one session until the agent goes, fails to beat, or is replaced by its own successor."""
+        hello = await self._first_message(messages)
+        await self._is_open.wait()
+        session = Session(node_id, SessionId(make_id(self._env.entropy.token_bytes(ID_BYTES))))
+        host = hello.advertise_addr.rpartition(":")[0] or hello.advertise_addr or peer_host
+        await self._register(session, host, codec.from_pb(NodeDescription, hello.description))
+        session.notify(self._welcome(session))
+        session.notify(self._managers())
+        session.notify(self._node_notice(node_id))
+        log.info("session_started", node_id=node_id, session_id=session.session_id, addr=host)
+        halves = [
+            asyncio.create_task(self._write(session, send)),
+            asyncio.create_task(self._read(session, messages)),
+        ]
+        try:
+            await asyncio.wait(halves, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for half in halves:
+                half.cancel()
+            await asyncio.gather(*halves, return_exceptions=True)
+            await self._unregister(session)
+
+    async def _first_message(self, messages: AsyncIterator[pb.AgentMessage]) -> pb.Hello:
+        async with asyncio.timeout(RPC_TIMEOUT_S):
+            first = await anext(messages, None)
+        if first is None or first.WhichOneof("message") != "hello":
+            raise PermissionDenied("a session starts with hello")
+        return first.hello
+
+    async def _register(self, session: Session, host: str, description: NodeDescription) -> None:
+        if self._store.node(session.node_id) is None:
+            raise PermissionDenied(
+                f"node {session.node_id} is not part of this swarm: it was removed; leave and join again"
+            )
+        predecessor = self._sessions.get(session.node_id)
+        self._sessions[session.node_id] = session
+        if predecessor is not None:
+            predecessor.close()
+        await self._report_node(session, NodeState.READY, addr=host, description=description)
+
+    async def _unregister(self, session: Session) -> None:
+        session.close()
+        if self._sessions.get(session.node_id) is not session:
+            return  # a newer session of the same node took over
+        del self._sessions[session.node_id]
+        message = RESTARTING_MESSAGE if session.is_leaving else "session ended"
+        log.info("session_ended", node_id=session.node_id, session_id=session.session_id, reason=message)
+        node = self._store.node(session.node_id)
+        if node is not None:
+            await self._report_node(
+                session, NodeState.DISCONNECTED, addr=node.status.addr, description=None, message=message
+            )
+
+    def _is_overtaken(self, session: Session) -> bool:
+        """Whether a newer session of the same node exists, so that this one's end says nothing any more."""
+        return self._sessions.get(session.node_id, session) is not session
+
+    async def _report_node(
+        self,
+        session: Session,
+        state: NodeState,
+        *,
+        addr: str,
+        description: NodeDescription | None,
+        message: str = "",
+    ) -> None:
+        status = NodeStatus(
+            state=state,
+            message=message,
+            addr=addr,
+            since=self._env.clock.now(),
+            epoch=self._epoch,
+            session_id=session.session_id,
+        )
+        report = NodeReport(node_id=session.node_id, status=status, description=description)
+        group = Group(owner=Owner.DISPATCHER, changes=(report,))
+        await self._commit([group], is_moot=lambda: self._is_overtaken(session))
+
+    async def _write(self, session: Session, send: Callable[[pb.ManagerMessage], object]) -> None:
+        while True:
+            for message in session.next_messages(self._store):
+                await send(message)  # type: ignore[misc]
+            if session.is_closed:
+                return
+            await session.wait()
+
+    async def _read(self, session: Session, messages: AsyncIterator[pb.AgentMessage]) -> None:
+        """Take what the agent says; its silence, its end and its errors all end the session."""
+        try:
+            while True:
+                period = heartbeat_period(self._store.cluster())
+                async with asyncio.timeout(period / SECOND_NS * HEARTBEAT_MISSES_MAX):
+                    message = await anext(messages, None)
+                if message is None:
+                    return
+                await self._take(session, message)
+        except TimeoutError:
+            log.warning("heartbeats_missed", node_id=session.node_id, session_id=session.session_id)
+        finally:
+            session.close()
+
+    async def _take(self, session: Session, message: pb.AgentMessage) -> None:
+        match message.WhichOneof("message"):
+            case "statuses":
+                await self._updates.put(self._checked(session, message.statuses))
+            case "description":
+                description = codec.from_pb(NodeDescription, message.description)
+                report = NodeReport(node_id=session.node_id, description=description)
+                await self._commit([Group(owner=Owner.DISPATCHER, changes=(report,))])
+            case "goodbye":
+                session.is_leaving = True
+            case _:
+                pass  # a heartbeat, or something newer than this manager
+
+    def _checked(self, session: Session, update: pb.StatusUpdate) -> _Update:
+        """Drop statuses of tasks that are not this node's: an agent speaks for its own tasks only."""
+        statuses = []
+        for reported in update.statuses:
+            task = self._store.task(TaskId(reported.task_id))
+            if task is None or task.node_id != session.node_id:
+                log.info("status_refused", node_id=session.node_id, task_id=reported.task_id)
+                continue
+            statuses.append((task.id, codec.from_pb(TaskStatus, reported.status)))
+        return _Update(session, update.sequence, tuple(statuses))
+
+    # --- what agents are told
+
+    async def _watch_store(self) -> None:
+        with self._store.watch() as watch:
+            while True:
+                await watch.wait()
+                for event in watch.drain():
+                    match event:
+                        case Event(old=old, new=new):
+                            self._spread(old, new)
+                        case Resync():
+                            for session in self._sessions.values():
+                                session.resync()
+                        case _:
+                            pass
+
+    def _spread(self, old: object | None, new: object | None) -> None:
+        """Tell the sessions concerned that something may have changed for them."""
+        match new if new is not None else old:
+            case Task(id=task_id):
+                for task in (old, new):
+                    if isinstance(task, Task) and (session := self._sessions.get(task.node_id)):
+                        session.task_changed(task_id)
+            case Secret(id=id_):
+                self._shared_changed(Kind.SECRET, id_)
+            case Config(id=id_):
+                self._shared_changed(Kind.CONFIG, id_)
+            case Network(id=id_):
+                self._shared_changed(Kind.NETWORK, id_)
+            case Node():
+                self._node_changed(old, new)
+            case Cluster(root_ca=root):
+                if not isinstance(old, Cluster) or old.root_ca.ca_cert != root.ca_cert:
+                    for session in self._sessions.values():
+                        session.notify(self._node_notice(session.node_id))
+            case _:
+                pass
+
+    def _shared_changed(self, kind: Kind, id_: str) -> None:
+        for session in self._sessions.values():
+            session.shared_changed(kind, id_)
+
+    def _node_changed(self, old: object | None, new: object | None) -> None:
+        before = old if isinstance(old, Node) else None
+        after = new if isinstance(new, Node) else None
+        manager_before = before.manager_status if before else None
+        manager_after = after.manager_status if after else None
+        if manager_before != manager_after:
+            for session in self._sessions.values():
+                session.notify(self._managers())
+        if after is None:
+            assert before is not None
+            if (session := self._sessions.get(before.id)) is not None:
+                session.close()  # the node was removed
+        elif after.id in self._sessions and (
+            before is None or (before.spec, before.role) != (after.spec, after.role)
+        ):
+            self._sessions[after.id].notify(self._node_notice(after.id))
+
+    def _welcome(self, session: Session) -> pb.ManagerMessage:
+        period = heartbeat_period(self._store.cluster())
+        return pb.ManagerMessage(welcome=pb.Welcome(session_id=session.session_id, heartbeat_period=period))
+
+    def _managers(self) -> pb.ManagerMessage:
+        peers = [
+            pb.ManagerPeer(node_id=node.id, addr=node.manager_status.addr)
+            for node in sorted(self._store.nodes(), key=lambda node: node.id)
+            if node.manager_status is not None
+        ]
+        return pb.ManagerMessage(managers=pb.ManagerList(managers=peers))
+
+    def _node_notice(self, node_id: NodeId) -> pb.ManagerMessage:
+        notice = pb.NodeNotice()
+        node = self._store.node(node_id)
+        if node is not None:
+            notice.node.CopyFrom(codec.to_pb(node))
+        cluster = self._store.cluster()
+        if cluster is not None:
+            notice.root_ca = cluster.root_ca.ca_cert
+        return pb.ManagerMessage(node=notice)
+
+    # --- what agents report
+
+    async def _commit_statuses(self) -> None:
+        """Coalesce what has come in since the last commit; the first after quiet goes at once."""
+        while True:
+            updates = [await self._updates.get()]
+            count = len(updates[0].statuses)
+            while count < BATCH_GROUPS_MAX and not self._updates.empty():
+                updates.append(self._updates.get_nowait())
+                count += len(updates[-1].statuses)
+            await self._commit(_report_groups(updates))
+            for update in updates:
+                update.session.notify(pb.ManagerMessage(status_ack=pb.StatusAck(sequence=update.sequence)))
+            await asyncio.sleep(STATUS_COMMIT_GAP_S)
+
+    async def _commit(self, groups: list[Group], *, is_moot: Callable[[], bool] = lambda: False) -> None:
+        """Propose what merges harmlessly when repeated, until its outcome is known or it ``is_moot``."""
+        if not groups:
+            return
+        batch = Batch(groups=tuple(groups), at=self._env.clock.now(), epoch=self._epoch)
+        while not is_moot():
+            try:
+                await self._proposer.propose(batch)
+            except OutcomeUnknown:
+                await commit_barrier(self._proposer, self._env, epoch=self._epoch)
+            except Retry as error:
+                await asyncio.sleep(error.delay_s)
+            else:
+                return
+
+    async def _doubt_all_nodes(self) -> None:
+        """A new leader does not know who is alive: nodes are ``unknown`` until they open a session."""
+        groups = []
+        for node in sorted(self._store.nodes(), key=lambda node: node.id):
+            if node.status.state == NodeState.READY:
+                status = NodeStatus(
+                    state=NodeState.UNKNOWN,
+                    message='Node moved to "unknown" state due to leadership change in cluster',
+                    addr=node.status.addr,
+                    since=self._env.clock.now(),
+                    epoch=self._epoch,
+                )
+                report = NodeReport(node_id=node.id, status=status)
+                groups.append(Group(owner=Owner.DISPATCHER, changes=(report,)))
+        for start in range(0, len(groups), BATCH_GROUPS_MAX):
+            await self._commit(groups[start : start + BATCH_GROUPS_MAX])
+
+
+def _report_groups(updates: Iterable[_Update]) -> list[Group]:
+    """One group per task: of several statuses of one task only the furthest matters."""
+    latest: dict[TaskId, TaskStatus] = {}
+    for update in updates:
+        for task_id, status in update.statuses:
+            known = latest.get(task_id)
+            if known is None or (status.state, status.report) > (known.state, known.report):
+                latest[task_id] = status
+    return [
+        Group(owner=Owner.AGENT, changes=(Report(task_id=task_id, status=status),))
+        for task_id, status in latest.items()
+    ]

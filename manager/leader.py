@@ -1,0 +1,114 @@
+"""What a leader runs, and for how long: one set of loops per term of leadership.
+
+Gaining leadership first commits a fence: from then on the store refuses every batch that an earlier
+leader's loops proposed, however late it arrives. Losing leadership cancels everything; nothing is handed
+over, since all that matters is in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from manager.control_loop import ControlLoop
+from manager.dispatcher import Dispatcher
+from manager.log_hub import LogHub
+from manager.membership import Membership
+from manager.proposer import Proposer
+from manager.raft.proposer import RaftLog, RaftStatus
+from manager.reconcile.plan import Reconciler
+from manager.store.store import Store
+from swarmpy.errors import Retry
+from swarmpy.model.changes import Batch
+from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
+
+
+class Term:
+    """The parts that one term of leadership runs."""
+
+    def __init__(
+        self, store: Store, proposer: Proposer, env: Env, *, reconcilers: Sequence[Reconciler], epoch: int
+    ) -> None:
+        self.epoch = epoch
+        self.dispatcher = Dispatcher(store, proposer, env, epoch=epoch)
+        self.log_hub = LogHub(store, self.dispatcher, env)
+        self.loop = ControlLoop(store, proposer, env, reconcilers=reconcilers, epoch=epoch)
+
+
+class Leader:
+    """Watches raft and runs a Term whenever this manager leads."""
+
+    def __init__(
+        self,
+        store: Store,
+        proposer: Proposer,
+        raft: RaftLog,
+        env: Env,
+        *,
+        reconcilers: Callable[[], Sequence[Reconciler]],
+    ) -> None:
+        self._store = store
+        self._proposer = proposer
+        self._raft = raft
+        self._env = env
+        self._reconcilers = reconcilers
+        self._membership = Membership(store, proposer, raft, env)
+        self._changed = asyncio.Event()
+        self.term: Term | None = None
+        """The present term, while this manager leads and has its loops running."""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        unsubscribe = self._raft.subscribe(self._status_changed)
+        try:
+            while True:
+                self._changed.clear()
+                status = self._raft.status()
+                if status.is_ready_leader:
+                    await self._lead(status.term)
+                else:
+                    await self._changed.wait()
+        finally:
+            unsubscribe()
+
+    def _status_changed(self, status: RaftStatus) -> None:
+        self._changed.set()
+
+    async def _lead(self, epoch: int) -> None:
+        try:
+            await self._proposer.propose(Batch(at=self._env.clock.now(), epoch=epoch))
+        except Retry as error:
+            log.info("leadership_fence_failed", epoch=epoch, reason=str(error))
+            await asyncio.sleep(error.delay_s)
+            return
+        log.info("leadership_gained", epoch=epoch)
+        term = Term(self._store, self._proposer, self._env, reconcilers=self._reconcilers(), epoch=epoch)
+        self.term = term
+        work = asyncio.create_task(self._run_term(term))
+        try:
+            while self._leads(epoch) and not work.done():
+                self._changed.clear()
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait([changed, work], return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+        finally:
+            self.term = None
+            work.cancel()
+            await asyncio.wait([work])
+            log.info("leadership_lost", epoch=epoch)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            raise error
+
+    def _leads(self, epoch: int) -> bool:
+        status = self._raft.status()
+        return status.is_leader and status.term == epoch
+
+    async def _run_term(self, term: Term) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(term.loop.run())
+            tasks.create_task(term.dispatcher.run())
+            tasks.create_task(self._membership.run())

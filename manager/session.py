@@ -1,0 +1,128 @@
+"""One agent's session on the leading manager: what is still to be told to it, and in which order.
+
+Nothing is queued that can be derived: a session remembers *which* tasks and objects may have changed, and
+``next_messages`` turns that into messages from the store's present state when the stream can take them. So a
+slow agent costs a set of ids, never a growing queue. Assignment messages are chained: ``results_in`` of one
+is ``applies_to`` of the next, so that the agent notices a lost one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from manager.assignments import Item, NodeAssignments, Removed
+from manager.store.view import View
+from swarmpy import codec
+from swarmpy.limits import ASSIGNMENT_CHANGES_MAX, SESSION_QUEUE_MESSAGES_MAX
+from swarmpy.model.ids import NodeId, SessionId, TaskId
+from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task
+from swarmpy.pb import dispatcher_pb2 as pb
+
+
+class Session:
+    """The downward half of one agent's stream. One writer drains it, the dispatcher feeds it."""
+
+    def __init__(self, node_id: NodeId, session_id: SessionId) -> None:
+        self.node_id = node_id
+        self.session_id = session_id
+        self.is_leaving = False
+        """The agent said goodbye: its absence is planned."""
+        self._assignments = NodeAssignments(node_id)
+        self._is_complete_due = True
+        self._tasks: dict[TaskId, None] = {}
+        self._shared: dict[tuple[Kind, str], None] = {}
+        self._notices: deque[pb.ManagerMessage] = deque()
+        self._chain = 0
+        self._wake = asyncio.Event()
+        self._is_closed = False
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def close(self, last: pb.ManagerMessage | None = None) -> None:
+        """End the session after ``last``; what else was to be told is dropped."""
+        if last is not None:
+            self._notices.append(last)
+        self._is_closed = True
+        self._wake.set()
+
+    def task_changed(self, task_id: TaskId) -> None:
+        self._tasks[task_id] = None
+        self._wake.set()
+
+    def shared_changed(self, kind: Kind, id_: str) -> None:
+        self._shared[(kind, id_)] = None
+        self._wake.set()
+
+    def resync(self) -> None:
+        """Anything may have changed: send a COMPLETE set again."""
+        self._is_complete_due = True
+        self._wake.set()
+
+    def notify(self, message: pb.ManagerMessage) -> None:
+        """Send a message that is not derived from assignments. An agent that takes none is cut off."""
+        if len(self._notices) >= SESSION_QUEUE_MESSAGES_MAX:
+            self.close()
+            return
+        self._notices.append(message)
+        self._wake.set()
+
+    async def wait(self) -> None:
+        """Until there is something to send, or the session was closed."""
+        await self._wake.wait()
+        self._wake.clear()
+
+    def next_messages(self, view: View) -> list[pb.ManagerMessage]:
+        """All that is to be told now, in order."""
+        messages = list(self._notices)
+        self._notices.clear()
+        if not self._is_closed:
+            messages.extend(self._assignment_messages(view))
+        return messages
+
+    def _assignment_messages(self, view: View) -> list[pb.ManagerMessage]:
+        if self._is_complete_due:
+            self._is_complete_due = False
+            self._tasks.clear()
+            self._shared.clear()
+            return self._pack(self._assignments.complete(view), pb.AssignmentUpdate.COMPLETE)
+        items: list[Item] = []
+        for key in self._shared:
+            items.extend(self._assignments.refreshed(view, key))
+        items.extend(self._assignments.changes(view, self._tasks))
+        self._shared.clear()
+        self._tasks.clear()
+        return self._pack(items, pb.AssignmentUpdate.INCREMENTAL) if items else []
+
+    def _pack(self, items: list[Item], type_: pb.AssignmentUpdate.Type) -> list[pb.ManagerMessage]:
+        # a COMPLETE set is one message whatever its size: what it leaves out, the agent takes down
+        is_complete = type_ == pb.AssignmentUpdate.COMPLETE
+        size = max(len(items), 1) if is_complete else ASSIGNMENT_CHANGES_MAX
+        messages = []
+        for start in range(0, max(len(items), 1), size):
+            update = pb.AssignmentUpdate(type=type_, applies_to=self._chain, results_in=self._chain + 1)
+            update.changes.extend(_change(item) for item in items[start : start + size])
+            self._chain += 1
+            messages.append(pb.ManagerMessage(assignments=update))
+        return messages
+
+
+def _change(item: Item) -> pb.AssignmentChange:
+    change = pb.AssignmentChange()
+    match item:
+        case Task():
+            change.task.CopyFrom(codec.to_pb(item))
+        case Revision():
+            change.revision.CopyFrom(codec.to_pb(item))
+        case Secret():
+            change.secret.CopyFrom(codec.to_pb(item))
+        case Config():
+            change.config.CopyFrom(codec.to_pb(item))
+        case Network():
+            change.network.CopyFrom(codec.to_pb(item))
+        case Removed():
+            change.removal.kind = codec.enum_number(item.kind)
+            change.removal.id = item.id
+    return change
