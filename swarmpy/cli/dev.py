@@ -208,11 +208,13 @@ def down(
 
 
 @app.command()
-def demo() -> None:
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster running at the end.")] = False,
+) -> None:
     """Show the main job on real processes: five nodes, a service, a dead leader, a dead worker."""
     from swarmpy.lab.demo import run_demo
 
-    raise typer.Exit(run_demo())
+    raise typer.Exit(run_demo(keep=keep))
 
 
 def _option(name: str) -> str:
