@@ -25,6 +25,30 @@ READ_BARRIER_TIMEOUT_S = 5.0
 RETRY_DELAY_MIN_S = 0.1
 RETRY_DELAY_MAX_S = 8.0
 
+# --- orchestration
+RESTART_DELAY_FIRST_S = 0.1
+"""Before the first restart after a stable run, where the user set no delay."""
+RESTART_DELAY_MIN_S = 1.0
+"""Before the second; from here on each failure doubles the delay."""
+RESTART_DELAY_MAX_S = 60.0
+RESTART_STABLE_S = 30.0
+"""A task that lived this long was no crash loop: the delay starts small again."""
+RESTART_STOP_WAIT_S = 60.0
+"""How long a replacement waits for the task that it replaces to stop."""
+UPDATE_START_ALLOWANCE_S = 30.0
+"""Time to fetch and start that is not counted when a failure is attributed to an update."""
+UNKNOWN_GRACE_S = 10.0
+"""After a leader change, for an agent to open its session with the new leader."""
+NODE_ORPHAN_S = 24 * 3600.0
+"""Tasks of a node that is down this long are given up."""
+NODE_FAILURES_MAX = 5
+"""Failures of one revision on one node after which other nodes are tried first."""
+NODE_FAILURES_WINDOW_S = 300.0
+REVISIONS_KEPT = 6
+"""Revisions of a service that are kept to return to."""
+LOAD_CACHE_REVISIONS_MAX = 10_000
+"""Revisions whose scheduling needs are remembered."""
+
 # --- raft
 RAFT_ELECTION_MIN_S = 0.5
 RAFT_ELECTION_MAX_S = 1.5
@@ -142,6 +166,12 @@ IMAGE_BYTES_MAX = 20 << 30
 API_BODY_BYTES_MAX = 5 << 20
 API_STREAMS_MAX = 2_000
 API_HEADER_BYTES_MAX = 64 << 10
+API_LIST_SLICE_OBJECTS = 250
+"""Objects of a list that are encoded before other work of the loop gets a turn."""
+API_SHUTDOWN_TIMEOUT_S = 2.0
+"""How long open requests may take to end when the daemon stops."""
+API_EVENTS_BACKLOG_MAX = 1_000
+"""Events that a slow reader of ``/events`` may lag behind before its stream is ended."""
 REPLICAS_MAX = 100_000
 """Replicas of one service; more is refused as a slip of the keyboard."""
 

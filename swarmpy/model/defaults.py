@@ -1,0 +1,201 @@
+"""What holds where a spec leaves a field out: swarm mode's defaults, and the accessors that apply them.
+
+Specs are stored as the user wrote them (``model/specs.py``), so whoever acts on a field that may be absent
+reads it through here. A default that differs from swarm mode's on purpose: a restart policy without a delay
+has none here either (``None``), which stands for exponential backoff.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from swarmpy.model.ids import SECOND_NS, Duration
+from swarmpy.model.objects import Cluster
+from swarmpy.model.specs import (
+    ContainerSpec,
+    EndpointSpec,
+    Healthcheck,
+    NodeSpec,
+    PortConfig,
+    ServiceSpec,
+    TaskSpec,
+    UpdateConfig,
+)
+from swarmpy.model.states import (
+    EndpointMode,
+    FailureAction,
+    NodeAvailability,
+    PortProtocol,
+    PublishMode,
+    RestartCondition,
+    UpdateOrder,
+)
+
+CLUSTER_NAME: Final = "default"
+TASK_HISTORY_LIMIT: Final = 5
+HEARTBEAT_PERIOD: Final = Duration(5 * SECOND_NS)
+NODE_CERT_EXPIRY: Final = Duration(90 * 24 * 3600 * SECOND_NS)
+SNAPSHOT_INTERVAL: Final = 10_000
+LOG_ENTRIES_FOR_SLOW_FOLLOWERS: Final = 500
+ELECTION_TICK: Final = 10
+HEARTBEAT_TICK: Final = 1
+ADDRESS_POOL: Final = ("10.0.0.0/8",)
+SUBNET_SIZE: Final = 24
+DATA_PATH_PORT: Final = 4789
+
+REPLICAS: Final = 1
+RESTART_DELAY: Final = Duration(5 * SECOND_NS)
+"""What tools show for a policy without a delay; what holds is backoff (see ``restart_policy``)."""
+UPDATE_PARALLELISM: Final = 1
+UPDATE_MONITOR: Final = Duration(5 * SECOND_NS)
+STOP_SIGNAL: Final = "SIGTERM"
+STOP_GRACE_PERIOD: Final = Duration(10 * SECOND_NS)
+HEALTH_INTERVAL: Final = Duration(30 * SECOND_NS)
+HEALTH_TIMEOUT: Final = Duration(30 * SECOND_NS)
+HEALTH_START_INTERVAL: Final = Duration(5 * SECOND_NS)
+HEALTH_RETRIES: Final = 3
+
+
+# --- cluster and nodes
+
+
+def task_history_limit(cluster: Cluster | None) -> int:
+    """Tasks kept per slot, the present one included; negative means all."""
+    limit = cluster.spec.orchestration.task_history_retention_limit if cluster is not None else None
+    return TASK_HISTORY_LIMIT if limit is None else limit
+
+
+def heartbeat_period(cluster: Cluster | None) -> Duration:
+    period = cluster.spec.dispatcher.heartbeat_period if cluster is not None else Duration(0)
+    return period if period > 0 else HEARTBEAT_PERIOD
+
+
+def node_cert_expiry(cluster: Cluster | None) -> Duration:
+    expiry = cluster.spec.ca_config.node_cert_expiry if cluster is not None else Duration(0)
+    return expiry if expiry > 0 else NODE_CERT_EXPIRY
+
+
+def availability(spec: NodeSpec) -> NodeAvailability:
+    return spec.availability or NodeAvailability.ACTIVE
+
+
+# --- services
+
+
+def is_replicated(spec: ServiceSpec) -> bool:
+    """Whether the mode is replicated; a spec that names no mode is."""
+    mode = spec.mode
+    return mode.global_ is None and mode.replicated_job is None and mode.global_job is None
+
+
+def is_global(spec: ServiceSpec) -> bool:
+    return spec.mode.global_ is not None
+
+
+def replicas(spec: ServiceSpec) -> int:
+    """Replicas wished for of a replicated service."""
+    replicated = spec.mode.replicated
+    if replicated is None or replicated.replicas is None:
+        return REPLICAS
+    return replicated.replicas
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveRestart:
+    """A restart policy with nothing left out. ``delay`` None: exponential backoff; 0 attempts: no limit;
+    window 0: since ever."""
+
+    condition: RestartCondition = RestartCondition.ANY
+    delay: Duration | None = None
+    max_attempts: int = 0
+    window: Duration = Duration(0)
+
+
+def restart_policy(template: TaskSpec) -> EffectiveRestart:
+    policy = template.restart_policy
+    if policy is None:
+        return EffectiveRestart()
+    return EffectiveRestart(
+        condition=policy.condition or RestartCondition.ANY,
+        delay=policy.delay,
+        max_attempts=policy.max_attempts or 0,
+        window=policy.window or Duration(0),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveUpdate:
+    """How an update or rollback proceeds, with nothing left out. ``parallelism`` 0: all at once."""
+
+    parallelism: int = UPDATE_PARALLELISM
+    delay: Duration = Duration(0)
+    failure_action: FailureAction = FailureAction.PAUSE
+    monitor: Duration = UPDATE_MONITOR
+    max_failure_ratio: float = 0.0
+    order: UpdateOrder = UpdateOrder.STOP_FIRST
+
+
+def update_config(spec: ServiceSpec) -> EffectiveUpdate:
+    return _effective_update(spec.update_config)
+
+
+def rollback_config(spec: ServiceSpec) -> EffectiveUpdate:
+    return _effective_update(spec.rollback_config)
+
+
+def _effective_update(config: UpdateConfig | None) -> EffectiveUpdate:
+    if config is None:
+        return EffectiveUpdate()
+    return EffectiveUpdate(
+        parallelism=config.parallelism,
+        delay=config.delay,
+        failure_action=config.failure_action or FailureAction.PAUSE,
+        monitor=config.monitor or UPDATE_MONITOR,
+        max_failure_ratio=config.max_failure_ratio,
+        order=config.order or UpdateOrder.STOP_FIRST,
+    )
+
+
+def endpoint_mode(spec: EndpointSpec | None) -> EndpointMode:
+    return (spec.mode if spec is not None else None) or EndpointMode.VIP
+
+
+def port_protocol(port: PortConfig) -> PortProtocol:
+    return port.protocol or PortProtocol.TCP
+
+
+def publish_mode(port: PortConfig) -> PublishMode:
+    return port.publish_mode or PublishMode.INGRESS
+
+
+# --- containers
+
+
+def stop_signal(spec: ContainerSpec) -> str:
+    return spec.stop_signal or STOP_SIGNAL
+
+
+def stop_grace_period(spec: ContainerSpec) -> Duration:
+    return STOP_GRACE_PERIOD if spec.stop_grace_period is None else spec.stop_grace_period
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveHealthcheck:
+    """A health check with nothing left out."""
+
+    interval: Duration
+    timeout: Duration
+    start_period: Duration
+    start_interval: Duration
+    retries: int
+
+
+def healthcheck(check: Healthcheck) -> EffectiveHealthcheck:
+    return EffectiveHealthcheck(
+        interval=check.interval or HEALTH_INTERVAL,
+        timeout=check.timeout or HEALTH_TIMEOUT,
+        start_period=check.start_period,
+        start_interval=check.start_interval or HEALTH_START_INTERVAL,
+        retries=check.retries or HEALTH_RETRIES,
+    )
