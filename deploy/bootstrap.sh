@@ -38,7 +38,7 @@ install() {
         as_root apt-get -qq update || say "\"apt-get update\" failed; trying with the lists that are there."
         is_updated=yes
     fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@" >&2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install "$@" >/dev/null
 }
 
 find_python() {
