@@ -1,0 +1,229 @@
+"""What a create, an update and a rollback of a service change in the store. Pure.
+
+A service and the revision of its spec are written together. ``template_id`` moves only when tasks must be
+replaced: when the task template or the published ports changed. A rollback goes back to the stored previous
+revision itself, so tasks that still run it are up to date at once.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from manager.api.lookup import find
+from manager.schedule import constraint
+from manager.store.view import View
+from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Rejected, Stale, Unimplemented
+from swarmpy.model import validate
+from swarmpy.model.changes import Change, Create, Update
+from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
+from swarmpy.model.objects import Config, Endpoint, Kind, Network, Revision, Secret, Service, UpdateStatus
+from swarmpy.model.specs import ContainerSpec, NetworkAttachmentConfig, PortConfig, ServiceSpec
+from swarmpy.model.states import PortProtocol, PublishMode, UpdateState
+
+Changes = tuple[Change, ...]
+
+_PREDEFINED_NETWORKS = frozenset({"host", "none", "bridge"})
+
+
+def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> ServiceSpec:
+    """The spec as it will be stored: checked, with networks named by id. ``of`` is the service updated."""
+    try:
+        validate.check_service(spec)
+        constraint.parse_constraints(() if spec.task_template.placement is None else spec.task_template.placement.constraints)
+        _check_ports_free(view, spec, of)
+    except Unimplemented as error:
+        raise Unimplemented(f"rpc error: code = Unimplemented desc = {error}") from None
+    except Rejected as error:
+        raise InvalidArgument(f"rpc error: code = InvalidArgument desc = {error}") from None
+    _check_files(view, spec.task_template.container_spec)
+    template = replace(spec.task_template, networks=_by_id(view, spec.task_template.networks))
+    return replace(spec, task_template=template, networks=_by_id(view, spec.networks))
+
+
+def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str) -> Changes:
+    """``spec`` is an accepted one."""
+    if view.by_name(Kind.SERVICE, spec.name) is not None:
+        raise name_conflict("service", spec.name)
+    revision = Revision(
+        id=RevisionId(revision_id), service_id=ServiceId(service_id), number=1, spec=spec
+    )
+    service = Service(
+        id=ServiceId(service_id),
+        spec=spec,
+        revision_id=revision.id,
+        template_id=revision.id,
+        endpoint=_endpoint(spec, Endpoint()),
+    )
+    return (Create(object=service), Create(object=revision))
+
+
+def update(
+    view: View, service: Service, spec: ServiceSpec, *, base_version: int, revision_id: str
+) -> Changes:
+    """Nothing for an unchanged spec. ``spec`` is an accepted one; ``base_version`` the client's."""
+    if service.version != base_version:
+        raise Stale
+    _check_unchangeable(service.spec, spec)
+    if spec == service.spec:
+        return ()
+    number = max((revision.number for revision in view.revisions_of(service.id)), default=0) + 1
+    revision = Revision(id=RevisionId(revision_id), service_id=service.id, number=number, spec=spec)
+    changed = replace(
+        service,
+        spec=spec,
+        revision_id=revision.id,
+        template_id=revision.id if restarts_tasks(service.spec, spec) else service.template_id,
+        previous_id=service.revision_id,
+        endpoint=_endpoint(spec, service.endpoint),
+        update_status=None,
+    )
+    return (Create(object=revision), Update(object=changed))
+
+
+def rollback(view: View, service: Service, *, base_version: int, now: Timestamp) -> Changes:
+    if service.version != base_version:
+        raise Stale
+    previous = view.revision(service.previous_id) if service.previous_id else None
+    if previous is None:
+        raise FailedPrecondition(
+            f"rpc error: code = FailedPrecondition desc = service {service.id} does not have a previous spec"
+        )
+    changed = replace(
+        service,
+        spec=previous.spec,
+        revision_id=previous.id,
+        template_id=previous.id if restarts_tasks(service.spec, previous.spec) else service.template_id,
+        previous_id=service.revision_id,
+        endpoint=_endpoint(previous.spec, service.endpoint),
+        update_status=UpdateStatus(
+            state=UpdateState.ROLLBACK_STARTED, message="manually requested rollback", started_at=now
+        ),
+    )
+    return (Update(object=changed),)
+
+
+def restarts_tasks(old: ServiceSpec, new: ServiceSpec) -> bool:
+    """Whether tasks of ``old`` must be replaced to follow ``new``."""
+    return old.task_template != new.task_template or _ports(old) != _ports(new)
+
+
+def is_up_to_date(view: View, service: Service, revision_id: RevisionId) -> bool:
+    """Whether a task of that revision runs what the service asks for now."""
+    if revision_id == service.template_id:
+        return True
+    revision = view.revision(revision_id)
+    return revision is not None and not restarts_tasks(revision.spec, service.spec)
+
+
+def renamed(spec: ServiceSpec, name: str) -> ServiceSpec:
+    return replace(spec, name=name)
+
+
+def name_conflict(kind: str, name: str) -> AlreadyExists:
+    return AlreadyExists(
+        "rpc error: code = AlreadyExists desc = name conflicts with an existing object: "
+        f"{kind} {name} already exists"
+    )
+
+
+def _check_unchangeable(old: ServiceSpec, new: ServiceSpec) -> None:
+    if old.name != new.name:
+        raise Unimplemented("rpc error: code = Unimplemented desc = renaming services is not supported")
+    modes = [
+        tuple(m is not None for m in (s.mode.global_, s.mode.replicated_job, s.mode.global_job))
+        for s in (old, new)
+    ]
+    if modes[0] != modes[1]:
+        raise Unimplemented("rpc error: code = Unimplemented desc = service mode change is not allowed")
+    if old.networks != new.networks and new.networks:
+        raise Unimplemented(
+            "rpc error: code = Unimplemented desc = changing network in service is not supported"
+        )
+
+
+# --- what the spec names
+
+
+def _by_id(view: View, networks: tuple[NetworkAttachmentConfig, ...]) -> tuple[NetworkAttachmentConfig, ...]:
+    attached = []
+    for network in networks:
+        if network.target in _PREDEFINED_NETWORKS:
+            attached.append(network)
+            continue
+        found = find(view, Network, network.target)
+        if found.spec.ingress:
+            raise InvalidArgument(
+                "rpc error: code = InvalidArgument desc = Service cannot be explicitly attached to the "
+                f'ingress network "{found.spec.name}"'
+            )
+        attached.append(replace(network, target=found.id))
+    return tuple(attached)
+
+
+def _check_files(view: View, container: ContainerSpec | None) -> None:
+    """Secrets and configs must exist under both the id and the name that are given."""
+    if container is None:
+        return
+    for reference in container.secrets:
+        secret = view.get(Kind.SECRET, reference.secret_id)
+        if not isinstance(secret, Secret) or secret.spec.name != reference.secret_name:
+            raise InvalidArgument(
+                f"rpc error: code = InvalidArgument desc = secret not found: {reference.secret_name}"
+            )
+    for target in container.configs:
+        config = view.get(Kind.CONFIG, target.config_id)
+        if not isinstance(config, Config) or config.spec.name != target.config_name:
+            raise InvalidArgument(
+                f"rpc error: code = InvalidArgument desc = config not found: {target.config_name}"
+            )
+
+
+# --- published ports
+
+
+def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
+    return () if spec.endpoint_spec is None else spec.endpoint_spec.ports
+
+
+def _endpoint(spec: ServiceSpec, stored: Endpoint) -> Endpoint:
+    """Ports that the user chose are known at once; the allocator adds the rest and the virtual IPs."""
+    if spec.endpoint_spec is None:
+        return Endpoint()
+    if spec.endpoint_spec == stored.spec:
+        return stored
+    ports = tuple(
+        replace(
+            port,
+            protocol=port.protocol or PortProtocol.TCP,
+            publish_mode=port.publish_mode or PublishMode.INGRESS,
+        )
+        for port in _ports(spec)
+    )
+    return replace(stored, spec=spec.endpoint_spec, ports=ports)
+
+
+def _check_ports_free(view: View, spec: ServiceSpec, of: Service | None) -> None:
+    """Ingress against everything; host mode against host mode is the scheduler's affair."""
+    if of is not None and _ports(of.spec) == _ports(spec):
+        return
+    wanted = {_port_key(port): port for port in _ports(spec) if port.published_port}
+    if not wanted:
+        return
+    for service in view.services():
+        if of is not None and service.id == of.id:
+            continue
+        for taken in (*_ports(service.spec), *service.endpoint.ports):
+            port = wanted.get(_port_key(taken))
+            if port is not None and not (_is_host(port) and _is_host(taken)):
+                raise InvalidArgument(
+                    f"port '{taken.published_port}' is already in use by service "
+                    f"'{service.spec.name}' ({service.id})"
+                )
+
+
+def _port_key(port: PortConfig) -> tuple[int, PortProtocol]:
+    return port.published_port, port.protocol or PortProtocol.TCP
+
+
+def _is_host(port: PortConfig) -> bool:
+    return port.publish_mode is PublishMode.HOST

@@ -1,0 +1,122 @@
+"""``/services``: list, create, inspect, update, remove. Logs are in ``logs.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from aiohttp import web
+
+from manager.api import requests, service_plan
+from manager.api.context import Api
+from manager.api.docker_json import Json
+from manager.api.lookup import find
+from manager.api.names import random_name
+from manager.api.shapes import service_status
+from manager.store.view import View
+from swarmpy.errors import InvalidArgument
+from swarmpy.model.changes import Delete
+from swarmpy.model.defaults import with_defaults
+from swarmpy.model.objects import Kind, Service
+from swarmpy.model.specs import ServiceSpec
+
+FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
+
+
+class Services:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return (
+            web.get("/services", self.list),
+            web.post("/services/create", self.create),
+            web.get("/services/{id}", self.inspect),
+            web.post("/services/{id}/update", self.update),
+            web.delete("/services/{id}", self.remove),
+        )
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        wanted = requests.filters(request, FILTERS)
+        has_status = requests.flag(request, "status")
+        view = await self._api.read(request)
+
+        def shape(service: Service) -> Json:
+            result = self._api.shapes.service(view, service)
+            if has_status:
+                result["ServiceStatus"] = service_status(view, service)
+            return result
+
+        services = [service for service in view.services() if _is_wanted(service, wanted)]
+        return await self._api.answer_list(services, shape)
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        spec = await requests.read_body(request, ServiceSpec)
+        entropy = self._api.env.entropy
+        if not spec.name:
+            spec = service_plan.renamed(spec, random_name(entropy.token_bytes(8)))
+        service_id, revision_id = self._api.new_id(), self._api.new_id()
+
+        def plan(view: View) -> service_plan.Changes:
+            accepted = service_plan.accept(view, spec)
+            return service_plan.create(view, accepted, service_id=service_id, revision_id=revision_id)
+
+        await self._api.decide(plan)
+        return self._api.answer({"ID": service_id, "Warnings": None}, status=201)
+
+    async def inspect(self, request: web.Request) -> web.StreamResponse:
+        view = await self._api.read(request)
+        service = find(view, Service, request.match_info["id"])
+        spec = with_defaults(service.spec) if requests.flag(request, "insertDefaults") else None
+        return self._api.answer(self._api.shapes.service(view, service, spec=spec))
+
+    async def update(self, request: web.Request) -> web.StreamResponse:
+        base_version = requests.version(request, of="service")
+        how = request.query.get("rollback", "")
+        if how not in ("", "none", "previous"):
+            raise InvalidArgument(f"unrecognized rollback option {how}")
+        spec = ServiceSpec() if how == "previous" else await requests.read_body(request, ServiceSpec)
+        revision_id = self._api.new_id()
+
+        def plan(view: View) -> service_plan.Changes:
+            service = find(view, Service, request.match_info["id"])
+            if how == "previous":
+                return service_plan.rollback(
+                    view, service, base_version=base_version, now=self._api.now()
+                )
+            accepted = service_plan.accept(view, spec, of=service)
+            return service_plan.update(
+                view, service, accepted, base_version=base_version, revision_id=revision_id
+            )
+
+        # the base version is the client's, so a change that came in between ends in Stale, not in a repeat
+        await self._api.decide(plan)
+        return self._api.answer({"Warnings": None})
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
+        api = self._api
+        access = api.cluster()
+        await access.read_barrier()
+        service = find(access.view, Service, request.match_info["id"])
+        await api.commit([Delete(kind=Kind.SERVICE, id=service.id)])
+        return web.Response()
+
+
+def _is_wanted(service: Service, wanted: requests.Filters) -> bool:
+    spec = service.spec
+    return (
+        requests.matches(wanted, "id", service.id.startswith)
+        and requests.matches(wanted, "name", spec.name.startswith)
+        and requests.matches(wanted, "mode", lambda mode: mode == mode_of(spec))
+        and requests.matches(wanted, "runtime", lambda name: name == (spec.task_template.runtime or "container"))
+        and requests.matches_labels(wanted, "label", spec.labels)
+    )
+
+
+def mode_of(spec: ServiceSpec) -> str:
+    if spec.mode.global_ is not None:
+        return "global"
+    if spec.mode.replicated_job is not None:
+        return "replicatedjob"
+    if spec.mode.global_job is not None:
+        return "globaljob"
+    return "replicated"

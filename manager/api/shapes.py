@@ -1,0 +1,243 @@
+"""The Engine API's objects, joined from stored ones: a task with its revision's spec, a node with raft.
+
+Pure. Reads a View; decides nothing.
+"""
+
+from __future__ import annotations
+
+from manager.api.docker_json import Json, SpecCache, rfc3339, shape, state_name
+from manager.raft.proposer import RaftStatus
+from manager.store.view import View
+from swarmpy.model.objects import (
+    Cluster,
+    Config,
+    Kind,
+    Network,
+    Node,
+    Revision,
+    Secret,
+    Service,
+    Task,
+    UpdateStatus,
+)
+from swarmpy.model.specs import Driver, IPAMOptions, ServiceSpec
+from swarmpy.model.states import NodeRole, NodeState, Reachability, TaskState
+
+
+class Shapes:
+    """JSON of stored objects. One per server, for its cache of encoded specs."""
+
+    def __init__(self) -> None:
+        self._specs = SpecCache()
+
+    # --- services and tasks
+
+    def service(self, view: View, service: Service, *, spec: ServiceSpec | None = None) -> Json:
+        """``spec`` replaces the stored one: the one with defaults filled in."""
+        result = _meta(service)
+        result["Spec"] = self._specs.raw(service.spec) if spec is None else shape(spec)
+        previous = view.revision(service.previous_id) if service.previous_id else None
+        if previous is not None:
+            result["PreviousSpec"] = self._specs.raw(previous.spec)
+        result["Endpoint"] = shape(service.endpoint)
+        if service.update_status is not None:
+            result["UpdateStatus"] = _update_status(service.update_status)
+        if service.job_status is not None:
+            result["JobStatus"] = {
+                "JobIteration": {"Index": service.job_status.iteration},
+                "LastExecution": rfc3339(service.job_status.last_execution),
+            }
+        return result
+
+    def task(self, view: View, task: Task) -> Json:
+        result = _meta(task)
+        revision = view.revision(task.revision_id)
+        result["Labels"] = {}
+        result["Spec"] = {} if revision is None else self._specs.raw(revision.spec.task_template)
+        result["ServiceID"] = task.service_id
+        if task.slot:
+            result["Slot"] = task.slot
+        if task.node_id:
+            result["NodeID"] = task.node_id
+        result["Status"] = _task_status(task)
+        result["DesiredState"] = state_name(task.desired_state)
+        if task.networks:
+            result["NetworksAttachments"] = self._attachments(view, task)
+        if task.job_iteration:
+            result["JobIteration"] = {"Index": task.job_iteration}
+        return result
+
+    def _attachments(self, view: View, task: Task) -> list[Json]:
+        found = []
+        for attachment in task.networks:
+            network = view.get(Kind.NETWORK, attachment.network_id)
+            known = isinstance(network, Network)
+            found.append(
+                {
+                    "Network": self.cluster_network(network) if known else {"ID": attachment.network_id},
+                    "Addresses": list(attachment.addresses),
+                }
+            )
+        return found
+
+    # --- nodes and the cluster
+
+    def node(self, node: Node, raft: RaftStatus) -> Json:
+        result = _meta(node)
+        result["Spec"] = shape(node.spec)
+        result["Description"] = shape(node.description)
+        status = {"State": node.status.state or NodeState.UNKNOWN, "Addr": node.status.addr}
+        if node.status.message:
+            status["Message"] = node.status.message
+        result["Status"] = status
+        if node.role is NodeRole.MANAGER and node.manager_status is not None:
+            result["ManagerStatus"] = _manager_status(node, raft)
+        return result
+
+    def cluster(self, cluster: Cluster) -> Json:
+        """Without join tokens: those are for ``GET /swarm`` alone."""
+        result = _meta(cluster)
+        result["Spec"] = shape(cluster.spec)
+        result["TLSInfo"] = {"TrustRoot": cluster.root_ca.ca_cert.decode(errors="replace")}
+        result["RootRotationInProgress"] = False
+        result["DefaultAddrPool"] = list(cluster.default_address_pool)
+        result["SubnetSize"] = cluster.subnet_size
+        result["DataPathPort"] = cluster.data_path_port
+        return result
+
+    # --- networks, secrets, configs
+
+    def cluster_network(self, network: Network) -> Json:
+        """A network inside a task: the swarm object."""
+        result = _meta(network)
+        result["Spec"] = self._specs.raw(network.spec)
+        if network.driver_state is not None:
+            result["DriverState"] = shape(network.driver_state)
+        return result
+
+    def network(self, network: Network) -> Json:
+        """A network as ``GET /networks`` shows it: the engine's view of it."""
+        driver = network.driver_state or network.spec.driver_configuration or Driver(name="overlay")
+        return {
+            "Name": network.spec.name,
+            "Id": network.id,
+            "Created": rfc3339(network.created_at),
+            "Scope": network.spec.scope or "swarm",
+            "Driver": driver.name,
+            "EnableIPv4": True,
+            "EnableIPv6": network.spec.ipv6_enabled,
+            "IPAM": _ipam(network.ipam_options or network.spec.ipam_options),
+            "Internal": network.spec.internal,
+            "Attachable": network.spec.attachable,
+            "Ingress": network.spec.ingress,
+            "ConfigFrom": {"Network": ""},
+            "ConfigOnly": False,
+            "Containers": None,
+            "Options": driver.options,
+            "Labels": network.spec.labels,
+        }
+
+    def file(self, item: Secret | Config) -> Json:
+        """A secret or a config. A secret's data never leaves the managers; docker_json hides it."""
+        result = _meta(item)
+        result["Spec"] = shape(item.spec)
+        return result
+
+
+def service_status(view: View, service: Service) -> Json:
+    """How many tasks run, should run and are done: the columns of ``service ls``."""
+    running = desired = completed = 0
+    is_job = service.spec.mode.replicated_job is not None or service.spec.mode.global_job is not None
+    for task in view.tasks_of_service(service.id):
+        if is_job and service.job_status is not None and task.job_iteration != service.job_status.iteration:
+            continue
+        if task.status.state is TaskState.RUNNING and task.desired_state <= TaskState.RUNNING:
+            running += 1
+        if task.status.state is TaskState.COMPLETE:
+            completed += 1
+        if task.desired_state <= TaskState.COMPLETE and not _is_over(task):
+            desired += 1
+    if service.spec.mode.replicated_job is not None:
+        desired = service.spec.mode.replicated_job.total_completions or 0
+    elif service.spec.mode.global_ is None and service.spec.mode.global_job is None:
+        desired = replicas_of(service.spec)
+    return {"RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": completed}
+
+
+def replicas_of(spec: ServiceSpec) -> int:
+    mode = spec.mode.replicated
+    return 1 if mode is None or mode.replicas is None else mode.replicas
+
+
+def _is_over(task: Task) -> bool:
+    return task.status.state > TaskState.COMPLETE
+
+
+def _meta(item: Cluster | Node | Network | Secret | Config | Service | Revision | Task) -> Json:
+    return {
+        "ID": item.id,
+        "Version": {"Index": item.version},
+        "CreatedAt": rfc3339(item.created_at),
+        "UpdatedAt": rfc3339(item.updated_at),
+    }
+
+
+def _update_status(status: UpdateStatus) -> Json:
+    result: Json = {"State": status.state, "Message": status.message}
+    if status.started_at:
+        result["StartedAt"] = rfc3339(status.started_at)
+    if status.completed_at:
+        result["CompletedAt"] = rfc3339(status.completed_at)
+    return result
+
+
+def _task_status(task: Task) -> Json:
+    """``Addresses`` is ours: where the task answers, until overlay networks list them as attachments."""
+    status = task.status
+    result: Json = {
+        "Timestamp": rfc3339(status.timestamp or task.created_at),
+        "State": state_name(status.state),
+        "Message": status.message,
+    }
+    if status.err:
+        result["Err"] = status.err
+    if status.container_status is not None:
+        result["ContainerStatus"] = shape(status.container_status)
+    ports = () if status.port_status is None else status.port_status.ports
+    result["PortStatus"] = {"Ports": [shape(port) for port in ports]} if ports else {}
+    if status.addresses:
+        result["Addresses"] = list(status.addresses)
+    return result
+
+
+def _manager_status(node: Node, raft: RaftStatus) -> Json:
+    stored = node.manager_status
+    assert stored is not None
+    member = next((m for m in raft.members if m.raft_id == stored.raft_id), None)
+    is_leader = raft.leader is not None and raft.leader == stored.raft_id
+    reachability = Reachability.UNKNOWN
+    if member is not None:
+        is_reachable = member.is_reachable or is_leader
+        reachability = Reachability.REACHABLE if is_reachable else Reachability.UNREACHABLE
+    result: Json = {"Reachability": reachability, "Addr": stored.addr}
+    if is_leader:
+        result["Leader"] = True
+    return result
+
+
+def _ipam(options: IPAMOptions | None) -> Json:
+    if options is None:
+        return {"Driver": "default", "Options": None, "Config": []}
+    config = []
+    for item in options.configs:
+        entry: Json = {"Subnet": item.subnet}
+        if item.ip_range:
+            entry["IPRange"] = item.ip_range
+        if item.gateway:
+            entry["Gateway"] = item.gateway
+        config.append(entry)
+    return {
+        "Driver": options.driver.name or "default",
+        "Options": options.driver.options or None,
+        "Config": config,
+    }

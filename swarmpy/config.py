@@ -1,0 +1,42 @@
+"""``NodeConfig``: the settings of one node, parsed once from the command line of ``swarmpy daemon``.
+
+Cluster-wide settings are fields of the Cluster object instead. Nothing else in the program reads the
+environment or keeps settings of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+DATA_DIR: Final = Path("/var/lib/swarmpy")
+RUN_DIR: Final = Path("/run/swarmpy")
+SOCKET: Final = RUN_DIR / "swarmpy.sock"
+SWARM_PORT: Final = 2377
+LISTEN_ADDRESS: Final = f"0.0.0.0:{SWARM_PORT}"
+CGROUP_PARENT: Final = "/swarmpy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    """One node's settings.
+
+    ``listen_address`` and ``advertise_address`` are defaults for init and join requests that name none;
+    the advertise address is an address or an interface, with or without a port, empty to find it.
+    ``api_addresses`` are ``host:port`` on which the API is also served over TCP.
+    """
+
+    data_dir: Path = DATA_DIR
+    run_dir: Path = RUN_DIR
+    socket: Path = SOCKET
+    api_addresses: tuple[str, ...] = ()
+    hostname: str = ""
+    listen_address: str = LISTEN_ADDRESS
+    advertise_address: str = ""
+    data_path_address: str = ""
+    executor: str = "native"
+    cgroup_parent: str = CGROUP_PARENT
+    labels: dict[str, str] = field(default_factory=dict)
+    log_level: str = "info"
+    log_format: str = "text"
