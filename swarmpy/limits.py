@@ -159,6 +159,8 @@ LOG_FILES_MAX = 3
 LOG_LINE_BYTES_MAX = 16_384
 TASK_STARTS_PARALLEL_MAX = 16
 TASK_STOP_GRACE_S = 10.0
+TASK_RETRIES_MAX = 5
+"""Times that an operation of bringing a task up is tried again before the task is given up."""
 IMAGE_LAYERS_MAX = 128
 IMAGE_BYTES_MAX = 20 << 30
 
