@@ -1,0 +1,237 @@
+"""What a task's process finds around it: name, hostname, labels, expanded templates, signals, ports.
+
+Pure. Templates are the common subset of swarm mode's: ``{{.Service.ID}} {{.Service.Name}}
+{{.Service.Labels.x}} {{index .Service.Labels "x"}} {{.Node.ID}} {{.Node.Hostname}} {{.Node.Platform.OS}}
+{{.Node.Platform.Architecture}} {{.Task.ID}} {{.Task.Name}} {{.Task.Slot}}`` in environment values, the
+hostname and mounts. Anything else between ``{{`` and ``}}`` rejects the task rather than reaching it
+unexpanded.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from agent.dataplane.base import Endpoint, HostPort
+from agent.executor.base import ImageConfig, Launch, Sandbox
+from swarmpy.errors import TaskRejected
+from swarmpy.limits import TASK_STOP_GRACE_S
+from swarmpy.model.ids import SECOND_NS, NodeId, TaskId
+from swarmpy.model.objects import NodeDescription, Revision, Task
+from swarmpy.model.specs import ContainerSpec, DNSConfig, Limits, Mount, PortConfig
+from swarmpy.model.states import PortProtocol, PublishMode
+from swarmpy.model.value import Value
+
+HOSTNAME_CHARS = 12
+"""A task's default hostname is this many characters of its id, as containers' are of theirs."""
+
+_FIELD = re.compile(r"{{-?\s*(.*?)\s*-?}}")
+_INDEX = re.compile(r'index\s+\.Service\.Labels\s+"([^"]*)"')
+_LABEL = re.compile(r"\.Service\.Labels\.([A-Za-z0-9_]+)")
+
+
+class NodeContext(Value, frozen=True, kw_only=True):
+    """The node as its tasks' templates see it."""
+
+    node_id: NodeId
+    description: NodeDescription = NodeDescription()
+
+
+def task_name(task: Task, revision: Revision) -> str:
+    """``<service>.<slot>.<task id>``, with the node's id as the slot of a global task."""
+    return f"{revision.spec.name}.{_slot(task)}.{task.id}"
+
+
+def _slot(task: Task) -> str:
+    return str(task.slot) if task.slot else task.node_id
+
+
+def container_spec(revision: Revision | None) -> ContainerSpec:
+    """The revision's container, empty if there is none."""
+    if revision is None:
+        return ContainerSpec()
+    return revision.spec.task_template.container_spec or ContainerSpec()
+
+
+def refusal(revision: Revision) -> str:
+    """Why this node can never run tasks of the revision; empty if it can."""
+    template = revision.spec.task_template
+    if template.container_spec is None or template.runtime not in {"", "container"}:
+        return "this node runs containers only: the service's task has no ContainerSpec"
+    if template.container_spec.secrets:
+        return "this node cannot mount secrets yet: take them out of the service"
+    if template.container_spec.configs:
+        return "this node cannot mount configs yet: take them out of the service"
+    if any(port.published_port == 0 for port in _host_mode_ports(revision)):
+        return "this node cannot choose a host port yet: give the port in mode host a published port"
+    return ""
+
+
+# --- for the dataplane
+
+
+def make_endpoint(task: Task, revision: Revision, node: NodeContext) -> Endpoint:
+    """What the dataplane has to know of the task."""
+    spec = container_spec(revision)
+    dns = spec.dns_config or DNSConfig()
+    return Endpoint(
+        task_id=task.id,
+        hostname=hostname(task, revision, node),
+        dns=dns.nameservers,
+        dns_search=dns.search,
+        dns_options=dns.options,
+        extra_hosts=spec.hosts,
+        host_ports=host_ports(revision),
+    )
+
+
+def _host_mode_ports(revision: Revision) -> tuple[PortConfig, ...]:
+    endpoint = revision.spec.endpoint_spec
+    ports = endpoint.ports if endpoint else ()
+    return tuple(port for port in ports if port.publish_mode is PublishMode.HOST)
+
+
+def published_ports(revision: Revision) -> tuple[PortConfig, ...]:
+    """The ports in mode host with nothing left open, for the task's status."""
+    return tuple(
+        replace(port, protocol=port.protocol or PortProtocol.TCP) for port in _host_mode_ports(revision)
+    )
+
+
+def host_ports(revision: Revision) -> tuple[HostPort, ...]:
+    return tuple(
+        HostPort(
+            protocol=port.protocol.value, published_port=port.published_port, target_port=port.target_port
+        )
+        for port in published_ports(revision)
+    )
+
+
+# --- for the executor
+
+
+def make_launch(
+    task: Task, revision: Revision, node: NodeContext, *, image: ImageConfig, sandbox: Sandbox
+) -> Launch:
+    """All that the executor needs to run the task. Raises TaskRejected for a template that is not ours."""
+    resources = revision.spec.task_template.resources
+    limits = resources.limits if resources else None
+    return Launch(
+        task_id=task.id,
+        name=task_name(task, revision),
+        spec=expand_spec(task, revision, node),
+        image=image,
+        sandbox=sandbox,
+        limits=limits or Limits(),
+        hostname=hostname(task, revision, node),
+        labels=_labels(task, revision),
+    )
+
+
+def hostname(task: Task, revision: Revision, node: NodeContext) -> str:
+    wish = container_spec(revision).hostname
+    return expand(wish, task, revision, node) if wish else task.id[:HOSTNAME_CHARS]
+
+
+def _labels(task: Task, revision: Revision) -> dict[str, str]:
+    return {
+        **container_spec(revision).labels,
+        "com.docker.swarm.task": "",
+        "com.docker.swarm.task.id": task.id,
+        "com.docker.swarm.task.name": task_name(task, revision),
+        "com.docker.swarm.node.id": task.node_id,
+        "com.docker.swarm.service.id": task.service_id,
+        "com.docker.swarm.service.name": revision.spec.name,
+    }
+
+
+def expand_spec(task: Task, revision: Revision, node: NodeContext) -> ContainerSpec:
+    """The container's spec with its templates expanded."""
+
+    def filled(text: str) -> str:
+        return expand(text, task, revision, node)
+
+    spec = container_spec(revision)
+    return replace(
+        spec,
+        env=tuple(filled(item) for item in spec.env),
+        hostname=filled(spec.hostname),
+        mounts=tuple(_expand_mount(mount, filled) for mount in spec.mounts),
+    )
+
+
+def _expand_mount(mount: Mount, filled: Callable[[str], str]) -> Mount:
+    options = mount.volume_options
+    if options is not None:
+        labels = {key: filled(value) for key, value in options.labels.items()}
+        options = replace(options, labels=labels)
+    return replace(mount, source=filled(mount.source), target=filled(mount.target), volume_options=options)
+
+
+def expand(text: str, task: Task, revision: Revision, node: NodeContext) -> str:
+    """``text`` with each ``{{…}}`` replaced. Raises TaskRejected for what we do not know."""
+    if "{{" not in text:
+        return text
+
+    def value(match: re.Match[str]) -> str:
+        return _field(match[1], task, revision, node)
+
+    return _FIELD.sub(value, text)
+
+
+def _field(name: str, task: Task, revision: Revision, node: NodeContext) -> str:
+    platform = node.description.platform
+    fields = {
+        ".Service.ID": task.service_id,
+        ".Service.Name": revision.spec.name,
+        ".Node.ID": node.node_id,
+        ".Node.Hostname": node.description.hostname,
+        ".Node.Platform.OS": platform.os,
+        ".Node.Platform.Architecture": platform.architecture,
+        ".Task.ID": task.id,
+        ".Task.Name": task_name(task, revision),
+        ".Task.Slot": _slot(task),
+    }
+    if name in fields:
+        return fields[name]
+    label = _INDEX.fullmatch(name) or _LABEL.fullmatch(name)
+    if label is None:
+        raise TaskRejected(f"the template {{{{{name}}}}} is not known: use one of {', '.join(fields)}")
+    return revision.spec.labels.get(label[1], "")
+
+
+# --- stopping
+
+
+def stop_signal(spec: ContainerSpec, image: ImageConfig | None) -> int:
+    """The number of the signal that asks the task to end: the spec's, the image's, SIGTERM."""
+    for name in (spec.stop_signal, image.stop_signal if image else ""):
+        if name:
+            return _signal_number(name)
+    return signal.SIGTERM
+
+
+def _signal_number(name: str) -> int:
+    if name.isdecimal() and int(name) in range(1, signal.NSIG):
+        return int(name)
+    upper = name.upper()
+    base, _, offset = (upper if upper.startswith("SIG") else f"SIG{upper}").partition("+")
+    number = getattr(signal, base, None)
+    is_real_time = base == "SIGRTMIN" and offset.isdecimal()
+    if not isinstance(number, signal.Signals) or (offset and not is_real_time):
+        raise TaskRejected(f"Invalid signal: {name}")
+    return number + int(offset or 0)
+
+
+def stop_grace_s(spec: ContainerSpec) -> float:
+    """How long the task may take to end by itself."""
+    grace = spec.stop_grace_period
+    return TASK_STOP_GRACE_S if grace is None else grace / SECOND_NS
+
+
+def container_id(task_id: TaskId) -> str:
+    """What the Engine API calls the task's container: one task is one container, so the id serves both."""
+    return task_id

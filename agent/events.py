@@ -1,0 +1,276 @@
+"""What the agent's core is told (events) and what it asks for (instructions).
+
+Every instruction that takes time carries an ``attempt`` number, and its outcome is an event with the same
+number; the core ignores an outcome whose attempt it no longer waits for. ``Persist`` comes first in a round
+and is durable before anything else of the round is carried out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from agent.dataplane.base import Endpoint
+from agent.executor.base import Exit, Found, ImageConfig, Launch, Sandbox
+from swarmpy.model.ids import RevisionId, SessionId, TaskId, Timestamp
+from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task, TaskStatus
+
+
+class Now(NamedTuple):
+    """Both clocks at one moment: ``wall`` stamps statuses, ``mono`` measures delays in seconds."""
+
+    wall: Timestamp
+    mono: float
+
+
+# --- assignments
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """The node should no longer hold this."""
+
+    kind: Kind
+    id: str
+
+
+AssignmentChange = Task | Revision | Secret | Config | Network | Removal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignmentsReceived:
+    """One message of the manager. COMPLETE: what is not in ``changes`` is not ours any more."""
+
+    is_complete: bool
+    applies_to: int
+    results_in: int
+    changes: tuple[AssignmentChange, ...]
+
+
+# --- other events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTask:
+    """A task as the journal holds it. ``is_released``: no longer assigned, being taken down."""
+
+    task: Task
+    status: TaskStatus
+    is_released: bool = False
+    stop_signal: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """The first event: what the journal remembers, and what is found on this machine."""
+
+    tasks: tuple[StoredTask, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    found: tuple[Found, ...] = ()
+    attached: tuple[TaskId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUp:
+    session_id: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDown:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The moment that ``wake_at`` asked for has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskExited:
+    task_id: TaskId
+    exit: Exit
+
+
+# --- outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReady:
+    reference: str
+    attempt: int
+    image: ImageConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    task_id: TaskId
+    attempt: int
+    sandbox: Sandbox
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    task_id: TaskId
+    attempt: int
+    found: Found
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    task_id: TaskId
+    attempt: int
+    exit: Exit | None
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detached:
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """An instruction was not carried out. ``is_final``: trying again cannot help.
+
+    For ``EnsureImage`` there is no ``task_id``, and ``reference`` names the image.
+    """
+
+    attempt: int
+    error: str
+    is_final: bool
+    task_id: TaskId | None = None
+    reference: str = ""
+    exit_code: int | None = None
+    delay_s: float = 0.0
+
+
+TaskOutcome = Attached | Created | Started | Stopped | Removed | Detached
+Outcome = TaskOutcome | ImageReady | Failed
+Event = Restored | SessionUp | SessionDown | AssignmentsReceived | Tick | TaskExited | Outcome
+
+
+# --- instructions
+
+
+@dataclass(frozen=True, slots=True)
+class SaveTask:
+    """``stop_signal`` is kept since it may come from the image, which may be gone when it is needed."""
+
+    task: Task
+    is_released: bool
+    stop_signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveStatus:
+    task_id: TaskId
+    status: TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DropTask:
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRevision:
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True)
+class DropRevision:
+    revision_id: RevisionId
+
+
+Record = SaveTask | SaveStatus | DropTask | SaveRevision | DropRevision
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnsureImage:
+    reference: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attach:
+    task_id: TaskId
+    attempt: int
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    task_id: TaskId
+    attempt: int
+    launch: Launch
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    task_id: TaskId
+    attempt: int
+    signal: int
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    task_id: TaskId
+    attempt: int
+    keep_log: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    task_id: TaskId
+    attempt: int
+
+
+Operation = EnsureImage | Attach | Create | Start | Stop | Remove | Detach
+"""What the driver carries out beside its loop; each is answered by exactly one outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportStatus:
+    task_id: TaskId
+    status: TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class DropStatus:
+    """The task is gone: nobody waits for its status any more."""
+
+    task_id: TaskId
+
+
+@dataclass(frozen=True, slots=True)
+class EndSession:
+    """Start a new session: this one has lost a message."""
+
+    reason: str
+
+
+Instruction = Persist | Operation | ReportStatus | DropStatus | EndSession

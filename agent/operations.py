@@ -1,0 +1,78 @@
+"""From a decision about one task to what is said of it: the instruction, and the status.
+
+Pure. Making an instruction also notes on the ``Run`` what the instruction may leave behind on this machine,
+since from then on it has to be taken down.
+"""
+
+from __future__ import annotations
+
+from agent import environment, events
+from agent.environment import NodeContext
+from agent.events import Now
+from agent.task import Do, Move, Run, Trace
+from swarmpy.model.objects import ContainerStatus, PortStatus, Revision, TaskStatus
+from swarmpy.model.states import TaskState
+
+
+def make_operation(
+    run: Run, do: Do, attempt: int, *, revision: Revision | None, node: NodeContext
+) -> events.Operation:
+    """The instruction for ``do``. Raises TaskRejected if the task's spec cannot be made sense of."""
+    task_id = run.task.id
+    spec = environment.container_spec(revision)
+    match do:
+        case Do.ATTACH:
+            assert revision is not None
+            endpoint = environment.make_endpoint(run.task, revision, node)
+            run.is_attached = True
+            return events.Attach(task_id, attempt, endpoint)
+        case Do.CREATE:
+            assert revision is not None
+            assert run.image is not None
+            assert run.sandbox is not None
+            run.stop_signal = environment.stop_signal(spec, run.image)
+            launch = environment.make_launch(run.task, revision, node, image=run.image, sandbox=run.sandbox)
+            run.trace = Trace.ALL
+            return events.Create(task_id, attempt, launch)
+        case Do.START:
+            assert run.status.state is TaskState.STARTING, f"{task_id} may not be started"
+            run.is_started = True
+            return events.Start(task_id, attempt)
+        case Do.STOP:
+            return events.Stop(task_id, attempt, run.stop_signal, environment.stop_grace_s(spec))
+        case Do.REMOVE:
+            return events.Remove(task_id, attempt, keep_log=not run.is_released)
+        case Do.DETACH:
+            return events.Detach(task_id, attempt)
+        case _:
+            raise AssertionError(f"{do} is no operation on a task")
+
+
+def make_status(
+    run: Run, move: Move, *, revision: Revision | None, now: Now, exit_code: int | None = None
+) -> TaskStatus:
+    """The status that reports ``move``, one report further than the last."""
+    before = run.status
+    assert move.state > before.state, f"{run.task.id}: from {before.state.name} to {move.state.name}"
+    code = run.exit.code if run.exit is not None else exit_code
+    container = before.container_status
+    if run.is_created or run.is_started or code is not None:
+        container_id = environment.container_id(run.task.id)
+        container = ContainerStatus(container_id=container_id, pid=run.pid, exit_code=code or 0)
+    return TaskStatus(
+        timestamp=now.wall,
+        state=move.state,
+        message=move.message,
+        err=move.err,
+        report=before.report + 1,
+        container_status=container,
+        port_status=_port_status(revision, move.state),
+        addresses=run.sandbox.addresses if run.sandbox is not None else before.addresses,
+    )
+
+
+def _port_status(revision: Revision | None, state: TaskState) -> PortStatus | None:
+    if revision is None or state is not TaskState.RUNNING:
+        return None
+    ports = environment.published_ports(revision)
+    return PortStatus(ports=ports) if ports else None
