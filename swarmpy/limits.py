@@ -158,6 +158,13 @@ LOG_FILE_BYTES_MAX = 10 << 20
 LOG_FILES_MAX = 3
 LOG_LINE_BYTES_MAX = 16_384
 TASK_STARTS_PARALLEL_MAX = 16
+AGENT_EVENTS_MAX = 1_000
+"""Events that wait for the agent's core; then sessions are not read on."""
+AGENT_ROUND_EVENTS_MAX = 256
+"""Events that the agent's core takes in before what it asks for is persisted and carried out."""
+JOURNAL_CHECKPOINT_COMMITS = 1_000
+"""Commits to the agent's journal after which its write-ahead file is folded in."""
+JOURNAL_LOCK_TIMEOUT_S = 5.0
 TASK_STOP_GRACE_S = 10.0
 TASK_RETRIES_MAX = 5
 """Times that an operation of bringing a task up is tried again before the task is given up."""
@@ -170,6 +177,8 @@ API_STREAMS_MAX = 2_000
 API_HEADER_BYTES_MAX = 64 << 10
 API_LIST_SLICE_OBJECTS = 250
 """Objects of a list that are encoded before other work of the loop gets a turn."""
+API_CHUNK_BYTES = 1 << 16
+"""How much of a body that is streamed is read at a time."""
 API_SHUTDOWN_TIMEOUT_S = 2.0
 """How long open requests may take to end when the daemon stops."""
 API_EVENTS_BACKLOG_MAX = 1_000
