@@ -32,6 +32,7 @@ from swarmpy.model.states import (
     UpdateOrder,
 )
 
+NO_TIME: Final = Duration(0)
 CLUSTER_NAME: Final = "default"
 TASK_HISTORY_LIMIT: Final = 5
 HEARTBEAT_PERIOD: Final = Duration(5 * SECOND_NS)
@@ -109,7 +110,7 @@ class EffectiveRestart:
     condition: RestartCondition = RestartCondition.ANY
     delay: Duration | None = None
     max_attempts: int = 0
-    window: Duration = Duration(0)
+    window: Duration = NO_TIME
 
 
 def restart_policy(template: TaskSpec) -> EffectiveRestart:
@@ -129,7 +130,7 @@ class EffectiveUpdate:
     """How an update or rollback proceeds, with nothing left out. ``parallelism`` 0: all at once."""
 
     parallelism: int = UPDATE_PARALLELISM
-    delay: Duration = Duration(0)
+    delay: Duration = NO_TIME
     failure_action: FailureAction = FailureAction.PAUSE
     monitor: Duration = UPDATE_MONITOR
     max_failure_ratio: float = 0.0

@@ -1,0 +1,128 @@
+"""``Needs``: what the tasks of one revision ask of a node, taken from the spec once per revision.
+
+All tasks of a revision are alike, so filters and sums look at this instead of the spec. A constraint that
+does not parse (the API refuses it, but a log may hold anything) matches no node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from manager.schedule.constraint import Constraint, parse_constraints
+from swarmpy.errors import InvalidArgument
+from swarmpy.model.defaults import is_global, port_protocol
+from swarmpy.model.objects import Revision
+from swarmpy.model.specs import GenericResource, Platform, ServiceSpec, TaskSpec
+from swarmpy.model.states import MountType, PublishMode
+
+_NEVER: Final = (Constraint("node.nothing", is_equal=True, value="nothing"),)
+_LOCAL_DRIVERS: Final = frozenset({"", "local"})
+
+HostPort = tuple[str, int]
+"""Protocol and port: two addresses of a node do not share a port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Scheduling facts of a revision. Empty: anything goes anywhere."""
+
+    nano_cpus: int = 0
+    memory_bytes: int = 0
+    generic: tuple[tuple[str, int], ...] = ()
+    host_ports: tuple[HostPort, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+    platforms: tuple[Platform, ...] = ()
+    volume_drivers: tuple[str, ...] = ()
+    log_driver: str = ""
+    network_targets: tuple[str, ...] = ()
+    max_replicas: int = 0
+    spread: tuple[str, ...] = ()
+    is_global: bool = False
+    has_reservations: bool = field(default=False)
+
+    @property
+    def is_counted_only(self) -> bool:
+        """Whether such a task weighs nothing on its node but one more task."""
+        return not self.has_reservations and not self.host_ports
+
+
+NO_NEEDS: Final = Needs()
+
+
+def needs_of(revision: Revision) -> Needs:
+    spec = revision.spec
+    template = spec.task_template
+    placement = template.placement
+    nano_cpus, memory_bytes, generic = _reservations(template)
+    return Needs(
+        nano_cpus=nano_cpus,
+        memory_bytes=memory_bytes,
+        generic=generic,
+        host_ports=_host_ports(spec),
+        constraints=parsed_or_never(placement.constraints) if placement is not None else (),
+        platforms=placement.platforms if placement is not None else (),
+        volume_drivers=_volume_drivers(template),
+        log_driver=template.log_driver.name if template.log_driver is not None else "",
+        network_targets=tuple(network.target for network in (*template.networks, *spec.networks)),
+        max_replicas=placement.max_replicas if placement is not None else 0,
+        spread=_spread(template),
+        is_global=is_global(spec),
+        has_reservations=bool(nano_cpus or memory_bytes or generic),
+    )
+
+
+def parsed_or_never(expressions: Iterable[str]) -> tuple[Constraint, ...]:
+    """The parsed constraints; if one does not parse, a constraint that no node meets."""
+    try:
+        return parse_constraints(expressions)
+    except InvalidArgument:
+        return _NEVER
+
+
+def generic_counts(resources: Iterable[GenericResource]) -> dict[str, int]:
+    """How many of each kind: a named resource counts as one of its kind."""
+    counts: dict[str, int] = {}
+    for resource in resources:
+        if resource.discrete_resource_spec is not None:
+            discrete = resource.discrete_resource_spec
+            counts[discrete.kind] = counts.get(discrete.kind, 0) + discrete.value
+        elif resource.named_resource_spec is not None:
+            kind = resource.named_resource_spec.kind
+            counts[kind] = counts.get(kind, 0) + 1
+    return counts
+
+
+def _reservations(template: TaskSpec) -> tuple[int, int, tuple[tuple[str, int], ...]]:
+    wanted = template.resources.reservations if template.resources is not None else None
+    if wanted is None:
+        return 0, 0, ()
+    generic = tuple(sorted((k, n) for k, n in generic_counts(wanted.generic_resources).items() if n > 0))
+    return wanted.nano_cpus, wanted.memory_bytes, generic
+
+
+def _host_ports(spec: ServiceSpec) -> tuple[HostPort, ...]:
+    ports = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
+    return tuple(
+        (port_protocol(port), port.published_port)
+        for port in ports
+        if port.publish_mode == PublishMode.HOST and port.published_port
+    )
+
+
+def _volume_drivers(template: TaskSpec) -> tuple[str, ...]:
+    mounts = template.container_spec.mounts if template.container_spec is not None else ()
+    drivers = []
+    for mount in mounts:
+        options = mount.volume_options
+        if mount.type != MountType.VOLUME or options is None or options.driver_config is None:
+            continue
+        if options.driver_config.name not in _LOCAL_DRIVERS:
+            drivers.append(options.driver_config.name)
+    return tuple(drivers)
+
+
+def _spread(template: TaskSpec) -> tuple[str, ...]:
+    preferences = template.placement.preferences if template.placement is not None else ()
+    return tuple(each.spread.spread_descriptor for each in preferences if each.spread is not None)

@@ -1,0 +1,131 @@
+"""``place``: which node each task goes to, or why it has none.
+
+Tasks of the same service and revision are one group: filters look once at every node and say how many of
+the group it would take, then ``spread`` deals them out. A task that names a node already (global services)
+is only checked against that node. Equal inputs give equal placements; nothing here is stored or awaited.
+
+It does not choose which tasks to place, undo placements, or move what runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from manager.schedule.filters import (
+    NO_LIMIT,
+    Filter,
+    Question,
+    explain,
+    filters_for,
+    no_suitable_node,
+    question_about,
+    refusing_filter,
+)
+from manager.schedule.nodes import ClusterLoad, LoadCache
+from manager.schedule.spread import Candidate, spread
+from manager.store.view import View
+from swarmpy.model.ids import NodeId, RevisionId, ServiceId, Timestamp
+from swarmpy.model.objects import Task, TaskStatus
+from swarmpy.model.states import TaskState
+
+ASSIGNED_MESSAGE: Final = "scheduler assigned task to node"
+CONFIRMED_MESSAGE: Final = "scheduler confirmed task can run on preassigned node"
+PENDING_MESSAGE: Final = "pending task scheduling"
+
+
+def place(
+    view: View, tasks: Sequence[Task], now: Timestamp, *, load: ClusterLoad | None = None
+) -> tuple[Task, ...]:
+    """The tasks, in their order, ASSIGNED with a node or PENDING with a reason.
+
+    ``load`` is the caller's picture of the cluster, which learns of the placements; without one it is
+    measured from the view. A task that stays pending for the same reason comes back unchanged.
+    """
+    if not tasks:
+        return ()
+    if load is None:
+        load = LoadCache().picture(view)
+    placed = list(tasks)
+    groups: dict[tuple[ServiceId, RevisionId], list[int]] = {}
+    for position, task in enumerate(tasks):
+        groups.setdefault((task.service_id, task.revision_id), []).append(position)
+    for (service_id, revision_id), positions in groups.items():
+        question = question_about(view, load, service_id, revision_id)
+        if question.needs.is_global:
+            for position in positions:
+                placed[position] = _confirm(tasks[position], question, load, now)
+        else:
+            _place_group(placed, positions, question, load, now)
+    return tuple(placed)
+
+
+def _place_group(
+    placed: list[Task], positions: Sequence[int], question: Question, load: ClusterLoad, now: Timestamp
+) -> None:
+    filters = filters_for(question)
+    candidates = _candidates(filters, question, load, now)
+    taken = spread(candidates, len(positions), service_id=question.service_id, needs=question.needs)
+    assigned = TaskStatus(timestamp=now, state=TaskState.ASSIGNED, message=ASSIGNED_MESSAGE)
+    for position, member in zip(positions, taken, strict=False):
+        placed[position] = replace(placed[position], node_id=candidates[member].node.id, status=assigned)
+    for member, count in Counter(taken).items():
+        load.add(candidates[member].node.id, question.service_id, question.needs, count)
+    unplaced = positions[len(taken) :]
+    if unplaced:
+        reason = no_suitable_node(_refusals(filters, question, load))
+        for position in unplaced:
+            placed[position] = pending(placed[position], reason, now)
+
+
+def _candidates(
+    filters: Sequence[Filter], question: Question, load: ClusterLoad, now: Timestamp
+) -> list[Candidate]:
+    candidates = []
+    for node in load.nodes:
+        node_load = load.of(node.id)
+        room = NO_LIMIT
+        for each in filters:
+            room = min(room, each.room(question, node, node_load))
+            if room <= 0:
+                break
+        else:
+            failures = node_load.recent_failures(question.revision_id, now)
+            candidates.append(Candidate(node, node_load, room, failures))
+    return candidates
+
+
+def _refusals(filters: Sequence[Filter], question: Question, load: ClusterLoad) -> Counter[Filter]:
+    refusals: Counter[Filter] = Counter()
+    for node in load.nodes:
+        refusing = refusing_filter(filters, question, node, load.of(node.id))
+        assert refusing is not None, "a task was left over although a node has room"
+        refusals[refusing] += 1
+    return refusals
+
+
+def _confirm(task: Task, question: Question, load: ClusterLoad, now: Timestamp) -> Task:
+    """A global task's node is fixed; what may still keep it from running there is said without a wrapper."""
+    node = load.node(task.node_id)
+    if node is None:
+        return pending(task, no_suitable_node({}), now)
+    refusing = refusing_filter(filters_for(question), question, node, load.of(node.id))
+    if refusing is not None:
+        return pending(task, explain({refusing: 1}), now)
+    load.add(node.id, question.service_id, question.needs, 1)
+    status = TaskStatus(timestamp=now, state=TaskState.ASSIGNED, message=CONFIRMED_MESSAGE)
+    return replace(task, status=status)
+
+
+def pending(task: Task, reason: str, now: Timestamp) -> Task:
+    """The task waiting for a node, with the reason; it waits since it first did."""
+    status = task.status
+    if status.state == TaskState.PENDING:
+        if status.err == reason:
+            return task
+        return replace(task, status=replace(status, err=reason, report=status.report + 1))
+    waiting = TaskStatus(timestamp=now, state=TaskState.PENDING, message=PENDING_MESSAGE, err=reason)
+    return replace(task, node_id=task.node_id or NodeId(""), status=waiting)

@@ -1,0 +1,148 @@
+"""Spread: which of the nodes that fit gets the next task of a group.
+
+Placement preferences make a tree (one level per preference, one branch per label value, nodes without the
+label in the branch of ""). At each level the branch with the fewest tasks of the service is next; inside the
+last branch it is the node with, in this order, fewest recent failures (once there are many), fewest tasks of
+the service, fewest tasks in all, most free resources, smallest id. A branch or node that is full leaves the
+division. Heaps keep every level sorted, so N tasks on M nodes cost O((N + M) log M).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from manager.schedule.constraint import label_of
+from manager.schedule.needs import Needs
+from manager.schedule.nodes import NodeLoad
+from swarmpy.limits import NODE_FAILURES_MAX
+from swarmpy.model.ids import ServiceId
+from swarmpy.model.objects import Node
+
+_Rank = tuple[int, int, int, int, int, int]
+"""Failures, tasks of the service, tasks in all, minus free CPU, minus free memory, candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that would take ``room`` (at least one) tasks of the group."""
+
+    node: Node
+    load: NodeLoad
+    room: int
+    failures: int
+
+
+class _Division(Protocol):
+    tasks: int
+    """Tasks of the service in this part of the tree."""
+
+    def take(self) -> int | None:
+        """The candidate for the next task, or None if this part is full."""
+        ...
+
+
+class _Nodes:
+    """The nodes of one innermost branch."""
+
+    def __init__(
+        self, candidates: Sequence[Candidate], members: Sequence[int], *, service_id: ServiceId, needs: Needs
+    ) -> None:
+        self._cpu = needs.nano_cpus
+        self._memory = needs.memory_bytes
+        self._room = {member: candidates[member].room for member in members}
+        self._heap = [self._rank(candidates[member], member, service_id) for member in members]
+        heapq.heapify(self._heap)
+        self.tasks = sum(entry[1] for entry in self._heap)
+
+    @staticmethod
+    def _rank(candidate: Candidate, member: int, service_id: ServiceId) -> _Rank:
+        load = candidate.load
+        has = candidate.node.description.resources
+        return (
+            candidate.failures if candidate.failures >= NODE_FAILURES_MAX else 0,
+            load.active_by_service.get(service_id, 0),
+            load.active,
+            load.nano_cpus - has.nano_cpus,
+            load.memory_bytes - has.memory_bytes,
+            member,
+        )
+
+    def take(self) -> int | None:
+        heap = self._heap
+        if not heap:
+            return None
+        failures, of_service, in_all, cpu, memory, member = heap[0]
+        room = self._room[member] = self._room[member] - 1
+        if room:
+            rank = (failures, of_service + 1, in_all + 1, cpu + self._cpu, memory + self._memory, member)
+            heapq.heapreplace(heap, rank)
+        else:
+            heapq.heappop(heap)
+        self.tasks += 1
+        return member
+
+
+class _Branches:
+    """One level of preference: parts of the tree, the emptiest first."""
+
+    def __init__(self, parts: Sequence[_Division]) -> None:
+        self._parts = parts
+        self._heap = [(part.tasks, position) for position, part in enumerate(parts)]
+        heapq.heapify(self._heap)
+        self.tasks = sum(part.tasks for part in parts)
+
+    def take(self) -> int | None:
+        while self._heap:
+            tasks, position = self._heap[0]
+            member = self._parts[position].take()
+            if member is None:
+                heapq.heappop(self._heap)
+                continue
+            heapq.heapreplace(self._heap, (tasks + 1, position))
+            self.tasks += 1
+            return member
+        return None
+
+
+def spread(candidates: Sequence[Candidate], count: int, *, service_id: ServiceId, needs: Needs) -> list[int]:
+    """The candidates' positions for ``count`` tasks, in order; fewer if there is no room for all.
+
+    ``candidates`` are sorted by node id.
+    """
+    everyone = range(len(candidates))
+    tree = _divide(candidates, everyone, needs.spread, service_id=service_id, needs=needs)
+    taken: list[int] = []
+    while len(taken) < count:
+        member = tree.take()
+        if member is None:
+            break
+        taken.append(member)
+    return taken
+
+
+def _divide(
+    candidates: Sequence[Candidate],
+    members: Sequence[int],
+    descriptors: Sequence[str],
+    *,
+    service_id: ServiceId,
+    needs: Needs,
+) -> _Division:
+    for depth, descriptor in enumerate(descriptors):
+        by_value: dict[str, list[int]] = {}
+        for member in members:
+            value = label_of(descriptor, candidates[member].node)
+            if value is None:
+                break  # no label's descriptor: this level does not count
+            by_value.setdefault(value, []).append(member)
+        if by_value:
+            rest = descriptors[depth + 1 :]
+            parts = [
+                _divide(candidates, by_value[value], rest, service_id=service_id, needs=needs)
+                for value in sorted(by_value)
+            ]
+            return _Branches(parts)
+    return _Nodes(candidates, members, service_id=service_id, needs=needs)
