@@ -1,0 +1,88 @@
+"""A backend without a network, for simulation and tests.
+
+``FakeNetwork`` is the machine's part and outlives the agent; ``FakeBackend`` is one daemon's view of it.
+It passes the same contract suite as the real ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.dataplane.base import BackendCapabilities, Endpoint, NodeState
+from agent.executor.base import Sandbox
+from swarmpy.errors import Unavailable
+from swarmpy.model.ids import TaskId
+
+
+def no_trouble(verb: str, task_id: TaskId) -> float:
+    """The script in which everything works at once."""
+    return 0.0
+
+
+@dataclass
+class FakeNetwork:
+    """What stands on the machine. ``script(verb, task_id)`` returns a delay in seconds, or raises."""
+
+    script: Callable[[str, TaskId], float] = no_trouble
+    endpoints: dict[TaskId, Endpoint] = field(default_factory=dict)
+    sandboxes: dict[TaskId, Sandbox] = field(default_factory=dict)
+    given: int = 0
+
+
+class FakeBackend:
+    """Hands out addresses of 10.88.0.0/16 in turn, and refuses a host port that is taken."""
+
+    name = "fake"
+
+    def __init__(self, network: FakeNetwork | None = None) -> None:
+        self.network = network if network is not None else FakeNetwork()
+
+    async def start_up(self) -> None:
+        pass
+
+    async def shut_down(self) -> None:
+        pass
+
+    async def probe(self) -> BackendCapabilities:
+        return BackendCapabilities(name=self.name, is_usable=True)
+
+    async def apply(self, state: NodeState) -> None:
+        wanted = {endpoint.task_id: endpoint for endpoint in state.endpoints}
+        for task_id in sorted(set(self.network.sandboxes) - set(wanted)):
+            await self.detach(task_id)
+        for endpoint in wanted.values():
+            await self.attach(endpoint)
+
+    async def attach(self, endpoint: Endpoint) -> Sandbox:
+        task_id = endpoint.task_id
+        await asyncio.sleep(self.network.script("attach", task_id))
+        network = self.network
+        if task_id not in network.sandboxes:
+            self._check_ports(endpoint)
+            network.given += 1
+            high, low = divmod(network.given, 250)
+            address = f"10.88.{high % 250}.{low + 2}"
+            network.endpoints[task_id] = endpoint
+            network.sandboxes[task_id] = Sandbox(netns=f"/fake/netns/{task_id}", addresses=(address,))
+        return network.sandboxes[task_id]
+
+    def _check_ports(self, endpoint: Endpoint) -> None:
+        for other in self.network.endpoints.values():
+            taken = {(port.protocol, port.published_port) for port in other.host_ports}
+            for port in endpoint.host_ports:
+                if (port.protocol, port.published_port) in taken:
+                    raise Unavailable(f"host port {port.published_port}/{port.protocol} is in use")
+
+    async def detach(self, task_id: TaskId) -> None:
+        await asyncio.sleep(self.network.script("detach", task_id))
+        self.network.endpoints.pop(task_id, None)
+        self.network.sandboxes.pop(task_id, None)
+
+    async def list(self) -> tuple[TaskId, ...]:
+        return tuple(sorted(self.network.sandboxes))
+
+    async def destroy(self) -> None:
+        self.network.endpoints.clear()
+        self.network.sandboxes.clear()

@@ -1,0 +1,253 @@
+"""An executor without processes, for simulation and tests.
+
+``FakeMachine`` holds the pretended processes and outlives the agent, as real ones do; ``FakeExecutor`` is one
+daemon's view of it. Behaviour is scripted: ``script(verb, task_id)`` is asked before each call and returns a
+delay in seconds or raises; ``plan(launch)`` says what a task does once it runs. The clock is the event
+loop's, so in simulation a delay is virtual. It passes the same contract suite as the real executors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal as signals
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from agent.executor.base import (
+    Capabilities,
+    Exit,
+    ExitEvent,
+    Found,
+    ImageConfig,
+    Launch,
+    LogLine,
+    LogQuery,
+    Stats,
+)
+from swarmpy.errors import TaskRejected
+from swarmpy.model.ids import TaskId, Timestamp
+from swarmpy.runtime import Clock, SystemClock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What a started task does. ``run_s`` None: it runs until it is stopped."""
+
+    run_s: float | None = None
+    exit_code: int = 0
+    stop_s: float | None = 0.0
+    """Time from the stop signal to the end; None: it ignores the signal and has to be killed."""
+    output: tuple[bytes, ...] = ()
+    fails_to_start: str = ""
+
+
+def no_trouble(verb: str, subject: str) -> float:
+    """The script in which everything works at once."""
+    return 0.0
+
+
+def runs_on(launch: Launch) -> Behaviour:
+    """The plan in which every task runs until it is stopped."""
+    return Behaviour()
+
+
+@dataclass
+class FakeTask:
+    """One pretended container."""
+
+    launch: Launch
+    behaviour: Behaviour
+    pid: int = 0
+    started_at: Timestamp | None = None
+    exit: Exit | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class FakeMachine:
+    """The machine's part. ``starts`` counts how often each task was really started."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        plan: Callable[[Launch], Behaviour] = runs_on,
+        script: Callable[[str, str], float] = no_trouble,
+    ) -> None:
+        self.clock = clock if clock is not None else SystemClock()
+        self.plan = plan
+        self.script = script
+        self.missing_images: set[str] = set()
+        self.tasks: dict[TaskId, FakeTask] = {}
+        self.logs: dict[TaskId, list[LogLine]] = {}
+        self.starts: dict[TaskId, int] = {}
+        self.watchers: set[asyncio.Queue[ExitEvent]] = set()
+        self.grown = asyncio.Event()
+        self._pids = 1000
+
+    def start(self, task: FakeTask) -> None:
+        task_id = task.launch.task_id
+        self._pids += 1
+        task.pid = self._pids
+        task.started_at = self.clock.now()
+        self.starts[task_id] = self.starts.get(task_id, 0) + 1
+        for line in task.behaviour.output:
+            self.write_log(task_id, line)
+        if task.behaviour.run_s is not None:
+            self._end_later(task, task.behaviour.run_s, task.behaviour.exit_code)
+
+    def end(self, task_id: TaskId, code: int, *, message: str = "") -> None:
+        """End a running task, as its process would by itself."""
+        task = self.tasks.get(task_id)
+        if task is None or not task.pid or task.exit is not None:
+            return
+        task.exit = Exit(code=code, at=self.clock.now(), message=message)
+        task.ended.set()
+        self._notify()
+        for queue in self.watchers:
+            queue.put_nowait(ExitEvent(task_id=task_id, exit=task.exit))
+
+    def signal(self, task: FakeTask, number: int) -> None:
+        if not task.pid or task.exit is not None:
+            return
+        if number == signals.SIGKILL:
+            self.end(task.launch.task_id, 128 + number)
+        elif number in {signals.SIGTERM, signals.SIGINT} and task.behaviour.stop_s is not None:
+            self._end_later(task, task.behaviour.stop_s, 128 + number)
+
+    def write_log(self, task_id: TaskId, data: bytes, *, stream: int = 1) -> None:
+        line = LogLine(timestamp=self.clock.now(), stream=stream, data=data)
+        self.logs.setdefault(task_id, []).append(line)
+        self._notify()
+
+    def _end_later(self, task: FakeTask, delay_s: float, code: int) -> None:
+        if delay_s <= 0:
+            self.end(task.launch.task_id, code)
+            return
+
+        def end_this_one() -> None:
+            if self.tasks.get(task.launch.task_id) is task:
+                self.end(task.launch.task_id, code)
+
+        asyncio.get_running_loop().call_later(delay_s, end_this_one)
+
+    def _notify(self) -> None:
+        self.grown.set()
+        self.grown = asyncio.Event()
+
+
+class FakeExecutor:
+    """One daemon's view of the machine."""
+
+    name = "fake"
+
+    def __init__(self, machine: FakeMachine | None = None) -> None:
+        self.machine = machine if machine is not None else FakeMachine()
+        self._exits: asyncio.Queue[ExitEvent] = asyncio.Queue()
+
+    async def start_up(self) -> None:
+        self.machine.watchers.add(self._exits)
+        for task_id, task in sorted(self.machine.tasks.items()):
+            if task.exit is not None:
+                self._exits.put_nowait(ExitEvent(task_id=task_id, exit=task.exit))
+
+    async def shut_down(self) -> None:
+        self.machine.watchers.discard(self._exits)
+
+    async def probe(self) -> Capabilities:
+        return Capabilities(name=self.name, is_usable=True)
+
+    async def ensure_image(self, reference: str) -> ImageConfig:
+        await self._pause("ensure_image", reference)
+        if reference in self.machine.missing_images:
+            raise TaskRejected(f"No such image: {reference}")
+        return ImageConfig(reference=reference)
+
+    async def create(self, launch: Launch) -> None:
+        await self._pause("create", launch.task_id)
+        if launch.task_id not in self.machine.tasks:
+            task = FakeTask(launch=launch, behaviour=self.machine.plan(launch))
+            self.machine.tasks[launch.task_id] = task
+            self.machine.logs.setdefault(launch.task_id, [])
+
+    async def start(self, task_id: TaskId) -> Found:
+        await self._pause("start", task_id)
+        task = self.machine.tasks.get(task_id)
+        if task is None:
+            raise TaskRejected(f"task {task_id} was not created on this node")
+        if not task.pid:
+            if task.behaviour.fails_to_start:
+                raise TaskRejected(task.behaviour.fails_to_start)
+            self.machine.start(task)
+        return _found(task)
+
+    async def signal(self, task_id: TaskId, signal: int) -> None:
+        await self._pause("signal", task_id)
+        if (task := self.machine.tasks.get(task_id)) is not None:
+            self.machine.signal(task, signal)
+
+    async def stop(self, task_id: TaskId, *, signal: int, grace_s: float) -> Exit | None:
+        await self._pause("stop", task_id)
+        task = self.machine.tasks.get(task_id)
+        if task is None or not task.pid:
+            return None
+        self.machine.signal(task, signal)
+        try:
+            async with asyncio.timeout(grace_s):
+                await task.ended.wait()
+        except TimeoutError:
+            self.machine.end(task_id, 128 + signals.SIGKILL)
+        return task.exit
+
+    async def remove(self, task_id: TaskId, *, keep_log: bool = False) -> None:
+        await self._pause("remove", task_id)
+        self.machine.end(task_id, 128 + signals.SIGKILL)
+        self.machine.tasks.pop(task_id, None)
+        if not keep_log:
+            self.machine.logs.pop(task_id, None)
+
+    async def events(self) -> AsyncIterator[ExitEvent]:
+        while True:
+            yield await self._exits.get()
+
+    async def list(self) -> tuple[Found, ...]:
+        return tuple(_found(task) for _, task in sorted(self.machine.tasks.items()))
+
+    async def logs(self, task_id: TaskId, query: LogQuery) -> AsyncIterator[LogLine]:
+        position = 0
+        is_first = True
+        while True:
+            grown = self.machine.grown
+            everything = self.machine.logs.get(task_id, [])
+            lines = [line for line in everything[position:] if _is_wanted(line, query)]
+            position = len(everything)
+            if is_first and query.tail >= 0:
+                lines = lines[len(lines) - query.tail :] if query.tail < len(lines) else lines
+            is_first = False
+            for line in lines:
+                yield line
+            if not query.is_following or not self._may_grow(task_id):
+                return
+            await grown.wait()
+
+    def _may_grow(self, task_id: TaskId) -> bool:
+        task = self.machine.tasks.get(task_id)
+        return task is not None and task.exit is None
+
+    async def stats(self, task_id: TaskId) -> Stats:
+        task = self.machine.tasks.get(task_id)
+        is_running = task is not None and task.pid != 0 and task.exit is None
+        return Stats(cpu_ns=1, memory_bytes=1 << 20, pids=1) if is_running else Stats()
+
+    async def _pause(self, verb: str, subject: str) -> None:
+        await asyncio.sleep(self.machine.script(verb, subject))
+
+
+def _found(task: FakeTask) -> Found:
+    pid = task.pid if task.exit is None else 0
+    return Found(
+        task_id=task.launch.task_id, pid=pid, started_at=task.started_at or Timestamp(0), exit=task.exit
+    )
+
+
+def _is_wanted(line: LogLine, query: LogQuery) -> bool:
+    return line.timestamp >= query.since and (query.stdout if line.stream == 1 else query.stderr)

@@ -1,0 +1,206 @@
+"""The journal: what the agent must still know after it was killed.
+
+It keeps assigned tasks, their last statuses, the revisions that they need and the managers' addresses, in
+one sqlite file; never secrets or configs. Each round of the core is one transaction.
+
+The journal is in WAL mode with synchronous=NORMAL: a commit is a write without a sync. A killed daemon loses
+nothing, since the kernel has the pages. A power cut may lose the last commits, but it ends every task as
+well; tasks whose start a manager was told of are not started again (the assignment says how far they got),
+and others have not been seen to run. A sync per round would only slow every start down.
+
+A damaged journal is put aside: running tasks are then found by the executor and adopted with the first
+assignments, as if their node had been given to another agent.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import structlog
+
+from agent.events import (
+    DropRevision,
+    DropTask,
+    Record,
+    SaveRevision,
+    SaveStatus,
+    SaveTask,
+    StoredTask,
+)
+from swarmpy import codec
+from swarmpy.errors import Corrupt, SwarmError, Unavailable
+from swarmpy.limits import JOURNAL_CHECKPOINT_COMMITS, JOURNAL_LOCK_TIMEOUT_S, RETRY_DELAY_MAX_S
+from swarmpy.model.objects import Revision, Task, TaskStatus
+
+log = structlog.get_logger(__name__)
+
+IN_MEMORY = Path(":memory:")
+"""A journal without a file, for simulation: there it outlives the agent as an object."""
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS task (
+    id TEXT PRIMARY KEY, task BLOB NOT NULL, is_released INTEGER NOT NULL,
+    stop_signal INTEGER NOT NULL, status BLOB NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS revision (id TEXT PRIMARY KEY, revision BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS manager (position INTEGER PRIMARY KEY, addr TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """All that a journal holds."""
+
+    tasks: tuple[StoredTask, ...] = ()
+    revisions: tuple[Revision, ...] = ()
+    managers: tuple[str, ...] = ()
+
+
+class Journal:
+    """One agent's journal. Used from one thread; only ``checkpoint`` may run in another."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._commits = 0
+        if path != IN_MEMORY:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._connection = _open(path)
+        except sqlite3.DatabaseError as error:
+            self._put_aside(error)
+            self._connection = _open(path)
+
+    def load(self) -> Content:
+        """Everything; nothing if the file turns out to be damaged."""
+        try:
+            return self._read()
+        except (sqlite3.DatabaseError, SwarmError, ValueError) as error:
+            self._connection.close()
+            self._put_aside(error)
+            self._connection = _open(self.path)
+            return Content()
+
+    def _read(self) -> Content:
+        rows = self._connection.execute(
+            "SELECT task, is_released, stop_signal, status FROM task ORDER BY id"
+        ).fetchall()
+        tasks = tuple(
+            StoredTask(
+                task=codec.decode(Task, task),
+                status=codec.decode(TaskStatus, status),
+                is_released=bool(is_released),
+                stop_signal=stop_signal,
+            )
+            for task, is_released, stop_signal, status in rows
+        )
+        revisions = tuple(
+            codec.decode(Revision, data)
+            for (data,) in self._connection.execute("SELECT revision FROM revision ORDER BY id")
+        )
+        addresses = self._connection.execute("SELECT addr FROM manager ORDER BY position")
+        return Content(tasks=tasks, revisions=revisions, managers=tuple(addr for (addr,) in addresses))
+
+    def commit(self, records: Iterable[Record]) -> None:
+        """Make the records durable, all or none. Unavailable if the disk takes nothing now."""
+        with self._transaction() as connection:
+            for record in records:
+                _write(connection, record)
+
+    def save_managers(self, addresses: Sequence[str]) -> None:
+        """Remember where managers are, best first."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM manager")
+            connection.executemany("INSERT INTO manager (position, addr) VALUES (?, ?)", enumerate(addresses))
+
+    def claim_checkpoint(self) -> bool:
+        """Whether the write-ahead file has grown enough to be folded in; says so once."""
+        is_due = self._commits >= JOURNAL_CHECKPOINT_COMMITS and self.path != IN_MEMORY
+        if is_due:
+            self._commits = 0
+        return is_due
+
+    def checkpoint(self) -> None:
+        """Fold the write-ahead file into the database. Blocks on the disk: call it in a thread."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=JOURNAL_LOCK_TIMEOUT_S)) as connection:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.OperationalError as error:
+            log.warning("journal_checkpoint_failed", path=str(self.path), error=str(error))
+
+    def close(self) -> None:
+        self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._connection as connection:  # commits, or rolls back
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+        except sqlite3.OperationalError as error:
+            raise Unavailable(
+                f"the agent's journal {self.path} cannot be written: {error}; "
+                "no task is started or removed until it can",
+                delay_s=RETRY_DELAY_MAX_S,
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise Corrupt(f"the agent's journal {self.path} is damaged: {error}") from error
+        self._commits += 1
+
+    def _put_aside(self, error: Exception) -> None:
+        if self.path == IN_MEMORY:
+            raise Corrupt(f"the agent's journal is damaged: {error}") from error
+        aside = self.path.with_suffix(".damaged")
+        log.error("journal_damaged", path=str(self.path), put_aside=str(aside), error=str(error))
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        self.path.replace(aside)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=JOURNAL_LOCK_TIMEOUT_S)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # it would sync in the middle of a round
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise Corrupt(
+                f"the agent's journal {path} was written by a newer version of SwarmPy: "
+                "install that version, or remove the file"
+            )
+        connection.executescript(_SCHEMA)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _write(connection: sqlite3.Connection, record: Record) -> None:
+    match record:
+        case SaveTask(task=task, is_released=is_released, stop_signal=stop_signal):
+            connection.execute(
+                "INSERT INTO task (id, task, is_released, stop_signal) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET task = excluded.task, is_released = excluded.is_released, "
+                "stop_signal = excluded.stop_signal",
+                (task.id, codec.encode(task), int(is_released), stop_signal),
+            )
+        case SaveStatus(task_id=task_id, status=status):
+            connection.execute("UPDATE task SET status = ? WHERE id = ?", (codec.encode(status), task_id))
+        case DropTask(task_id=task_id):
+            connection.execute("DELETE FROM task WHERE id = ?", (task_id,))
+        case SaveRevision(revision=revision):
+            connection.execute(
+                "INSERT OR REPLACE INTO revision (id, revision) VALUES (?, ?)",
+                (revision.id, codec.encode(revision)),
+            )
+        case DropRevision(revision_id=revision_id):
+            connection.execute("DELETE FROM revision WHERE id = ?", (revision_id,))
+        case _:
+            assert_never(record)
