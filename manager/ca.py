@@ -143,15 +143,15 @@ def _node_from(request: ca_pb2.IssueRequest, role: NodeRole, observed_host: str)
 
 def _advertised_host(address: str) -> str:
     """The host of ``host:port``; empty if the joiner leaves it to the manager."""
-    host = address.rpartition(":")[0].strip("[]")
-    if not host:
+    if not address:
         return ""
+    host, _, port = address.rpartition(":")
     try:
-        return str(ipaddress.ip_address(host))
+        if port.isdecimal():
+            return str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))) if host else ""
     except ValueError:
-        raise InvalidArgument(
-            f"the advertised address {address[:64]!r} is not an IP address and port"
-        ) from None
+        pass
+    raise InvalidArgument(f"the advertised address {address[:64]!r} is not an IP address and a port")
 
 
 def _refuse_removed(cluster: Cluster, node_id: NodeId) -> None:
