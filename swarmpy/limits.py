@@ -13,6 +13,13 @@ ENTRY_BYTES_MAX = 1_500_000
 """Size of one raft entry; the same limit as swarm mode's transaction."""
 OBJECT_BYTES_MAX = 1_400_000
 """Size of one stored object."""
+REQUEST_IDS_MAX = 1_000
+"""Named batches whose outcomes the store remembers. Replicated state follows from it: a change needs every
+manager to have it."""
+STORE_SLICE_BYTES = 64 << 10
+"""A slice of a snapshot of the store; its thread rests after each."""
+STORE_RECORD_BYTES_MAX = 64 << 20
+"""One record of such a snapshot; more is taken for damage."""
 WATCH_QUEUE_EVENTS_MAX = 20_000
 """Events that a slow watcher may lag behind before it is told to resync."""
 DEBOUNCE_S = 0.05
@@ -157,7 +164,21 @@ RPC_STOP_GRACE_S = 1.0
 LOG_FILE_BYTES_MAX = 10 << 20
 LOG_FILES_MAX = 3
 LOG_LINE_BYTES_MAX = 16_384
+LOG_READ_BYTES = 256 << 10
+"""What a log reader takes in at a time."""
+LOG_FOLLOW_PERIOD_S = 0.1
+"""How often a reader that follows a log looks for more."""
+LOG_TAIL_LINES_MAX = 1_000_000
 TASK_STARTS_PARALLEL_MAX = 16
+TASK_START_TIMEOUT_S = 30.0
+"""From the start order to the executed command; a task that takes longer is killed and tried again."""
+TASK_KILL_TIMEOUT_S = 10.0
+"""From SIGKILL to the task's end being recorded."""
+EXECUTOR_THREADS_MAX = 4
+"""Threads for the blocking work of one executor or network backend."""
+SHIM_POLL_S = 0.005
+CGROUP_POLL_S = 0.002
+CGROUP_REMOVE_TIMEOUT_S = 10.0
 AGENT_EVENTS_MAX = 1_000
 """Events that wait for the agent's core; then sessions are not read on."""
 AGENT_ROUND_EVENTS_MAX = 256
@@ -179,10 +200,12 @@ API_LIST_SLICE_OBJECTS = 250
 """Objects of a list that are encoded before other work of the loop gets a turn."""
 API_CHUNK_BYTES = 1 << 16
 """How much of a body that is streamed is read at a time."""
+INFO_BARRIER_TIMEOUT_S = 2.0
+"""``/info`` answers from what it has if no quorum confirms within this time."""
 API_SHUTDOWN_TIMEOUT_S = 2.0
 """How long open requests may take to end when the daemon stops."""
-API_EVENTS_BACKLOG_MAX = 1_000
-"""Events that a slow reader of ``/events`` may lag behind before its stream is ended."""
+API_STREAM_IDLE_S = 1.0
+"""How often a stream with nothing to say looks whether its reader is still there."""
 REPLICAS_MAX = 100_000
 """Replicas of one service; more is refused as a slip of the keyboard."""
 

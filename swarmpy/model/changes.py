@@ -86,11 +86,15 @@ class Batch(Value, frozen=True, kw_only=True):
 
 
 class Refusal(Value, frozen=True, kw_only=True):
-    """Why the group at ``index`` was not applied. ``is_stale``: the base version had moved on."""
+    """Why the group at ``index`` was not applied. ``is_stale``: the base version had moved on.
+
+    ``code`` is the name of the gRPC code that the API answers with.
+    """
 
     index: int
     reason: str
     is_stale: bool = False
+    code: str = ""
 
 
 class Applied(Value, frozen=True, kw_only=True):

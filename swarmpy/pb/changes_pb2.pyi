@@ -287,26 +287,32 @@ Global___Batch: _TypeAlias = Batch  # noqa: Y015
 
 @_typing.final
 class Refusal(_message.Message):
-    """Why the group at index was not applied. is_stale: the base version had moved on."""
+    """Why the group at index was not applied. is_stale: the base version had moved on.
+
+    code is the name of the gRPC code that the API answers with.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     INDEX_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     IS_STALE_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     reason: _builtins.str
     is_stale: _builtins.bool
+    code: _builtins.str
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         reason: _builtins.str = ...,
         is_stale: _builtins.bool = ...,
+        code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "is_stale", b"is_stale", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "index", b"index", "is_stale", b"is_stale", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,240 @@
+"""``Draft``: a View of what the store would be after changes that are only planned.
+
+A draft holds the changed objects alone, and per index what they change there; everything else is read from
+the view below, which may be a draft too and must not change meanwhile. So a change costs the same whether the
+service has ten tasks or ten thousand.
+
+``apply`` is the store's own, rules included: versions come out as they will in the store if nothing else is
+applied in between. What a plan's groups need to be refused for shows here already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from manager.store.apply import apply_group
+from manager.store.events import Event
+from manager.store.indexes import (
+    ANY_KEY,
+    INDEXES,
+    INDEXES_OF,
+    NAMES,
+    REVISIONS_BY_SERVICE,
+    SERVICES_BY_REFERENCE,
+    TASKS_BY_NODE,
+    TASKS_BY_REVISION,
+    TASKS_BY_SERVICE,
+    UNPLACED_TASKS,
+    Index,
+    name_key,
+    reference_key,
+)
+from manager.store.view import View
+from swarmpy.model.changes import Group, Refusal
+from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
+from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+
+NEVER = Timestamp(0)
+
+
+class Draft:
+    """``view`` plus changes. ``at`` stamps what they create and update, as a batch's does."""
+
+    def __init__(self, view: View, *, at: Timestamp = NEVER) -> None:
+        self._base = view
+        self.version = view.version
+        self.at = at
+        self._rows: dict[Kind, _Changes] = {kind: _Changes() for kind in Kind}
+        self._marks: dict[Index, dict[str, _Changes]] = {index: {} for index in INDEXES}
+
+    # --- changing
+
+    def apply(self, group: Group) -> Refusal | None:
+        """Apply ``group`` as the store would; None, or why it refuses (and then nothing changed)."""
+        outcome = apply_group(self, group, at=self.at)
+        return outcome if isinstance(outcome, Refusal) else None
+
+    def put(self, kind: Kind, new: Object) -> None:
+        """Lay ``new`` over what stands under its id; no rule is checked."""
+        old = self.get(kind, new.id)
+        self._rows[kind].put(new, is_new=old is None)
+        for index in INDEXES_OF[kind]:
+            keys = index.keys(new)
+            old_keys = index.keys(old) if old is not None else ()
+            for key in old_keys:
+                if key not in keys:
+                    self._mark(index, key).remove(new.id)
+            for key in keys:
+                self._mark(index, key).put(new, is_new=key not in old_keys)
+
+    def remove(self, kind: Kind, id_: str) -> None:
+        """Hide what stands under ``id_``; it must be there."""
+        old = self.get(kind, id_)
+        if old is None:
+            raise KeyError(id_)
+        self._rows[kind].remove(id_)
+        for index in INDEXES_OF[kind]:
+            for key in index.keys(old):
+                self._mark(index, key).remove(id_)
+
+    def changed(self) -> Iterator[Event]:
+        """What differs from the view below: one event per object, in the order of the first change."""
+        for kind, changes in self._rows.items():
+            for id_, new in changes.objects.items():
+                old = self._base.get(kind, id_)
+                if old is not new:
+                    yield Event(kind, old, new)
+
+    # --- reading (View)
+
+    def get(self, kind: Kind, id_: str) -> Object | None:
+        objects = self._rows[kind].objects
+        return objects[id_] if id_ in objects else self._base.get(kind, id_)
+
+    def all(self, kind: Kind) -> Collection[Object]:
+        return _merge(self._base.all(kind), self._rows[kind])
+
+    def by_name(self, kind: Kind, name: str) -> Object | None:
+        for found in self.names_like(kind, name):
+            if found.spec.name == name:  # type: ignore[union-attr]
+                return found
+        return None
+
+    def by_prefix(self, kind: Kind, prefix: str, *, limit: int = 2) -> tuple[Object, ...]:
+        objects = self._rows[kind].objects
+        below = self._base.by_prefix(kind, prefix, limit=limit + len(objects))
+        found: dict[str, Object] = {object_.id: object_ for object_ in below if object_.id not in objects}
+        found |= {id_: new for id_, new in objects.items() if new is not None and id_.startswith(prefix)}
+        return tuple(found[id_] for id_ in sorted(found)[:limit])
+
+    def names_like(self, kind: Kind, name: str) -> Collection[Object]:
+        """The objects whose name is ``name`` but for case."""
+        return self._find(NAMES[kind], name_key(name), self._base.names_like(kind, name))
+
+    def cluster(self) -> Cluster | None:
+        return next(iter(self._all(Kind.CLUSTER)), None)
+
+    def node(self, id_: NodeId) -> Node | None:
+        found: Node | None = self._get(Kind.NODE, id_)
+        return found
+
+    def nodes(self) -> Collection[Node]:
+        return self._all(Kind.NODE)
+
+    def service(self, id_: ServiceId) -> Service | None:
+        found: Service | None = self._get(Kind.SERVICE, id_)
+        return found
+
+    def services(self) -> Collection[Service]:
+        return self._all(Kind.SERVICE)
+
+    def services_using(self, kind: Kind, id_: str) -> Collection[Service]:
+        base = self._base.services_using(kind, id_)
+        return self._find(SERVICES_BY_REFERENCE, reference_key(kind, id_), base)
+
+    def revision(self, id_: RevisionId) -> Revision | None:
+        found: Revision | None = self._get(Kind.REVISION, id_)
+        return found
+
+    def revisions_of(self, service_id: ServiceId) -> Collection[Revision]:
+        return self._find(REVISIONS_BY_SERVICE, service_id, self._base.revisions_of(service_id))
+
+    def task(self, id_: TaskId) -> Task | None:
+        found: Task | None = self._get(Kind.TASK, id_)
+        return found
+
+    def tasks(self) -> Collection[Task]:
+        return self._all(Kind.TASK)
+
+    def tasks_of_service(self, service_id: ServiceId) -> Collection[Task]:
+        return self._find(TASKS_BY_SERVICE, service_id, self._base.tasks_of_service(service_id))
+
+    def tasks_of_node(self, node_id: NodeId) -> Collection[Task]:
+        return self._find(TASKS_BY_NODE, node_id, self._base.tasks_of_node(node_id))
+
+    def tasks_of_revision(self, revision_id: RevisionId) -> Collection[Task]:
+        return self._find(TASKS_BY_REVISION, revision_id, self._base.tasks_of_revision(revision_id))
+
+    def unplaced_tasks(self) -> Collection[Task]:
+        return self._find(UNPLACED_TASKS, ANY_KEY, self._base.unplaced_tasks())
+
+    def service_ids_with_tasks(self) -> Collection[ServiceId]:
+        found = dict.fromkeys(self._base.service_ids_with_tasks())
+        for key in self._marks[TASKS_BY_SERVICE]:
+            service_id = ServiceId(key)
+            if len(self.tasks_of_service(service_id)):
+                found[service_id] = None
+            else:
+                found.pop(service_id, None)
+        return found.keys()
+
+    # --- the overlay
+
+    def _get(self, kind: Kind, id_: str) -> Any:
+        objects = self._rows[kind].objects
+        return objects[id_] if id_ in objects else self._base.get(kind, id_)
+
+    def _all(self, kind: Kind) -> Collection[Any]:
+        return _merge(self._base.all(kind), self._rows[kind])
+
+    def _mark(self, index: Index, key: str) -> _Changes:
+        marks = self._marks[index]
+        changes = marks.get(key)
+        if changes is None:
+            changes = marks[key] = _Changes()
+        return changes
+
+    def _find(self, index: Index, key: str, base: Collection[Any]) -> Collection[Any]:
+        changes = self._marks[index].get(key)
+        return base if changes is None else _merge(base, changes)
+
+
+class _Changes:
+    """What one collection of the view below gains, loses (None) and replaces, by id."""
+
+    __slots__ = ("growth", "objects")
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Any] = {}
+        self.growth = 0
+        """Objects gained less objects lost."""
+
+    def put(self, new: Object, *, is_new: bool) -> None:
+        self.objects[new.id] = new
+        self.growth += is_new
+
+    def remove(self, id_: str) -> None:
+        self.objects[id_] = None
+        self.growth -= 1
+
+
+def _merge(base: Collection[Any], changes: _Changes) -> Collection[Any]:
+    return _Merged(base, changes) if changes.objects else base
+
+
+class _Merged(Collection[Any]):
+    """``base`` with ``changes``, without a copy. An iteration sees the changes that stood at its start."""
+
+    __slots__ = ("_base", "_changes")
+
+    def __init__(self, base: Collection[Any], changes: _Changes) -> None:
+        self._base = base
+        self._changes = changes
+
+    def __len__(self) -> int:
+        return len(self._base) + self._changes.growth
+
+    def __iter__(self) -> Iterator[Any]:
+        left = dict(self._changes.objects)
+        missing = object()
+        for old in self._base:
+            new = left.pop(old.id, missing)
+            if new is missing:
+                yield old
+            elif new is not None:
+                yield new
+        yield from (new for new in left.values() if new is not None)
+
+    def __contains__(self, item: object) -> bool:
+        return any(item is object_ or item == object_ for object_ in self)

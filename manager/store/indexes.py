@@ -1,0 +1,108 @@
+"""The declared indexes: for each kind of object, under which keys it can be found besides its id.
+
+An index is a function from an object to its keys; ``Tables`` and ``Draft`` keep what follows from it. Nothing
+here is stored: after a restart the same functions build the same indexes from the objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from swarmpy.model.objects import Kind, Revision, Service, Task
+from swarmpy.model.specs import ServiceSpec
+from swarmpy.model.states import TaskState
+
+Keys = tuple[str, ...]
+
+ANY_KEY = ""
+"""The one key of an index that only tells whether an object belongs to it."""
+
+NAMED_KINDS = (Kind.NETWORK, Kind.SECRET, Kind.CONFIG, Kind.VOLUME, Kind.SERVICE)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Index:
+    """``keys`` gives an object's keys, each at most once."""
+
+    name: str
+    kind: Kind
+    keys: Callable[[Any], Keys]
+
+
+def name_key(name: str) -> str:
+    """Names differ if they differ in more than case: they end up in DNS."""
+    return name.casefold()
+
+
+def is_unplaced(task: Task) -> bool:
+    """Stored as NEW or PENDING, and still wished to run."""
+    return task.status.state < TaskState.ASSIGNED and task.desired_state <= TaskState.COMPLETE
+
+
+def reference_key(kind: Kind, id_: str) -> str:
+    return f"{kind.value}:{id_}"
+
+
+def references_of(service: Service) -> Keys:
+    """What a service can't do without: a network's key is its id or its name, as the spec has it."""
+    keys = [(Kind.NETWORK, target) for target in network_targets(service.spec)]
+    container = service.spec.task_template.container_spec
+    if container is not None:
+        keys += [(Kind.SECRET, reference.secret_id) for reference in container.secrets]
+        keys += [(Kind.CONFIG, reference.config_id) for reference in container.configs]
+    keys += [(Kind.REVISION, id_) for id_ in revision_ids(service)]
+    return tuple(dict.fromkeys(reference_key(kind, id_) for kind, id_ in keys))
+
+
+def network_targets(spec: ServiceSpec) -> Keys:
+    return tuple(attachment.target for attachment in (*spec.task_template.networks, *spec.networks))
+
+
+def revision_ids(service: Service) -> Keys:
+    return tuple(id_ for id_ in (service.revision_id, service.template_id, service.previous_id) if id_)
+
+
+def _name_keys(named: Any) -> Keys:
+    return (name_key(named.spec.name),)
+
+
+def _task_service(task: Task) -> Keys:
+    return (task.service_id,)
+
+
+def _task_node(task: Task) -> Keys:
+    return (task.node_id,) if task.node_id else ()
+
+
+def _task_revision(task: Task) -> Keys:
+    return (task.revision_id,)
+
+
+def _task_unplaced(task: Task) -> Keys:
+    return (ANY_KEY,) if is_unplaced(task) else ()
+
+
+def _revision_service(revision: Revision) -> Keys:
+    return (revision.service_id,)
+
+
+TASKS_BY_SERVICE = Index(name="tasks by service", kind=Kind.TASK, keys=_task_service)
+TASKS_BY_NODE = Index(name="tasks by node", kind=Kind.TASK, keys=_task_node)
+TASKS_BY_REVISION = Index(name="tasks by revision", kind=Kind.TASK, keys=_task_revision)
+UNPLACED_TASKS = Index(name="unplaced tasks", kind=Kind.TASK, keys=_task_unplaced)
+REVISIONS_BY_SERVICE = Index(name="revisions by service", kind=Kind.REVISION, keys=_revision_service)
+SERVICES_BY_REFERENCE = Index(name="services by reference", kind=Kind.SERVICE, keys=references_of)
+NAMES = {kind: Index(name=f"{kind.value} names", kind=kind, keys=_name_keys) for kind in NAMED_KINDS}
+
+INDEXES = (
+    TASKS_BY_SERVICE,
+    TASKS_BY_NODE,
+    TASKS_BY_REVISION,
+    UNPLACED_TASKS,
+    REVISIONS_BY_SERVICE,
+    SERVICES_BY_REFERENCE,
+    *NAMES.values(),
+)
+INDEXES_OF = {kind: tuple(index for index in INDEXES if index.kind is kind) for kind in Kind}
