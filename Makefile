@@ -3,6 +3,7 @@
 PY := .venv/bin/python
 BIN := .venv/bin
 CODE := swarmpy agent manager tests proto
+QUICK = $(wildcard tests/unit tests/properties tests/sim)
 
 # Tests that make hosts, namespaces or cgroups need root.
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
@@ -39,7 +40,7 @@ check: ready  ## Before every commit: style, types, import rules, unit tests and
 	$(BIN)/mypy swarmpy agent manager tests
 	$(BIN)/lint-imports
 	$(PY) proto/generate.py --check
-	SIM_SEEDS=30 $(BIN)/pytest -q -n 2 --dist loadfile tests/unit tests/properties tests/sim -m "not root and not slow"
+	SIM_SEEDS=30 $(BIN)/pytest -q -n 2 --dist loadfile $(QUICK) -m "not root and not slow"
 
 proto: ready  ## Generate swarmpy/pb from proto/
 	$(PY) proto/generate.py
@@ -50,5 +51,5 @@ fmt: ready  ## Format the code and sort its imports
 
 bench: ready  ## Print the figures of tests/bench
 	@for bench in tests/bench/*/bench_*.py tests/bench/bench_*.py; do \
-		[ ! -e "$$bench" ] || { echo "== $$bench"; $(ROOT) $(PY) "$$bench" || exit 1; }; \
+		[ ! -e "$$bench" ] || { echo "== $$bench"; $(ROOT) env PYTHONPATH=tests/support $(PY) "$$bench" || exit 1; }; \
 	done
