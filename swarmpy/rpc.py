@@ -15,13 +15,6 @@ Not here: what the calls do, and when to dial again.
 
 from __future__ import annotations
 
-import os
-
-# gRPC reads these once, when it is loaded. Its log repeats what errors say; we never fork (its fork
-# handlers would only print warnings).
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager

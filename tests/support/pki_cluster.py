@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-import grpc.aio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -22,6 +22,10 @@ from swarmpy.model.objects import Cluster, Node
 from swarmpy.pb import ca_pb2_grpc, dispatcher_pb2, dispatcher_pb2_grpc, raft_pb2, raft_pb2_grpc
 from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Env, SystemClock
+
+if TYPE_CHECKING:
+    # Loaded here it would be loaded before SwarmPy has set its log.
+    import grpc.aio
 
 PING = "/swarmpy.v1.Raft/Ping"
 HOUR = Duration(3600 * SECOND_NS)

@@ -414,3 +414,38 @@ async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+FAILING_HANDSHAKE = """
+    import asyncio, sys
+    from swarmpy.pb import raft_pb2, raft_pb2_grpc  # loads gRPC, before anything of ours could ask it to be quiet
+    sys.path.insert(0, sys.argv[1])
+    from pki_cluster import PkiCluster, ping
+    from swarmpy.errors import Retry
+
+    async def main() -> None:
+        cluster = PkiCluster()
+        async with cluster.serve() as (_, address):
+            try:
+                await ping(PkiCluster().manager, address)
+            except Retry:
+                print("refused")
+
+    asyncio.run(main())
+"""
+
+
+async def test_grpc_writes_no_log_of_its_own() -> None:
+    support = Path(__file__).parents[2] / "support"
+    script = textwrap.dedent(FAILING_HANDSHAKE)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        str(support),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={key: value for key, value in os.environ.items() if not key.startswith("GRPC_")},
+    )
+    output, log = await process.communicate()
+    assert (output, log) == (b"refused\n", b"")
