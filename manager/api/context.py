@@ -16,8 +16,15 @@ from aiohttp import web
 from manager.api.control import ClusterAccess, LocalState, NodeControl
 from manager.api.docker_json import Json, encode
 from manager.api.shapes import Shapes
+from manager.store.refusals import error_of
 from manager.store.view import View
-from swarmpy.errors import AlreadyExists, FailedPrecondition, NoLeader, NotInSwarm, OutcomeUnknown, Retry, Stale
+from swarmpy.errors import (
+    NoLeader,
+    NotInSwarm,
+    OutcomeUnknown,
+    Retry,
+    Stale,
+)
 from swarmpy.limits import API_LIST_SLICE_OBJECTS, API_STREAMS_MAX, PROPOSE_TIMEOUT_S, RETRY_DELAY_MAX_S
 from swarmpy.model.changes import Applied, Batch, Change, Group
 from swarmpy.model.ids import ID_BYTES, Timestamp, make_id
@@ -111,11 +118,7 @@ class Api:
         )
         applied = await self._propose(batch)
         for refusal in applied.refused:
-            if refusal.is_stale:
-                raise Stale
-            if "exist" in refusal.reason:
-                raise AlreadyExists(f"rpc error: code = AlreadyExists desc = {refusal.reason}")
-            raise FailedPrecondition(f"rpc error: code = FailedPrecondition desc = {refusal.reason}")
+            raise error_of(refusal)
         return applied
 
     async def _propose(self, batch: Batch) -> Applied:

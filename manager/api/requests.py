@@ -62,7 +62,7 @@ def flag(request: web.Request, name: str) -> bool:
 def version(request: web.Request, *, of: str) -> int:
     """The object version that an update is based on; every update must name one."""
     text = request.query.get("version", "")
-    if not text.isascii() or not text.isdigit() or len(text) > 19:  # noqa: PLR2004 - digits of 2**63
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
         raise InvalidArgument(f"invalid {of} version '{text}': it must be the Version.Index that was read")
     return int(text)
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from manager.api import texts
 from manager.api.lookup import find
 from manager.schedule import constraint
 from manager.store.view import View
-from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Rejected, Stale, Unimplemented
+from swarmpy.errors import InvalidArgument, Rejected, Stale, Unimplemented
 from swarmpy.model import validate
 from swarmpy.model.changes import Change, Create, Update
 from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
@@ -29,12 +30,14 @@ def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> Servi
     """The spec as it will be stored: checked, with networks named by id. ``of`` is the service updated."""
     try:
         validate.check_service(spec)
-        constraint.parse_constraints(() if spec.task_template.placement is None else spec.task_template.placement.constraints)
+        constraint.parse_constraints(
+            () if spec.task_template.placement is None else spec.task_template.placement.constraints
+        )
         _check_ports_free(view, spec, of)
     except Unimplemented as error:
-        raise Unimplemented(f"rpc error: code = Unimplemented desc = {error}") from None
+        raise texts.unimplemented(error) from None
     except Rejected as error:
-        raise InvalidArgument(f"rpc error: code = InvalidArgument desc = {error}") from None
+        raise texts.invalid(error) from None
     _check_files(view, spec.task_template.container_spec)
     template = replace(spec.task_template, networks=_by_id(view, spec.task_template.networks))
     return replace(spec, task_template=template, networks=_by_id(view, spec.networks))
@@ -43,10 +46,8 @@ def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> Servi
 def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str) -> Changes:
     """``spec`` is an accepted one."""
     if view.by_name(Kind.SERVICE, spec.name) is not None:
-        raise name_conflict("service", spec.name)
-    revision = Revision(
-        id=RevisionId(revision_id), service_id=ServiceId(service_id), number=1, spec=spec
-    )
+        raise texts.name_taken("service", spec.name)
+    revision = Revision(id=RevisionId(revision_id), service_id=ServiceId(service_id), number=1, spec=spec)
     service = Service(
         id=ServiceId(service_id),
         spec=spec,
@@ -85,9 +86,7 @@ def rollback(view: View, service: Service, *, base_version: int, now: Timestamp)
         raise Stale
     previous = view.revision(service.previous_id) if service.previous_id else None
     if previous is None:
-        raise FailedPrecondition(
-            f"rpc error: code = FailedPrecondition desc = service {service.id} does not have a previous spec"
-        )
+        raise texts.precondition(f"service {service.id} does not have a previous spec")
     changed = replace(
         service,
         spec=previous.spec,
@@ -119,26 +118,17 @@ def renamed(spec: ServiceSpec, name: str) -> ServiceSpec:
     return replace(spec, name=name)
 
 
-def name_conflict(kind: str, name: str) -> AlreadyExists:
-    return AlreadyExists(
-        "rpc error: code = AlreadyExists desc = name conflicts with an existing object: "
-        f"{kind} {name} already exists"
-    )
-
-
 def _check_unchangeable(old: ServiceSpec, new: ServiceSpec) -> None:
     if old.name != new.name:
-        raise Unimplemented("rpc error: code = Unimplemented desc = renaming services is not supported")
+        raise texts.unimplemented("renaming services is not supported")
     modes = [
         tuple(m is not None for m in (s.mode.global_, s.mode.replicated_job, s.mode.global_job))
         for s in (old, new)
     ]
     if modes[0] != modes[1]:
-        raise Unimplemented("rpc error: code = Unimplemented desc = service mode change is not allowed")
+        raise texts.unimplemented("service mode change is not allowed")
     if old.networks != new.networks and new.networks:
-        raise Unimplemented(
-            "rpc error: code = Unimplemented desc = changing network in service is not supported"
-        )
+        raise texts.unimplemented("changing network in service is not supported")
 
 
 # --- what the spec names
@@ -152,9 +142,8 @@ def _by_id(view: View, networks: tuple[NetworkAttachmentConfig, ...]) -> tuple[N
             continue
         found = find(view, Network, network.target)
         if found.spec.ingress:
-            raise InvalidArgument(
-                "rpc error: code = InvalidArgument desc = Service cannot be explicitly attached to the "
-                f'ingress network "{found.spec.name}"'
+            raise texts.invalid(
+                f'Service cannot be explicitly attached to the ingress network "{found.spec.name}"'
             )
         attached.append(replace(network, target=found.id))
     return tuple(attached)
@@ -167,15 +156,11 @@ def _check_files(view: View, container: ContainerSpec | None) -> None:
     for reference in container.secrets:
         secret = view.get(Kind.SECRET, reference.secret_id)
         if not isinstance(secret, Secret) or secret.spec.name != reference.secret_name:
-            raise InvalidArgument(
-                f"rpc error: code = InvalidArgument desc = secret not found: {reference.secret_name}"
-            )
+            raise texts.invalid(f"secret not found: {reference.secret_name}")
     for target in container.configs:
         config = view.get(Kind.CONFIG, target.config_id)
         if not isinstance(config, Config) or config.spec.name != target.config_name:
-            raise InvalidArgument(
-                f"rpc error: code = InvalidArgument desc = config not found: {target.config_name}"
-            )
+            raise texts.invalid(f"config not found: {target.config_name}")
 
 
 # --- published ports

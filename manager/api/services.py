@@ -9,13 +9,13 @@ from aiohttp import web
 from manager.api import requests, service_plan
 from manager.api.context import Api
 from manager.api.docker_json import Json
+from manager.api.fill import with_defaults
 from manager.api.lookup import find
 from manager.api.names import random_name
 from manager.api.shapes import service_status
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.changes import Delete
-from swarmpy.model.defaults import with_defaults
 from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
 
@@ -80,9 +80,7 @@ class Services:
         def plan(view: View) -> service_plan.Changes:
             service = find(view, Service, request.match_info["id"])
             if how == "previous":
-                return service_plan.rollback(
-                    view, service, base_version=base_version, now=self._api.now()
-                )
+                return service_plan.rollback(view, service, base_version=base_version, now=self._api.now())
             accepted = service_plan.accept(view, spec, of=service)
             return service_plan.update(
                 view, service, accepted, base_version=base_version, revision_id=revision_id
@@ -103,11 +101,12 @@ class Services:
 
 def _is_wanted(service: Service, wanted: requests.Filters) -> bool:
     spec = service.spec
+    runtime = spec.task_template.runtime or "container"
     return (
         requests.matches(wanted, "id", service.id.startswith)
         and requests.matches(wanted, "name", spec.name.startswith)
         and requests.matches(wanted, "mode", lambda mode: mode == mode_of(spec))
-        and requests.matches(wanted, "runtime", lambda name: name == (spec.task_template.runtime or "container"))
+        and requests.matches(wanted, "runtime", lambda name: name == runtime)
         and requests.matches_labels(wanted, "label", spec.labels)
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from manager.api.docker_json import Json, SpecCache, rfc3339, shape, state_name
 from manager.raft.proposer import RaftStatus
 from manager.store.view import View
+from swarmpy.model import defaults
 from swarmpy.model.objects import (
     Cluster,
     Config,
@@ -71,10 +72,11 @@ class Shapes:
         found = []
         for attachment in task.networks:
             network = view.get(Kind.NETWORK, attachment.network_id)
-            known = isinstance(network, Network)
             found.append(
                 {
-                    "Network": self.cluster_network(network) if known else {"ID": attachment.network_id},
+                    "Network": self.cluster_network(network)
+                    if isinstance(network, Network)
+                    else {"ID": attachment.network_id},
                     "Addresses": list(attachment.addresses),
                 }
             )
@@ -159,14 +161,9 @@ def service_status(view: View, service: Service) -> Json:
             desired += 1
     if service.spec.mode.replicated_job is not None:
         desired = service.spec.mode.replicated_job.total_completions or 0
-    elif service.spec.mode.global_ is None and service.spec.mode.global_job is None:
-        desired = replicas_of(service.spec)
+    elif defaults.is_replicated(service.spec):
+        desired = defaults.replicas(service.spec)
     return {"RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": completed}
-
-
-def replicas_of(spec: ServiceSpec) -> int:
-    mode = spec.mode.replicated
-    return 1 if mode is None or mode.replicas is None else mode.replicas
 
 
 def _is_over(task: Task) -> bool:

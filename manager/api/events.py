@@ -1,0 +1,195 @@
+"""``/events``: what changed in the cluster, as it changes.
+
+The mapping from a stored change to Docker's event is pure. Tasks have events too, which Docker lacks: type
+``task``, actions ``create``, ``update`` (a new state) and ``remove``. The past is not kept: ``since`` is
+accepted and skips nothing. A reader that falls behind is told by the end of its stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from manager.api import requests
+from manager.api.context import Api
+from manager.api.control import ClusterAccess
+from manager.api.docker_json import Json, encode, state_name
+from manager.api.requests import Filters
+from manager.api.streams import is_gone, open_stream, parse_moment
+from manager.store.events import Event, Resync
+from manager.store.view import View
+from manager.store.watch import Watch
+from swarmpy.limits import API_STREAM_IDLE_S
+from swarmpy.model.defaults import replicas
+from swarmpy.model.ids import SECOND_NS, Timestamp
+from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
+
+FILTERS: Final = frozenset(
+    {
+        "type", "event", "service", "node", "task", "network", "secret", "config", "scope", "label",
+        "container", "image", "volume", "daemon", "plugin",
+    }
+)  # fmt: skip
+_SHOWN: Final = frozenset({Kind.SERVICE, Kind.NODE, Kind.TASK, Kind.NETWORK, Kind.SECRET, Kind.CONFIG})
+
+
+class Events:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def routes(self) -> tuple[web.RouteDef, ...]:
+        return (web.get("/events", self.stream),)
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        wanted = requests.filters(request, FILTERS)
+        until = parse_moment(request.query.get("until", ""))
+        parse_moment(request.query.get("since", ""))
+        access = self._api.control.cluster()
+        async with open_stream(self._api, request, "application/json") as response:
+            if access is None:
+                await self._idle(request, until)
+            else:
+                with access.watch() as watch:
+                    await self._follow(request, response, access=access, watch=watch, wanted=wanted)
+        return response
+
+    async def _idle(self, request: web.Request, until: Timestamp | None) -> None:
+        """A worker has no cluster events, but a client may wait for them all the same."""
+        while not is_gone(request) and (until is None or self._api.now() < until):
+            await asyncio.sleep(self._pause(until))
+
+    async def _follow(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        *,
+        access: ClusterAccess,
+        watch: Watch,
+        wanted: Filters,
+    ) -> None:
+        until = parse_moment(request.query.get("until", ""))
+        while not is_gone(request) and (until is None or self._api.now() < until):
+            try:
+                async with asyncio.timeout(self._pause(until)):
+                    await watch.wait()
+            except TimeoutError:
+                continue
+            for item in watch.take():
+                if isinstance(item, Resync):
+                    return
+                if isinstance(item, Event):
+                    event = describe(access.view, item.old, item.new, self._api.now())
+                    if event is not None and is_wanted(event, wanted):
+                        await response.write(encode(event) + b"\n")
+
+    def _pause(self, until: Timestamp | None) -> float:
+        if until is None:
+            return API_STREAM_IDLE_S
+        return min(API_STREAM_IDLE_S, max(0.0, (until - self._api.now()) / SECOND_NS))
+
+
+def describe(view: View, old: Object | None, new: Object | None, now: Timestamp) -> Json | None:
+    """Docker's event of one change; None if clients have no use for it."""
+    item = new if new is not None else old
+    if item is None or KINDS[type(item)] not in _SHOWN:
+        return None
+    attributes = {"name": _name(view, item)}
+    if old is not None and new is not None:
+        changes = _changes(old, new)
+        if changes is None:
+            return None
+        attributes |= changes
+    action = "create" if old is None else "remove" if new is None else "update"
+    return {
+        "Type": KINDS[type(item)],
+        "Action": action,
+        "Actor": {"ID": item.id, "Attributes": attributes},
+        "scope": "swarm",
+        "time": now // SECOND_NS,
+        "timeNano": now,
+    }
+
+
+def is_wanted(event: Json, wanted: Filters) -> bool:
+    """``type=``, ``event=``, and an object's kind with its id, id prefix or name."""
+    attributes: dict[str, str] = event["Actor"]["Attributes"]
+    if not (
+        requests.matches(wanted, "type", lambda kind: kind == event["Type"])
+        and requests.matches(wanted, "event", lambda action: action == event["Action"])
+        and requests.matches(wanted, "scope", lambda scope: scope == "swarm")
+        and requests.matches_labels(wanted, "label", attributes)
+    ):
+        return False
+    kinds = [kind for kind in ("service", "node", "task", "network", "secret", "config") if kind in wanted]
+    if not kinds:
+        return not {"container", "image", "volume", "daemon", "plugin"} & wanted.keys()
+    return event["Type"] in kinds and requests.matches(
+        wanted,
+        event["Type"],
+        lambda reference: event["Actor"]["ID"].startswith(reference) or attributes["name"] == reference,
+    )
+
+
+def _name(view: View, item: Object) -> str:
+    match item:
+        case Node():
+            return item.description.hostname
+        case Task():
+            service = view.service(item.service_id)
+            name = item.service_id if service is None else service.spec.name
+            return f"{name}.{item.slot or item.node_id}"
+        case Service() | Network() | Secret() | Config():
+            return item.spec.name
+        case _:
+            return item.id
+
+
+def _changes(old: Object, new: Object) -> dict[str, str] | None:
+    """What an update changed, for those who watch; None if nothing that they can see."""
+    match old, new:
+        case Node(), Node():
+            pairs = {
+                "availability": (old.spec.availability, new.spec.availability),
+                "role": (old.spec.role, new.spec.role),
+                "state": (old.status.state, new.status.state),
+            }
+            found = _differing({key: (str(a), str(b)) for key, (a, b) in pairs.items()})
+            return found if found or old.spec != new.spec else None
+        case Service(), Service():
+            found = _differing(
+                {
+                    "replicas": (str(replicas(old.spec)), str(replicas(new.spec))),
+                    "image": (_image(old), _image(new)),
+                    "updatestate": (_update_state(old), _update_state(new)),
+                }
+            )
+            return found if found or old.spec != new.spec else None
+        case Task(), Task():
+            found = _differing(
+                {
+                    "state": (state_name(old.status.state), state_name(new.status.state)),
+                    "desiredstate": (state_name(old.desired_state), state_name(new.desired_state)),
+                }
+            )
+            return found or None
+        case _:
+            return {}
+
+
+def _differing(pairs: dict[str, tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, (old, new) in pairs.items():
+        if old != new:
+            found[f"{key}.old"], found[f"{key}.new"] = old, new
+    return found
+
+
+def _image(service: Service) -> str:
+    container = service.spec.task_template.container_spec
+    return "" if container is None else container.image
+
+
+def _update_state(service: Service) -> str:
+    return "" if service.update_status is None else str(service.update_status.state)

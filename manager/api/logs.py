@@ -1,0 +1,158 @@
+"""``/services/{id}/logs`` and ``/tasks/{id}/logs``: lines of tasks wherever they ran.
+
+Frames are Docker's: eight bytes (stream, length), then the line, which with ``details=1`` begins with the ids
+of its node, service and task. A service with a TTY has a raw stream. What cannot be had (a node that does not
+answer) appears as a line of the error stream, so that a client shows what there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Final
+
+from aiohttp import web
+from msgspec.structs import replace
+
+from manager.api import requests
+from manager.api.context import Api
+from manager.api.control import LogBatch, LogLine, LogSelector
+from manager.api.docker_json import rfc3339
+from manager.api.lookup import find
+from manager.api.streams import is_gone, open_stream, parse_moment
+from swarmpy.errors import InvalidArgument, SwarmError
+from swarmpy.limits import API_STREAM_IDLE_S
+from swarmpy.model.ids import Timestamp
+from swarmpy.model.objects import Service, Task
+from swarmpy.model.specs import TaskSpec
+
+TAIL_DIGITS_MAX: Final = 10
+SYSTEM_ERROR: Final = 3
+MULTIPLEXED: Final = "application/vnd.docker.multiplexed-stream"
+RAW: Final = "application/vnd.docker.raw-stream"
+
+
+class Logs:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def routes(self) -> tuple[web.RouteDef, ...]:
+        return (web.get("/services/{id}/logs", self.of_service), web.get("/tasks/{id}/logs", self.of_task))
+
+    async def of_service(self, request: web.Request) -> web.StreamResponse:
+        selector = _selector(request)
+        service = find(await self._api.read(request), Service, request.match_info["id"])
+        return await self._send(
+            request, replace(selector, service_id=service.id), is_raw=_is_tty(service.spec.task_template)
+        )
+
+    async def of_task(self, request: web.Request) -> web.StreamResponse:
+        selector = _selector(request)
+        view = await self._api.read(request)
+        task = find(view, Task, request.match_info["id"])
+        revision = view.revision(task.revision_id)
+        is_raw = revision is not None and _is_tty(revision.spec.task_template)
+        return await self._send(request, replace(selector, task_id=task.id), is_raw=is_raw)
+
+    async def _send(self, request: web.Request, selector: LogSelector, *, is_raw: bool) -> web.StreamResponse:
+        shape = _Shape(
+            is_raw=is_raw,
+            has_details=requests.flag(request, "details"),
+            has_timestamps=requests.flag(request, "timestamps"),
+        )
+        batches = self._api.cluster().logs(selector)
+        async with open_stream(self._api, request, RAW if is_raw else MULTIPLEXED) as response:
+            warnings: list[str] = []
+            try:
+                async for batch in _until_gone(request, batches):
+                    warnings.extend(batch.warnings)
+                    if batch.lines:
+                        await response.write(shape.batch(batch))
+            except SwarmError as error:
+                warnings.append(str(error))
+            if warnings:
+                await response.write(shape.incomplete(warnings))
+        return response
+
+
+class _Shape:
+    """How a line is written for this client."""
+
+    def __init__(self, *, is_raw: bool, has_details: bool, has_timestamps: bool) -> None:
+        self._is_raw = is_raw
+        self._has_details = has_details
+        self._has_timestamps = has_timestamps
+
+    def batch(self, batch: LogBatch) -> bytes:
+        return b"".join(self._frame(line.stream, self._line(line)) for line in batch.lines)
+
+    def _line(self, line: LogLine) -> bytes:
+        prefix = ""
+        if self._has_timestamps:
+            prefix += rfc3339(line.timestamp) + " "
+        if self._has_details:
+            prefix += (
+                f"com.docker.swarm.node.id={line.node_id},com.docker.swarm.service.id={line.service_id},"
+                f"com.docker.swarm.task.id={line.task_id} "
+            )
+        return prefix.encode() + line.data
+
+    def incomplete(self, warnings: list[str]) -> bytes:
+        reasons = "; ".join(warnings)
+        return self.error(
+            "warning: incomplete log stream. some logs could not be retrieved for the following reasons: "
+            + reasons
+        )
+
+    def error(self, text: str) -> bytes:
+        """Docker's clients end with this text, so it is the last frame."""
+        return self._frame(SYSTEM_ERROR, text.encode())
+
+    def _frame(self, stream: int, data: bytes) -> bytes:
+        return data if self._is_raw else bytes((stream, 0, 0, 0)) + len(data).to_bytes(4) + data
+
+
+async def _until_gone(request: web.Request, batches: AsyncIterator[LogBatch]) -> AsyncIterator[LogBatch]:
+    """The batches, as long as the client is there; a follower of a silent service may leave at any time."""
+    iterator = aiter(batches)
+    pending: asyncio.Task[LogBatch] | None = None
+    try:
+        while True:
+            pending = asyncio.ensure_future(anext(iterator))
+            while not pending.done():
+                await asyncio.wait([pending], timeout=API_STREAM_IDLE_S)
+                if is_gone(request):
+                    return
+            try:
+                batch = pending.result()
+            except StopAsyncIteration:
+                return
+            yield batch
+    finally:
+        if pending is not None and not pending.done():
+            pending.cancel()
+            await asyncio.wait([pending])
+        if isinstance(iterator, AsyncGenerator):
+            await iterator.aclose()
+
+
+def _selector(request: web.Request) -> LogSelector:
+    stdout, stderr = requests.flag(request, "stdout"), requests.flag(request, "stderr")
+    if not stdout and not stderr:
+        raise InvalidArgument("Bad parameters: you must choose at least one stream")
+    return LogSelector(
+        since=parse_moment(request.query.get("since", "")) or Timestamp(0),
+        tail=_tail(request.query.get("tail", "all")),
+        is_following=requests.flag(request, "follow"),
+        stdout=stdout,
+        stderr=stderr,
+    )
+
+
+def _tail(text: str) -> int:
+    """As Docker has it: what is no number means all."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < TAIL_DIGITS_MAX else -1
+
+
+def _is_tty(template: TaskSpec) -> bool:
+    return template.container_spec is not None and template.container_spec.tty

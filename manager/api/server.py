@@ -1,0 +1,239 @@
+"""The HTTP server: the Engine API on a unix socket, and on TCP if asked.
+
+Every path works with and without ``/v1.NN`` in front. Errors are ``{"message": …}`` with Docker's codes. The
+server belongs to the daemon, not to the swarm: it starts before there is one and outlives leaving it.
+
+The unix socket carries the rights of its file: mode 0660 and the group ``docker`` or ``swarmpy``, if there is
+one. TCP is plain unless an ``ssl.SSLContext`` is given, so it is refused on any but loopback addresses then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import ipaddress
+import os
+import re
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from manager.api.context import STALE_HEADER, Api, is_stale_allowed
+from manager.api.control import NodeControl
+from manager.api.docker_json import encode
+from manager.api.events import Events
+from manager.api.files import Files
+from manager.api.images import Images
+from manager.api.logs import Logs
+from manager.api.networks import Networks
+from manager.api.nodes import Nodes
+from manager.api.services import Services
+from manager.api.swarm import Swarm
+from manager.api.system import System
+from manager.api.tasks import Tasks
+from swarmpy.errors import FailedPrecondition, InvalidArgument, SwarmError
+from swarmpy.limits import API_BODY_BYTES_MAX, API_HEADER_BYTES_MAX, API_SHUTDOWN_TIMEOUT_S
+from swarmpy.model.objects import Config, Secret
+from swarmpy.runtime import Env
+from swarmpy.version import API_VERSION, API_VERSION_MIN, VERSION
+
+SOCKET_GROUPS: Final = ("docker", "swarmpy")
+SOCKET_MODE: Final = 0o660
+
+_VERSIONED: Final = re.compile(r"/v(\d{1,3})\.(\d{1,3})/")
+_NOT_FOUND: Final = "page not found"
+_TOO_LARGE: Final = "http: request body too large"
+
+log = structlog.get_logger(__name__)
+
+_Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ApiServer:
+    """Serves the API of one daemon until ``stop``."""
+
+    def __init__(self, control: NodeControl, env: Env) -> None:
+        self._app = make_app(Api(control, env))
+        self._runner: web.AppRunner | None = None
+        self._socket: Path | None = None
+
+    async def start(
+        self,
+        socket: Path,
+        *,
+        tcp_addresses: tuple[str, ...] = (),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Begin to serve. FailedPrecondition if another daemon serves that socket or a port is taken."""
+        addresses = [_tcp_address(address, is_plain=tls is None) for address in tcp_addresses]
+        self._runner = web.AppRunner(
+            self._app,
+            access_log=None,
+            max_line_size=API_HEADER_BYTES_MAX,
+            max_field_size=API_HEADER_BYTES_MAX,
+            shutdown_timeout=API_SHUTDOWN_TIMEOUT_S,
+        )
+        await self._runner.setup()
+        try:
+            await self._listen(self._runner, socket)
+            for host, port in addresses:
+                await _listen_tcp(self._runner, host, port, tls)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _listen(self, runner: web.AppRunner, socket: Path) -> None:
+        socket.parent.mkdir(parents=True, exist_ok=True)
+        if await _is_served(socket):
+            raise FailedPrecondition(
+                f"Another daemon already serves {socket}. Stop it, or give this one another --socket."
+            )
+        socket.unlink(missing_ok=True)
+        await web.UnixSite(runner, str(socket)).start()
+        self._socket = socket
+        for group in SOCKET_GROUPS:
+            try:
+                os.chown(socket, -1, grp.getgrnam(group).gr_gid)
+            except (KeyError, PermissionError):
+                continue
+            break
+        socket.chmod(SOCKET_MODE)
+
+    async def stop(self) -> None:
+        """Let open requests end, briefly, and remove the socket."""
+        runner, self._runner = self._runner, None
+        if runner is not None:
+            await runner.cleanup()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+            self._socket = None
+
+
+def make_app(api: Api) -> web.Application:
+    app = web.Application(middlewares=[_answer_errors, _mark], client_max_size=API_BODY_BYTES_MAX)
+    parts = (
+        System(api),
+        Swarm(api),
+        Nodes(api),
+        Services(api),
+        Logs(api),
+        Tasks(api),
+        Networks(api),
+        Files(api, Secret),
+        Files(api, Config),
+        Images(api),
+        Events(api),
+    )
+    for part in parts:
+        for route in part.routes():
+            app.router.add_route(route.method, route.path, route.handler, **route.kwargs)
+            app.router.add_route(
+                route.method, rf"/v{{version:\d+\.\d+}}{route.path}", route.handler, **route.kwargs
+            )
+    return app
+
+
+@web.middleware
+async def _answer_errors(request: web.Request, handler: _Next) -> web.StreamResponse:
+    """Every error as Docker writes it. What nobody foresaw is logged whole and answered with its kind."""
+    try:
+        check_version(request.path)
+        return await handler(request)
+    except SwarmError as error:
+        return _error(str(error), error.http_status)
+    except web.HTTPRequestEntityTooLarge:
+        return _error(_TOO_LARGE, 413)
+    except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
+        return _error(_NOT_FOUND, 404)
+    except web.HTTPException as error:
+        return _error(error.reason, error.status)
+    except (ConnectionResetError, TimeoutError) as error:
+        log.info("api_request_broken_off", method=request.method, path=request.path, reason=str(error))
+        return _error("the request was broken off", 500)
+    except Exception as error:
+        log.exception("api_request_failed", method=request.method, path=request.path)
+        return _error(f"internal error: {type(error).__name__}; the daemon's log has the details", 500)
+
+
+@web.middleware
+async def _mark(request: web.Request, handler: _Next) -> web.StreamResponse:
+    response = await handler(request)
+    if not response.prepared:
+        mark(request, response)
+    return response
+
+
+def mark(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = f"SwarmPy/{VERSION} (linux)"
+    response.headers["Api-Version"] = API_VERSION
+    if is_stale_allowed(request):
+        response.headers[STALE_HEADER] = "true"
+
+
+def check_version(path: str) -> None:
+    """The version in the path, if any, must be one that we speak."""
+    match = _VERSIONED.match(path)
+    if match is None:
+        return
+    asked = (int(match[1]), int(match[2]))
+    if asked < _number(API_VERSION_MIN):
+        raise InvalidArgument(
+            f"client version {match[1]}.{match[2]} is too old. Minimum supported API version is "
+            f"{API_VERSION_MIN}, please upgrade your client to a newer version"
+        )
+    if asked > _number(API_VERSION):
+        raise InvalidArgument(
+            f"client version {match[1]}.{match[2]} is too new. Maximum supported API version is {API_VERSION}"
+        )
+
+
+def _number(version: str) -> tuple[int, int]:
+    major, _, minor = version.partition(".")
+    return int(major), int(minor)
+
+
+def _error(message: str, status: int) -> web.Response:
+    return web.Response(body=encode({"message": message}), status=status, content_type="application/json")
+
+
+async def _is_served(socket: Path) -> bool:
+    """Whether somebody answers there; a file that a dead daemon left behind answers nobody."""
+    if not socket.exists():
+        return False
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_unix_connection(str(socket)), API_SHUTDOWN_TIMEOUT_S)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+async def _listen_tcp(runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+    try:
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
+    except OSError as error:
+        raise FailedPrecondition(
+            f"The API cannot be served on {host}:{port}: {error.strerror or error}. "
+            "Choose another --api address."
+        ) from error
+
+
+def _tcp_address(text: str, *, is_plain: bool) -> tuple[str, int]:
+    host, _, port = text.removeprefix("tcp://").rpartition(":")
+    host = host.strip("[]")
+    if not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535 or not host:
+        raise InvalidArgument(f'"{text}" is no address to serve the API on: give HOST:PORT.')
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise InvalidArgument(f'"{text}" is no address to serve the API on: give an IP address.') from None
+    if is_plain and not is_loopback:
+        raise InvalidArgument(
+            f"The API on {text} would be open to the network without a password: whoever reaches it is root. "
+            "Give a loopback address."
+        )
+    return host, int(port)

@@ -1,0 +1,58 @@
+"""Answers that go on: opened within a bound, closed with their reader, never an error after the fact.
+
+A reader that leaves shows in one of two ways, a write that fails or a connection that is gone while nothing
+is written; both simply end the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from aiohttp import web
+
+from manager.api.context import Api
+from swarmpy.errors import InvalidArgument
+from swarmpy.model.ids import SECOND_NS, Timestamp
+
+_FRACTION_DIGITS = 9
+
+
+@asynccontextmanager
+async def open_stream(api: Api, request: web.Request, content_type: str) -> AsyncIterator[web.StreamResponse]:
+    """Send the head of the answer now; whatever the body yields is the caller's to write."""
+    api.begin_stream()
+    try:
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        await response.prepare(request)
+        try:
+            yield response
+            await response.write_eof()
+        except ConnectionResetError:
+            pass  # the reader has gone, and with it the reason to write
+    finally:
+        api.end_stream()
+
+
+def is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def parse_moment(text: str) -> Timestamp | None:
+    """``1700000000``, ``1700000000.123456789`` or RFC 3339; None for an empty one."""
+    if not text or text == "0":
+        return None
+    seconds, _, fraction = text.partition(".")
+    if (
+        seconds.isascii()
+        and seconds.isdigit()
+        and (not fraction or (fraction.isascii() and fraction.isdigit()))
+    ):
+        nanoseconds = int(fraction[:_FRACTION_DIGITS].ljust(_FRACTION_DIGITS, "0"))
+        return Timestamp(int(seconds[:18]) * SECOND_NS + nanoseconds)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidArgument(f"invalid time {text!r}: give a Unix timestamp or RFC 3339") from None
+    return Timestamp(int(moment.timestamp() * 1_000_000) * 1_000)

@@ -1,0 +1,130 @@
+"""``/tasks``: list and inspect.
+
+The filter ``_up-to-date`` keeps tasks that run what their service asks for now; progress displays need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from aiohttp import web
+
+from manager.api import requests
+from manager.api.context import Api
+from manager.api.lookup import find, find_or_none
+from manager.api.service_plan import is_up_to_date
+from manager.store.view import View
+from swarmpy.errors import InvalidArgument
+from swarmpy.model.ids import NodeId, ServiceId
+from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.states import TaskState
+
+FILTERS = frozenset(
+    {"id", "name", "label", "service", "node", "desired-state", "_up-to-date", "runtime", "up-to-date"}
+)
+_STATES = {state.name.lower(): state for state in TaskState}
+
+
+class Tasks:
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        return (web.get("/tasks", self.list), web.get("/tasks/{id}", self.inspect))
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        wanted = requests.filters(request, FILTERS)
+        for value in wanted.get("desired-state", ()):
+            if value not in _STATES:
+                raise InvalidArgument(f"invalid filter 'desired-state={value}'")
+        view = await self._api.read(request)
+        local = self._api.control.local().node_id
+        tasks = select(view, wanted, local)
+        return await self._api.answer_list(tasks, lambda task: self._api.shapes.task(view, task))
+
+    async def inspect(self, request: web.Request) -> web.StreamResponse:
+        view = await self._api.read(request)
+        return self._api.answer(self._api.shapes.task(view, find(view, Task, request.match_info["id"])))
+
+
+def select(view: View, wanted: requests.Filters, local: NodeId) -> list[Task]:
+    """The tasks that pass every filter, oldest first."""
+    services = _service_ids(view, wanted.get("service"))
+    nodes = _node_ids(view, wanted.get("node"), local)
+    desired = _states(wanted)
+    found = [
+        task
+        for task in _candidates(view, services, nodes)
+        if (services is None or task.service_id in services)
+        and (nodes is None or task.node_id in nodes)
+        and (desired is None or task.desired_state in desired)
+        and requests.matches(wanted, "id", task.id.startswith)
+        and _is_wanted(view, task, wanted)
+    ]
+    # old tasks first, as swarm mode lists them; ids make the order total
+    found.sort(key=lambda task: (task.created_at, task.id))
+    return found
+
+
+def _candidates(
+    view: View, services: frozenset[ServiceId] | None, nodes: frozenset[NodeId] | None
+) -> Collection[Task]:
+    """A superset, from the narrowest index there is."""
+    if services is not None:
+        return [task for id_ in sorted(services) for task in view.tasks_of_service(id_)]
+    if nodes is not None:
+        return [task for id_ in sorted(nodes) for task in view.tasks_of_node(id_)]
+    return view.tasks()
+
+
+def _service_ids(view: View, references: tuple[str, ...] | None) -> frozenset[ServiceId] | None:
+    """A service that is gone is found by its full id: its tasks may still be stopping."""
+    if references is None:
+        return None
+    found = set()
+    for reference in references:
+        service = find_or_none(view, Service, reference)
+        found.add(ServiceId(reference) if service is None else service.id)
+    return frozenset(found)
+
+
+def _node_ids(view: View, references: tuple[str, ...] | None, local: NodeId) -> frozenset[NodeId] | None:
+    if references is None:
+        return None
+    found = set()
+    for reference in references:
+        node = find_or_none(view, Node, local if reference == "self" else reference)
+        found.add(NodeId(reference) if node is None else node.id)
+    return frozenset(found)
+
+
+def _states(wanted: requests.Filters) -> frozenset[TaskState] | None:
+    values = wanted.get("desired-state")
+    return None if values is None else frozenset(_STATES[value] for value in values)
+
+
+def _is_wanted(view: View, task: Task, wanted: requests.Filters) -> bool:
+    service = view.service(task.service_id)
+    spec = None if service is None else service.spec
+    container = None if spec is None else spec.task_template.container_spec
+    if not requests.matches(wanted, "runtime", lambda name: name == "container"):
+        return False
+    if "name" in wanted and not requests.matches(
+        wanted, "name", lambda name: spec is not None and _name(spec.name, task).startswith(name)
+    ):
+        return False
+    if "label" in wanted and not requests.matches_labels(
+        wanted, "label", {} if container is None else container.labels
+    ):
+        return False
+    if "_up-to-date" not in wanted and "up-to-date" not in wanted:
+        return True
+    is_current = service is not None and is_up_to_date(view, service, task.revision_id)
+    return all(
+        requests.matches(wanted, key, lambda value: (value in ("true", "1")) == is_current)
+        for key in ("_up-to-date", "up-to-date")
+    )
+
+
+def _name(service_name: str, task: Task) -> str:
+    return f"{service_name}.{task.slot or task.node_id}.{task.id}"
