@@ -418,7 +418,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 FAILING_HANDSHAKE = """
     import asyncio, sys
-    from swarmpy.pb import raft_pb2, raft_pb2_grpc  # loads gRPC, before anything of ours could ask it to be quiet
+    from swarmpy.pb import raft_pb2, raft_pb2_grpc  # loads gRPC first of all
     sys.path.insert(0, sys.argv[1])
     from pki_cluster import PkiCluster, ping
     from swarmpy.errors import Retry
