@@ -23,8 +23,9 @@ import structlog
 from manager.proposer import Proposer
 from manager.reconcile.plan import PROVISIONAL_PREFIX, Note, Plan, Reconciler
 from manager.store.draft import Draft
+from manager.store.events import Commit, Event, Resync
 from manager.store.store import Store
-from manager.store.watch import Commit, Event, Resync, Watch
+from manager.store.watch import Watch
 from swarmpy.errors import OutcomeUnknown, Retry
 from swarmpy.limits import (
     BATCH_GROUPS_MAX,
@@ -33,7 +34,7 @@ from swarmpy.limits import (
     RETRY_DELAY_MIN_S,
     SLICE_S,
 )
-from swarmpy.model.changes import Applied, Batch, Create, Group
+from swarmpy.model.changes import Applied, Batch, Change, Create, Group
 from swarmpy.model.ids import ID_BYTES, SECOND_NS, TaskId, Timestamp, make_id
 from swarmpy.model.objects import Task
 from swarmpy.runtime import Env
@@ -105,7 +106,7 @@ class ControlLoop:
             self._take_events(watch)
 
     def _take_events(self, watch: Watch) -> None:
-        for event in watch.drain():
+        for event in watch.take():
             match event:
                 case Event(old=old, new=new):
                     for index, reconciler in enumerate(self._reconcilers):
@@ -163,16 +164,20 @@ class ControlLoop:
             self._failures.pop(key, None)
 
     def _take_plan(self, run: _Run, key: _Key, plan: Plan) -> None:
+        name = self._reconcilers[key[0]].name
         for group in plan.groups:
             stamped = stamp(group, lambda: make_id(self._env.entropy.token_bytes(ID_BYTES)))
-            run.draft.apply(stamped)
+            refusal = run.draft.apply(stamped)
+            if refusal is not None:
+                # the plan is at odds with the state that it was made of: a defect, or a race with itself
+                log.error("plan_refused", loop=name, key=key[1], reason=refusal.reason)
+                continue
             run.groups.append(stamped)
             run.sources.append(key)
         if plan.wake_at is not None:
             heapq.heappush(self._wakes, (plan.wake_at, key))
         if plan.is_partial:
             self._dirty[key] = None
-        name = self._reconcilers[key[0]].name
         run.notes.extend((name, note) for note in plan.notes)
 
     async def _propose(self, run: _Run) -> Applied:
@@ -215,7 +220,7 @@ async def commit_barrier(proposer: Proposer, env: Env, *, epoch: int) -> None:
 def stamp(group: Group, new_id: Callable[[], str]) -> Group:
     """Give created tasks their real ids in place of the plan's provisional ones."""
     names: dict[str, TaskId] = {}
-    changes = []
+    changes: list[Change] = []
     for change in group.changes:
         if isinstance(change, Create) and isinstance(change.object, Task):
             provisional = change.object.id

@@ -15,13 +15,12 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
-from swarmpy.model.defaults import heartbeat_period
 
 from manager.control_loop import commit_barrier
 from manager.proposer import Proposer
 from manager.session import Session
+from manager.store.events import Event, Resync
 from manager.store.store import Store
-from manager.store.watch import Event, Resync
 from swarmpy import codec
 from swarmpy.errors import OutcomeUnknown, PermissionDenied, Retry
 from swarmpy.limits import (
@@ -32,6 +31,7 @@ from swarmpy.limits import (
     STATUS_UPDATES_MAX,
 )
 from swarmpy.model.changes import Batch, Group, NodeReport, Report
+from swarmpy.model.defaults import heartbeat_period
 from swarmpy.model.ids import ID_BYTES, SECOND_NS, NodeId, SessionId, TaskId, make_id
 from swarmpy.model.objects import (
     Cluster,
@@ -232,7 +232,7 @@ class Dispatcher:
         with self._store.watch() as watch:
             while True:
                 await watch.wait()
-                for event in watch.drain():
+                for event in watch.take():
                     match event:
                         case Event(old=old, new=new):
                             self._spread(old, new)
@@ -278,8 +278,8 @@ class Dispatcher:
                 session.notify(self._managers())
         if after is None:
             assert before is not None
-            if (session := self._sessions.get(before.id)) is not None:
-                session.close()  # the node was removed
+            if before.id in self._sessions:
+                self._sessions[before.id].close()  # the node was removed
         elif after.id in self._sessions and (
             before is None or (before.spec, before.role) != (after.spec, after.role)
         ):
@@ -301,7 +301,7 @@ class Dispatcher:
         notice = pb.NodeNotice()
         node = self._store.node(node_id)
         if node is not None:
-            notice.node.CopyFrom(codec.to_pb(node))
+            codec.write_pb(node, notice.node)
         cluster = self._store.cluster()
         if cluster is not None:
             notice.root_ca = cluster.root_ca.ca_cert

@@ -100,8 +100,8 @@ class Leader:
             work.cancel()
             await asyncio.wait([work])
             log.info("leadership_lost", epoch=epoch)
-        if not work.cancelled() and (error := work.exception()) is not None:
-            raise error
+        if not work.cancelled() and (failure := work.exception()) is not None:
+            raise failure
 
     def _leads(self, epoch: int) -> bool:
         status = self._raft.status()

@@ -8,7 +8,7 @@ stream that is not followed ends when every node has said all it had.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 
 from manager.dispatcher import Dispatcher
@@ -66,7 +66,7 @@ class LogHub:
         self._env = env
         self._subscriptions: dict[str, _Subscription] = {}
 
-    async def subscribe(self, selector: dispatcher_pb2.LogSelector) -> AsyncIterator[streams_pb2.LogBatch]:
+    async def subscribe(self, selector: dispatcher_pb2.LogSelector) -> AsyncGenerator[streams_pb2.LogBatch]:
         """Batches of lines of the selected tasks, warnings among them. Close it when done."""
         if len(self._subscriptions) >= LOG_SUBSCRIPTIONS_MAX:
             raise Unavailable("too many log streams are open on this manager; close some and try again")
@@ -138,7 +138,7 @@ class LogHub:
         if session is not None:
             session.notify(dispatcher_pb2.ManagerMessage(log_subscription=message))
 
-    async def _merge(self, subscription: _Subscription) -> AsyncIterator[streams_pb2.LogBatch]:
+    async def _merge(self, subscription: _Subscription) -> AsyncGenerator[streams_pb2.LogBatch]:
         deadline = self._env.clock.monotonic() + LOG_OPEN_TIMEOUT_S
         while subscription.awaited or subscription.open or not subscription.queue.empty():
             left_s = max(deadline - self._env.clock.monotonic(), 0.0) if subscription.awaited else None

@@ -17,8 +17,9 @@ import structlog
 from manager.proposer import Proposer, require_applied
 from manager.raft.members import node_of
 from manager.raft.proposer import RaftLog, RaftStatus
+from manager.store.events import Event, Resync
 from manager.store.store import Store
-from manager.store.watch import Event, Resync, Watch
+from manager.store.watch import Watch
 from swarmpy.errors import FailedPrecondition, NotFound, OutcomeUnknown, PermissionDenied, Retry
 from swarmpy.limits import MEMBERSHIP_PERIOD_S
 from swarmpy.model.changes import Batch, Group, NodeReport
@@ -76,7 +77,7 @@ class Membership:
     async def _forward(self, watch: Watch, changed: asyncio.Event) -> None:
         while True:
             await watch.wait()
-            if any(_concerns_nodes(event) for event in watch.drain()):
+            if any(_concerns_nodes(event) for event in watch.take()):
                 changed.set()
 
     async def _settle_all(self, changed: asyncio.Event) -> None:

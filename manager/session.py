@@ -18,6 +18,7 @@ from swarmpy.limits import ASSIGNMENT_CHANGES_MAX, SESSION_QUEUE_MESSAGES_MAX
 from swarmpy.model.ids import NodeId, SessionId, TaskId
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task
 from swarmpy.pb import dispatcher_pb2 as pb
+from swarmpy.pb import types_pb2
 
 
 class Session:
@@ -96,7 +97,7 @@ class Session:
         self._tasks.clear()
         return self._pack(items, pb.AssignmentUpdate.INCREMENTAL) if items else []
 
-    def _pack(self, items: list[Item], type_: pb.AssignmentUpdate.Type) -> list[pb.ManagerMessage]:
+    def _pack(self, items: list[Item], type_: pb.AssignmentUpdate.Type.ValueType) -> list[pb.ManagerMessage]:
         # a COMPLETE set is one message whatever its size: what it leaves out, the agent takes down
         is_complete = type_ == pb.AssignmentUpdate.COMPLETE
         size = max(len(items), 1) if is_complete else ASSIGNMENT_CHANGES_MAX
@@ -109,20 +110,23 @@ class Session:
         return messages
 
 
+WIRE_KIND = {kind: types_pb2.Kind.Value(f"KIND_{kind.name}") for kind in Kind}
+
+
 def _change(item: Item) -> pb.AssignmentChange:
     change = pb.AssignmentChange()
     match item:
         case Task():
-            change.task.CopyFrom(codec.to_pb(item))
+            codec.write_pb(item, change.task)
         case Revision():
-            change.revision.CopyFrom(codec.to_pb(item))
+            codec.write_pb(item, change.revision)
         case Secret():
-            change.secret.CopyFrom(codec.to_pb(item))
+            codec.write_pb(item, change.secret)
         case Config():
-            change.config.CopyFrom(codec.to_pb(item))
+            codec.write_pb(item, change.config)
         case Network():
-            change.network.CopyFrom(codec.to_pb(item))
+            codec.write_pb(item, change.network)
         case Removed():
-            change.removal.kind = codec.enum_number(item.kind)
+            change.removal.kind = WIRE_KIND[item.kind]
             change.removal.id = item.id
     return change

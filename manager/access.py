@@ -1,0 +1,109 @@
+"""``Access``: the cluster as this manager's API server sees it. Any manager serves reads and writes.
+
+Writes go through raft from wherever they come in; logs come from the leader, since agents have their sessions
+with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import grpc.aio
+
+from manager.api.control import LogBatch, LogLine, LogSelector
+from manager.leader import Leader
+from manager.proposer import Proposer
+from manager.raft.proposer import RaftLog, RaftStatus
+from manager.servicers import leader_address
+from manager.store.store import Store
+from manager.store.view import View
+from manager.store.watch import Watch
+from swarmpy import rpc
+from swarmpy.errors import NoLeader
+from swarmpy.model.changes import Applied, Batch
+from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
+from swarmpy.model.states import TaskState
+from swarmpy.pb import dispatcher_pb2, streams_pb2, streams_pb2_grpc
+
+Dial = Callable[[str], grpc.aio.Channel]
+
+
+class Access:
+    """``ClusterAccess`` of an active manager."""
+
+    def __init__(
+        self, store: Store, proposer: Proposer, raft: RaftLog, leader: Leader, *, dial: Dial
+    ) -> None:
+        self._store = store
+        self._proposer = proposer
+        self._raft = raft
+        self._leader = leader
+        self._dial = dial
+
+    @property
+    def view(self) -> View:
+        return self._store
+
+    async def propose(self, batch: Batch) -> Applied:
+        return await self._proposer.propose(batch)
+
+    async def read_barrier(self) -> None:
+        await self._raft.read_barrier()
+
+    def watch(self) -> Watch:
+        return self._store.watch()
+
+    def raft_status(self) -> RaftStatus:
+        return self._raft.status()
+
+    async def logs(self, selector: LogSelector) -> AsyncGenerator[LogBatch]:
+        """Lines of the selected service's or task's containers, as agents send them."""
+        wanted = dispatcher_pb2.LogSelector(
+            task_ids=self._task_ids(selector),
+            follow=selector.is_following,
+            stdout=selector.stdout,
+            stderr=selector.stderr,
+            since=selector.since,
+            tail=selector.tail,
+        )
+        async with aclosing(self._batches(wanted)) as batches:
+            async for batch in batches:
+                yield _log_batch(batch)
+
+    def _task_ids(self, selector: LogSelector) -> list[str]:
+        if selector.task_id:
+            return [selector.task_id]
+        tasks = self._store.tasks_of_service(selector.service_id)
+        return sorted(task.id for task in tasks if task.status.state >= TaskState.ASSIGNED)
+
+    async def _batches(self, selector: dispatcher_pb2.LogSelector) -> AsyncGenerator[streams_pb2.LogBatch]:
+        term = self._leader.term
+        if term is not None:
+            async with aclosing(term.log_hub.subscribe(selector)) as local:
+                async for batch in local:
+                    yield batch
+            return
+        address = leader_address(self._raft)
+        if not address:
+            raise NoLeader()
+        with rpc.translate_errors():
+            async with self._dial(address) as channel:
+                stub: streams_pb2_grpc.StreamsAsyncStub = streams_pb2_grpc.StreamsStub(channel)
+                async for batch in stub.SubscribeLogs(selector):
+                    yield batch
+
+
+def _log_batch(batch: streams_pb2.LogBatch) -> LogBatch:
+    lines = tuple(
+        LogLine(
+            task_id=TaskId(line.task_id),
+            node_id=NodeId(line.node_id),
+            service_id=ServiceId(line.service_id),
+            timestamp=Timestamp(line.timestamp),
+            stream=line.stream,
+            data=line.data,
+        )
+        for line in batch.lines
+    )
+    return LogBatch(lines=lines, warnings=tuple(batch.warnings))

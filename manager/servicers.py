@@ -1,0 +1,73 @@
+"""The gRPC shells of the dispatcher and of the log streams: thin, they only pass on.
+
+They live as long as the manager; the Term they pass on to changes with leadership. An agent that calls a
+manager which does not lead is told who does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from manager.leader import Leader, Term
+from manager.raft.proposer import RaftLog
+from swarmpy.errors import NotLeader
+from swarmpy.pb import dispatcher_pb2, dispatcher_pb2_grpc, streams_pb2, streams_pb2_grpc
+from swarmpy.rpc import Context, peer_host, peer_of
+
+
+class StreamContext(Context, Protocol):
+    """A bidirectional call that writes as it pleases."""
+
+    async def write(self, message: Any) -> None: ...
+
+
+class DispatcherServicer(dispatcher_pb2_grpc.DispatcherServicer):
+    def __init__(self, leader: Leader, raft: RaftLog) -> None:
+        self._leader = leader
+        self._raft = raft
+
+    async def Session(  # type: ignore[override]  # noqa: N802 - the name is the wire's
+        self, request_iterator: AsyncIterator[dispatcher_pb2.AgentMessage], context: StreamContext
+    ) -> None:
+        term = self._leader.term
+        if term is None:
+            redirect = dispatcher_pb2.Redirect(leader_addr=leader_address(self._raft))
+            await context.write(dispatcher_pb2.ManagerMessage(redirect=redirect))
+            return
+        peer = peer_of(context)
+        await term.dispatcher.serve(
+            peer.node_id, peer_host(context), messages=request_iterator, send=context.write
+        )
+
+
+class StreamsServicer(streams_pb2_grpc.StreamsServicer):
+    def __init__(self, leader: Leader, raft: RaftLog) -> None:
+        self._leader = leader
+        self._raft = raft
+
+    async def PublishLogs(  # noqa: N802
+        self, request_iterator: AsyncIterator[streams_pb2.LogBatch], context: Context
+    ) -> streams_pb2.PublishLogsSummary:
+        lines = await self._term().log_hub.publish(peer_of(context).node_id, request_iterator)
+        return streams_pb2.PublishLogsSummary(lines=lines)
+
+    async def SubscribeLogs(  # noqa: N802
+        self, request: dispatcher_pb2.LogSelector, context: Context
+    ) -> AsyncIterator[streams_pb2.LogBatch]:
+        async for batch in self._term().log_hub.subscribe(request):
+            yield batch
+
+    def _term(self) -> Term:
+        if self._leader.term is None:
+            raise NotLeader(leader=self._raft.status().leader)
+        return self._leader.term
+
+
+def leader_address(raft: RaftLog) -> str:
+    """``host:port`` of the leader; empty while none is known."""
+    status = raft.status()
+    for member in status.members:
+        if member.raft_id == status.leader:
+            return member.address
+    return ""

@@ -1,0 +1,129 @@
+"""What a node remembers of its place in a swarm, beside its identity: one small file, replaced whole.
+
+Also the node's own addresses: which one to advertise when the user named none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import socket
+import struct
+from pathlib import Path
+
+import msgspec
+
+from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument
+from swarmpy.runtime import Disk
+
+DEFAULT_PORT = 2377
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """``raft_id`` is empty on workers, and on a manager that has not been admitted to raft yet."""
+
+    listen_addr: str
+    advertise_addr: str
+    raft_id: str = ""
+    managers: tuple[str, ...] = ()
+    """``host:port`` of the managers known when the file was written; the agent keeps a fresher list."""
+
+
+class StateFile:
+    """``state.json`` in the node's data folder."""
+
+    def __init__(self, disk: Disk, folder: Path) -> None:
+        self._disk = disk
+        self._path = folder / "state.json"
+
+    def load(self) -> NodeState | None:
+        if not self._disk.exists(self._path):
+            return None
+        try:
+            return msgspec.json.decode(self._disk.read(self._path), type=NodeState)
+        except msgspec.DecodeError as error:
+            raise Corrupt(f"{self._path} is damaged: {error}") from error
+
+    def save(self, state: NodeState) -> None:
+        self._disk.write_atomic(self._path, msgspec.json.format(msgspec.json.encode(state)))
+
+    def remove(self) -> None:
+        self._disk.remove(self._path)
+
+
+def with_port(address: str, port: int = DEFAULT_PORT) -> str:
+    """``host`` or ``host:port`` as ``host:port``; a bare IPv6 address gets its brackets."""
+    host, colon, text = address.rpartition(":")
+    if not colon or (":" in host and not host.endswith("]")):
+        bare = address.strip("[]")
+        return f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise InvalidArgument(f"invalid address {address!r}: {text!r} is not a port")
+    return address
+
+
+def resolve_listen(address: str) -> str:
+    """The address to listen on, from ``host``, ``host:port`` or an interface's name."""
+    full = with_port(address or "0.0.0.0")
+    host, _, port = full.rpartition(":")
+    return f"{resolve_host(host)}:{port}"
+
+
+def resolve_advertise(wanted: str, listen: str) -> str:
+    """The address that other nodes shall use: what the user named, else the machine's only address."""
+    if wanted:
+        host, _, port = with_port(wanted, _port_of(listen)).rpartition(":")
+        return f"{resolve_host(host)}:{port}"
+    host = listen.rpartition(":")[0]
+    if not ipaddress.ip_address(host.strip("[]")).is_unspecified:
+        return listen
+    found = host_addresses()
+    if not found:
+        raise FailedPrecondition("no IP address could be found on this node: name one with --advertise-addr")
+    if len(found) > 1:
+        raise FailedPrecondition(
+            "could not choose an IP address to advertise since this system has multiple addresses "
+            f"({', '.join(found)}) - specify one with --advertise-addr"
+        )
+    return with_port(found[0], _port_of(listen))
+
+
+def resolve_host(host: str) -> str:
+    """An IP address as it is; an interface's name as that interface's address."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        found = interface_addresses().get(host)
+        if not found:
+            raise InvalidArgument(
+                f"{host!r} is neither an IP address nor an interface of this node with an address"
+            ) from None
+        address = ipaddress.ip_address(found[0])
+    return f"[{address}]" if address.version == 6 else str(address)
+
+
+def host_addresses() -> list[str]:
+    """The IPv4 addresses of this node's own interfaces, bridges and tunnels of containers left out."""
+    ignored = ("lo", "docker", "br-", "veth", "sw-", "podman", "cni", "virbr")
+    found = interface_addresses()
+    return [address for name in sorted(found) if not name.startswith(ignored) for address in found[name]]
+
+
+def interface_addresses() -> dict[str, list[str]]:
+    """IPv4 addresses by interface, asked of the kernel."""
+
+    siocgifaddr = 0x8915
+    found: dict[str, list[str]] = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                answer = fcntl.ioctl(probe.fileno(), siocgifaddr, request)
+            except OSError:
+                continue  # an interface without an IPv4 address
+            found[name] = [socket.inet_ntoa(answer[20:24])]
+    return found
+
+
+def _port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
