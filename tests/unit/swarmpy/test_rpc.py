@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import grpc.aio
 import msgspec
 import pytest
 from google.protobuf.descriptor import FileDescriptor
@@ -313,6 +314,34 @@ async def test_errors_survive_the_wire(cluster: PkiCluster, is_stream: bool) -> 
         raised.append(errors.Rejected("x" * 1_000_000))
         with pytest.raises(errors.Rejected, match="xxx"):
             await call()
+    await server.stop(0)
+
+
+async def test_streams_that_write_by_themselves_are_guarded_too(cluster: PkiCluster) -> None:
+    """gRPC knows two ways to answer with a stream: a generator, and a coroutine with ``context.write``."""
+
+    class Writing(ManagerCalls):
+        async def Stream(  # type: ignore[override]
+            self,
+            request_iterator: AsyncIterator[raft_pb2.RaftFrames],
+            context: grpc.aio.ServicerContext[raft_pb2.RaftFrames, raft_pb2.RaftFrames],
+        ) -> None:
+            rpc.require_role(context, Role.MANAGER)
+            await context.write(raft_pb2.RaftFrames())
+            raise errors.NotLeader(leader="abc")
+
+    server = rpc.Server(cluster.trust(), clock=cluster.clock)
+    raft_pb2_grpc.add_RaftServicer_to_server(Writing(), server.grpc)
+    address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
+    worker = cluster.identity(Role.WORKER)
+    for identity, refusal in ((cluster.manager, errors.NotLeader), (worker, PermissionDenied)):
+        received = 0
+        with pytest.raises(refusal), rpc.translate_errors():
+            async with rpc.dial(identity, address) as channel:
+                stub: raft_pb2_grpc.RaftAsyncStub = raft_pb2_grpc.RaftStub(channel)
+                async for _ in stub.Stream(timeout=5):
+                    received += 1
+        assert received == (refusal is errors.NotLeader)
     await server.stop(0)
 
 
