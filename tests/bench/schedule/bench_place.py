@@ -12,7 +12,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+
+from memory_view import MemoryView
 
 from manager.schedule.scheduler import place
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
@@ -29,7 +31,6 @@ from swarmpy.model.specs import (
     TaskSpec,
 )
 from swarmpy.model.states import NodeState, TaskState
-from tests.support.memory_view import MemoryView
 
 RUNS = 5
 NOW = Timestamp(1_000_000_000)
