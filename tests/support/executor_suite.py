@@ -1,0 +1,244 @@
+"""What every executor must do. A test module takes the suite by subclassing ``ExecutorContract`` and giving
+three fixtures:
+
+* ``executor``: a started executor with no tasks; taken down afterwards with all that it made;
+* ``reopen``: ``await reopen()`` shuts the present executor down and returns a new, started one over the same
+  state, as a restart of the daemon does (``await reopen(is_clean=False)``: without shutting down);
+* ``sandbox``: ``await sandbox(task_id)`` returns the network namespace to run a task in.
+
+Tasks are shell scripts of image ``host``; an executor without processes knows these few by their text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import pytest
+
+from agent.executor.base import Executor, Exit, Found, Launch, LogLine, LogQuery, Sandbox
+from swarmpy.errors import TaskFailed, TaskRejected
+from swarmpy.model.ids import ID_BYTES, TaskId, Timestamp, make_id
+from swarmpy.model.specs import ContainerSpec
+
+DEADLINE_S = 20.0
+
+RUN_ON = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
+IGNORE_TERM = "trap '' TERM; while :; do sleep 0.05; done"
+EXIT_0 = "exit 0"
+EXIT_3 = "exit 3"
+SPEAK = "echo one; echo two; echo three; exit 0"
+SPEAK_AND_RUN = "echo one; trap 'exit 0' TERM; while :; do sleep 0.05; done"
+
+MakeSandbox = Callable[[TaskId], Awaitable[Sandbox]]
+
+
+class Reopen(Protocol):
+    def __call__(self, *, is_clean: bool = True) -> Awaitable[Executor]: ...
+
+
+def task_id(number: int) -> TaskId:
+    return TaskId(make_id(number.to_bytes(ID_BYTES)))
+
+
+async def make_launch(executor: Executor, sandbox: MakeSandbox, number: int, script: str) -> Launch:
+    id_ = task_id(number)
+    image = await executor.ensure_image("host")
+    spec = ContainerSpec(image="host", command=("/bin/sh", "-c", script))
+    return Launch(
+        task_id=id_,
+        name=f"web.{number}.{id_}",
+        spec=spec,
+        image=image,
+        sandbox=await sandbox(id_),
+        hostname=id_[:12],
+    )
+
+
+async def run(executor: Executor, sandbox: MakeSandbox, number: int, script: str) -> TaskId:
+    """Create and start one task."""
+    launch = await make_launch(executor, sandbox, number, script)
+    await executor.create(launch)
+    await executor.start(launch.task_id)
+    return launch.task_id
+
+
+async def wait_exit(executor: Executor, id_: TaskId) -> Exit:
+    """The end of the task, as the executor's events tell it."""
+    async with asyncio.timeout(DEADLINE_S):
+        async for ended in executor.events():
+            if ended.task_id == id_:
+                return ended.exit
+    raise AssertionError("the executor's events ended")
+
+
+async def found(executor: Executor, id_: TaskId) -> Found | None:
+    for item in await executor.list():
+        if item.task_id == id_:
+            return item
+    return None
+
+
+async def read_log(executor: Executor, id_: TaskId, query: LogQuery | None = None) -> list[LogLine]:
+    lines: list[LogLine] = []
+    async with asyncio.timeout(DEADLINE_S):
+        async for line in executor.logs(id_, query or LogQuery()):
+            lines.append(line)  # noqa: PERF401 - inside the timeout
+    return lines
+
+
+async def wait_log(executor: Executor, id_: TaskId, count: int) -> list[LogLine]:
+    async with asyncio.timeout(DEADLINE_S):
+        while len(lines := await read_log(executor, id_)) < count:
+            await asyncio.sleep(0.01)
+    return lines
+
+
+class ExecutorContract:
+    """The suite."""
+
+    async def test_starts_with_nothing(self, executor: Executor) -> None:
+        assert (await executor.probe()).is_usable
+        assert await executor.list() == ()
+
+    async def test_a_missing_image_rejects(self, executor: Executor) -> None:
+        with pytest.raises(TaskRejected):
+            await executor.ensure_image("no-such-image:1")
+
+    async def test_a_created_task_does_not_run(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        launch = await make_launch(executor, sandbox, 1, RUN_ON)
+        await executor.create(launch)
+        await executor.create(launch)  # again, as after a crash
+        item = await found(executor, launch.task_id)
+        assert item is not None
+        assert item.pid == 0
+        assert item.exit is None
+
+    async def test_start_gives_a_pid_and_starts_once(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        id_ = await run(executor, sandbox, 1, RUN_ON)
+        first = await found(executor, id_)
+        assert first is not None
+        assert first.pid > 0
+        assert first.started_at > 0
+        again = await executor.start(id_)
+        assert again.pid == first.pid
+
+    async def test_start_of_an_unknown_task(self, executor: Executor) -> None:
+        with pytest.raises((TaskRejected, TaskFailed)):
+            await executor.start(task_id(99))
+
+    @pytest.mark.parametrize(("script", "code"), [(EXIT_0, 0), (EXIT_3, 3)])
+    async def test_an_end_is_an_event(
+        self, executor: Executor, sandbox: MakeSandbox, script: str, code: int
+    ) -> None:
+        id_ = await run(executor, sandbox, 1, script)
+        assert (await wait_exit(executor, id_)).code == code
+        item = await found(executor, id_)
+        assert item is not None
+        assert item.exit is not None
+        assert item.exit.code == code
+        again = await executor.start(id_)  # an ended task is not run again
+        assert again.exit is not None
+        assert again.exit.code == code
+
+    async def test_stop_asks_first(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        id_ = await run(executor, sandbox, 1, SPEAK_AND_RUN)
+        await wait_log(executor, id_, 1)
+        exit = await executor.stop(id_, signal=signal.SIGTERM, grace_s=DEADLINE_S)
+        assert exit is not None
+        assert exit.code in {0, 128 + signal.SIGTERM}
+        assert await executor.stop(id_, signal=signal.SIGTERM, grace_s=DEADLINE_S) == exit
+
+    async def test_stop_kills_after_the_grace(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        id_ = await run(executor, sandbox, 1, IGNORE_TERM)
+        exit = await executor.stop(id_, signal=signal.SIGTERM, grace_s=0.3)
+        assert exit is not None
+        assert exit.code == 128 + signal.SIGKILL
+
+    async def test_stop_of_what_never_ran(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        assert await executor.stop(task_id(99), signal=signal.SIGTERM, grace_s=1.0) is None
+        launch = await make_launch(executor, sandbox, 1, RUN_ON)
+        await executor.create(launch)
+        assert await executor.stop(launch.task_id, signal=signal.SIGTERM, grace_s=1.0) is None
+
+    async def test_signal_kills(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        id_ = await run(executor, sandbox, 1, RUN_ON)
+        await executor.signal(id_, signal.SIGKILL)
+        assert (await wait_exit(executor, id_)).code == 128 + signal.SIGKILL
+        await executor.signal(id_, signal.SIGKILL)  # it has ended: fine
+
+    async def test_remove_takes_all_down(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        id_ = await run(executor, sandbox, 1, RUN_ON)
+        await executor.remove(id_)
+        await executor.remove(id_)
+        assert await executor.list() == ()
+        assert await read_log(executor, id_) == []
+
+    async def test_the_log_outlives_the_task(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        id_ = await run(executor, sandbox, 1, SPEAK)
+        await wait_exit(executor, id_)
+        await executor.remove(id_, keep_log=True)
+        assert await executor.list() == ()
+        lines = await read_log(executor, id_)
+        assert [line.data for line in lines] == [b"one\n", b"two\n", b"three\n"]
+        assert [line.stream for line in lines] == [1, 1, 1]
+        await executor.remove(id_)
+        assert await read_log(executor, id_) == []
+
+    async def test_log_tail_and_since(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        id_ = await run(executor, sandbox, 1, SPEAK)
+        await wait_exit(executor, id_)
+        lines = await wait_log(executor, id_, 3)
+        assert [line.data for line in await read_log(executor, id_, LogQuery(tail=1))] == [b"three\n"]
+        assert await read_log(executor, id_, LogQuery(tail=0)) == []
+        later = Timestamp(lines[-1].timestamp + 1)
+        assert await read_log(executor, id_, LogQuery(since=later)) == []
+        assert await read_log(executor, id_, LogQuery(stdout=False)) == []
+
+    async def test_following_ends_with_the_task(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        id_ = await run(executor, sandbox, 1, SPEAK_AND_RUN)
+        following = asyncio.create_task(read_log(executor, id_, LogQuery(is_following=True)))
+        await wait_log(executor, id_, 1)
+        await executor.stop(id_, signal=signal.SIGTERM, grace_s=DEADLINE_S)
+        assert [line.data for line in await following][:1] == [b"one\n"]
+
+    async def test_a_task_outlives_the_daemon(
+        self, executor: Executor, sandbox: MakeSandbox, reopen: Reopen
+    ) -> None:
+        id_ = await run(executor, sandbox, 1, RUN_ON)
+        before = await found(executor, id_)
+        executor = await reopen()
+        assert await found(executor, id_) == before
+        exit = await executor.stop(id_, signal=signal.SIGKILL, grace_s=DEADLINE_S)
+        assert exit is not None
+        assert exit.code == 128 + signal.SIGKILL
+
+    async def test_an_end_between_two_daemons_is_told(
+        self, executor: Executor, sandbox: MakeSandbox, reopen: Reopen
+    ) -> None:
+        id_ = await run(executor, sandbox, 1, EXIT_3)
+        await wait_exit(executor, id_)
+        executor = await reopen(is_clean=False)
+        assert (await wait_exit(executor, id_)).code == 3
+        item = await found(executor, id_)
+        assert item is not None
+        assert item.exit is not None
+        assert item.exit.code == 3
+
+    async def test_a_created_task_can_be_started_by_the_next_daemon(
+        self, executor: Executor, sandbox: MakeSandbox, reopen: Reopen
+    ) -> None:
+        launch = await make_launch(executor, sandbox, 1, EXIT_3)
+        await executor.create(launch)
+        executor = await reopen(is_clean=False)
+        await executor.create(launch)
+        await executor.start(launch.task_id)
+        assert (await wait_exit(executor, launch.task_id)).code == 3
+
+    async def test_many_at_once(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        ids = await asyncio.gather(*(run(executor, sandbox, n, RUN_ON) for n in range(1, 9)))
+        assert {item.task_id for item in await executor.list()} == set(ids)
+        await asyncio.gather(*(executor.remove(id_) for id_ in ids))
+        assert await executor.list() == ()
