@@ -36,7 +36,7 @@ from swarmpy.errors import (
 from swarmpy.model.ids import ClusterId, Duration, Timestamp
 from swarmpy.model.objects import RemovedNode
 from swarmpy.pb import raft_pb2, raft_pb2_grpc
-from swarmpy.pki import Role
+from swarmpy.pki import Identity, Role
 
 DEADLINE_S = 10.0
 
@@ -334,14 +334,19 @@ async def test_streams_that_write_by_themselves_are_guarded_too(cluster: PkiClus
     raft_pb2_grpc.add_RaftServicer_to_server(Writing(), server.grpc)
     address = f"127.0.0.1:{await server.start('127.0.0.1:0')}"
     worker = cluster.identity(Role.WORKER)
-    for identity, refusal in ((cluster.manager, errors.NotLeader), (worker, PermissionDenied)):
-        received = 0
-        with pytest.raises(refusal), rpc.translate_errors():
+
+    async def count(identity: Identity) -> None:
+        with rpc.translate_errors():
             async with rpc.dial(identity, address) as channel:
                 stub: raft_pb2_grpc.RaftAsyncStub = raft_pb2_grpc.RaftStub(channel)
                 async for _ in stub.Stream(timeout=5):
-                    received += 1
-        assert received == (refusal is errors.NotLeader)
+                    received.append(identity)
+
+    received: list[Identity] = []
+    for identity, refusal in ((cluster.manager, errors.NotLeader), (worker, PermissionDenied)):
+        with pytest.raises(refusal):
+            await count(identity)
+    assert received == [cluster.manager]
     await server.stop(0)
 
 
