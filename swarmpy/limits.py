@@ -191,6 +191,14 @@ TASK_RETRIES_MAX = 5
 """Times that an operation of bringing a task up is tried again before the task is given up."""
 IMAGE_LAYERS_MAX = 128
 IMAGE_BYTES_MAX = 20 << 30
+"""Of one layer unpacked, and of one archive."""
+IMAGE_MEMBERS_MAX = 2_000_000
+"""Files in one layer."""
+IMAGE_LINKS_MAX = 40
+"""Symbolic links on the way to one file of a layer."""
+IMAGE_MANIFEST_BYTES_MAX = 8 << 20
+IMAGE_MANIFESTS_MAX = 256
+"""Images in one archive."""
 
 # --- API
 API_BODY_BYTES_MAX = 5 << 20
@@ -208,6 +216,16 @@ API_STREAM_IDLE_S = 1.0
 """How often a stream with nothing to say looks whether its reader is still there."""
 REPLICAS_MAX = 100_000
 """Replicas of one service; more is refused as a slip of the keyboard."""
+
+# --- command line
+CLIENT_CONNECT_TIMEOUT_S = 5.0
+CLIENT_TIMEOUT_S = 60.0
+"""A call that is no stream. Longer than any bound on the daemon's side, so that its words arrive."""
+PROGRESS_PERIOD_S = 0.2
+PROGRESS_ROWS_MAX = 20
+"""Replicas that a progress display shows one by one; more are only counted."""
+DAEMON_START_TIMEOUT_S = 30.0
+DAEMON_START_POLL_S = 0.05
 
 # --- lab
 LAB_HOSTS_MAX = 64

@@ -1,0 +1,262 @@
+"""Reading what people bring: OCI layouts (folder or tar), ``docker save`` archives, root file system tars.
+
+``open_archive`` says which it is and gives its blobs by name; ``read_images`` lists the images inside:
+their names, configuration and layers, with the digests that each must have. Nothing is unpacked here.
+Compressed archives are decompressed to a temporary file first, since their parts are read out of order.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import hashlib
+import json
+import lzma
+import platform
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from swarmpy.errors import InvalidArgument
+from swarmpy.limits import (
+    IMAGE_BYTES_MAX,
+    IMAGE_LAYERS_MAX,
+    IMAGE_MANIFEST_BYTES_MAX,
+    IMAGE_MANIFESTS_MAX,
+)
+
+_NAME_MARKS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_COPY_BYTES = 1 << 20
+
+
+class LayerSource(NamedTuple):
+    """One layer: the blob's name, the digest of the blob ("" if unknown) and of the tar within."""
+
+    blob: str
+    digest: str
+    diff_id: str
+
+
+class ImageSource(NamedTuple):
+    """One image of an archive. ``names`` are as written; a bare tag stands with a leading colon."""
+
+    names: tuple[str, ...]
+    digest: str
+    config: dict[str, Any]
+    layers: tuple[LayerSource, ...]
+
+
+class Archive:
+    """Named blobs in a folder or an uncompressed tar. ``tar_path`` is empty for a folder."""
+
+    def __init__(self, folder: Path | None, tar: tarfile.TarFile | None) -> None:
+        self._folder = folder
+        self._tar = tar
+        self._members = {}
+        if tar is not None:
+            self._members = {member.name.removeprefix("./"): member for member in tar.getmembers()}
+
+    def has(self, name: str) -> bool:
+        if self._folder is not None:
+            return (self._folder / name).is_file()
+        return name in self._members
+
+    def open(self, name: str) -> IO[bytes]:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise InvalidArgument(f'the image archive names the file "{name}" outside of itself')
+        try:
+            if self._folder is not None:
+                path = (self._folder / name).resolve(strict=True)
+                if not path.is_relative_to(self._folder.resolve()):
+                    raise InvalidArgument(f'the image archive\'s "{name}" is a link out of it')
+                return open(path, "rb")
+            assert self._tar is not None
+            file = self._tar.extractfile(self._members[name])
+        except (KeyError, OSError):
+            raise InvalidArgument(f'the image archive lacks the file "{name}"') from None
+        if file is None:
+            raise InvalidArgument(f'the image archive\'s "{name}" is no file')
+        return file
+
+    def read_json(self, name: str, digest: str = "") -> Any:
+        with self.open(name) as file:
+            data = file.read(IMAGE_MANIFEST_BYTES_MAX + 1)
+        if len(data) > IMAGE_MANIFEST_BYTES_MAX:
+            raise InvalidArgument(f'the image archive\'s "{name}" is larger than a manifest may be')
+        if digest and digest != digest_of(data):
+            raise InvalidArgument(f'the image archive\'s "{name}" does not have the digest {digest}')
+        try:
+            return json.loads(data)
+        except ValueError:
+            raise InvalidArgument(f'the image archive\'s "{name}" is no JSON') from None
+
+
+def digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+@contextlib.contextmanager
+def open_archive(path: Path, work: Path) -> Iterator[Archive]:
+    """``work`` is a folder for temporary files."""
+    if path.is_dir():
+        yield Archive(path, None)
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            raw: IO[bytes] = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise InvalidArgument(f"cannot read {path}: {error.strerror}") from None
+        plain = decompressed(raw)
+        try:
+            if plain is not raw:
+                target = stack.enter_context(open(work / "archive.tar", "w+b"))
+                _copy_bounded(plain, target)
+                target.seek(0)
+                raw = target
+            archive = stack.enter_context(tarfile.open(fileobj=raw, mode="r:"))
+            opened = Archive(None, archive)
+        except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, ValueError) as error:
+            raise InvalidArgument(f"{path} is no readable image archive: {error}") from None
+        yield opened
+
+
+def _copy_bounded(source: IO[bytes], target: IO[bytes]) -> None:
+    left = IMAGE_BYTES_MAX
+    while chunk := source.read(_COPY_BYTES):
+        left -= len(chunk)
+        if left < 0:
+            raise InvalidArgument(f"the image archive holds more than {IMAGE_BYTES_MAX >> 30} GiB")
+        target.write(chunk)
+
+
+def decompressed(file: IO[bytes]) -> IO[bytes]:
+    """``file`` itself, or a reader of what is compressed in it. ``file`` must be seekable."""
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb"))
+    if start.startswith(b"BZh"):
+        return cast("IO[bytes]", bz2.BZ2File(file))
+    if start.startswith(b"\xfd7zXZ\0"):
+        return cast("IO[bytes]", lzma.LZMAFile(file))
+    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        raise InvalidArgument("zstd compression is not supported: recompress the image with gzip")
+    return file
+
+
+def read_images(archive: Archive) -> list[ImageSource]:
+    """The images inside; empty for a plain root file system."""
+    if archive.has("manifest.json"):
+        return _read_docker(archive)
+    if archive.has("index.json"):
+        return _read_layout(archive)
+    return []
+
+
+def copy_file(archive: Archive, name: str, target: IO[bytes]) -> None:
+    with archive.open(name) as source:
+        shutil.copyfileobj(source, target, _COPY_BYTES)
+
+
+# --- docker save
+
+
+def _read_docker(archive: Archive) -> list[ImageSource]:
+    manifest = archive.read_json("manifest.json")
+    if not isinstance(manifest, list):
+        raise InvalidArgument("the image archive's manifest.json is no list of images")
+    images = []
+    for entry in manifest[:IMAGE_MANIFESTS_MAX]:
+        try:
+            config_name, blobs = str(entry["Config"]), [str(blob) for blob in entry["Layers"]]
+            names = tuple(str(name) for name in entry.get("RepoTags") or ())
+        except (KeyError, TypeError, AttributeError):
+            raise InvalidArgument("the image archive's manifest.json lacks Config or Layers") from None
+        digest = "sha256:" + config_name.rpartition("/")[2].removesuffix(".json")
+        config = archive.read_json(config_name, digest)
+        diff_ids = _diff_ids(config, len(blobs))
+        layers = tuple(LayerSource(blob, "", diff) for blob, diff in zip(blobs, diff_ids, strict=True))
+        images.append(ImageSource(names, digest, config, layers))
+    return images
+
+
+# --- OCI layout
+
+
+def _read_layout(archive: Archive) -> list[ImageSource]:
+    found: list[tuple[str, str]] = []
+    _find_manifests(archive, archive.read_json("index.json"), "", found)
+    images: dict[str, ImageSource] = {}
+    for digest, name in found[:IMAGE_MANIFESTS_MAX]:
+        image = _read_manifest(archive, digest, name)
+        former = images.get(image.digest)
+        names = tuple(dict.fromkeys((*(former.names if former else ()), *image.names)))
+        images[image.digest] = image._replace(names=names)
+    return list(images.values())
+
+
+def _find_manifests(archive: Archive, index: Any, name: str, found: list[tuple[str, str]]) -> None:
+    """(digest, name) of every image for this machine, also in indexes within the index."""
+    entries = index.get("manifests") if isinstance(index, dict) else None
+    if not isinstance(entries, list):
+        raise InvalidArgument("the image archive's index holds no list of manifests")
+    fitting = [entry for entry in entries if isinstance(entry, dict) and _fits(entry.get("platform"))]
+    for entry in fitting:
+        marks = entry.get("annotations") or {}
+        own = next((str(marks[mark]) for mark in _NAME_MARKS if marks.get(mark)), "")
+        if own and not ("/" in own or ":" in own or "." in own) and _NAME_MARKS[0] not in marks:
+            own = f":{own}"  # tools that write one image a layout put only the tag here
+        digest = str(entry.get("digest", ""))
+        if "index" in str(entry.get("mediaType", "")) or "manifest.list" in str(entry.get("mediaType", "")):
+            if len(found) > IMAGE_MANIFESTS_MAX:
+                raise InvalidArgument("the image archive's indexes are nested too deep")
+            _find_manifests(archive, archive.read_json(_blob(digest), digest), own or name, found)
+        else:
+            found.append((digest, own or name))
+
+
+def _fits(wanted: Any) -> bool:
+    """Whether a manifest's platform is this machine's; one that names none fits."""
+    if not isinstance(wanted, dict) or not wanted.get("architecture"):
+        return True
+    machine = platform.machine()
+    own = _ARCHITECTURES.get(machine, machine)
+    return wanted.get("os") == "linux" and wanted.get("architecture") == own
+
+
+def _read_manifest(archive: Archive, digest: str, name: str) -> ImageSource:
+    manifest = archive.read_json(_blob(digest), digest)
+    try:
+        config_digest = str(manifest["config"]["digest"])
+        digests = [str(layer["digest"]) for layer in manifest["layers"]]
+    except (KeyError, TypeError):
+        raise InvalidArgument(f"the manifest {digest} lacks its config or layers") from None
+    config = archive.read_json(_blob(config_digest), config_digest)
+    diff_ids = _diff_ids(config, len(digests))
+    layers = tuple(
+        LayerSource(_blob(layer), layer, diff) for layer, diff in zip(digests, diff_ids, strict=True)
+    )
+    return ImageSource((name,) if name else (), config_digest, config, layers)
+
+
+def _blob(digest: str) -> str:
+    algorithm, _, value = digest.partition(":")
+    if algorithm != "sha256" or len(value) != 64 or not value.isalnum():
+        raise InvalidArgument(f'"{digest}" is no sha256 digest')
+    return f"blobs/sha256/{value}"
+
+
+def _diff_ids(config: Any, layers: int) -> list[str]:
+    rootfs = config.get("rootfs") if isinstance(config, dict) else None
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if not isinstance(diff_ids, list) or len(diff_ids) != layers:
+        raise InvalidArgument("the image's configuration does not name as many layers as the image has")
+    if layers > IMAGE_LAYERS_MAX:
+        raise InvalidArgument(f"the image has {layers} layers; {IMAGE_LAYERS_MAX} is the most")
+    for diff_id in diff_ids:
+        _blob(str(diff_id))
+    return [str(diff_id) for diff_id in diff_ids]

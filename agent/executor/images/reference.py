@@ -1,0 +1,52 @@
+"""Image names: ``[registry/]path[:tag][@digest]``, and which names mean the same image.
+
+Pure. Docker's familiar names: ``alpine``, ``alpine:latest`` and ``docker.io/library/alpine:latest`` are one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from swarmpy.errors import InvalidArgument
+
+_NAME = re.compile(r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_REGISTRY = re.compile(r"(?:[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::[0-9]+)?")
+_CHARS_MAX = 255
+
+
+class Reference(NamedTuple):
+    """``name`` without the parts that go without saying; ``digest`` empty if none was given."""
+
+    name: str
+    tag: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.tag}"
+
+
+def parse(text: str) -> Reference:
+    """The one form of a name. InvalidArgument, in Docker's words, if it is none."""
+    rest, _, digest = text.partition("@")
+    head, slash, last = rest.rpartition("/")
+    last, has_tag, tag = last.partition(":")
+    name = head + slash + last
+    registry, has_registry, path = name.partition("/")
+    if has_registry and ("." in registry or ":" in registry or registry == "localhost"):
+        is_valid = bool(_REGISTRY.fullmatch(registry))
+        if registry in ("docker.io", "index.docker.io"):
+            name = path = path.removeprefix("library/")
+    else:
+        is_valid, path = True, name.removeprefix("library/")
+        name = path
+    is_valid = is_valid and bool(_NAME.fullmatch(path)) and len(name) <= _CHARS_MAX
+    if has_tag:
+        is_valid = is_valid and bool(_TAG.fullmatch(tag))
+    if digest or "@" in text:
+        is_valid = is_valid and bool(_DIGEST.fullmatch(digest))
+    if not is_valid:
+        raise InvalidArgument(f'invalid reference format: "{text}" is no image name')
+    return Reference(name, tag or "latest", digest)

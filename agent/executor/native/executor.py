@@ -1,0 +1,452 @@
+"""``NativeExecutor``: tasks as processes in namespaces, with nothing but the kernel.
+
+What it decides: which call of a task may run when (one at a time per task), and what became of a task
+(``folders.read_state``). What it leaves to others: ``job`` what to run, the shim how, ``cgroups`` limits.
+
+A task's truth is its folder; memory only holds what is being watched. So a daemon that starts again finds
+every task, running or ended, by reading folders, and watches living shims by pidfd, which needs no
+parenthood. Every end is announced once per life of the daemon, those of a former life too.
+
+Blocking work runs in a small thread pool; the loop itself only sends orders, reads reports and watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal as signals
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from agent.executor.base import (
+    Capabilities,
+    Exit,
+    ExitEvent,
+    Found,
+    ImageConfig,
+    Launch,
+    LogLine,
+    LogQuery,
+    Stats,
+    log_folder,
+)
+from agent.executor.images.store import ImageStore
+from agent.executor.native import cgroups, folders, launcher, preflight, process
+from agent.executor.native.folders import TaskState
+from agent.executor.native.job import ExitRecord, Places, StartRecord, plan_job
+from agent.executor.native.log_reader import read_log
+from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected, Unavailable
+from swarmpy.limits import (
+    EXECUTOR_THREADS_MAX,
+    SHIM_POLL_S,
+    TASK_KILL_TIMEOUT_S,
+    TASK_START_TIMEOUT_S,
+    TASK_STARTS_PARALLEL_MAX,
+)
+from swarmpy.model.ids import TaskId, Timestamp
+from swarmpy.runtime import Clock, SystemClock
+
+T = TypeVar("T")
+
+_SHIM_LOST = "the task's shim was killed, and the task with it"
+_KILLED = 128 + signals.SIGKILL
+
+
+@dataclass(kw_only=True)
+class _Task:
+    """What memory holds of one task. ``ended`` is set when the exit is known and announced."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    started: StartRecord | None = None
+    exit: ExitRecord | None = None
+    watch: int = -1
+    """The shim's pidfd while it is watched."""
+    is_ending: bool = False
+
+
+class NativeExecutor:
+    """One per node. ``data_dir`` is the node's; tasks, images, volumes and logs lie below it."""
+
+    name = "native"
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        cgroup_parent: str = "/swarmpy",
+        hidden: tuple[Path, ...] = (Path("/run/swarmpy/netns"),),
+        clock: Clock | None = None,
+    ) -> None:
+        data_dir = data_dir.absolute()
+        self._clock = clock or SystemClock()
+        self._tasks_dir = data_dir / "tasks"
+        self._logs_dir = log_folder(data_dir)
+        self._volumes_dir = data_dir / "volumes"
+        self._hidden = hidden
+        self.images = ImageStore(data_dir / "images")
+        self._cgroups = cgroups.Cgroups(cgroup_parent)
+        self._launcher = launcher.Launcher(data_dir / "shim.log")
+        self._pool = ThreadPoolExecutor(EXECUTOR_THREADS_MAX, thread_name_prefix="native")
+        self._tasks: dict[TaskId, _Task] = {}
+        self._ended: deque[ExitEvent] = deque()
+        self._has_ended = asyncio.Event()
+        self._starts = asyncio.Semaphore(TASK_STARTS_PARALLEL_MAX)
+        self._endings: set[asyncio.Task[None]] = set()
+        self._is_up = False
+
+    # --- life
+
+    async def start_up(self) -> None:
+        await self._run(self._prepare_node)
+        for task_id, state in await self._run(self._scan):
+            task = self._tasks.setdefault(task_id, _Task())
+            task.started = state.started
+            if state.shim:
+                self._watch(task_id, task, state.shim)
+            elif state.ended or state.started:
+                await self._end(task_id, task)
+        self._is_up = True
+
+    async def shut_down(self) -> None:
+        self._is_up = False
+        for task in self._tasks.values():
+            self._unwatch(task)
+        while self._endings:
+            await asyncio.gather(*self._endings)
+        await self._run(self._launcher.stop)
+        self._pool.shutdown(wait=True)
+
+    async def probe(self) -> Capabilities:
+        missing = await self._run(partial(preflight.find_missing, self._tasks_dir.parent))
+        return Capabilities(
+            name=self.name,
+            is_usable=not missing,
+            cgroup_version=self._cgroups.version,
+            missing=(*missing, *self._cgroups.missing()),
+        )
+
+    def _prepare_node(self) -> None:
+        for folder in (self._tasks_dir, self._logs_dir, self._volumes_dir):
+            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._cgroups.prepare()
+        self.images.prepare()
+        self._launcher.start()
+
+    def _scan(self) -> list[tuple[TaskId, TaskState]]:
+        """Every task that was created. Rubbish is removed: half-made folders, groups without a folder."""
+        found = []
+        for entry in sorted(os.scandir(self._tasks_dir), key=lambda entry: entry.name):
+            folder = Path(entry.path)
+            if folders.is_created(folder):
+                found.append((TaskId(entry.name), folders.read_state(folder)))
+            else:
+                self._kill_leftovers(entry.name)
+                folders.remove_tree(folder)
+        known = {task_id for task_id, _ in found}
+        for task_id in self._cgroups.task_ids() - known:
+            self._cgroups.remove(task_id)
+        return found
+
+    # --- images
+
+    async def ensure_image(self, reference: str) -> ImageConfig:
+        try:
+            return await self._run(partial(self.images.config, reference))
+        except (NotFound, InvalidArgument) as error:
+            raise TaskRejected(str(error)) from None
+
+    async def load_image(self, path: Path, name: str = "") -> list[str]:
+        """Load an archive or OCI layout; the references that it brought."""
+        return await self._run(partial(self.images.load, path, name=name))
+
+    async def remove_image(self, reference: str) -> None:
+        """Refused while a task on this node was created from it."""
+
+        def remove() -> None:
+            found = [folders.read_job(self._folder(task_id)) for task_id in list(self._tasks)]
+            jobs = [job for job in found if job is not None]
+            self.images.remove(
+                reference,
+                in_use={job["image"]: job["task_id"] for job in jobs},
+                layers_in_use={layer for job in jobs for layer in job["layers"]},
+            )
+
+        await self._run(remove)
+
+    # --- one task
+
+    async def create(self, launch: Launch) -> None:
+        task_id = launch.task_id
+        folders.check_task_id(task_id)
+        task = self._tasks.setdefault(task_id, _Task())
+        async with task.lock:
+            try:
+                await self._run(partial(self._create, launch))
+            except SwarmError:
+                self._forget_unmade(task_id, task)
+                raise
+
+    def _create(self, launch: Launch) -> None:
+        task_id, folder = launch.task_id, self._folder(launch.task_id)
+        if folders.is_created(folder):
+            return
+        groups, oom_file = self._cgroups.places(task_id)
+        job = plan_job(
+            launch,
+            Places(
+                folder=str(folder),
+                log_dir=str(self._logs_dir / task_id),
+                layers_dir=str(self.images.layers_dir),
+                volumes_dir=str(self._volumes_dir),
+                cgroups=groups,
+                oom_file=oom_file,
+                hidden=[str(path) for path in self._hidden],
+            ),
+        )
+        try:
+            self._cgroups.create(task_id, launch.limits)
+            folders.create(folder, job)
+        except SwarmError:
+            self._cgroups.remove(task_id)
+            folders.remove_tree(folder)
+            raise
+
+    def _forget_unmade(self, task_id: TaskId, task: _Task) -> None:
+        if not folders.is_created(self._folder(task_id)) and self._tasks.get(task_id) is task:
+            del self._tasks[task_id]
+
+    async def start(self, task_id: TaskId) -> Found:
+        task = self._tasks.get(task_id)
+        if task is None:
+            raise TaskRejected(f"task {task_id} was not created on this node")
+        async with task.lock:
+            if task.started is None and task.exit is None:
+                await self._start(task_id, task)
+            if task.exit is not None:
+                process.raise_unstarted(task.exit)
+            return self._found(task_id, task)
+
+    async def _start(self, task_id: TaskId, task: _Task) -> None:
+        folder = self._folder(task_id)
+        async with self._starts:
+            answer = await self._order_start(folder)
+        state = await self._run(partial(folders.read_state, folder))
+        if answer == "taken":
+            state = await self._wait_until_started(folder)
+        task.started = state.started
+        if state.ended:
+            await self._end(task_id, task)
+        elif state.shim:
+            self._watch(task_id, task, state.shim)
+        elif state.started:
+            await self._end(task_id, task)
+        else:
+            await self._run(partial(self._kill_leftovers, task_id))
+            raise Unavailable(f"the shim of task {task_id} ended before it had started the task")
+
+    async def _order_start(self, folder: Path) -> str:
+        """Give the order and wait for the shim's report. "" if it died without one."""
+        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            await self._run(partial(self._launcher.order, folder, write_end))
+        except OSError as error:
+            os.close(read_end)
+            raise Unavailable(f"the task launcher takes no orders: {error}") from None
+        finally:
+            os.close(write_end)
+        try:
+            async with asyncio.timeout(TASK_START_TIMEOUT_S):
+                answer = await process.read_report(read_end)
+        except TimeoutError:
+            await self._run(partial(self._kill_shim, folder))
+            raise Unavailable(f"the task in {folder} did not start in {TASK_START_TIMEOUT_S:g} s") from None
+        finally:
+            os.close(read_end)
+        return str(json.loads(answer)["state"]) if answer else ""
+
+    async def _wait_until_started(self, folder: Path) -> TaskState:
+        """Another shim has the task: one that a former life of the daemon ordered."""
+        deadline = self._clock.monotonic() + TASK_START_TIMEOUT_S
+        while True:
+            state = await self._run(partial(folders.read_state, folder))
+            if state.started or state.ended or not state.shim:
+                return state
+            if self._clock.monotonic() > deadline:
+                raise Unavailable(f"the task in {folder} did not start in {TASK_START_TIMEOUT_S:g} s")
+            await asyncio.sleep(SHIM_POLL_S)
+
+    async def signal(self, task_id: TaskId, signal: int) -> None:
+        task = self._tasks.get(task_id)
+        if task is not None and task.started is not None and task.exit is None:
+            process.send_signal(task.started, signal)
+
+    async def stop(self, task_id: TaskId, *, signal: int, grace_s: float) -> Exit | None:
+        task = self._tasks.get(task_id)
+        if task is None:
+            return None
+        if task.exit is None and task.started is not None:
+            if grace_s > 0:
+                await self.signal(task_id, signal)
+                await process.wait_set(task.ended, grace_s)
+            if not task.ended.is_set():
+                await self._kill(task_id, task)
+        return process.exit_of(task.exit) if task.exit else None
+
+    async def _kill(self, task_id: TaskId, task: _Task) -> None:
+        await self.signal(task_id, signals.SIGKILL)
+        if not await process.wait_set(task.ended, TASK_KILL_TIMEOUT_S):
+            raise Unavailable(f"task {task_id} does not die: it may be waiting for a device or a file server")
+
+    async def remove(self, task_id: TaskId, *, keep_log: bool = False) -> None:
+        task = self._tasks.get(task_id)
+        if task is None:
+            if folders.is_task_id(task_id):
+                await self._run(partial(self._remove, task_id, keep_log=keep_log))
+            return
+        async with task.lock:
+            if task.started is not None and task.exit is None:
+                await self._kill(task_id, task)
+            self._unwatch(task)
+            await self._run(partial(self._remove, task_id, keep_log=keep_log))
+            if self._tasks.get(task_id) is task:
+                del self._tasks[task_id]
+
+    def _remove(self, task_id: TaskId, *, keep_log: bool) -> None:
+        folder = self._folder(task_id)
+        self._kill_shim(folder)
+        self._cgroups.remove(task_id)
+        folders.remove(folder)
+        if not keep_log:
+            folders.remove_tree(self._logs_dir / task_id)
+
+    # --- reading
+
+    async def events(self) -> AsyncIterator[ExitEvent]:
+        while True:
+            while self._ended:
+                yield self._ended.popleft()
+            self._has_ended.clear()
+            await self._has_ended.wait()
+
+    async def list(self) -> tuple[Found, ...]:
+        return tuple(
+            self._found(task_id, task)
+            for task_id, task in sorted(self._tasks.items())
+            if task.started or task.exit or folders.is_created(self._folder(task_id))
+        )
+
+    def logs(self, task_id: TaskId, query: LogQuery) -> AsyncIterator[LogLine]:
+        def has_ended() -> bool:
+            task = self._tasks.get(task_id)
+            return task is None or task.exit is not None
+
+        return read_log(self._logs_dir / task_id, query, has_ended=has_ended, run=self._run)
+
+    async def stats(self, task_id: TaskId) -> Stats:
+        task = self._tasks.get(task_id)
+        if task is None or task.started is None or task.exit is not None:
+            return Stats()
+        return await self._run(partial(self._cgroups.stats, task_id))
+
+    # --- watching
+
+    def _watch(self, task_id: TaskId, task: _Task, shim: int) -> None:
+        """Have the shim's end noticed. A pidfd names the process even if its number is used again."""
+        try:
+            task.watch = os.pidfd_open(shim)
+        except ProcessLookupError:
+            self._begin_ending(task_id, task)
+            return
+        if folders.lock_holder(self._folder(task_id)) != shim:
+            self._unwatch(task)
+            self._begin_ending(task_id, task)
+            return
+        asyncio.get_running_loop().add_reader(task.watch, self._begin_ending, task_id, task)
+
+    def _unwatch(self, task: _Task) -> None:
+        if task.watch >= 0:
+            asyncio.get_running_loop().remove_reader(task.watch)
+            os.close(task.watch)
+            task.watch = -1
+
+    def _begin_ending(self, task_id: TaskId, task: _Task) -> None:
+        self._unwatch(task)
+        if task.is_ending or task.exit is not None:
+            return
+        task.is_ending = True
+        ending = asyncio.get_running_loop().create_task(self._end(task_id, task))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+
+    async def _end(self, task_id: TaskId, task: _Task) -> None:
+        """The shim is gone: learn how the task ended, and announce it."""
+        if task.exit is not None:
+            return
+        started, ended = await self._run(partial(self._settle, task_id))
+        task.started = task.started or started
+        task.is_ending = False
+        if ended is None:
+            return  # nothing had been run: the task is as created
+        task.exit = ended
+        task.ended.set()
+        if ended["kind"] != "ended":
+            return  # it never ran: the start order's error is the whole story
+        self._ended.append(ExitEvent(task_id=task_id, exit=process.exit_of(ended)))
+        self._has_ended.set()
+
+    def _settle(self, task_id: TaskId) -> tuple[StartRecord | None, ExitRecord | None]:
+        """The final word of a task without a shim. One that was lost gets its exit file here."""
+        folder = self._folder(task_id)
+        state = folders.read_state(folder)
+        if state.ended is not None or state.started is None:
+            return state.started, state.ended
+        self._kill_leftovers(task_id)
+        ended = ExitRecord(
+            code=_KILLED, is_oom_killed=False, at=self._clock.now(), message=_SHIM_LOST, kind="ended"
+        )
+        folders.record_exit(folder, ended)
+        return state.started, ended
+
+    def _kill_leftovers(self, task_id: str) -> None:
+        """Whatever a shim that is gone may have left running; normally it all died with the shim."""
+        folder = self._folder(task_id)
+        self._kill_shim(folder)
+        state = folders.read_state(folder)
+        if state.started is not None:
+            process.send_signal(state.started, signals.SIGKILL)
+        self._cgroups.kill(task_id)
+
+    def _kill_shim(self, folder: Path) -> None:
+        """Kill a shim that is not watched, by the lock that it holds; its task dies with it."""
+        deadline = self._clock.monotonic() + TASK_KILL_TIMEOUT_S
+        while shim := folders.lock_holder(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(shim, signals.SIGKILL)
+            if self._clock.monotonic() > deadline:
+                raise Unavailable(f"process {shim}, the shim of the task in {folder}, does not die")
+            time.sleep(SHIM_POLL_S)
+
+    # --- small things
+
+    def _folder(self, task_id: str) -> Path:
+        return self._tasks_dir / task_id
+
+    def _found(self, task_id: TaskId, task: _Task) -> Found:
+        return Found(
+            task_id=task_id,
+            pid=task.started["pid"] if task.started else 0,
+            started_at=Timestamp(task.started["at"] if task.started else 0),
+            exit=process.exit_of(task.exit) if task.exit else None,
+        )
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)

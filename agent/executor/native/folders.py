@@ -1,0 +1,133 @@
+"""Task folders: what lies on disk for one task, and what that says about the task.
+
+``<tasks>/<task id>/`` holds ``job.json`` (its presence means: created), ``lock``, ``started`` and ``exit``
+(see ``shim/supervise``), ``hostname``, and for images ``root``, ``upper`` and ``work``. Logs lie elsewhere
+and may outlive the folder.
+
+``read_state`` is the one place that judges a folder. All functions block briefly: call them in a thread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.executor.native.job import ExitRecord, Job, StartRecord
+from agent.executor.native.shim.supervise import write_record
+from swarmpy.errors import TaskRejected, Unavailable
+
+_FLOCK = struct.Struct("hhqqi4x")
+"""struct flock of 64-bit Linux: type, whence, start, length, pid."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskState:
+    """``shim`` is the pid of the living shim, 0 if there is none."""
+
+    shim: int
+    started: StartRecord | None
+    ended: ExitRecord | None
+
+
+def is_task_id(task_id: str) -> bool:
+    """A task id becomes part of paths and of cgroup names."""
+    return _NAME.fullmatch(task_id) is not None
+
+
+def check_task_id(task_id: str) -> None:
+    if not is_task_id(task_id):
+        raise TaskRejected(f"{task_id!r} is no task id: letters, digits, dots and dashes only, 64 at most")
+
+
+def create(folder: Path, job: Job) -> None:
+    """Make the folder; ``job.json`` last, so that a half-made folder is known by its absence."""
+    try:
+        folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not job["is_host"]:
+            for name in ("root", "upper", "work"):
+                (folder / name).mkdir(mode=0o755, exist_ok=True)
+        for mount in job["mounts"]:
+            if mount["type"] == "volume":
+                Path(mount["source"]).mkdir(mode=0o755, parents=True, exist_ok=True)
+        (folder / "hostname").write_text(job["hostname"] + "\n")
+        write_record(f"{folder}/job.json", json.dumps(job))
+    except OSError as error:
+        raise Unavailable(f"cannot prepare the folder of task {job['task_id']}: {error}") from None
+
+
+def is_created(folder: Path) -> bool:
+    return (folder / "job.json").exists()
+
+
+def read_job(folder: Path) -> Job | None:
+    job: Job | None = _read_json(folder / "job.json")
+    return job
+
+
+def read_state(folder: Path) -> TaskState:
+    """What became of the task. The lock is asked first: after a free lock the files are final."""
+    shim = lock_holder(folder)
+    started: StartRecord | None = _read_json(folder / "started")
+    ended: ExitRecord | None = _read_json(folder / "exit")
+    return TaskState(shim=shim, started=started, ended=ended)
+
+
+def lock_holder(folder: Path) -> int:
+    """The pid of the process that holds the task's lock, 0 if none does."""
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        answer = fcntl.fcntl(fd, fcntl.F_GETLK, _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
+    finally:
+        os.close(fd)
+    kind, _, _, _, pid = _FLOCK.unpack(answer)
+    return 0 if kind == fcntl.F_UNLCK else int(pid)
+
+
+def record_exit(folder: Path, ended: ExitRecord) -> None:
+    write_record(f"{folder}/exit", json.dumps(ended))
+
+
+def remove(folder: Path) -> None:
+    """``job.json`` first: whatever interrupts this, the rest is then known to be rubbish."""
+    (folder / "job.json").unlink(missing_ok=True)
+    remove_tree(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete all below, also where an image left folders without write permission."""
+    if folder.exists():
+        shutil.rmtree(folder, onerror=_unprotect)
+
+
+def _unprotect(retry: object, path: str, _: object) -> None:
+    """Called by rmtree: a file that went by itself is fine, a protected folder is opened up."""
+    if not os.path.lexists(path):
+        return
+    parent = os.path.dirname(path)
+    os.chmod(parent, stat.S_IRWXU)
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.chmod(path, stat.S_IRWXU)
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Unavailable(f"{path} does not read: {error}") from None

@@ -1,0 +1,307 @@
+"""``Job``: the complete order for one task's shim, derived from its ``Launch``.
+
+Pure. Decides what Docker decides between a spec and a process: the command line out of entrypoint and
+arguments, the environment, the capabilities, the mounts. The shim carries it out without deciding more.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import TypedDict
+
+from agent.executor.base import Launch
+from swarmpy.errors import TaskRejected
+from swarmpy.limits import LOG_FILE_BYTES_MAX, LOG_FILES_MAX, LOG_LINE_BYTES_MAX
+from swarmpy.model.specs import Mount, Ulimit
+from swarmpy.model.states import MountType
+
+HOST_IMAGE = "host"
+"""The image that is the node's own root file system."""
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+CAPABILITIES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL",
+    "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON",
+    "BPF", "CHECKPOINT_RESTORE",
+)  # fmt: skip
+"""The kernel's capabilities, in the order of their numbers."""
+
+DEFAULT_CAPABILITIES = frozenset(
+    {
+        "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP",
+        "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
+    }
+)  # fmt: skip
+"""Docker's default set."""
+
+_RLIMITS = {
+    "as": resource.RLIMIT_AS,
+    "core": resource.RLIMIT_CORE,
+    "cpu": resource.RLIMIT_CPU,
+    "data": resource.RLIMIT_DATA,
+    "fsize": resource.RLIMIT_FSIZE,
+    "memlock": resource.RLIMIT_MEMLOCK,
+    "msgqueue": resource.RLIMIT_MSGQUEUE,
+    "nice": resource.RLIMIT_NICE,
+    "nofile": resource.RLIMIT_NOFILE,
+    "nproc": resource.RLIMIT_NPROC,
+    "rss": resource.RLIMIT_RSS,
+    "rtprio": resource.RLIMIT_RTPRIO,
+    "sigpending": resource.RLIMIT_SIGPENDING,
+    "stack": resource.RLIMIT_STACK,
+}
+
+_SYSCTLS = ("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm")
+"""The settings that belong to a namespace; any other would change the node."""
+
+
+class JobMount(TypedDict):
+    type: str
+    source: str
+    target: str
+    read_only: bool
+    size: int
+    mode: int
+
+
+class Job(TypedDict):
+    """What the shim reads from ``job.json``. Paths are absolute; layers are lowest first."""
+
+    task_id: str
+    name: str
+    image: str
+    argv: list[str]
+    env: list[str]
+    workdir: str
+    user: str
+    groups: list[str]
+    hostname: str
+    netns: str
+    is_host: bool
+    layers_dir: str
+    layers: list[str]
+    root: str
+    upper: str
+    work: str
+    files: list[tuple[str, str]]
+    mounts: list[JobMount]
+    read_only: bool
+    sysctls: dict[str, str]
+    capabilities: list[int]
+    rlimits: list[tuple[int, int, int]]
+    oom_score_adj: int
+    tty: bool
+    init: bool
+    cgroups: list[str]
+    oom_file: str
+    hidden: list[str]
+    log_dir: str
+    log_file_bytes_max: int
+    log_files_max: int
+    log_line_bytes_max: int
+
+
+class StartRecord(TypedDict):
+    """The shim's ``started`` file. ``pid_start`` is field 22 of /proc/PID/stat."""
+
+    pid: int
+    pid_start: int
+    shim: int
+    at: int
+
+
+class ExitRecord(TypedDict):
+    """The ``exit`` file. ``kind`` is "ended", or for a task that never ran "rejected" or "failed"."""
+
+    code: int
+    is_oom_killed: bool
+    at: int
+    message: str
+    kind: str
+
+
+class Report(TypedDict):
+    """The shim's answer to a start order: "started", "ended" or "taken"; the files say the rest."""
+
+    state: str
+
+
+class Places(TypedDict):
+    """Where a task's things lie on this node."""
+
+    folder: str
+    log_dir: str
+    layers_dir: str
+    volumes_dir: str
+    cgroups: list[str]
+    oom_file: str
+    hidden: list[str]
+
+
+def plan_job(launch: Launch, places: Places) -> Job:
+    """The job for ``launch``. TaskRejected where the spec asks for what cannot be."""
+    spec, image, folder = launch.spec, launch.image, places["folder"]
+    is_host = image.reference == HOST_IMAGE
+    hostname = launch.hostname or spec.hostname or launch.task_id[:12]
+    return Job(
+        task_id=launch.task_id,
+        name=launch.name,
+        image=image.reference,
+        argv=command_line(launch),
+        env=environment((*image.env, *spec.env), hostname, has_terminal=spec.tty),
+        workdir=spec.dir or image.workdir or "/",
+        user=spec.user or image.user,
+        groups=list(spec.groups),
+        hostname=hostname,
+        netns=launch.sandbox.netns,
+        is_host=is_host,
+        layers_dir=places["layers_dir"],
+        layers=list(image.layers),
+        root=f"{folder}/root",
+        upper=f"{folder}/upper",
+        work=f"{folder}/work",
+        files=_files(launch, folder),
+        mounts=[_mount(mount, places) for mount in spec.mounts],
+        read_only=spec.read_only,
+        sysctls=_sysctls(spec.sysctls),
+        capabilities=capabilities(spec.capability_add, spec.capability_drop, is_host=is_host),
+        rlimits=[_rlimit(ulimit) for ulimit in spec.ulimits],
+        oom_score_adj=spec.oom_score_adj,
+        tty=spec.tty,
+        init=bool(spec.init),
+        cgroups=places["cgroups"],
+        oom_file=places["oom_file"],
+        hidden=places["hidden"],
+        log_dir=places["log_dir"],
+        log_file_bytes_max=LOG_FILE_BYTES_MAX,
+        log_files_max=LOG_FILES_MAX,
+        log_line_bytes_max=LOG_LINE_BYTES_MAX,
+    )
+
+
+def command_line(launch: Launch) -> list[str]:
+    """Docker's rule: ``command`` replaces the image's entrypoint and drops its command with it."""
+    spec, image = launch.spec, launch.image
+    if spec.command:
+        argv = [*spec.command, *spec.args]
+    else:
+        argv = [*image.entrypoint, *(spec.args or image.command)]
+    if not argv:
+        raise TaskRejected(
+            f'no command specified: image "{image.reference}" names none, so the service must give one'
+        )
+    if any("\0" in word for word in argv):
+        raise TaskRejected("a command's words cannot hold the NUL character")
+    return argv
+
+
+def environment(pairs: tuple[str, ...], hostname: str, *, has_terminal: bool) -> list[str]:
+    """Later entries win; a name without ``=`` takes the variable away, as in Docker."""
+    merged = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    if has_terminal:
+        merged["TERM"] = "xterm"
+    for pair in pairs:
+        name, has_value, value = pair.partition("=")
+        if not has_value:
+            merged.pop(name, None)
+        elif name:
+            merged[name] = value
+    if any("\0" in name + value for name, value in merged.items()):
+        raise TaskRejected("an environment variable cannot hold the NUL character")
+    return [f"{name}={value}" for name, value in merged.items()]
+
+
+def capabilities(add: tuple[str, ...], drop: tuple[str, ...], *, is_host: bool) -> list[int]:
+    """Docker's default set, ``ALL`` understood in both lists. Adding beats dropping, as in Docker."""
+    kept = set(DEFAULT_CAPABILITIES)
+    if is_host:
+        kept.discard("MKNOD")  # the node's own disk is not mounted nodev
+    added, dropped = {_capability(name) for name in add}, {_capability(name) for name in drop}
+    if "ALL" in added:
+        kept = set(CAPABILITIES) - dropped
+    elif "ALL" in dropped:
+        kept = added
+    else:
+        kept = (kept - dropped) | added
+    return sorted(CAPABILITIES.index(name) for name in kept - {"ALL"})
+
+
+def _capability(name: str) -> str:
+    short = name.upper().removeprefix("CAP_")
+    if short != "ALL" and short not in CAPABILITIES:
+        raise TaskRejected(f'invalid capability "{name}": the kernel has no capability of this name')
+    return short
+
+
+def _files(launch: Launch, folder: str) -> list[tuple[str, str]]:
+    """Our own small files over the image's."""
+    wanted = (
+        (launch.sandbox.resolv_conf, "/etc/resolv.conf"),
+        (launch.sandbox.hosts, "/etc/hosts"),
+        (f"{folder}/hostname", "/etc/hostname"),
+    )
+    return [(source, target) for source, target in wanted if source]
+
+
+def _mount(mount: Mount, places: Places) -> JobMount:
+    if not mount.target.startswith("/"):
+        raise TaskRejected(f'invalid mount target "{mount.target}": mount path must be absolute')
+    source = mount.source
+    match mount.type:
+        case MountType.BIND:
+            if not source.startswith("/"):
+                raise TaskRejected(
+                    f'invalid bind mount source "{source}", must be an absolute path: give the full path on '
+                    "the node"
+                )
+        case MountType.VOLUME:
+            source = _volume(mount, places)
+        case MountType.TMPFS:
+            source = ""
+        case _:
+            raise TaskRejected(f'mounts of type "{mount.type}" are not supported by the native executor')
+    options = mount.tmpfs_options
+    return JobMount(
+        type=mount.type.value,
+        source=source,
+        target=mount.target,
+        read_only=mount.read_only,
+        size=options.size_bytes if options else 0,
+        mode=options.mode if options else 0,
+    )
+
+
+def _volume(mount: Mount, places: Places) -> str:
+    """A named volume outlives its tasks; a nameless one lies in the task's folder and goes with it."""
+    if not mount.source:
+        return f"{places['folder']}/volumes/{mount.target.strip('/').replace('/', '-') or 'root'}"
+    if "/" in mount.source or mount.source in (".", ".."):
+        raise TaskRejected(
+            f'"{mount.source}" includes invalid characters for a local volume name; if you intended to pass '
+            "a host directory, use absolute path"
+        )
+    driver = mount.volume_options.driver_config if mount.volume_options else None
+    if driver and driver.name not in ("", "local"):
+        raise TaskRejected(f'volume driver "{driver.name}" is not on this node: only "local" is')
+    return f"{places['volumes_dir']}/{mount.source}/_data"
+
+
+def _sysctls(wanted: dict[str, str]) -> dict[str, str]:
+    for name in wanted:
+        if not name.startswith(_SYSCTLS) or "/" in name or ".." in name:
+            raise TaskRejected(f'sysctl "{name}" is not in a separate kernel namespace')
+    return dict(wanted)
+
+
+def _rlimit(ulimit: Ulimit) -> tuple[int, int, int]:
+    number = _RLIMITS.get(ulimit.name.lower().removeprefix("rlimit_"))
+    if number is None:
+        raise TaskRejected(f"invalid ulimit type: {ulimit.name}")
+    soft, hard = ulimit.soft, ulimit.hard
+    if hard != -1 and (soft == -1 or soft > hard):
+        raise TaskRejected(f"ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}")
+    return number, soft, hard

@@ -1,0 +1,94 @@
+"""The daemon's side of the launcher: start it, give it orders, start it again should it die.
+
+The launcher (``shim/launcher``) is the only process that the daemon itself starts; everything it forks is
+on its own afterwards.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from swarmpy.errors import Unavailable
+from swarmpy.limits import TASK_START_TIMEOUT_S
+
+_SOURCE_ROOT = Path(__file__).resolve().parents[3]
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[1]); from agent.executor.native.shim.launcher import main; main()"
+)
+
+
+class Launcher:
+    """Blocking; ``order`` may be called from several threads."""
+
+    def __init__(self, log_path: Path) -> None:
+        self._log_path = log_path
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._orders: socket.socket | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process else 0
+
+    def start(self) -> None:
+        with self._lock:
+            self._start()
+
+    def order(self, folder: Path, report: int) -> None:
+        """Have a shim started for the task in ``folder``; ``report`` is handed over to it."""
+        with self._lock:
+            try:
+                self._send(folder, report)
+            except (BrokenPipeError, ConnectionError):
+                # it was killed: a fresh one takes the order, running shims have noticed nothing
+                self._stop()
+                self._send(folder, report)
+
+    def stop(self) -> None:
+        """End of file tells the launcher to go. Shims stay."""
+        with self._lock:
+            self._stop()
+
+    def _send(self, folder: Path, report: int) -> None:
+        if self._orders is None:
+            self._start()
+        assert self._orders is not None
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [report]))]
+        self._orders.sendmsg([os.fsencode(folder)], rights)
+
+    def _start(self) -> None:
+        if self._process is not None:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(TASK_START_TIMEOUT_S)
+        with theirs, open(self._log_path, "ab") as log:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_SOURCE_ROOT)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    cwd="/",
+                    env={"LC_ALL": "C.UTF-8"},
+                )
+            except OSError as error:
+                ours.close()
+                raise Unavailable(f"cannot start the task launcher: {error}") from None
+        self._orders = ours
+
+    def _stop(self) -> None:
+        if self._orders is not None:
+            self._orders.close()
+            self._orders = None
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait()
+            self._process = None

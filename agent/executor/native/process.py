@@ -1,0 +1,71 @@
+"""Small verbs on processes and records: signalling, waiting, reading a report, what an exit record means."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal as signals
+
+from agent.executor.base import Exit
+from agent.executor.native.job import ExitRecord, StartRecord
+from agent.executor.native.shim.supervise import process_start
+from swarmpy.errors import TaskFailed, TaskRejected
+from swarmpy.model.ids import Timestamp
+
+
+def exit_of(record: ExitRecord) -> Exit:
+    return Exit(
+        code=record["code"],
+        is_oom_killed=record["is_oom_killed"],
+        at=Timestamp(record["at"]),
+        message=record["message"],
+    )
+
+
+def raise_unstarted(record: ExitRecord) -> None:
+    """Each start order of a task that cannot run gets the same answer."""
+    if record["kind"] == "rejected":
+        raise TaskRejected(record["message"])
+    if record["kind"] == "failed":
+        raise TaskFailed(f"starting container failed: {record['message']}", exit_code=record["code"])
+
+
+def send_signal(started: StartRecord, signal: int) -> None:
+    """To the very process that was started: its pidfd is opened first, then its start time is compared."""
+    try:
+        fd = os.pidfd_open(started["pid"])
+    except ProcessLookupError:
+        return
+    try:
+        if process_start(started["pid"]) == started["pid_start"]:
+            signals.pidfd_send_signal(fd, signal)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(fd)
+
+
+async def wait_set(event: asyncio.Event, timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def read_report(fd: int) -> bytes:
+    """All that the shim says before it closes its end."""
+    loop = asyncio.get_running_loop()
+    chunks: list[bytes] = []
+    while True:
+        readable = loop.create_future()
+        loop.add_reader(fd, readable.set_result, None)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(fd)
+        chunk = os.read(fd, 65_536)
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)

@@ -1,0 +1,254 @@
+"""The task's first process, from ``fork`` to ``execve``: namespaces, root, account, privileges, command.
+
+Runs as process 1 of the task's pid namespace. Whatever goes wrong is written to the status pipe as JSON
+``{"kind": "rejected"|"failed", "code": n, "message": text}``; the pipe closes by itself when the command
+has been executed, which is how the shim learns of success.
+
+Invariant: the command never runs without a shim. The parent-death signal is set as the last step (a change
+of account would clear it), and the status pipe then tells whether the shim was still there.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import stat
+import struct
+import termios
+
+from agent.executor.native.shim import accounts, kernel, rootfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.executor.native.job import Job
+
+NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+NOT_STARTED = 128
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP_RUNNING = 0x41
+
+
+class _NotStarted(Exception):
+    """The command cannot be executed. The text is for the user."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(job: Job, stdio: tuple[int, int, int], status: int) -> None:
+    """Never returns: executes the command, or reports and exits."""
+    try:
+        _become_task(job, stdio, status)
+    except rootfs.Unmountable as error:
+        _report(status, "rejected", NOT_STARTED, str(error))
+    except accounts.UnknownAccount as error:
+        _report(status, "failed", NOT_STARTED, str(error))
+    except _NotStarted as error:
+        _report(status, "failed", error.code, str(error))
+    except OSError as error:
+        # errors made by kernel.py carry the call's name in their text
+        _report(status, "failed", NOT_STARTED, error.strerror or str(error))
+    except Exception as error:  # noqa: BLE001 - the top of a process: silence would read as success
+        _report(status, "failed", NOT_STARTED, f"the task's first steps broke: {error!r}")
+    finally:
+        os._exit(NOT_FOUND)
+
+
+def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
+    _join_cgroups(job)
+    _join_network(job["netns"])
+    kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
+    if job["hostname"]:
+        kernel.set_hostname(job["hostname"])
+    rootfs.enter(job)
+    account = accounts.resolve(job["user"], job["groups"], _text("/etc/passwd"), _text("/etc/group"))
+    _apply_limits(job)
+    _enter_workdir(job["workdir"], account, is_host=job["is_host"])
+    _use_stdio(stdio, is_terminal=job["tty"])
+    _drop_privileges(account, job["capabilities"])
+    env = _environment(job["env"], account)
+    path = _find_command(job["argv"][0], env)
+    _reset_signals()
+    os.umask(0o022)
+    kernel.set_parent_death_signal(signal.SIGKILL)
+    _require_shim(status)
+    if job["init"]:
+        _reap_for_child(status)
+    try:
+        os.execve(path, job["argv"], env)
+    except OSError as error:
+        raise _not_started(job["argv"][0], error) from None
+
+
+def _join_cgroups(job: Job) -> None:
+    for folder in job["cgroups"]:
+        try:
+            with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
+                file.write("0")
+        except OSError as error:
+            raise OSError(error.errno, f"cannot join cgroup {folder}: {error.strerror}") from None
+
+
+def _join_network(netns: str) -> None:
+    if not netns:
+        kernel.unshare(kernel.CLONE_NEWNET)
+        _raise_loopback()
+        return
+    try:
+        fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        text = f"cannot open the network namespace {netns}: {error.strerror}"
+        raise OSError(error.errno, text) from None
+    kernel.setns(fd, kernel.CLONE_NEWNET)
+    os.close(fd)
+
+
+def _raise_loopback() -> None:
+    sock = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
+    fcntl.ioctl(sock.fileno(), _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP_RUNNING))
+    sock.close()
+
+
+def _apply_limits(job: Job) -> None:
+    for number, soft, hard in job["rlimits"]:
+        try:
+            resource.setrlimit(number, (soft, hard))
+        except (OSError, ValueError) as error:
+            raise rootfs.Unmountable(
+                f"the ulimit {soft}:{hard} cannot be set on this node: {error}"
+            ) from None
+    if job["oom_score_adj"]:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(job["oom_score_adj"]))
+
+
+def _enter_workdir(workdir: str, account: accounts.Account, *, is_host: bool) -> None:
+    """Docker creates an image's missing working directory; on the node's own disk we do not."""
+    if not is_host and not os.path.exists(workdir):
+        os.makedirs(workdir, 0o755, exist_ok=True)
+        os.chown(workdir, account.uid, account.gid)
+    try:
+        os.chdir(workdir)
+    except OSError as error:
+        code = NOT_EXECUTABLE if error.errno in (errno.EACCES, errno.ENOTDIR) else NOT_FOUND
+        raise _NotStarted(f'chdir to cwd ("{workdir}") failed: {_phrase(error)}', code) from None
+
+
+def _use_stdio(stdio: tuple[int, int, int], *, is_terminal: bool) -> None:
+    os.setsid()
+    for target, fd in enumerate(stdio):
+        os.dup2(fd, target)
+    if is_terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _drop_privileges(account: accounts.Account, capabilities: list[int]) -> None:
+    """Bounding set first: it needs privileges that the next steps give away."""
+    keep = set(capabilities)
+    kernel.drop_bounding(keep)
+    os.setgroups(account.groups)
+    os.setresgid(account.gid, account.gid, account.gid)
+    os.setresuid(account.uid, account.uid, account.uid)
+    kernel.set_capabilities(keep)
+    kernel.set_no_new_privileges()
+
+
+def _environment(pairs: list[str], account: accounts.Account) -> dict[str, str]:
+    env = dict(pair.split("=", 1) for pair in pairs)
+    env.setdefault("HOME", account.home)
+    return env
+
+
+def _find_command(name: str, env: dict[str, str]) -> str:
+    """Docker's lookup: a name with a slash is a path, any other is searched in the task's own PATH."""
+    if "/" in name:
+        try:
+            os.stat(name)
+        except OSError as error:
+            raise _NotStarted(f'exec: "{name}": stat {name}: {_phrase(error)}', NOT_FOUND) from None
+        return name
+    is_forbidden = False
+    for folder in env.get("PATH", "").split(":"):
+        path = f"{folder or '.'}/{name}"
+        try:
+            mode = os.stat(path).st_mode
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and os.access(path, os.X_OK):
+            return path
+        is_forbidden = is_forbidden or stat.S_ISREG(mode)
+    if is_forbidden:
+        raise _NotStarted(f'exec: "{name}": permission denied', NOT_EXECUTABLE)
+    raise _NotStarted(f'exec: "{name}": executable file not found in $PATH', NOT_FOUND)
+
+
+def _not_started(name: str, error: OSError) -> _NotStarted:
+    code = NOT_FOUND if error.errno in (errno.ENOENT, errno.ENOTDIR) else NOT_EXECUTABLE
+    return _NotStarted(f'exec: "{name}": {_phrase(error)}', code)
+
+
+def _phrase(error: OSError) -> str:
+    """The kernel's words as Docker spells them."""
+    return (error.strerror or str(error)).lower()
+
+
+def _reset_signals() -> None:
+    """Python ignores two signals, and ignoring is inherited; a task starts with defaults."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _require_shim(status: int) -> None:
+    """The reader of the status pipe is the shim: without it nobody would ever wait for the task."""
+    poll = select.poll()
+    poll.register(status, 0)
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        os._exit(NOT_STARTED)
+
+
+def _reap_for_child(status: int) -> None:
+    """``init``: the caller goes on as the child; process 1 stays behind, passing signals on and reaping."""
+    child = os.fork()  # noqa: TID251 - one thread, no daemon: this is the task's own process 1
+    if not child:
+        return
+    os.close(status)
+    for number in range(1, signal.SIGRTMAX + 1):
+        if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
+            try:
+                signal.signal(number, lambda received, _: _pass_on(child, received))
+            except (OSError, ValueError):
+                continue  # the C library keeps two real-time signals for itself
+    while True:
+        pid, wait_status = os.wait()
+        if pid == child:
+            code = os.waitstatus_to_exitcode(wait_status)
+            os._exit(code if code >= 0 else 128 - code)
+
+
+def _pass_on(child: int, number: int) -> None:
+    try:
+        os.kill(child, number)
+    except ProcessLookupError:
+        return
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _report(status: int, kind: str, code: int, message: str) -> None:
+    os.write(status, json.dumps({"kind": kind, "code": code, "message": message}).encode())

@@ -1,0 +1,67 @@
+"""The launcher: a small process beside the daemon that forks a shim for every start order.
+
+Why: a daemon with threads and gRPC must never fork, and an interpreter per task costs some 15 ms of CPU and
+4 MB. This one has a single thread, has loaded what a shim needs, and forks in well under a millisecond;
+the shims share its memory.
+
+Protocol, on the packet socket at file descriptor 0: one packet per order, holding the path of the task's
+folder, with the write end of the report pipe attached. Nothing is answered here. End of file: the daemon
+is gone, and so the launcher goes; shims stay.
+"""
+
+from __future__ import annotations
+
+import _socket
+import array
+import gc
+import os
+import signal
+import sys
+
+from agent.executor.native.shim import kernel, supervise
+
+PACKET_BYTES_MAX = 4096
+_FD_BYTES = 4
+
+
+def main() -> None:
+    kernel.set_process_name("swarmpy-launch")
+    os.setsid()
+    orders = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, os.dup(0))
+    os.set_inheritable(orders.fileno(), False)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for shims: they outlive us
+    gc.collect()
+    gc.disable()
+    gc.freeze()  # so that shims write to as few shared pages as may be
+    while True:
+        folder, ancillary, _, _ = orders.recvmsg(PACKET_BYTES_MAX, _socket.CMSG_SPACE(_FD_BYTES))
+        if not folder:
+            return
+        report = _received_fd(ancillary)
+        if not os.fork():  # noqa: TID251 - this process exists so that the daemon need not fork
+            orders.close()
+            _run_shim(os.fsdecode(folder), report)
+        os.close(report)
+
+
+def _received_fd(ancillary: list[tuple[int, int, bytes]]) -> int:
+    fds = array.array("i")
+    for _, _, data in ancillary:
+        fds.frombytes(data[:_FD_BYTES])
+    os.set_inheritable(fds[0], False)
+    return fds[0]
+
+
+def _run_shim(folder: str, report: int) -> None:
+    code = 1
+    try:
+        supervise.run(folder, report)
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the top of a process; its last words go to the daemon's log
+        sys.stderr.write(f"swarmpy-shim {folder}: {error!r}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(code)

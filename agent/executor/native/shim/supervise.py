@@ -1,0 +1,209 @@
+"""The shim: one process per task, between the launcher's fork and the task's exit file.
+
+Files in the task's folder, each written whole by renaming:
+
+* ``lock``: a POSIX record lock, held as long as this process lives. The kernel drops it at death and names
+  its holder to who asks, so it cannot be fooled by a reused pid.
+* ``started``: the command has been executed: its pid (the node's view), that pid's start time, when.
+* ``exit``: the task is over: code, whether memory ran out, when, and why if it never started.
+
+``lock`` free and no ``exit``: with ``started``, the shim was killed, and its task with it (parent-death
+signal); without, nothing was run. The shim is no child of the daemon and holds nothing of it but the
+report pipe of the start order, which it closes as soon as the command runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import time
+
+from agent.executor.native.shim import inner, kernel
+from agent.executor.native.shim.log_writer import LogWriter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.executor.native.job import ExitRecord, Job, Report, StartRecord
+
+_READ_BYTES = 65_536
+_PIPE_BYTES = 1 << 16
+_FORWARDED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGWINCH,
+    signal.SIGCONT,
+)
+
+
+def run(folder: str, report: int) -> None:
+    """The whole life of a shim. ``report`` is the pipe on which the daemon waits for the start."""
+    os.setsid()
+    kernel.set_process_name("swarmpy-shim")
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    lock = os.open(f"{folder}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        # another shim has the task: the daemon finds out about it from the lock
+        _send(report, {"state": "taken"})
+        return
+    if os.path.exists(f"{folder}/exit") or os.path.exists(f"{folder}/started"):
+        _send(report, {"state": "taken"})
+        return
+    with open(f"{folder}/job.json", encoding="utf-8") as file:
+        job: Job = json.load(file)
+    _supervise(folder, job, report)
+
+
+def _supervise(folder: str, job: Job, report: int) -> None:
+    stdio, outputs = _open_stdio(is_terminal=job["tty"])
+    status_read, status_write = os.pipe2(os.O_CLOEXEC)
+    kernel.unshare(kernel.CLONE_NEWPID)
+    pid = os.fork()  # noqa: TID251 - the shim has one thread and is not the daemon
+    if not pid:
+        os.close(status_read)
+        inner.main(job, stdio, status_write)
+    for fd in {*stdio, status_write}:
+        os.close(fd)
+    child = os.pidfd_open(pid)
+    for number in _FORWARDED:
+        signal.signal(number, lambda received, _: signal.pidfd_send_signal(child, received))
+    failure = _read_all(status_read)
+    if failure:
+        os.waitpid(pid, 0)
+        _end_unstarted(folder, json.loads(failure), report)
+        return
+    started: StartRecord = {
+        "pid": pid,
+        "pid_start": process_start(pid),
+        "shim": os.getpid(),
+        "at": time.time_ns(),
+    }
+    write_record(f"{folder}/started", json.dumps(started))
+    _send(report, {"state": "started"})
+    _write_log(job, outputs, child)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    ended: ExitRecord = {
+        "code": code if code >= 0 else 128 - code,
+        "is_oom_killed": _has_oom_kill(job["oom_file"]),
+        "at": time.time_ns(),
+        "message": "",
+        "kind": "ended",
+    }
+    write_record(f"{folder}/exit", json.dumps(ended))
+
+
+def _end_unstarted(folder: str, failure: dict[str, str | int], report: int) -> None:
+    ended = {
+        "code": failure["code"],
+        "is_oom_killed": False,
+        "at": time.time_ns(),
+        "message": failure["message"],
+        "kind": failure["kind"],
+    }
+    write_record(f"{folder}/exit", json.dumps(ended))
+    _send(report, {"state": "ended"})
+
+
+def _open_stdio(*, is_terminal: bool) -> tuple[tuple[int, int, int], dict[int, int]]:
+    """The task's ends (stdin, stdout, stderr) and ours (fd -> stream number)."""
+    if is_terminal:
+        ours, theirs = os.openpty()
+        return (theirs, theirs, theirs), {ours: 1}
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    out_read, out_write = os.pipe2(os.O_CLOEXEC)
+    error_read, error_write = os.pipe2(os.O_CLOEXEC)
+    return (null, out_write, error_write), {out_read: 1, error_read: 2}
+
+
+def _write_log(job: Job, outputs: dict[int, int], child: int) -> None:
+    """Copy the task's words to its log until the task has ended and all is written."""
+    log = LogWriter(
+        job["log_dir"],
+        file_bytes_max=job["log_file_bytes_max"],
+        files_max=job["log_files_max"],
+        line_bytes_max=job["log_line_bytes_max"],
+    )
+    poll = select.poll()
+    poll.register(child, select.POLLIN)
+    for fd in outputs:
+        os.set_blocking(fd, False)
+        poll.register(fd, select.POLLIN)
+    is_alive = True
+    while is_alive:
+        for fd, _ in poll.poll():
+            if fd == child:
+                is_alive = False
+            elif not _copy(fd, outputs[fd], log):
+                poll.unregister(fd)
+    # the pid namespace is gone: what is still in the pipes is all that there will ever be
+    for fd, stream in outputs.items():
+        while _copy(fd, stream, log):
+            pass
+    log.finish(time.time_ns())
+    log.close()
+
+
+def _copy(fd: int, stream: int, log: LogWriter) -> bool:
+    """One read's worth. False when there is nothing (more) to read."""
+    try:
+        data = os.read(fd, _READ_BYTES)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EIO):  # EIO: a terminal whose other end is closed
+            return False
+        raise
+    if data:
+        log.feed(stream, data, time.time_ns())
+    return bool(data)
+
+
+def _has_oom_kill(path: str) -> bool:
+    """v1's memory.oom_control and v2's memory.events both have a line ``oom_kill N``."""
+    if not path:
+        return False
+    try:
+        with open(path, encoding="ascii") as file:
+            return any(line.startswith("oom_kill ") and int(line[9:]) > 0 for line in file)
+    except OSError:
+        return False
+
+
+def process_start(pid: int) -> int:
+    """Field 22 of /proc/PID/stat: with the pid it names a process for ever. 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return 0
+
+
+def write_record(path: str, text: str) -> None:
+    """Whole or not at all. No sync: after a power failure no task runs, and that is seen without it."""
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(f"{path}.tmp", path)
+
+
+def _read_all(fd: int) -> bytes:
+    chunks = []
+    while chunk := os.read(fd, _READ_BYTES):
+        chunks.append(chunk)
+    os.close(fd)
+    return b"".join(chunks)
+
+
+def _send(report: int, message: Report) -> None:
+    try:
+        os.write(report, json.dumps(message).encode())
+    except OSError:
+        pass  # the daemon is gone; its successor reads the files
+    os.close(report)
