@@ -11,7 +11,7 @@ knows of a node comes from the node's certificate and the store.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
@@ -55,6 +55,9 @@ RESTARTING_MESSAGE = "restarting"
 """The message of a disconnected node that announced its absence: it gets the longer grace."""
 
 
+Send = Callable[[pb.ManagerMessage], Awaitable[None]]
+
+
 @dataclass(frozen=True)
 class _Update:
     """Statuses of one agent that wait to be committed."""
@@ -75,9 +78,10 @@ class Dispatcher:
         self._sessions: dict[NodeId, Session] = {}
         self._updates: asyncio.Queue[_Update] = asyncio.Queue(maxsize=STATUS_UPDATES_MAX)
         self._is_open = asyncio.Event()
+        self._is_over = False
 
     async def run(self) -> None:
-        """Until cancelled; then every session is told to look for the new leader."""
+        """Until cancelled, then ``close``."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_store())
@@ -85,9 +89,14 @@ class Dispatcher:
                 await self._doubt_all_nodes()
                 self._is_open.set()
         finally:
-            self._is_open.set()
-            for session in list(self._sessions.values()):
-                session.close(pb.ManagerMessage(redirect=pb.Redirect()))
+            self.close()
+
+    def close(self) -> None:
+        """The term is over: every session, and whoever waits for one, is told to look for the leader."""
+        self._is_over = True
+        self._is_open.set()
+        for session in list(self._sessions.values()):
+            session.close(pb.ManagerMessage(redirect=pb.Redirect()))
 
     def session_of(self, node_id: NodeId) -> Session | None:
         return self._sessions.get(node_id)
@@ -99,11 +108,14 @@ class Dispatcher:
         node_id: NodeId,
         peer_host: str,
         messages: AsyncIterator[pb.AgentMessage],
-        send: Callable[[pb.ManagerMessage], object],
+        send: Send,
     ) -> None:
         """Run one session until the agent goes, fails to beat, or is replaced by its own successor."""
         hello = await self._first_message(messages)
         await self._is_open.wait()
+        if self._is_over:
+            await send(pb.ManagerMessage(redirect=pb.Redirect()))
+            return
         session = Session(node_id, SessionId(make_id(self._env.entropy.token_bytes(ID_BYTES))))
         host = hello.advertise_addr.rpartition(":")[0] or hello.advertise_addr or peer_host
         await self._register(session, host, codec.from_pb(NodeDescription, hello.description))
@@ -145,6 +157,8 @@ class Dispatcher:
         session.close()
         if self._sessions.get(session.node_id) is not session:
             return  # a newer session of the same node took over
+        if self._is_over:
+            return  # the next leader finds out for itself who is alive
         del self._sessions[session.node_id]
         message = RESTARTING_MESSAGE if session.is_leaving else "session ended"
         log.info("session_ended", node_id=session.node_id, session_id=session.session_id, reason=message)
@@ -179,10 +193,10 @@ class Dispatcher:
         group = Group(owner=Owner.DISPATCHER, changes=(report,))
         await self._commit([group], is_moot=lambda: self._is_overtaken(session))
 
-    async def _write(self, session: Session, send: Callable[[pb.ManagerMessage], object]) -> None:
+    async def _write(self, session: Session, send: Send) -> None:
         while True:
             for message in session.next_messages(self._store):
-                await send(message)  # type: ignore[misc]
+                await send(message)
             if session.is_closed:
                 return
             await session.wait()
@@ -327,7 +341,7 @@ class Dispatcher:
         if not groups:
             return
         batch = Batch(groups=tuple(groups), at=self._env.clock.now(), epoch=self._epoch)
-        while not is_moot():
+        while not (self._is_over or is_moot()):
             try:
                 await self._proposer.propose(batch)
             except OutcomeUnknown:

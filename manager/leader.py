@@ -99,6 +99,7 @@ class Leader:
             self.term = None
             work.cancel()
             await asyncio.wait([work])
+            term.dispatcher.close()  # also if it was cancelled before its first step
             log.info("leadership_lost", epoch=epoch)
         if not work.cancelled() and (failure := work.exception()) is not None:
             raise failure

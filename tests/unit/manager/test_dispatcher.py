@@ -1,0 +1,259 @@
+"""The leader's end of a session, with a scripted agent at the other end and no network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from clusters import apply, make_service, memory_proposer, seeded_env, store_with
+from msgspec.structs import replace
+
+from manager.dispatcher import RESTARTING_MESSAGE, Dispatcher
+from manager.store.store import Store
+from swarmpy import codec
+from swarmpy.errors import PermissionDenied
+from swarmpy.model.changes import Create, Delete, NodeReport, Order, Update
+from swarmpy.model.ids import Duration, NodeId, RaftId, RevisionId, ServiceId, TaskId
+from swarmpy.model.objects import Cluster, Kind, ManagerStatus, NodeDescription, Task, TaskStatus
+from swarmpy.model.specs import ClusterSpec, DispatcherConfig
+from swarmpy.model.states import NodeRole, NodeState, Owner, TaskState
+from swarmpy.pb import dispatcher_pb2 as pb
+
+DEADLINE_S = 5.0
+NODE = NodeId("node-1")
+
+
+class ScriptedAgent:
+    """An agent's stream: what it says, and what it was told."""
+
+    def __init__(self, dispatcher: Dispatcher, node_id: NodeId = NODE) -> None:
+        self.says: asyncio.Queue[pb.AgentMessage | None] = asyncio.Queue()
+        self.told: list[pb.ManagerMessage] = []
+        self.session = asyncio.create_task(
+            dispatcher.serve(node_id, "10.9.9.9", messages=self._messages(), send=self._take)
+        )
+
+    async def _messages(self) -> AsyncIterator[pb.AgentMessage]:
+        while (message := await self.says.get()) is not None:
+            yield message
+
+    async def _take(self, message: pb.ManagerMessage) -> None:
+        self.told.append(message)
+
+    def hello(self, addr: str = "") -> None:
+        description = codec.to_pb(NodeDescription(hostname="h1"))
+        self.says.put_nowait(
+            pb.AgentMessage(hello=pb.Hello(description=description, incarnation="i", advertise_addr=addr))
+        )
+
+    def report(self, sequence: int, *statuses: tuple[str, TaskState]) -> None:
+        update = pb.StatusUpdate(sequence=sequence)
+        for task_id, state in statuses:
+            update.statuses.add(task_id=task_id, status=codec.to_pb(TaskStatus(state=state)))
+        self.says.put_nowait(pb.AgentMessage(statuses=update))
+
+    def of_kind(self, kind: str) -> list[pb.ManagerMessage]:
+        return [message for message in self.told if message.WhichOneof("message") == kind]
+
+
+@asynccontextmanager
+async def dispatching(store: Store, *, epoch: int = 1) -> AsyncIterator[Dispatcher]:
+    log, proposer = memory_proposer(store)
+    await log.start()
+    dispatcher = Dispatcher(store, proposer, seeded_env(), epoch=epoch)
+    running = asyncio.create_task(dispatcher.run())
+    try:
+        yield dispatcher
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def state_of(store: Store, node_id: NodeId = NODE) -> NodeState:
+    node = store.node(node_id)
+    assert node is not None
+    return node.status.state
+
+
+def add_task(store: Store, name: str, node_id: NodeId = NODE) -> None:
+    task = Task(
+        id=TaskId(name),
+        service_id=ServiceId("web-s"),
+        slot=1,
+        node_id=node_id,
+        revision_id=RevisionId("web-r1"),
+        status=TaskStatus(state=TaskState.ASSIGNED),
+    )
+    apply(store, Create(object=task), owner=Owner.ORCHESTRATOR)
+
+
+def heartbeat(store: Store, seconds: float) -> None:
+    cluster = store.cluster()
+    assert isinstance(cluster, Cluster)
+    spec = ClusterSpec(dispatcher=DispatcherConfig(heartbeat_period=Duration(int(seconds * 10**9))))
+    apply(store, Update(object=replace(cluster, spec=spec)))
+
+
+async def test_a_new_leader_doubts_every_node_until_it_opens_a_session() -> None:
+    store = store_with(nodes=2)
+    async with dispatching(store) as dispatcher:
+        await until(lambda: state_of(store, NodeId("node-2")) is NodeState.UNKNOWN)
+        agent = ScriptedAgent(dispatcher)
+        agent.hello(addr="10.1.2.3:2377")
+        await until(lambda: state_of(store) is NodeState.READY)
+        node = store.node(NODE)
+        assert node is not None
+        assert (node.status.addr, node.description.hostname, node.status.epoch) == ("10.1.2.3", "h1", 1)
+        assert state_of(store, NodeId("node-2")) is NodeState.UNKNOWN
+
+
+async def test_a_session_starts_with_a_welcome_and_a_complete_set() -> None:
+    store = store_with(services=(make_service("web"),))
+    add_task(store, "t1")
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: bool(agent.of_kind("assignments")))
+        kinds = [message.WhichOneof("message") for message in agent.told]
+        assert kinds == ["welcome", "managers", "node", "assignments"]
+        first = agent.of_kind("assignments")[0].assignments
+        assert first.type == pb.AssignmentUpdate.COMPLETE
+        assert [change.WhichOneof("change") for change in first.changes] == ["revision", "task"]
+
+        add_task(store, "t2")
+        await until(lambda: len(agent.of_kind("assignments")) == 2)
+        second = agent.of_kind("assignments")[1].assignments
+        assert (second.type, second.applies_to) == (pb.AssignmentUpdate.INCREMENTAL, first.results_in)
+
+        apply(store, Order(task_id=TaskId("t2"), desired_state=TaskState.SHUTDOWN), owner=Owner.ORCHESTRATOR)
+        await until(lambda: len(agent.of_kind("assignments")) == 3)
+
+
+async def test_a_session_that_does_not_start_with_hello_is_refused() -> None:
+    store = store_with()
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.says.put_nowait(pb.AgentMessage(heartbeat=pb.Heartbeat()))
+        with pytest.raises(PermissionDenied, match="hello"):
+            await agent.session
+
+
+async def test_a_removed_node_gets_no_session_and_loses_the_one_it_has() -> None:
+    store = store_with()
+    async with dispatching(store) as dispatcher:
+        stranger = ScriptedAgent(dispatcher, NodeId("gone"))
+        stranger.hello()
+        with pytest.raises(PermissionDenied, match="removed"):
+            await stranger.session
+
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: state_of(store) is NodeState.READY)
+        apply(store, Delete(kind=Kind.NODE, id=NODE))
+        async with asyncio.timeout(DEADLINE_S):
+            await agent.session
+
+
+async def test_statuses_are_committed_then_acknowledged() -> None:
+    store = store_with(services=(make_service("web"),))
+    add_task(store, "t1")
+    add_task(store, "foreign", NodeId("node-2"))
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        agent.report(7, ("t1", TaskState.RUNNING), ("foreign", TaskState.FAILED), ("none", TaskState.FAILED))
+        await until(lambda: bool(agent.of_kind("status_ack")))
+        assert agent.of_kind("status_ack")[0].status_ack.sequence == 7
+        own, foreign = store.task(TaskId("t1")), store.task(TaskId("foreign"))
+        assert own is not None
+        assert own.status.state is TaskState.RUNNING
+        assert foreign is not None
+        assert foreign.status.state is TaskState.ASSIGNED, "an agent speaks for its own tasks only"
+
+
+async def test_the_end_of_the_stream_makes_a_node_disconnected() -> None:
+    store = store_with()
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: state_of(store) is NodeState.READY)
+        agent.says.put_nowait(None)
+        await until(lambda: state_of(store) is NodeState.DISCONNECTED)
+
+
+async def test_a_planned_absence_says_so() -> None:
+    store = store_with()
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: state_of(store) is NodeState.READY)
+        agent.says.put_nowait(pb.AgentMessage(goodbye=pb.Goodbye(reason="upgrade")))
+        agent.says.put_nowait(None)
+        await until(lambda: state_of(store) is NodeState.DISCONNECTED)
+        node = store.node(NODE)
+        assert node is not None
+        assert node.status.message == RESTARTING_MESSAGE
+
+
+async def test_missed_heartbeats_end_the_session() -> None:
+    store = store_with()
+    heartbeat(store, 0.05)
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: state_of(store) is NodeState.READY)
+        await until(lambda: state_of(store) is NodeState.DISCONNECTED)
+        assert agent.session.done() or await asyncio.wait_for(agent.session, DEADLINE_S) is None
+
+
+async def test_a_second_session_takes_over_and_the_first_ones_end_says_nothing() -> None:
+    store = store_with()
+    async with dispatching(store) as dispatcher:
+        first = ScriptedAgent(dispatcher)
+        first.hello()
+        await until(lambda: state_of(store) is NodeState.READY)
+        second = ScriptedAgent(dispatcher)
+        second.hello()
+        async with asyncio.timeout(DEADLINE_S):
+            await first.session
+        await until(lambda: bool(second.of_kind("assignments")))
+        assert state_of(store) is NodeState.READY
+        assert dispatcher.session_of(NODE) is not None
+
+
+async def test_agents_hear_of_managers_and_of_their_own_role() -> None:
+    store = store_with(nodes=2)
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: len(agent.of_kind("node")) == 1)
+        manager = ManagerStatus(raft_id=RaftId("node-2.x"), addr="10.0.0.2:2377")
+        report = NodeReport(node_id=NodeId("node-2"), manager_status=manager)
+        apply(store, report, owner=Owner.DISPATCHER)
+        await until(lambda: len(agent.of_kind("managers")) == 2)
+        assert agent.of_kind("managers")[1].managers.managers[0].addr == "10.0.0.2:2377"
+
+        node = store.node(NODE)
+        assert node is not None
+        apply(store, Update(object=replace(node, role=NodeRole.MANAGER)))
+        await until(lambda: len(agent.of_kind("node")) == 2)
+
+
+async def test_losing_leadership_sends_agents_to_look_elsewhere() -> None:
+    store = store_with()
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: bool(agent.of_kind("assignments")))
+    async with asyncio.timeout(DEADLINE_S):
+        await agent.session
+    assert state_of(store) is NodeState.READY, "a deposed leader has nothing to say of nodes"
+    assert agent.told[-1].WhichOneof("message") == "redirect"
