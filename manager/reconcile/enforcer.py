@@ -1,0 +1,120 @@
+"""The constraint enforcer: turns down tasks that no longer fit the node they are on.
+
+Judged are nodes that are ready and active (a paused node keeps what it has, a drained one loses it anyway),
+by the service's present constraints, not by those the task was placed under. Reservations are granted to the
+oldest tasks first; those that the node's resources no longer cover are turned down too. What is turned down
+is REJECTED, and its orchestrator replaces it elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from manager.reconcile.plan import NOTHING, Plan
+from manager.reconcile.restart import NO_LONGER_FITS
+from manager.reconcile.slots import age, is_wished
+from manager.schedule.constraint import Constraint, is_match
+from manager.schedule.needs import generic_counts, parsed_or_never
+from manager.schedule.nodes import LoadCache
+from manager.store.view import View
+from swarmpy.limits import BATCH_GROUPS_MAX
+from swarmpy.model.changes import Group, Report
+from swarmpy.model.ids import NodeId, ServiceId, Timestamp
+from swarmpy.model.objects import Node, Service, Task, TaskStatus
+from swarmpy.model.specs import ServiceSpec
+from swarmpy.model.states import NodeAvailability, NodeState, Owner, TaskState
+
+REJECTED_MESSAGE: Final = "task rejected by constraint enforcer"
+
+
+class ConstraintEnforcer:
+    """Its keys are node ids."""
+
+    name = "enforcer"
+
+    def __init__(self, cache: LoadCache) -> None:
+        self._cache = cache
+
+    def keys(self, view: View) -> Iterable[str]:
+        return sorted(node.id for node in view.nodes())
+
+    def dirty(self, view: View, old: object | None, new: object | None) -> Iterable[str]:
+        match new:
+            case Node(id=node_id):
+                return (node_id,) if _is_node_news(old, new) else ()
+            case Service(id=service_id):
+                if isinstance(old, Service) and constraints_of(old.spec) != constraints_of(new.spec):
+                    nodes = {task.node_id for task in view.tasks_of_service(service_id)}
+                    return sorted(node_id for node_id in nodes if node_id)
+        return ()
+
+    def reconcile(self, view: View, key: str, now: Timestamp) -> Plan:
+        node = view.node(NodeId(key))
+        if node is None or not _is_judged(node):
+            return NOTHING
+        rejected = self._misfits(view, node)
+        groups = []
+        for task in rejected[:BATCH_GROUPS_MAX]:
+            status = TaskStatus(
+                timestamp=now, state=TaskState.REJECTED, message=REJECTED_MESSAGE, err=NO_LONGER_FITS
+            )
+            report = Report(task_id=task.id, status=status)
+            groups.append(Group(owner=Owner.ORCHESTRATOR, changes=(report,)))
+        return Plan(groups=tuple(groups), is_partial=len(rejected) > BATCH_GROUPS_MAX)
+
+    def _misfits(self, view: View, node: Node) -> list[Task]:
+        has = node.description.resources
+        is_measured = bool(has.nano_cpus or has.memory_bytes)
+        free_cpus, free_memory = has.nano_cpus, has.memory_bytes
+        free_generic = generic_counts(has.generic_resources)
+        constraints: dict[ServiceId, tuple[Constraint, ...]] = {}
+        rejected = []
+        for task in sorted(view.tasks_of_node(node.id), key=age):
+            if not TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING:
+                continue
+            service = view.service(task.service_id)
+            if is_wished(task) and service is not None:
+                if service.id not in constraints:
+                    constraints[service.id] = parsed_or_never(constraints_of(service.spec))
+                if not is_match(constraints[service.id], node):
+                    rejected.append(task)
+                    continue
+            needs = self._cache.needs(view, task.revision_id)
+            if not is_measured or not needs.has_reservations:
+                continue
+            is_covered = (
+                needs.nano_cpus <= free_cpus
+                and needs.memory_bytes <= free_memory
+                and all(amount <= free_generic.get(kind, 0) for kind, amount in needs.generic)
+            )
+            if not is_covered and is_wished(task):
+                rejected.append(task)
+                continue
+            free_cpus -= needs.nano_cpus
+            free_memory -= needs.memory_bytes
+            for kind, amount in needs.generic:
+                free_generic[kind] = free_generic.get(kind, 0) - amount
+        return rejected
+
+
+def constraints_of(spec: ServiceSpec) -> tuple[str, ...]:
+    placement = spec.task_template.placement
+    return placement.constraints if placement is not None else ()
+
+
+def _is_judged(node: Node) -> bool:
+    is_active = node.spec.availability in (NodeAvailability.ACTIVE, NodeAvailability.UNSPECIFIED)
+    return is_active and node.status.state == NodeState.READY
+
+
+def _is_node_news(old: object | None, new: object) -> bool:
+    if not isinstance(old, Node) or not isinstance(new, Node):
+        return True
+    return (
+        old.spec != new.spec
+        or old.role != new.role
+        or old.description != new.description
+        or old.status.state != new.status.state
+        or old.status.addr != new.status.addr
+    )

@@ -1,0 +1,248 @@
+"""Rolling updates and rollbacks: which slots are replaced now, and what the service's update status becomes.
+
+Nothing is remembered between calls. Progress is read off the tasks of the wanted revision that were created
+since ``update_status.started_at``: a slot is *busy* until one of them has run (or ended), and for the
+update's delay after that; at most ``parallelism`` slots are busy. The update is completed when nothing is
+outdated and the monitor period has passed since the last slot came up. A new leader goes on where the last
+one was.
+
+A task of the update that ends by itself before it ran, or within the monitor period, is a failure; when
+failures exceed the ratio the update pauses, goes on or rolls back as the service says. The moment a task
+began to run is not stored, so "within the monitor period" is reckoned from its creation and allows
+``UPDATE_START_ALLOWANCE_S`` for fetching and starting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from manager.reconcile.restart import NEVER, is_displaced
+from manager.schedule.constraint import is_match
+from manager.schedule.needs import parsed_or_never
+from manager.store.view import View
+from swarmpy.limits import UPDATE_START_ALLOWANCE_S
+from swarmpy.model.defaults import EffectiveUpdate, rollback_config, update_config
+from swarmpy.model.ids import SECOND_NS, RevisionId, Timestamp
+from swarmpy.model.objects import Revision, Service, Task, UpdateStatus
+from swarmpy.model.specs import Placement
+from swarmpy.model.states import FailureAction, TaskState, UpdateState
+
+_ALLOWANCE_NS: Final = int(UPDATE_START_ALLOWANCE_S * SECOND_NS)
+_GOING: Final = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
+_PAUSED: Final = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
+_FAILED: Final = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
+
+
+class Outdated:
+    """Whether a task must be replaced since its service changed.
+
+    Not every change of revision restarts a task: one of placement alone does not while the task's node still
+    meets the constraints.
+    """
+
+    def __init__(self, view: View, service: Service) -> None:
+        self._view = view
+        self._template_id = service.template_id
+        self._template = view.revision(service.template_id)
+        self._constraints = parsed_or_never(_placement(self._template).constraints)
+        self._verdicts: dict[RevisionId, bool | None] = {}
+
+    def is_outdated(self, task: Task) -> bool:
+        if task.revision_id == self._template_id or self._template is None:
+            return False
+        if task.revision_id not in self._verdicts:
+            self._verdicts[task.revision_id] = self._verdict(self._view.revision(task.revision_id))
+        verdict = self._verdicts[task.revision_id]
+        if verdict is not None:
+            return verdict
+        node = self._view.node(task.node_id)
+        return node is None or not is_match(self._constraints, node)
+
+    def _verdict(self, old: Revision | None) -> bool | None:
+        """None: it depends on the node."""
+        if old is None or self._template is None:
+            return True
+        before, after = old.spec, self._template.spec
+        ports_before = before.endpoint_spec.ports if before.endpoint_spec is not None else ()
+        ports_after = after.endpoint_spec.ports if after.endpoint_spec is not None else ()
+        if ports_before != ports_after:
+            return True
+        if before.task_template == after.task_template:
+            return False
+        same_but_placement = _without_placement(old) == _without_placement(self._template)
+        return None if same_but_placement else True
+
+
+def _placement(revision: Revision | None) -> Placement:
+    if revision is None or revision.spec.task_template.placement is None:
+        return Placement()
+    return revision.spec.task_template.placement
+
+
+def _without_placement(revision: Revision) -> object:
+    template = revision.spec.task_template
+    fields = {name: getattr(template, name) for name in template.__struct_fields__}
+    del fields["placement"]
+    return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What an update has done so far, read off the tasks that it created."""
+
+    busy: int = 0
+    changed: int = 0
+    failures: tuple[Task, ...] = ()
+    last_done_at: Timestamp = NEVER
+    wake_at: Timestamp | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What to do now. ``status`` None: as it is. ``is_rollback``: return to the previous revision."""
+
+    status: UpdateStatus | None = None
+    is_rollback: bool = False
+    slots: tuple[int, ...] = ()
+    wake_at: Timestamp | None = None
+
+
+NOTHING_TO_DO: Final = Step()
+
+
+def is_going(service: Service) -> bool:
+    return service.update_status is not None and service.update_status.state in _GOING
+
+
+def config_of(service: Service) -> EffectiveUpdate:
+    status = service.update_status
+    if status is not None and status.state == UpdateState.ROLLBACK_STARTED:
+        return rollback_config(service.spec)
+    return update_config(service.spec)
+
+
+def progress_of(
+    slots: Mapping[int, Sequence[Task]], service: Service, config: EffectiveUpdate, now: Timestamp
+) -> Progress:
+    status = service.update_status
+    if status is None or status.state not in _GOING:
+        return Progress()
+    busy = changed = last_done_at = 0
+    failures: list[Task] = []
+    wake_at: int | None = None
+    for tasks in slots.values():
+        created = [
+            task
+            for task in tasks
+            if task.revision_id == service.template_id and task.created_at >= status.started_at
+        ]
+        if not created:
+            continue
+        changed += 1
+        done = [task for task in created if task.status.state >= TaskState.RUNNING]
+        if not done:
+            busy += 1
+            continue
+        done_at = min(task.status.timestamp for task in done)
+        last_done_at = max(last_done_at, done_at)
+        if done_at + config.delay > now:
+            busy += 1
+            wake_at = _earlier(wake_at, done_at + config.delay)
+        failures += [task for task in done if _is_failure(task, config)]
+    return Progress(
+        busy=busy,
+        changed=changed,
+        failures=tuple(sorted(failures, key=lambda task: (task.status.timestamp, task.id))),
+        last_done_at=Timestamp(last_done_at),
+        wake_at=None if wake_at is None else Timestamp(wake_at),
+    )
+
+
+def _is_failure(task: Task, config: EffectiveUpdate) -> bool:
+    if task.restarts or task.status.state not in _FAILED or is_displaced(task):
+        return False
+    return task.status.timestamp - task.created_at <= config.monitor + _ALLOWANCE_NS
+
+
+def advance(
+    service: Service,
+    *,
+    outdated: Sequence[int],
+    progress: Progress,
+    template: Revision | None,
+    now: Timestamp,
+) -> Step:
+    """The next step of the service's update. ``outdated``: slots to replace, in their order."""
+    status = service.update_status
+    if status is not None and status.state in _PAUSED and not _is_newer(template, status):
+        return NOTHING_TO_DO
+    if status is None or status.state not in _GOING:
+        return _start(service, outdated, now) if outdated else NOTHING_TO_DO
+    config = config_of(service)
+    total = progress.changed + len(outdated)
+    if progress.failures and len(progress.failures) > config.max_failure_ratio * total:
+        halted = _after_failures(service, status, config, progress.failures[-1], now)
+        if halted is not None:
+            return halted
+    if outdated:
+        room = len(outdated) if config.parallelism <= 0 else max(config.parallelism - progress.busy, 0)
+        return Step(slots=tuple(outdated[:room]), wake_at=progress.wake_at)
+    if progress.busy:
+        return Step(wake_at=progress.wake_at)
+    return _finish(status, config, progress, now)
+
+
+def _start(service: Service, outdated: Sequence[int], now: Timestamp) -> Step:
+    config = update_config(service.spec)
+    count = len(outdated) if config.parallelism <= 0 else config.parallelism
+    status = UpdateStatus(state=UpdateState.UPDATING, started_at=now, message="update in progress")
+    return Step(status=status, slots=tuple(outdated[:count]))
+
+
+def _finish(status: UpdateStatus, config: EffectiveUpdate, progress: Progress, now: Timestamp) -> Step:
+    watch = config.monitor if config.delay < config.monitor else config.delay + SECOND_NS
+    ends_at = Timestamp(progress.last_done_at + watch)
+    if progress.changed and now < ends_at:
+        return Step(wake_at=ends_at)
+    is_rollback = status.state == UpdateState.ROLLBACK_STARTED
+    return Step(
+        status=UpdateStatus(
+            state=UpdateState.ROLLBACK_COMPLETED if is_rollback else UpdateState.COMPLETED,
+            started_at=status.started_at,
+            completed_at=now,
+            message="rollback completed" if is_rollback else "update completed",
+        )
+    )
+
+
+def _after_failures(
+    service: Service, status: UpdateStatus, config: EffectiveUpdate, failed: Task, now: Timestamp
+) -> Step | None:
+    cause = f"due to failure or early termination of task {failed.id}"
+    if config.failure_action == FailureAction.CONTINUE:
+        return None
+    is_rollback = status.state == UpdateState.ROLLBACK_STARTED
+    if is_rollback or config.failure_action != FailureAction.ROLLBACK or not service.previous_id:
+        # a failing rollback is paused, never rolled back
+        return Step(
+            status=UpdateStatus(
+                state=UpdateState.ROLLBACK_PAUSED if is_rollback else UpdateState.PAUSED,
+                started_at=status.started_at,
+                message=f"{'rollback' if is_rollback else 'update'} paused {cause}",
+            )
+        )
+    rolling_back = UpdateStatus(
+        state=UpdateState.ROLLBACK_STARTED, started_at=now, message=f"update rolled back {cause}"
+    )
+    return Step(status=rolling_back, is_rollback=True)
+
+
+def _is_newer(template: Revision | None, status: UpdateStatus) -> bool:
+    """Whether the wanted revision was written after that update began: then it is another update's."""
+    return template is not None and template.created_at > status.started_at
+
+
+def _earlier(known: int | None, at: int) -> int:
+    return at if known is None else min(known, at)
