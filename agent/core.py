@@ -347,8 +347,9 @@ class Core:
             case events.Stopped():
                 run.exit = run.exit or event.exit
                 run.is_started = run.exit is not None
-            case events.Removed():
-                run.trace = Trace.NOTHING if run.is_released else Trace.LOG
+            case events.Removed(keep_log=keep_log):
+                # As it was asked for, which may have been before the task was released.
+                run.trace = Trace.LOG if keep_log else Trace.NOTHING
                 run.is_created = False
             case events.Detached():
                 run.is_attached = False

@@ -199,7 +199,7 @@ class Driver:
                 return events.Stopped(task_id, attempt, exit)
             case events.Remove(task_id=task_id, attempt=attempt, keep_log=keep_log):
                 await self._executor.remove(task_id, keep_log=keep_log)
-                return events.Removed(task_id, attempt)
+                return events.Removed(task_id, attempt, keep_log)
             case events.Detach(task_id=task_id, attempt=attempt):
                 await self._backend.detach(task_id)
                 return events.Detached(task_id, attempt)

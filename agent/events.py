@@ -132,6 +132,7 @@ class Stopped:
 class Removed:
     task_id: TaskId
     attempt: int
+    keep_log: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,11 @@ of the manager that matters to it (assignments out, statuses in).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import ParamSpec
 
 from msgspec.structs import replace
 
@@ -23,10 +26,36 @@ from swarmpy.model.objects import Kind, NodeDescription, Revision, Task, TaskSta
 from swarmpy.model.specs import ContainerSpec, EndpointSpec, PortConfig, ServiceSpec, TaskSpec
 from swarmpy.model.states import PublishMode, TaskState, is_terminal
 from swarmpy.runtime import Env
+from swarmpy.sim.clock import SimClock
+from swarmpy.sim.loop import SimLoop
 
 NODE_ID = NodeId("node1")
 NODE = NodeContext(node_id=NODE_ID, description=NodeDescription(hostname="host1"))
 DEADLINE_S = 20.0
+
+P = ParamSpec("P")
+
+
+def in_virtual_time(test: Callable[P, Coroutine[None, None, None]]) -> Callable[P, None]:
+    """A test whose delays cost nothing: it runs in the simulator's loop."""
+
+    @functools.wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        loop = SimLoop()
+        try:
+            loop.run_until_complete(test(*args, **kwargs))
+        finally:
+            loop.close()
+
+    # Else it would be taken for a coroutine function, or for one without parameters.
+    del run.__wrapped__
+    run.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
+    return run
+
+
+def loop_env() -> Env:
+    """An Env whose time is the running loop's, virtual or not."""
+    return Env(clock=SimClock(asyncio.get_running_loop()))
 
 
 def id_of(number: int) -> str:
@@ -124,7 +153,7 @@ class FakeManager:
 class Rig:
     """One node. ``start`` gives it an agent; ``crash`` takes it away without a word."""
 
-    env: Env = field(default_factory=Env)
+    env: Env = field(default_factory=loop_env)
     machine: FakeMachine = field(default_factory=FakeMachine)
     network: FakeNetwork = field(default_factory=FakeNetwork)
     manager: FakeManager = field(default_factory=FakeManager)
@@ -177,7 +206,10 @@ class Rig:
 
     async def wait_quiet(self) -> None:
         """Until what stands on the machine is what is assigned, and nothing is under way."""
-        await self.wait(lambda: self.core.is_idle and self.is_converged())
+        try:
+            await self.wait(lambda: self.core.is_idle and self.is_converged())
+        except TimeoutError as error:
+            raise AssertionError(f"not quiet: {self.differences()}; {self.core.runs}") from error
         self.core.check()
 
     def is_converged(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from agent_rig import Rig, make_revision, make_task
+from agent_rig import Rig, in_virtual_time, make_revision, make_task
 
 from agent import events
 from agent.executor.base import Launch
@@ -18,6 +18,7 @@ from swarmpy.model.states import TaskState
 WEB = make_revision()
 
 
+@in_virtual_time
 async def test_a_task_runs_and_is_taken_down() -> None:
     rig = Rig()
     await rig.start()
@@ -54,6 +55,7 @@ async def test_a_task_runs_and_is_taken_down() -> None:
         (1, TaskState.FAILED, "started", "task: non-zero exit (1)"),
     ],
 )
+@in_virtual_time
 async def test_exit_codes(code: int, state: TaskState, message: str, err: str) -> None:
     rig = Rig(machine=FakeMachine(plan=lambda launch: Behaviour(run_s=0.0, exit_code=code)))
     await rig.start()
@@ -68,6 +70,7 @@ async def test_exit_codes(code: int, state: TaskState, message: str, err: str) -
     await rig.crash()
 
 
+@in_virtual_time
 async def test_a_missing_image_rejects() -> None:
     rig = Rig()
     rig.machine.missing_images.add("gone:1")
@@ -82,6 +85,7 @@ async def test_a_missing_image_rejects() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_failing_to_start_fails() -> None:
     rig = Rig(machine=FakeMachine(plan=lambda launch: Behaviour(fails_to_start="no such file: /bin/x")))
     await rig.start()
@@ -93,6 +97,7 @@ async def test_failing_to_start_fails() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_passing_trouble_is_outlasted() -> None:
     failures = {"attach": 2, "create": 1, "start": 1, "stop": 3, "remove": 1, "detach": 2}
 
@@ -116,6 +121,7 @@ async def test_passing_trouble_is_outlasted() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_lasting_trouble_rejects() -> None:
     rig = Rig()
 
@@ -133,6 +139,7 @@ async def test_lasting_trouble_rejects() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_ready_waits_for_the_order_to_run() -> None:
     rig = Rig()
     await rig.start()
@@ -147,6 +154,7 @@ async def test_ready_waits_for_the_order_to_run() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_starts_are_bounded_and_stops_are_not() -> None:
     gate = asyncio.Event()
     peak = 0
@@ -190,6 +198,7 @@ async def test_starts_are_bounded_and_stops_are_not() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_a_host_port_is_handed_over() -> None:
     rig = Rig()
     await rig.start()
@@ -209,6 +218,7 @@ async def test_a_host_port_is_handed_over() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_a_task_that_ignores_the_signal_is_killed() -> None:
     rig = Rig(machine=FakeMachine(plan=lambda launch: Behaviour(stop_s=None)))
     await rig.start()
@@ -224,6 +234,7 @@ async def test_a_task_that_ignores_the_signal_is_killed() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_a_restart_adopts() -> None:
     rig = Rig()
     await rig.start()
@@ -245,6 +256,7 @@ async def test_a_restart_adopts() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_strangers_stay_until_the_first_assignments() -> None:
     """A lost journal: tasks that are still assigned are adopted, the others removed."""
     rig = Rig()
@@ -266,6 +278,7 @@ async def test_strangers_stay_until_the_first_assignments() -> None:
     await fresh.crash()
 
 
+@in_virtual_time
 async def test_a_lost_task_fails_and_is_not_started_again() -> None:
     """The node's power was cut: the manager knows of a run that this machine does not."""
     rig = Rig()
@@ -282,6 +295,7 @@ async def test_a_lost_task_fails_and_is_not_started_again() -> None:
     await blank.crash()
 
 
+@in_virtual_time
 async def test_an_unexpected_error_costs_one_task_only(capsys: pytest.CaptureFixture[str]) -> None:
     rig = Rig()
 
@@ -300,6 +314,7 @@ async def test_an_unexpected_error_costs_one_task_only(capsys: pytest.CaptureFix
     await rig.crash()
 
 
+@in_virtual_time
 async def test_a_rejecting_create_leaves_nothing() -> None:
     rig = Rig()
 
@@ -317,6 +332,7 @@ async def test_a_rejecting_create_leaves_nothing() -> None:
     await rig.crash()
 
 
+@in_virtual_time
 async def test_templates_are_expanded() -> None:
     rig = Rig()
     await rig.start()
