@@ -106,6 +106,18 @@ RESTART_GRACE_S = 30.0
 """The same, for a daemon that announced a planned restart."""
 SESSION_BACKOFF_MIN_S = 0.1
 SESSION_BACKOFF_MAX_S = 8.0
+SESSION_BACKOFF_FRACTION = 0.15
+"""An agent without a session waits this part of the time that it has been without, within the bounds."""
+SESSION_CONNECT_TIMEOUT_S = 1.0
+"""For reaching one manager."""
+SESSION_WELCOME_TIMEOUT_S = 5.0
+"""For a reached manager's first word; a new leader may first have to commit who is there."""
+SESSION_SUSPECT_S = 2.0
+"""A manager whose session was just lost is not gone back to because another still takes it for the leader."""
+SESSION_REDIRECTS_MAX = 3
+HEARTBEAT_JITTER = 0.1
+STATUS_UNACKED_BATCHES_MAX = 8
+"""Status updates under way in one session; more wait, and are merged meanwhile."""
 SESSION_QUEUE_MESSAGES_MAX = 1_000
 STATUS_BATCH_S = 0.1
 STATUS_BATCH_MAX = 500
@@ -122,6 +134,12 @@ LEADER_CHANGE_GRACE_S = 5.0
 
 MEMBERSHIP_PERIOD_S = 1.0
 """Between two tries of a membership change that had to wait."""
+LOG_BATCH_LINES_MAX = 500
+LOG_BATCH_BYTES_MAX = 256 << 10
+LOG_BATCH_S = 0.05
+"""How long an agent gathers log lines into one batch."""
+LOG_TASKS_PARALLEL_MAX = 64
+"""Task logs that one subscription reads at a time, unless it follows them."""
 LOG_OPEN_TIMEOUT_S = 3.0
 """How long a log reader waits for an agent to open its stream."""
 LOG_QUEUE_BATCHES_MAX = 64
