@@ -1,0 +1,51 @@
+"""The native executor keeps the contract, on real processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import executor_suite as suite
+import pytest
+from native_rig import NativeRig
+
+from agent.executor.base import Executor, Sandbox
+from swarmpy.model.ids import TaskId
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
+]
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[NativeRig]:
+    rig = NativeRig(tmp_path)
+    yield rig
+    await rig.close()
+
+
+@pytest.fixture
+async def executor(rig: NativeRig) -> Executor:
+    return await rig.open()
+
+
+@pytest.fixture
+def reopen(rig: NativeRig, executor: Executor) -> suite.Reopen:
+    async def again(*, is_clean: bool = True) -> Executor:
+        return await rig.reopen(is_clean=is_clean)
+
+    return again
+
+
+@pytest.fixture
+def sandbox() -> suite.MakeSandbox:
+    async def make(task_id: TaskId) -> Sandbox:
+        return Sandbox(netns="")  # a fresh namespace with nothing but loopback
+
+    return make
+
+
+class TestNativeExecutor(suite.ExecutorContract):
+    pass
