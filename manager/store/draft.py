@@ -10,6 +10,7 @@ applied in between. What a plan's groups need to be refused for shows here alrea
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -36,6 +37,8 @@ from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
 
 NEVER = Timestamp(0)
+_serials = itertools.count(1)
+"""Tells the drafts of a process apart, for ``node_tasks_version`` alone: only equality of it matters."""
 
 
 class Draft:
@@ -47,6 +50,7 @@ class Draft:
         self.at = at
         self._rows: dict[Kind, _Changes] = {kind: _Changes() for kind in Kind}
         self._marks: dict[Index, dict[str, _Changes]] = {index: {} for index in INDEXES}
+        self._serial = next(_serials)
 
     # --- changing
 
@@ -153,6 +157,12 @@ class Draft:
     def tasks_of_node(self, node_id: NodeId) -> Collection[Task]:
         return self._find(TASKS_BY_NODE, node_id, self._base.tasks_of_node(node_id))
 
+    def node_tasks_version(self, node_id: NodeId) -> int:
+        changes = self._marks[TASKS_BY_NODE].get(node_id)
+        if changes is None:
+            return self._base.node_tasks_version(node_id)
+        return -(self._serial << 32 | changes.edits)
+
     def tasks_of_revision(self, revision_id: RevisionId) -> Collection[Task]:
         return self._find(TASKS_BY_REVISION, revision_id, self._base.tasks_of_revision(revision_id))
 
@@ -193,20 +203,23 @@ class Draft:
 class _Changes:
     """What one collection of the view below gains, loses (None) and replaces, by id."""
 
-    __slots__ = ("growth", "objects")
+    __slots__ = ("edits", "growth", "objects")
 
     def __init__(self) -> None:
         self.objects: dict[str, Any] = {}
         self.growth = 0
         """Objects gained less objects lost."""
+        self.edits = 0
 
     def put(self, new: Object, *, is_new: bool) -> None:
         self.objects[new.id] = new
         self.growth += is_new
+        self.edits += 1
 
     def remove(self, id_: str) -> None:
         self.objects[id_] = None
         self.growth -= 1
+        self.edits += 1
 
 
 def _merge(base: Collection[Any], changes: _Changes) -> Collection[Any]:

@@ -28,6 +28,7 @@ class Store:
     def __init__(self) -> None:
         self._tables = Tables()
         self._watches: list[Watch] = []
+        self._restores = 0
 
     # --- the state machine
 
@@ -62,6 +63,7 @@ class Store:
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replace the whole state, or raise ``Corrupt`` and change nothing. Watchers are told to resync."""
         self._tables = snapshot.load(chunks)
+        self._restores += 1
         for watch in self._watches:
             watch.publish_resync(self.version)
 
@@ -134,6 +136,10 @@ class Store:
 
     def tasks_of_node(self, node_id: NodeId) -> Collection[Task]:
         return self._tables.tasks_of_node(node_id)
+
+    def node_tasks_version(self, node_id: NodeId) -> int:
+        # tables count their edits from zero again after a restore
+        return self._restores << 64 | self._tables.node_tasks_version(node_id)
 
     def tasks_of_revision(self, revision_id: RevisionId) -> Collection[Task]:
         return self._tables.tasks_of_revision(revision_id)

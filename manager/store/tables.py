@@ -52,6 +52,9 @@ class Tables:
         self._sorted = {kind: _SortedIds(self.rows[kind]) for kind in Kind}
         self._tasks: dict[str, Task] = self.rows[Kind.TASK]
         self._nodes: dict[str, Node] = self.rows[Kind.NODE]
+        self._task_edits = 0
+        self._node_edits: dict[str, int] = {}
+        """Per node with tasks the count of task edits at its latest one."""
 
     # --- changing
 
@@ -75,6 +78,8 @@ class Tables:
                     bucket[id_] = new
         if old is None:
             self._sorted[kind].add(id_)
+        if kind is Kind.TASK:
+            self._note_task_edit(old, new)
 
     def remove(self, kind: Kind, id_: str) -> None:
         """Take out what is stored under ``id_``; it must be there."""
@@ -82,6 +87,17 @@ class Tables:
         for keys_of, buckets in self._indexed[kind]:
             for key in keys_of(old):
                 _discard(buckets, key, id_)
+        if kind is Kind.TASK:
+            self._note_task_edit(old, None)
+
+    def _note_task_edit(self, old: Any, new: Any) -> None:
+        self._task_edits += 1
+        for task in (old, new):
+            if task is not None and task.node_id:
+                if task.node_id in self._buckets[TASKS_BY_NODE]:
+                    self._node_edits[task.node_id] = self._task_edits
+                else:
+                    self._node_edits.pop(task.node_id, None)
 
     # --- reading (View)
 
@@ -140,6 +156,9 @@ class Tables:
 
     def tasks_of_node(self, node_id: NodeId) -> Collection[Task]:
         return self._find(TASKS_BY_NODE, node_id)
+
+    def node_tasks_version(self, node_id: NodeId) -> int:
+        return self._node_edits.get(node_id, 0)
 
     def tasks_of_revision(self, revision_id: RevisionId) -> Collection[Task]:
         return self._find(TASKS_BY_REVISION, revision_id)

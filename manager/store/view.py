@@ -66,6 +66,13 @@ class View(Protocol):
 
     def tasks_of_node(self, node_id: NodeId) -> Collection[Task]: ...
 
+    def node_tasks_version(self, node_id: NodeId) -> int:
+        """Another number whenever a task of this node was stored, changed in any field, or deleted.
+
+        For caches: equal numbers mean equal tasks, within one process and among all its views and drafts.
+        """
+        ...
+
     def tasks_of_revision(self, revision_id: RevisionId) -> Collection[Task]: ...
 
     def unplaced_tasks(self) -> Collection[Task]:
