@@ -18,6 +18,7 @@ import structlog
 
 from manager.control_loop import commit_barrier
 from manager.proposer import Proposer
+from manager.reconcile.nodes import RESTARTING_MESSAGE
 from manager.session import Session
 from manager.store.events import Event, Resync
 from manager.store.store import Store
@@ -51,9 +52,6 @@ from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
 
-RESTARTING_MESSAGE = "restarting"
-"""The message of a disconnected node that announced its absence: it gets the longer grace."""
-
 
 Send = Callable[[pb.ManagerMessage], Awaitable[None]]
 
@@ -77,6 +75,8 @@ class Dispatcher:
         self._epoch = epoch
         self._sessions: dict[NodeId, Session] = {}
         self._updates: asyncio.Queue[_Update] = asyncio.Queue(maxsize=STATUS_UPDATES_MAX)
+        self._misjudged: dict[NodeId, None] = {}
+        self._misjudged_wake = asyncio.Event()
         self._is_open = asyncio.Event()
         self._is_over = False
 
@@ -86,6 +86,7 @@ class Dispatcher:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_store())
                 tasks.create_task(self._commit_statuses())
+                tasks.create_task(self._vouch())
                 await self._doubt_all_nodes()
                 self._is_open.set()
         finally:
@@ -193,6 +194,18 @@ class Dispatcher:
         group = Group(owner=Owner.DISPATCHER, changes=(report,))
         await self._commit([group], is_moot=lambda: self._is_overtaken(session))
 
+    async def _vouch(self) -> None:
+        """Report nodes READY again that were called something else while their session is open."""
+        while True:
+            await self._misjudged_wake.wait()
+            self._misjudged_wake.clear()
+            while self._misjudged:
+                node_id = next(iter(self._misjudged))
+                del self._misjudged[node_id]
+                session, node = self._sessions.get(node_id), self._store.node(node_id)
+                if session is not None and node is not None and node.status.state is not NodeState.READY:
+                    await self._report_node(session, NodeState.READY, addr=node.status.addr, description=None)
+
     async def _write(self, session: Session, send: Send) -> None:
         while True:
             for message in session.next_messages(self._store):
@@ -285,6 +298,10 @@ class Dispatcher:
     def _node_changed(self, old: object | None, new: object | None) -> None:
         before = old if isinstance(old, Node) else None
         after = new if isinstance(new, Node) else None
+        if after is not None and after.status.state is not NodeState.READY and after.id in self._sessions:
+            # decided on an older state of affairs, and committed after the session was
+            self._misjudged[after.id] = None
+            self._misjudged_wake.set()
         manager_before = before.manager_status if before else None
         manager_after = after.manager_status if after else None
         if manager_before != manager_after:

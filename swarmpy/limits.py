@@ -115,11 +115,17 @@ SESSION_WELCOME_TIMEOUT_S = 5.0
 SESSION_SUSPECT_S = 2.0
 """A manager whose session was just lost is not gone back to because another still takes it for the leader."""
 SESSION_REDIRECTS_MAX = 3
+SESSION_SETTLED_S = 1.0
+"""A session that ended sooner than this counts as a failed attempt to open one."""
+SESSION_GOODBYE_TIMEOUT_S = 1.0
 HEARTBEAT_JITTER = 0.1
 STATUS_UNACKED_BATCHES_MAX = 8
 """Status updates under way in one session; more wait, and are merged meanwhile."""
 SESSION_QUEUE_MESSAGES_MAX = 1_000
 STATUS_BATCH_S = 0.1
+"""How long an agent keeps back statuses that are soon followed by others, such as 'preparing'."""
+STATUS_GAP_S = 0.02
+"""Between two status updates of an agent in which tasks got to run, or ended."""
 STATUS_BATCH_MAX = 500
 STATUS_QUEUE_MAX = 10_000
 ASSIGNMENT_BATCH_S = 0.05
@@ -129,8 +135,6 @@ STATUS_COMMIT_GAP_S = 0.02
 """The leader's pause between two commits of statuses, in which more of them gather."""
 STATUS_UPDATES_MAX = 1_000
 """Status updates that wait at the leader; then agents' streams are not read on."""
-LEADER_CHANGE_GRACE_S = 5.0
-"""How long a new leader waits for a node's session before the node is down."""
 
 MEMBERSHIP_PERIOD_S = 1.0
 """Between two tries of a membership change that had to wait."""

@@ -10,7 +10,8 @@ import pytest
 from clusters import apply, make_service, memory_proposer, seeded_env, store_with
 from msgspec.structs import replace
 
-from manager.dispatcher import RESTARTING_MESSAGE, Dispatcher
+from manager.dispatcher import Dispatcher
+from manager.reconcile.nodes import RESTARTING_MESSAGE
 from manager.store.store import Store
 from swarmpy import codec
 from swarmpy.errors import PermissionDenied
@@ -189,6 +190,20 @@ async def test_the_end_of_the_stream_makes_a_node_disconnected() -> None:
         await until(lambda: state_of(store) is NodeState.DISCONNECTED)
 
 
+async def test_a_node_that_is_called_down_while_its_session_is_open_is_ready_again() -> None:
+    store = store_with()
+    async with dispatching(store) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: bool(agent.of_kind("assignments")))
+        node = store.node(NODE)
+        assert node is not None
+        down = NodeReport(node_id=NODE, status=replace(node.status, state=NodeState.DOWN))
+        apply(store, down, owner=Owner.ORCHESTRATOR)
+        assert state_of(store) is NodeState.DOWN
+        await until(lambda: state_of(store) is NodeState.READY)
+
+
 async def test_a_planned_absence_says_so() -> None:
     store = store_with()
     async with dispatching(store) as dispatcher:
@@ -211,7 +226,8 @@ async def test_missed_heartbeats_end_the_session() -> None:
         agent.hello()
         await until(lambda: state_of(store) is NodeState.READY)
         await until(lambda: state_of(store) is NodeState.DISCONNECTED)
-        assert agent.session.done() or await asyncio.wait_for(agent.session, DEADLINE_S) is None
+        async with asyncio.timeout(DEADLINE_S):
+            await agent.session
 
 
 async def test_a_second_session_takes_over_and_the_first_ones_end_says_nothing() -> None:
