@@ -53,7 +53,7 @@ NODE_FAILURES_MAX = 5
 NODE_FAILURES_WINDOW_S = 300.0
 REVISIONS_KEPT = 6
 """Revisions of a service that are kept to return to."""
-LOAD_CACHE_REVISIONS_MAX = 10_000
+NEEDS_CACHE_REVISIONS_MAX = 10_000
 """Revisions whose scheduling needs are remembered."""
 
 # --- raft
