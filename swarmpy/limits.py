@@ -119,6 +119,7 @@ SESSION_SETTLED_S = 1.0
 """A session that ended sooner than this counts as a failed attempt to open one."""
 SESSION_GOODBYE_TIMEOUT_S = 1.0
 HEARTBEAT_JITTER = 0.1
+HEARTBEAT_PERIOD_MIN_S = 0.1
 STATUS_UNACKED_BATCHES_MAX = 8
 """Status updates under way in one session; more wait, and are merged meanwhile."""
 SESSION_QUEUE_MESSAGES_MAX = 1_000

@@ -1,0 +1,186 @@
+"""One node's agent: the core, its driver and journal, the session, put together.
+
+Everything comes in as an argument, so that the daemon and the simulator build the same agent. ``run`` finds
+the tasks of a former life and takes them over; when it ends, for whatever reason, tasks run on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+
+import structlog
+
+from agent import events
+from agent.core import Core
+from agent.dataplane.base import Backend
+from agent.driver import Driver
+from agent.driver import Node as Machine
+from agent.environment import NodeContext
+from agent.executor.base import Executor
+from agent.journal import IN_MEMORY, Journal
+from agent.link import Link
+from agent.logs import LogPublisher
+from agent.managers import Managers
+from agent.session import Greeting, Listener, Session
+from swarmpy.errors import Unavailable
+from swarmpy.limits import TASK_STOP_GRACE_S
+from swarmpy.model.ids import ID_BYTES, NodeId, ServiceId, TaskId, make_id
+from swarmpy.model.objects import Node, NodeDescription
+from swarmpy.model.states import is_terminal
+from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
+
+JOURNAL_NAME = "agent.db"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """One agent's settings. ``data_dir`` None keeps the journal in memory, for simulation."""
+
+    node_id: NodeId
+    data_dir: Path | None
+    managers: tuple[str, ...]
+    """``host:port`` of managers, as known from joining; the journal knows fresher ones."""
+    describe: Callable[[], NodeDescription]
+    advertise_addr: str = ""
+    """Under which other nodes reach this one; empty: the address that the manager sees."""
+
+
+async def ignore_node(node: Node, root_ca: bytes) -> None:
+    """For who does not care how the cluster sees the node."""
+
+
+class Agent:
+    """``run`` once; ``stop`` ends it."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        *,
+        env: Env,
+        link: Link,
+        executor: Executor,
+        backend: Backend,
+        on_node: Callable[[Node, bytes], Awaitable[None]] = ignore_node,
+        journal: Journal | None = None,
+    ) -> None:
+        self._executor = executor
+        self._backend = backend
+        self._journal = journal if journal is not None else Journal(journal_path(config.data_dir))
+        self._content = self._journal.load()
+        self._managers = Managers((*self._content.managers, *config.managers))
+        self._core = Core(NodeContext(node_id=config.node_id, description=config.describe()))
+        self._session = Session(
+            link,
+            self._managers,
+            greeting=Greeting(
+                describe=config.describe,
+                incarnation=make_id(env.entropy.token_bytes(ID_BYTES)),
+                advertise_addr=config.advertise_addr,
+            ),
+            listener=Listener(post=self._post, on_node=on_node, on_managers=self._remember_managers),
+            logs=LogPublisher(link, executor, node_id=config.node_id, service_of=self._service_of),
+            env=env,
+        )
+        machine = Machine(executor=executor, backend=backend, journal=self._journal)
+        self._driver = Driver(self._core, machine, self._session, env)
+        self._stopping = asyncio.Event()
+        self._stop_reason = ""
+
+    # --- what others may ask
+
+    @property
+    def manager_addr(self) -> str:
+        """The manager of the present session; empty without one."""
+        return self._session.manager_addr
+
+    @property
+    def error(self) -> str:
+        """Why there is no session; empty while there is one."""
+        return self._session.error
+
+    @property
+    def managers(self) -> tuple[str, ...]:
+        """Addresses of managers, the best known first."""
+        return self._managers.addresses
+
+    @property
+    def core(self) -> Core:
+        """The tasks, to be read only: for the simulator's checkers and for diagnosis."""
+        return self._core
+
+    def count_tasks(self) -> int:
+        """Tasks of this node that have not ended."""
+        return sum(not is_terminal(run.status.state) for run in self._core.runs.values())
+
+    def reconnect(self, reason: str) -> None:
+        """Leave the session for a new one, as after the identity was renewed; or try again now."""
+        self._session.end(reason)
+        self._session.nudge()
+
+    # --- running
+
+    async def run(self) -> None:
+        """Until ``stop`` or cancelled. Raises what keeps the node from being used at all."""
+        try:
+            await self._driver.restore(self._content)
+            async with asyncio.TaskGroup() as tasks:
+                work = [tasks.create_task(self._driver.run()), tasks.create_task(self._session.run())]
+                await self._stopping.wait()
+                await self._session.goodbye(self._stop_reason)
+                for task in work:
+                    task.cancel()
+        finally:
+            await self._executor.shut_down()
+            await self._backend.shut_down()
+            if self._journal.path != IN_MEMORY:
+                self._journal.close()
+
+    def stop(self, reason: str = "the daemon is being stopped") -> None:
+        """End ``run`` after telling the manager; tasks run on."""
+        self._stop_reason = reason
+        self._stopping.set()
+
+    async def _post(self, event: events.Event) -> None:
+        await self._driver.post(event)
+
+    def _remember_managers(self, addresses: tuple[str, ...]) -> None:
+        try:
+            self._journal.save_managers(addresses)
+        except Unavailable as error:
+            log.warning("managers_not_saved", error=str(error))
+
+    def _service_of(self, task_id: TaskId) -> ServiceId | None:
+        run = self._core.runs.get(task_id)
+        return run.task.service_id if run is not None and not run.is_released else None
+
+
+def journal_path(data_dir: Path | None) -> Path:
+    return IN_MEMORY if data_dir is None else data_dir / JOURNAL_NAME
+
+
+async def wipe(executor: Executor, backend: Backend, data_dir: Path) -> None:
+    """Take down every task and forget them all: the node leaves its swarm. Only while no agent runs."""
+    await backend.start_up()
+    await executor.start_up()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for found in await executor.list():
+                tasks.create_task(_take_down(executor, found.task_id))
+        await backend.destroy()
+    finally:
+        await executor.shut_down()
+        await backend.shut_down()
+    path = journal_path(data_dir)
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+async def _take_down(executor: Executor, task_id: TaskId) -> None:
+    await executor.stop(task_id, signal=SIGTERM, grace_s=TASK_STOP_GRACE_S)
+    await executor.remove(task_id)
