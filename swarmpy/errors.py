@@ -131,3 +131,7 @@ class TaskFailed(SwarmError):
 
 class Corrupt(SwarmError):
     """Stored state is damaged. The process stops rather than serve it; the message names the file."""
+
+
+class DiskFailed(Corrupt):
+    """The disk refused a write that a promise rests on. The process stops; the message names the file."""

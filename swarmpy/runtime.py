@@ -52,10 +52,22 @@ class AppendFile(Protocol):
     def close(self) -> None: ...
 
 
+class ReadFile(Protocol):
+    """A file read from front to back; it keeps its content even if its path is replaced meanwhile."""
+
+    def read(self, size: int) -> bytes:
+        """The next ``size`` bytes, fewer only at the end."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Disk(Protocol):
     """The file operations that durable state needs, no more. Paths are absolute."""
 
     def read(self, path: Path) -> bytes: ...
+
+    def open(self, path: Path) -> ReadFile: ...
 
     def exists(self, path: Path) -> bool: ...
 
@@ -123,6 +135,9 @@ class _SystemAppendFile:
 class SystemDisk:
     def read(self, path: Path) -> bytes:
         return path.read_bytes()
+
+    def open(self, path: Path) -> ReadFile:
+        return open(path, "rb")
 
     def exists(self, path: Path) -> bool:
         return path.exists()

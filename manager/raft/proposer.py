@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """One voter. ``raft_id`` is drawn afresh for every join and never used again."""

@@ -702,21 +702,27 @@ class RaftIdentity(_message.Message):
     RAFT_ID_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     IS_JOINED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
     raft_id: _builtins.str
     is_joined: _builtins.bool
     """Started to join an existing cluster: it waits for that cluster's leader instead of standing for election."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___RaftMember]: ...
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Members of a former life of this cluster, before it was forced to start anew with one member."""
+
     def __init__(
         self,
         *,
         raft_id: _builtins.str = ...,
         members: _abc.Iterable[Global___RaftMember] | None = ...,
         is_joined: _builtins.bool = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_joined", b"is_joined", "members", b"members", "raft_id", b"raft_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_joined", b"is_joined", "members", b"members", "raft_id", b"raft_id", "removed", b"removed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Simulation: the seams of ``swarmpy.runtime`` in virtual time, from one seed."""
