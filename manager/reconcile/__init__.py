@@ -10,7 +10,7 @@ from manager.reconcile.plan import Reconciler
 from manager.reconcile.reaper import Reaper
 from manager.reconcile.replicated import ReplicatedServices
 from manager.reconcile.roles import Roles
-from manager.schedule.nodes import LoadCache
+from manager.schedule.nodes import NeedsCache
 
 
 def all_reconcilers() -> tuple[Reconciler, ...]:
@@ -18,7 +18,7 @@ def all_reconcilers() -> tuple[Reconciler, ...]:
 
     Nodes come first, so that what is decided about tasks in the same run knows of them.
     """
-    cache = LoadCache()
+    cache = NeedsCache()
     return (
         NodeHealth(),
         Roles(),

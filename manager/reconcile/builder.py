@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from manager.reconcile.plan import PROVISIONAL_PREFIX, Note, Plan
 from manager.reconcile.restart import waiting_reason
-from manager.schedule.nodes import LoadCache
+from manager.schedule.nodes import NeedsCache
 from manager.schedule.scheduler import place
 from manager.store.view import View
 from swarmpy.limits import BATCH_GROUPS_MAX
@@ -26,7 +26,7 @@ from swarmpy.model.states import Owner, TaskState
 class PlanBuilder:
     """One plan in the making."""
 
-    def __init__(self, view: View, now: Timestamp, cache: LoadCache) -> None:
+    def __init__(self, view: View, now: Timestamp, cache: NeedsCache) -> None:
         self.view = view
         self.now = now
         self.is_partial = False
@@ -43,6 +43,12 @@ class PlanBuilder:
             return True
         self.is_partial = True
         return False
+
+    def room_for(self, wanted: int) -> int:
+        """How many of ``wanted`` more groups fit; the plan is partial if not all do."""
+        room = max(min(wanted, BATCH_GROUPS_MAX - len(self._groups)), 0)
+        self.is_partial = self.is_partial or room < wanted
+        return room
 
     def add(self, *changes: Change, owner: Owner = Owner.ORCHESTRATOR) -> None:
         """One atomic group."""

@@ -14,6 +14,7 @@ It also removes the tasks of services that are gone. It does not delete tasks (t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -22,9 +23,9 @@ from msgspec.structs import replace
 from manager.reconcile.builder import PlanBuilder
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.restart import Restart, after_displacement, after_end, is_displaced
-from manager.reconcile.slots import NodeFitness, Slots, age, is_wished, slots_of, surplus_slots
+from manager.reconcile.slots import NodeFitness, Slots, age, is_wished, surplus_slots
 from manager.reconcile.update import Outdated, Step, advance, config_of, is_going, progress_of
-from manager.schedule.nodes import LoadCache
+from manager.schedule.nodes import NeedsCache
 from manager.store.view import View
 from swarmpy.limits import RESTART_STOP_WAIT_S
 from swarmpy.model.changes import Order, Update
@@ -41,7 +42,7 @@ class ReplicatedServices:
 
     name = "replicated"
 
-    def __init__(self, cache: LoadCache) -> None:
+    def __init__(self, cache: NeedsCache) -> None:
         self._cache = cache
 
     def keys(self, view: View) -> Iterable[str]:
@@ -109,22 +110,21 @@ class _Replicas:
         self._policy = restart_policy(service.spec.task_template)
         self._fitness = NodeFitness(builder.view)
         self._outdated = Outdated(builder.view, service)
-        self._slots: Slots = {}
+        self._slots = Slots(
+            builder.view.tasks_of_service(service.id), template_id=service.template_id, fitness=self._fitness
+        )
         self._replaced: set[int] = set()
         """Slots that this plan gives a task of the wanted revision."""
 
     def run(self) -> None:
         wanted = replicas(self._service.spec)
-        self._slots = slots_of(self._view.tasks_of_service(self._service.id))
         if len(self._slots) > wanted and not self._scale_down(wanted):
             return
-        for number in sorted(self._slots):
-            tasks = self._slots[number]
-            if self._is_settled_down(tasks):
-                continue
+        for number in self._slots.attention:
             if not self._builder.has_room():
                 return
-            self._tend(number, tasks)
+            if number in self._slots:
+                self._tend(number, self._slots.tasks(number))
         if self._update():
             self._scale_up(wanted)
 
@@ -136,22 +136,20 @@ class _Replicas:
         for number in surplus:
             if not self._builder.has_room():
                 return False
-            tasks = self._slots.pop(number)
+            tasks = self._slots.tasks(number)
+            self._slots.drop(number)
             changes = [change for task in tasks for change in self._builder.stop(task, TaskState.REMOVE)]
             self._builder.add(*changes)
         self._builder.note("service_scaled_down", service_id=self._service.id, slots=str(len(surplus)))
         return True
 
     def _scale_up(self, wanted: int) -> None:
-        missing = wanted - len(self._slots)
-        number = created = 0
-        while created < missing and self._builder.has_room():
-            number += 1
-            if number not in self._slots:
-                self._builder.create(self._new_task(number))
-                created += 1
-        if created:
-            self._builder.note("service_scaled_up", service_id=self._service.id, tasks=str(created))
+        room = self._builder.room_for(wanted - len(self._slots))
+        free = (number for number in itertools.count(1) if number not in self._slots)
+        for number in itertools.islice(free, room):
+            self._builder.create(self._new_task(number))
+        if room:
+            self._builder.note("service_scaled_up", service_id=self._service.id, tasks=str(room))
 
     def _new_task(self, slot: int, *, restart: Restart | None = None, is_waiting: bool = False) -> Task:
         restart = restart or Restart()
@@ -167,13 +165,6 @@ class _Replicas:
         )
 
     # --- what runs in a slot
-
-    def _is_settled_down(self, tasks: Sequence[Task]) -> bool:
-        """The common case, told apart quickly: one task, which runs or is about to, where it may."""
-        task = tasks[-1]
-        if not (task.desired_state == TaskState.RUNNING and self._is_fine(task)):
-            return False
-        return len(tasks) == 1 or not any(is_wished(older) for older in tasks[:-1])
 
     def _is_fine(self, task: Task) -> bool:
         return task.status.state <= TaskState.RUNNING and self._fitness.may_keep(task.node_id)
@@ -256,18 +247,20 @@ class _Replicas:
     def _update(self) -> bool:
         """Whether there is room left in the plan after the update's step."""
         service = self._service
-        outdated = sorted(
+        outdated = [
             number
-            for number, tasks in self._slots.items()
-            if number not in self._replaced and self._is_slot_outdated(tasks)
-        )
+            for number in self._slots.attention
+            if number in self._slots
+            and number not in self._replaced
+            and self._is_slot_outdated(self._slots.tasks(number))
+        ]
         if not outdated and not is_going(service):
             return True
         config = config_of(service)
         step = advance(
             service,
             outdated=outdated,
-            progress=progress_of(self._slots, service, config, self._now),
+            progress=progress_of(self._slots.all_tasks(), service, config, self._now),
             template=self._view.revision(service.template_id),
             now=self._now,
         )
@@ -281,7 +274,7 @@ class _Replicas:
         for number in step.slots:
             if not self._builder.has_room():
                 return False
-            self._replace_outdated(number, self._slots[number], is_start_first=is_start_first)
+            self._replace_outdated(number, self._slots.tasks(number), is_start_first=is_start_first)
         return True
 
     def _is_slot_outdated(self, tasks: Sequence[Task]) -> bool:

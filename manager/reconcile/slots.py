@@ -10,36 +10,21 @@ that it stays as it ended. It counts as filled until an update starts it anew.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from manager.store.view import View
-from swarmpy.model.ids import NodeId
+from swarmpy.model.ids import NodeId, RevisionId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import NodeAvailability, NodeState, TaskState
 
-Slots = dict[int, list[Task]]
-"""Tasks by slot number, oldest first."""
+_RUNNING: Final = TaskState.RUNNING
+_REMOVE: Final = TaskState.REMOVE
 
 
 def age(task: Task) -> tuple[int, str]:
     """Sorts oldest first: the store's counter grows with every task, whatever the clocks do."""
     return (task.version, task.id)
-
-
-def slots_of(tasks: Iterable[Task]) -> Slots:
-    slots: Slots = {}
-    for task in tasks:
-        if task.desired_state == TaskState.REMOVE:
-            continue
-        in_slot = slots.get(task.slot)
-        if in_slot is None:
-            slots[task.slot] = [task]
-        else:
-            in_slot.append(task)
-    for in_slot in slots.values():
-        if len(in_slot) > 1:
-            in_slot.sort(key=age)
-    return slots
 
 
 def is_wished(task: Task) -> bool:
@@ -51,7 +36,8 @@ class NodeFitness:
     """Which nodes may keep what they run. Unknown and disconnected ones are left alone for their grace."""
 
     def __init__(self, view: View) -> None:
-        self._keeping: set[NodeId] = set()
+        self.keeping: set[NodeId] = set()
+        """Nodes that are neither down nor drained."""
         self._gone: set[NodeId] = set()
         self._known: set[NodeId] = set()
         for node in view.nodes():
@@ -59,18 +45,83 @@ class NodeFitness:
             if node.status.state == NodeState.DOWN:
                 self._gone.add(node.id)
             elif node.spec.availability != NodeAvailability.DRAIN:
-                self._keeping.add(node.id)
+                self.keeping.add(node.id)
 
     def may_keep(self, node_id: NodeId) -> bool:
         """Whether a task may stay there; one without a node yet may."""
-        return not node_id or node_id in self._keeping
+        return not node_id or node_id in self.keeping
 
     def is_gone(self, node_id: NodeId) -> bool:
         """Whether the node is down or removed: nothing there needs to be waited for."""
         return bool(node_id) and (node_id in self._gone or node_id not in self._known)
 
 
-def surplus_slots(slots: Mapping[int, Sequence[Task]], wanted: int) -> list[int]:
+class Slots:
+    """The slots of one service.
+
+    Built in one pass, since this is done for every task of a service at every reconcile. ``attention`` are
+    the slots that are not just one task of the wanted revision, which runs or is about to, where it may.
+    """
+
+    def __init__(self, tasks: Iterable[Task], *, template_id: RevisionId, fitness: NodeFitness) -> None:
+        only: dict[int, Task] = {}
+        several: dict[int, list[Task]] = {}
+        plain: set[int] = set()
+        odd: set[int] = set()
+        may_keep = fitness.keeping
+        for task in tasks:
+            desired = task.desired_state
+            if desired == _REMOVE:
+                continue
+            slot = task.slot
+            if slot not in only:
+                only[slot] = task
+            elif slot in several:
+                several[slot].append(task)
+            else:
+                several[slot] = [only[slot], task]
+            if desired > _RUNNING:
+                continue
+            is_plain = (
+                desired == _RUNNING
+                and task.revision_id == template_id
+                and task.status.state <= _RUNNING
+                and (task.node_id in may_keep or not task.node_id)
+                and slot not in plain
+            )
+            if is_plain:
+                plain.add(slot)
+            else:
+                odd.add(slot)
+        for in_slot in several.values():
+            in_slot.sort(key=age)
+        self._only = only
+        self._several = several
+        self.attention: list[int] = sorted(odd | (only.keys() - plain))
+
+    def __len__(self) -> int:
+        return len(self._only)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._only
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._only)
+
+    def tasks(self, number: int) -> Sequence[Task]:
+        """Oldest first; never empty."""
+        return self._several.get(number) or (self._only[number],)
+
+    def all_tasks(self) -> Iterator[Sequence[Task]]:
+        for number in self._only:
+            yield self.tasks(number)
+
+    def drop(self, number: int) -> None:
+        del self._only[number]
+        self._several.pop(number, None)
+
+
+def surplus_slots(slots: Slots, wanted: int) -> list[int]:
     """The slots to give up, the first to go first.
 
     They come from the node with most copies, on it those that do not run before those that do, then the
@@ -80,7 +131,8 @@ def surplus_slots(slots: Mapping[int, Sequence[Task]], wanted: int) -> list[int]
         return sorted(slots, reverse=True)
     by_node: dict[NodeId, list[tuple[bool, int]]] = {}
     ranks: list[tuple[int, bool, int]] = []
-    for number, tasks in slots.items():
+    for number in slots:
+        tasks = slots.tasks(number)
         wished = [task for task in tasks if is_wished(task)] or tasks[-1:]
         is_idle = not any(task.status.state == TaskState.RUNNING for task in wished)
         if len(wished) == 1 and wished[0].node_id:

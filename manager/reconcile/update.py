@@ -14,7 +14,7 @@ began to run is not stored, so "within the monitor period" is reckoned from its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,7 +124,7 @@ def config_of(service: Service) -> EffectiveUpdate:
 
 
 def progress_of(
-    slots: Mapping[int, Sequence[Task]], service: Service, config: EffectiveUpdate, now: Timestamp
+    slots: Iterable[Sequence[Task]], service: Service, config: EffectiveUpdate, now: Timestamp
 ) -> Progress:
     status = service.update_status
     if status is None or status.state not in _GOING:
@@ -132,7 +132,7 @@ def progress_of(
     busy = changed = last_done_at = 0
     failures: list[Task] = []
     wake_at: int | None = None
-    for tasks in slots.values():
+    for tasks in slots:
         created = [
             task
             for task in tasks
