@@ -1,0 +1,349 @@
+"""``LinuxBackend``: the node-local network. One bridge, NAT to the outside, host-mode published ports.
+
+A task's endpoint is: a record on disk, a namespace kept at ``<run_dir>/netns/<task>``, a veth pair made
+straight into it, an address, and the files for its /etc. The record is written first and removed last, so
+whatever a crash leaves is either recorded, and then mended or taken down, or carries our name without a
+record, and is then removed at start.
+
+All kernel work runs in one thread, in order, so no two endpoints ever race for an address or a port. The
+overlay's parts come beside this one, not into it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent.dataplane.base import BackendCapabilities, Endpoint, NodeState
+from agent.dataplane.linux import namespaces, netlink, plan, preflight
+from agent.dataplane.linux.netlink import Netlink
+from agent.dataplane.linux.nftables import Nftables, NftError
+from agent.dataplane.linux.ports import PortReservations
+from agent.executor.base import Sandbox
+from swarmpy.errors import SwarmError, TaskRejected, Unavailable
+from swarmpy.model.ids import TaskId
+
+T = TypeVar("T")
+
+_GONE = frozenset({errno.ENODEV})
+_THERE = frozenset({errno.EEXIST})
+_RESOLVER_FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+
+
+class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What was given to a task, as it stands on disk."""
+
+    endpoint: Endpoint
+    address: str
+
+    @property
+    def ip(self) -> IPv4Address:
+        return IPv4Interface(self.address).ip
+
+
+class LinuxBackend:
+    """One per node. ``run_dir`` must not outlive a boot: /run is where it belongs."""
+
+    name = "linux"
+
+    def __init__(self, *, run_dir: Path = Path("/run/swarmpy"), subnet: str = "") -> None:
+        self._netns_dir = run_dir / "netns"
+        self._records_dir = run_dir / "network"
+        self._wanted_subnet = subnet
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="dataplane")
+        self._records: dict[TaskId, EndpointRecord] = {}
+        self._reserved = PortReservations()
+        self._netlink: Netlink | None = None
+        self._nft: Nftables | None = None
+        self._subnet = IPv4Network("0.0.0.0/0")
+        self._addresses = plan.AddressPool(self._subnet)
+        self._bridge_index = 0
+
+    @property
+    def netns_dir(self) -> Path:
+        """Where namespaces are kept; an executor hides it from its tasks."""
+        return self._netns_dir
+
+    # --- life
+
+    async def start_up(self) -> None:
+        await self._run(self._start_up)
+
+    async def shut_down(self) -> None:
+        await self._run(self._let_go)
+        self._pool.shutdown(wait=True)
+
+    async def probe(self) -> BackendCapabilities:
+        missing = await self._run(preflight.find_missing)
+        return BackendCapabilities(name=self.name, is_usable=not missing, missing=missing)
+
+    async def destroy(self) -> None:
+        await self._run(self._destroy)
+
+    def _start_up(self) -> None:
+        if self._netlink is None:
+            self._nft = Nftables()
+            self._netlink = Netlink()
+        self._records_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        namespaces.prepare_folder(self._netns_dir)
+        self._make_bridge(self._netlink)
+        self._read_records()
+        self._collect_leftovers(self._netlink)
+        self._load_rules()
+        for task_id, record in sorted(self._records.items()):
+            self._reserved.take_back(task_id, record.endpoint.host_ports)
+
+    def _let_go(self) -> None:
+        self._reserved.close()
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
+        if self._nft is not None:
+            self._nft.close()
+            self._nft = None
+
+    def _destroy(self) -> None:
+        """Everything with our names, whether recorded or not."""
+        self._start_up()
+        for task_id in list(self._records):
+            self._detach(task_id)
+        self._links().do(netlink.delete_link(plan.BRIDGE), accept=_GONE)
+        self._rules(f"add table ip {plan.TABLE}\ndelete table ip {plan.TABLE}\n")
+        namespaces.remove_folder(self._netns_dir)
+        shutil.rmtree(self._records_dir, ignore_errors=True)
+
+    # --- endpoints
+
+    async def apply(self, state: NodeState) -> None:
+        wanted = {endpoint.task_id: endpoint for endpoint in state.endpoints}
+        for task_id in sorted(set(self._records) - set(wanted)):
+            await self.detach(task_id)
+        for endpoint in wanted.values():
+            await self.attach(endpoint)
+
+    async def attach(self, endpoint: Endpoint) -> Sandbox:
+        return await self._run(partial(self._attach, endpoint))
+
+    async def detach(self, task_id: TaskId) -> None:
+        await self._run(partial(self._detach, task_id))
+
+    async def list(self) -> tuple[TaskId, ...]:
+        return tuple(sorted(self._records))
+
+    def _attach(self, endpoint: Endpoint) -> Sandbox:
+        task_id = endpoint.task_id
+        if not task_id or "/" in task_id or task_id.startswith("."):
+            raise TaskRejected(f"{task_id!r} is no task id")
+        former = self._records.get(task_id)
+        if former is not None and former.endpoint.host_ports == endpoint.host_ports and self._stands(former):
+            if former.endpoint != endpoint:
+                self._write_record(EndpointRecord(endpoint=endpoint, address=former.address))
+            return self._sandbox(self._records[task_id])
+        if former is not None:
+            self._take_down(former)
+            self._reserved.release(task_id)
+        self._reserved.reserve(task_id, endpoint.host_ports)
+        try:
+            ip = former.ip if former is not None else self._addresses.take()
+            self._addresses.claim(ip)
+            record = EndpointRecord(endpoint=endpoint, address=f"{ip}/{self._subnet.prefixlen}")
+            self._write_record(record)
+            self._build(record)
+        except (OSError, SwarmError, NftError) as error:
+            self._detach(task_id)
+            if isinstance(error, SwarmError):
+                raise
+            raise Unavailable(f"cannot make the network of task {task_id}: {error}") from error
+        return self._sandbox(record)
+
+    def _build(self, record: EndpointRecord) -> None:
+        """Namespace, pair, address, ports. Whatever stands in the way is a leftover of the same task."""
+        task_id = record.endpoint.task_id
+        path, name = self._netns_dir / task_id, plan.port_name(task_id)
+        namespaces.remove(path)
+        with namespaces.make(path) as inside:
+            with open(path, "rb") as netns:
+                peer = netlink.Peer(
+                    plan.TASK_LINK, plan.TASK_LINK_INDEX, plan.endpoint_mac(record.ip), netns.fileno()
+                )
+                pair = netlink.add_veth(name, master=self._bridge_index, peer=peer, group=plan.PORT_GROUP)
+                outside = self._links()
+                if outside.batch([pair])[0] == errno.EEXIST:
+                    outside.do(netlink.delete_link(name), pair, accept=_GONE)
+                elif outside.link(name) is None:
+                    outside.do(pair)  # again, for its error
+            inside.do(
+                netlink.set_up(1),
+                netlink.add_address(plan.TASK_LINK_INDEX, IPv4Interface(record.address)),
+                netlink.set_up(plan.TASK_LINK_INDEX),
+                netlink.add_default_route(plan.TASK_LINK_INDEX, plan.gateway_of(self._subnet).ip),
+            )
+            outside.do(netlink.tune_port(name), netlink.set_up_by_name(name))
+        ports = [port for port in record.endpoint.host_ports if plan.is_port_forwardable(port)]
+        if ports:
+            self._rules("".join(plan.add_port(record.ip, port) for port in ports))
+
+    def _detach(self, task_id: TaskId) -> None:
+        record = self._records.get(task_id)
+        if record is None:
+            return
+        self._take_down(record)
+        self._reserved.release(task_id)
+        shutil.rmtree(self._records_dir / task_id, ignore_errors=True)
+        self._addresses.release(record.ip)
+        del self._records[task_id]
+
+    def _take_down(self, record: EndpointRecord) -> None:
+        """The kernel's part of an endpoint; parts that are not there are fine."""
+        task_id = record.endpoint.task_id
+        for port in record.endpoint.host_ports:
+            with contextlib.suppress(NftError):  # it had not come so far
+                self._nft_context().run(plan.delete_port(port))
+        self._links().do(netlink.delete_link(plan.port_name(task_id)), accept=_GONE)
+        namespaces.remove(self._netns_dir / task_id)
+
+    def _stands(self, record: EndpointRecord) -> bool:
+        """Whether the kernel still has all of it, as far as an outsider can break it."""
+        task_id = record.endpoint.task_id
+        link = self._links().link(plan.port_name(task_id))
+        return (
+            link is not None
+            and link.is_up
+            and link.master == self._bridge_index
+            and namespaces.is_live(self._netns_dir / task_id)
+        )
+
+    def _sandbox(self, record: EndpointRecord) -> Sandbox:
+        task_id = record.endpoint.task_id
+        folder = self._records_dir / task_id
+        return Sandbox(
+            netns=str(self._netns_dir / task_id),
+            addresses=(record.address,),
+            resolv_conf=str(folder / "resolv.conf"),
+            hosts=str(folder / "hosts"),
+        )
+
+    # --- records
+
+    def _write_record(self, record: EndpointRecord) -> None:
+        """The files first and in place (a running task has them mounted), the record as the seal."""
+        endpoint = record.endpoint
+        folder = self._records_dir / endpoint.task_id
+        folder.mkdir(mode=0o755, exist_ok=True)
+        (folder / "hosts").write_text(plan.hosts_file(endpoint, record.ip))
+        (folder / "resolv.conf").write_text(plan.resolv_conf(endpoint, _resolver_texts()))
+        temporary = folder / "endpoint.tmp"
+        temporary.write_bytes(msgspec.json.encode(record))
+        os.replace(temporary, folder / "endpoint.json")
+        self._records[endpoint.task_id] = record
+
+    def _read_records(self) -> None:
+        """Those with a living namespace; the others' tasks are gone with it."""
+        self._records = {}
+        self._addresses = plan.AddressPool(self._subnet)
+        for folder in sorted(self._records_dir.iterdir()):
+            try:
+                raw = (folder / "endpoint.json").read_bytes()
+                record = msgspec.json.decode(raw, type=EndpointRecord)
+            except (FileNotFoundError, msgspec.DecodeError):
+                shutil.rmtree(folder)
+                continue
+            if namespaces.is_live(self._netns_dir / folder.name) and record.ip in self._subnet:
+                self._records[record.endpoint.task_id] = record
+                self._addresses.claim(record.ip)
+            else:
+                shutil.rmtree(folder)
+
+    def _collect_leftovers(self, links: Netlink) -> None:
+        for path in list(self._netns_dir.iterdir()):
+            if path.name not in self._records:
+                namespaces.remove(path)
+        known = {plan.port_name(task_id) for task_id in self._records}
+        stray = [
+            link.name
+            for link in links.links()
+            if link.name.startswith(plan.PORT_PREFIX) and link.name not in known
+        ]
+        links.do(*(netlink.delete_link(name) for name in stray), accept=_GONE)
+
+    # --- the node-wide parts
+
+    def _make_bridge(self, links: Netlink) -> None:
+        """The bridge with the gateway's address. One that stands keeps its subnet: tasks are using it."""
+        bridge = links.link(plan.BRIDGE)
+        present = links.addresses()
+        own = [address for index, address in present if bridge is not None and index == bridge.index]
+        if own and not (self._wanted_subnet and own[0].network != IPv4Network(self._wanted_subnet)):
+            self._subnet = own[0].network
+        else:
+            taken = [address.network for _, address in present] + [network for _, network in links.routes()]
+            self._subnet = plan.choose_subnet(self._wanted_subnet, taken)
+        gateway = plan.gateway_of(self._subnet)
+        links.do(netlink.add_bridge(plan.BRIDGE, plan.endpoint_mac(gateway.ip)), accept=_THERE)
+        bridge = links.link(plan.BRIDGE)
+        if bridge is None or bridge.kind != "bridge":
+            raise Unavailable(f'the link "{plan.BRIDGE}" on this node is no bridge; remove or rename it')
+        self._bridge_index = bridge.index
+        links.do(
+            netlink.no_link_local(plan.BRIDGE),
+            netlink.add_address(bridge.index, gateway),
+            netlink.set_up(bridge.index),
+        )
+        _set("net/ipv4/ip_forward", "1")
+        _set(f"net/ipv4/conf/{plan.BRIDGE}/route_localnet", "1")
+
+    def _load_rules(self) -> None:
+        ports = [
+            (record.ip, port)
+            for record in self._records.values()
+            for port in record.endpoint.host_ports
+            if plan.is_port_forwardable(port)
+        ]
+        self._rules(plan.ruleset(self._subnet, ports))
+
+    # --- small things
+
+    def _links(self) -> Netlink:
+        assert self._netlink is not None, "the backend was not started"
+        return self._netlink
+
+    def _nft_context(self) -> Nftables:
+        assert self._nft is not None, "the backend was not started"
+        return self._nft
+
+    def _rules(self, commands: str) -> None:
+        try:
+            self._nft_context().run(commands)
+        except NftError as error:
+            raise Unavailable(f"nftables refused the node's rules: {error}") from None
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+def _resolver_texts() -> list[str]:
+    found = []
+    for path in _RESOLVER_FILES:
+        with contextlib.suppress(OSError):
+            found.append(path.read_text(errors="replace"))
+    return found
+
+
+def _set(name: str, value: str) -> None:
+    path = Path("/proc/sys") / name
+    try:
+        if path.read_text().strip() != value:
+            path.write_text(value)
+    except OSError as error:
+        raise Unavailable(f"cannot set {path} to {value}: {error.strerror}") from None

@@ -1,0 +1,98 @@
+"""Network namespaces kept by a bind mount, made and entered without a fork.
+
+Only the calling thread changes its namespace, and every function returns it to the one that it came from;
+if that ever fails the process must not go on, since all that the thread did afterwards would hit a task.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agent.dataplane.linux.netlink import Netlink
+from agent.executor.native.shim import kernel
+
+_OWN = "/proc/thread-self/ns/net"
+
+
+@contextmanager
+def _returning() -> Iterator[None]:
+    home = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield
+    finally:
+        try:
+            kernel.setns(home, kernel.CLONE_NEWNET)
+        except OSError as error:
+            raise AssertionError(f"the thread cannot return to the node's namespace: {error}") from None
+        finally:
+            os.close(home)
+
+
+def make(path: Path) -> Netlink:
+    """A new namespace at ``path``, and a socket in it. IPv6 is off on all but loopback, as in Docker."""
+    path.touch(mode=0o444)
+    with _returning():
+        kernel.unshare(kernel.CLONE_NEWNET)
+        _disable_ipv6()
+        netlink = Netlink()
+        try:
+            kernel.mount(_OWN, str(path), flags=kernel.MS_BIND)
+        except OSError:
+            netlink.close()
+            raise
+    return netlink
+
+
+@contextmanager
+def scratch() -> Iterator[None]:
+    """Be in a fresh namespace that ends with the block."""
+    with _returning():
+        kernel.unshare(kernel.CLONE_NEWNET)
+        yield
+
+
+def is_live(path: Path) -> bool:
+    """Whether a namespace is mounted there, not just the file that it was mounted on."""
+    try:
+        return os.stat(path).st_dev == os.stat(_OWN).st_dev
+    except FileNotFoundError:
+        return False
+
+
+def remove(path: Path) -> None:
+    """Let the namespace go. It ends when the last process and socket in it have."""
+    if is_live(path):
+        kernel.unmount(str(path), kernel.MNT_DETACH)
+    path.unlink(missing_ok=True)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make ``folder`` a mount of its own, private: so its mounts can be hidden from tasks in one stroke."""
+    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    if not _is_mount_point(folder):
+        kernel.mount(str(folder), str(folder), flags=kernel.MS_BIND)
+        kernel.mount("", str(folder), flags=kernel.MS_PRIVATE)
+
+
+def remove_folder(folder: Path) -> None:
+    if _is_mount_point(folder):
+        kernel.unmount(str(folder), kernel.MNT_DETACH)
+    if folder.is_dir():
+        folder.rmdir()
+
+
+def _is_mount_point(folder: Path) -> bool:
+    wanted = str(folder.resolve())
+    lines = Path("/proc/thread-self/mountinfo").read_text().splitlines()
+    return any(line.split(" ", 5)[4] == wanted for line in lines)
+
+
+def _disable_ipv6() -> None:
+    """/proc/sys/net is the calling thread's namespace's."""
+    try:
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    except OSError:
+        return  # a kernel without IPv6

@@ -1,0 +1,321 @@
+"""rtnetlink without a library: messages built with ``struct``, many per system call, no fork, no lookups.
+
+A ``Netlink`` socket belongs to the network namespace that the thread was in when it was made, for ever, and
+keeps that namespace alive until it is closed. ``batch`` sends messages that each may fail; the kernel
+carries them out in order and the errors come back by position. What an error means is the caller's affair.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from types import TracebackType
+from typing import NamedTuple, Self
+
+_NEWLINK, _DELLINK, _GETLINK, _SETLINK = 16, 17, 18, 19
+_NEWADDR, _GETADDR = 20, 22
+_NEWROUTE, _GETROUTE = 24, 26
+_ERROR, _DONE = 2, 3
+_REQUEST, _ACK, _DUMP = 1, 4, 0x300
+_EXCLUSIVE, _CREATE, _REPLACE = 0x200, 0x400, 0x100
+
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
+_IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_AF_SPEC = 27, 28, 26
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+_VETH_INFO_PEER = 1
+_IFLA_BRPORT_ISOLATED = 33
+_IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_NESTED = 0x8000
+_IFF_UP = 1
+_TABLE_MAIN = 254
+_PROTOCOL_STATIC = 4
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_BUFFER_BYTES = 1 << 20
+_BATCH_MESSAGES = 200
+"""Messages per send: their acknowledgements must fit into the socket's receive buffer."""
+
+_HEADER = struct.Struct("=IHHII")
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBi")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+
+
+class Message(NamedTuple):
+    kind: int
+    flags: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    index: int
+    name: str
+    kind: str
+    master: int
+    is_up: bool
+    mac: str
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    size = 4 + len(data)
+    return struct.pack("=HH", size, kind) + data + b"\0" * (-size % 4)
+
+
+def _u32(kind: int, value: int) -> bytes:
+    return _attribute(kind, struct.pack("=I", value))
+
+
+def _name(text: str) -> bytes:
+    return _attribute(_IFLA_IFNAME, text.encode() + b"\0")
+
+
+def _mac(text: str) -> bytes:
+    return _attribute(_IFLA_ADDRESS, bytes.fromhex(text.replace(":", "")))
+
+
+def _link_body(index: int = 0, *, is_up: bool | None = None) -> bytes:
+    flags, change = (0, 0) if is_up is None else (_IFF_UP if is_up else 0, _IFF_UP)
+    return _LINK.pack(socket.AF_UNSPEC, 0, index, flags, change)
+
+
+# --- messages
+
+
+def add_bridge(name: str, mac: str) -> Message:
+    info = _attribute(_IFLA_INFO_KIND, b"bridge\0")
+    body = _link_body() + _name(name) + _mac(mac) + _attribute(_IFLA_LINKINFO | _NESTED, info)
+    return Message(_NEWLINK, _CREATE | _EXCLUSIVE, body)
+
+
+class Peer(NamedTuple):
+    """The far end of a veth: created straight inside the namespace of ``netns_fd``, with a fixed index."""
+
+    name: str
+    number: int
+    mac: str
+    netns_fd: int
+
+
+def add_veth(name: str, *, master: int, peer: Peer, group: int) -> Message:
+    """Both ends in one message: there is no moment at which the far end lies about in the host."""
+    far = (
+        _link_body(peer.number)
+        + _name(peer.name)
+        + _mac(peer.mac)
+        + _u32(_IFLA_NET_NS_FD, peer.netns_fd)
+        + _u32(_IFLA_GROUP, group)
+    )
+    info = _attribute(_IFLA_INFO_KIND, b"veth\0") + _attribute(
+        _IFLA_INFO_DATA | _NESTED, _attribute(_VETH_INFO_PEER | _NESTED, far)
+    )
+    body = (
+        _link_body()
+        + _name(name)
+        + _u32(_IFLA_MASTER, master)
+        + _u32(_IFLA_GROUP, group)
+        + _attribute(_IFLA_LINKINFO | _NESTED, info)
+    )
+    return Message(_NEWLINK, _CREATE | _EXCLUSIVE, body)
+
+
+def tune_port(name: str) -> Message:
+    """A bridge port for one task: it reaches the bridge but no other port, and speaks no IPv6 of its own.
+
+    To be sent before the link is brought up: a link-local address that exists does not go away again.
+    """
+    slave = _attribute(_IFLA_INFO_SLAVE_KIND, b"bridge\0") + _attribute(
+        _IFLA_INFO_SLAVE_DATA | _NESTED, _attribute(_IFLA_BRPORT_ISOLATED, b"\1")
+    )
+    body = _link_body() + _name(name) + _no_link_local() + _attribute(_IFLA_LINKINFO | _NESTED, slave)
+    return Message(_NEWLINK, 0, body)
+
+
+def no_link_local(name: str) -> Message:
+    """No IPv6 link-local address, and none of the chatter that goes with it."""
+    return Message(_SETLINK, 0, _link_body() + _name(name) + _no_link_local())
+
+
+def _no_link_local() -> bytes:
+    mode = _attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE]))
+    return _attribute(_IFLA_AF_SPEC | _NESTED, _attribute(socket.AF_INET6 | _NESTED, mode))
+
+
+def set_up(index: int) -> Message:
+    return Message(_SETLINK, 0, _link_body(index, is_up=True))
+
+
+def set_up_by_name(name: str) -> Message:
+    return Message(_SETLINK, 0, _link_body(is_up=True) + _name(name))
+
+
+def delete_link(name: str) -> Message:
+    return Message(_DELLINK, 0, _link_body() + _name(name))
+
+
+def add_address(index: int, address: IPv4Interface) -> Message:
+    body = (
+        _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)
+        + _attribute(_IFA_LOCAL, address.ip.packed)
+        + _attribute(_IFA_ADDRESS, address.ip.packed)
+        + _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+    )
+    return Message(_NEWADDR, _CREATE | _REPLACE, body)
+
+
+def add_default_route(index: int, gateway: IPv4Address) -> Message:
+    body = (
+        _ROUTE.pack(socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _PROTOCOL_STATIC, 0, 1, 0)
+        + _attribute(_RTA_GATEWAY, gateway.packed)
+        + _u32(_RTA_OIF, index)
+    )
+    return Message(_NEWROUTE, _CREATE | _REPLACE, body)
+
+
+class Netlink:
+    """One rtnetlink socket. Not for use by two threads at once."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+        self._socket.bind((0, 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def batch(self, messages: Sequence[Message]) -> list[int]:
+        """Carry all out, in order; the error number of each, 0 where it went well."""
+        results: list[int] = []
+        for start in range(0, len(messages), _BATCH_MESSAGES):
+            results += self._send(messages[start : start + _BATCH_MESSAGES])
+        return results
+
+    def do(self, *messages: Message, accept: frozenset[int] = frozenset()) -> None:
+        """Carry all out; the first error that is not in ``accept`` is raised as OSError."""
+        for position, error in enumerate(self.batch(messages)):
+            if error and error not in accept:
+                raise OSError(error, f"{os.strerror(error)} (netlink message {position + 1})")
+
+    def _send(self, messages: Sequence[Message]) -> list[int]:
+        first = self._sequence + 1
+        self._sequence += len(messages)
+        self._socket.send(
+            b"".join(
+                _HEADER.pack(16 + len(body), kind, flags | _REQUEST | _ACK, first + position, 0) + body
+                for position, (kind, flags, body) in enumerate(messages)
+            )
+        )
+        results: dict[int, int] = {}
+        while len(results) < len(messages):
+            for kind, sequence, body in self._receive():
+                if kind == _ERROR and sequence >= first:
+                    results[sequence] = -struct.unpack_from("=i", body)[0]
+        return [results[first + position] for position in range(len(messages))]
+
+    def _receive(self) -> list[tuple[int, int, bytes]]:
+        data = self._socket.recv(_BUFFER_BYTES)
+        found = []
+        offset = 0
+        while offset + 16 <= len(data):
+            size, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
+            found.append((kind, sequence, data[offset + 16 : offset + size]))
+            offset += (size + 3) & ~3
+        return found
+
+    def _dump(self, kind: int, body: bytes) -> list[bytes]:
+        self._sequence += 1
+        own = self._sequence
+        self._socket.send(_HEADER.pack(16 + len(body), kind, _REQUEST | _DUMP, own, 0) + body)
+        found: list[bytes] = []
+        while True:
+            for answer, sequence, payload in self._receive():
+                if sequence != own:
+                    continue
+                if answer == _DONE:
+                    return found
+                if answer == _ERROR:
+                    error = -struct.unpack_from("=i", payload)[0]
+                    raise OSError(error, os.strerror(error))
+                found.append(payload)
+
+    # --- asking
+
+    def links(self) -> list[Link]:
+        return [_parse_link(payload) for payload in self._dump(_GETLINK, _link_body())]
+
+    def link(self, name: str) -> Link | None:
+        """One link, without reading all."""
+        self._sequence += 1
+        body = _link_body() + _name(name)
+        self._socket.send(_HEADER.pack(16 + len(body), _GETLINK, _REQUEST, self._sequence, 0) + body)
+        kind, _, payload = self._receive()[0]
+        if kind == _ERROR:
+            error = -struct.unpack_from("=i", payload)[0]
+            if error == errno.ENODEV:
+                return None
+            raise OSError(error, os.strerror(error))
+        return _parse_link(payload)
+
+    def addresses(self) -> list[tuple[int, IPv4Interface]]:
+        """(link index, address) of every IPv4 address."""
+        found = []
+        for payload in self._dump(_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
+            _, bits, _, _, index = _ADDRESS.unpack_from(payload)
+            raw = _attributes(payload, 8)
+            local = raw.get(_IFA_LOCAL, raw.get(_IFA_ADDRESS, b""))
+            if len(local) == 4:
+                found.append((index, IPv4Interface((int.from_bytes(local), bits))))
+        return found
+
+    def routes(self) -> list[tuple[int, IPv4Network]]:
+        """(link index, destination) of every IPv4 route of the main table but the default ones."""
+        found = []
+        for payload in self._dump(_GETROUTE, _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
+            bits = payload[1]
+            raw = _attributes(payload, 12)
+            table = int.from_bytes(raw.get(_RTA_TABLE, bytes([payload[4]])), "little")
+            if table == _TABLE_MAIN and bits and _RTA_DST in raw:
+                index = int.from_bytes(raw.get(_RTA_OIF, b""), "little")
+                found.append((index, IPv4Network((int.from_bytes(raw[_RTA_DST]), bits))))
+        return found
+
+
+def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
+    found = {}
+    while offset + 4 <= len(payload):
+        size, kind = struct.unpack_from("=HH", payload, offset)
+        if size < 4:
+            break
+        found[kind & 0x3FFF] = payload[offset + 4 : offset + size]
+        offset += (size + 3) & ~3
+    return found
+
+
+def _parse_link(payload: bytes) -> Link:
+    _, _, index, flags, _ = _LINK.unpack_from(payload)
+    raw = _attributes(payload, 16)
+    info = _attributes(raw.get(_IFLA_LINKINFO, b""), 0)
+    return Link(
+        index=index,
+        name=raw[_IFLA_IFNAME].rstrip(b"\0").decode(),
+        kind=info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
+        master=int.from_bytes(raw.get(_IFLA_MASTER, b""), "little"),
+        is_up=bool(flags & _IFF_UP),
+        mac=raw.get(_IFLA_ADDRESS, b"").hex(":"),
+    )

@@ -1,0 +1,76 @@
+"""libnftables through ctypes: the one place that speaks nft.
+
+A context is bound to the network namespace in which it was made and keeps that alive; ``close`` it. A text
+of commands is one transaction: it is carried out whole or not at all. Blocking; not for two threads at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+from swarmpy.errors import Unavailable
+
+_LIBRARY = "libnftables.so.1"
+MISSING = (
+    f"{_LIBRARY} is not on this node, so task networks cannot be made; install the package libnftables1 "
+    '(Debian, Ubuntu: "apt-get install nftables").'
+)
+
+
+class NftError(Exception):
+    """The kernel or the library refused the commands; its own words."""
+
+
+def _open() -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(_LIBRARY)
+    except OSError:
+        return None
+    library.nft_ctx_new.restype = ctypes.c_void_p
+    library.nft_ctx_new.argtypes = (ctypes.c_uint32,)
+    library.nft_ctx_free.argtypes = (ctypes.c_void_p,)
+    library.nft_ctx_get_error_buffer.restype = ctypes.c_char_p
+    library.nft_ctx_get_output_buffer.restype = ctypes.c_char_p
+    for name in (
+        "nft_ctx_buffer_output",
+        "nft_ctx_buffer_error",
+        "nft_ctx_get_error_buffer",
+        "nft_ctx_get_output_buffer",
+    ):
+        getattr(library, name).argtypes = (ctypes.c_void_p,)
+    library.nft_run_cmd_from_buffer.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
+    return library
+
+
+def is_present() -> bool:
+    return _open() is not None
+
+
+class Nftables:
+    """A context in the calling thread's network namespace."""
+
+    def __init__(self) -> None:
+        library = _open()
+        if library is None:
+            raise Unavailable(MISSING)
+        self._library = library
+        self._context: int | None = library.nft_ctx_new(0)
+        if not self._context:
+            raise Unavailable("libnftables gave no context: the kernel may lack nf_tables")
+        library.nft_ctx_buffer_output(self._context)
+        library.nft_ctx_buffer_error(self._context)
+
+    def run(self, commands: str) -> str:
+        """Carry ``commands`` out in one transaction; what they printed. NftError if refused."""
+        assert self._context is not None, "this nftables context was closed"
+        result = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
+        output = self._library.nft_ctx_get_output_buffer(self._context) or b""
+        error = self._library.nft_ctx_get_error_buffer(self._context) or b""
+        if result:
+            raise NftError(error.decode(errors="replace").strip() or "no reason given")
+        return str(output.decode(errors="replace"))
+
+    def close(self) -> None:
+        if self._context is not None:
+            self._library.nft_ctx_free(self._context)
+            self._context = None

@@ -1,0 +1,54 @@
+"""What the node-local network needs of a node, tried in a scratch namespace, as sentences for the user."""
+
+from __future__ import annotations
+
+import os
+
+from agent.dataplane.linux import namespaces, netlink, nftables, plan
+from agent.dataplane.linux.netlink import Netlink
+from agent.dataplane.linux.nftables import Nftables, NftError
+
+
+def find_missing() -> tuple[str, ...]:
+    """Empty if task networks can be made here. Call it in a thread that may change its namespace."""
+    if os.geteuid() != 0:
+        return ("The daemon must run as root to make network namespaces.",)
+    missing = []
+    if not nftables.is_present():
+        missing.append(nftables.MISSING)
+    try:
+        with namespaces.scratch():
+            missing += _try_links()
+            if nftables.is_present():
+                missing += _try_rules()
+    except OSError as error:
+        missing.append(f"The kernel lets the daemon make no network namespace ({error.strerror}).")
+    return tuple(missing)
+
+
+def _try_links() -> list[str]:
+    with Netlink() as links:
+        try:
+            links.do(netlink.add_bridge(plan.BRIDGE, "02:42:00:00:00:01"))
+        except OSError as error:
+            return [f"The kernel makes no bridges ({error.strerror}); load the module bridge."]
+        bridge = links.link(plan.BRIDGE)
+        assert bridge is not None
+        with open("/proc/thread-self/ns/net", "rb") as netns:
+            peer = netlink.Peer("peer", 0, "02:42:00:00:00:02", netns.fileno())
+            try:
+                links.do(netlink.add_veth("port", master=bridge.index, peer=peer, group=0))
+            except OSError as error:
+                return [f"The kernel makes no veth pairs ({error.strerror}); load the module veth."]
+    return []
+
+
+def _try_rules() -> list[str]:
+    rules = Nftables()
+    try:
+        rules.run(plan.ruleset(plan.SUBNETS[0], ()))
+    except NftError as error:
+        return [f"The kernel takes no NAT rules by nftables ({error}); load the module nft_nat."]
+    finally:
+        rules.close()
+    return []
