@@ -355,6 +355,11 @@ class SyncObjLog:
     def raft_id(self) -> str:
         return self._core.raft_id
 
+    @property
+    def is_newcomer(self) -> bool:
+        """Joins, and has heard nothing from the others yet: it may have to ask (again) to be added."""
+        return self._core.is_newcomer
+
     def peers(self) -> Mapping[str, str]:
         return {i: a for i, a in self._core.members().items() if i != self._core.raft_id}
 

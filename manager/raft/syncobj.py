@@ -218,6 +218,11 @@ class SyncObjCore(SyncObj):
         return None if node is None else node.id
 
     @property
+    def is_newcomer(self) -> bool:
+        """Joins, and has heard nothing from the others yet: it may have to ask (again) to be added."""
+        return self.journal.identity.is_joined and self.journal.last == 1
+
+    @property
     def has_work(self) -> bool:
         """Whether another tick would get on without waiting for anything."""
         return self.raftCommitIndex > self.raftLastApplied or (self._isLeader() and self._has_news())
@@ -401,8 +406,7 @@ class SyncObjCore(SyncObj):
             self._remember_removed(raft_id)
 
     def _set_first_election(self) -> None:
-        is_newcomer = self.journal.identity.is_joined and self.journal.last == 1
-        if is_newcomer or self.is_removed:
+        if self.is_newcomer or self.is_removed:
             self._SyncObj__raftElectionDeadline = math.inf
         elif not self._SyncObj__otherNodes:
             self._SyncObj__raftElectionDeadline = -math.inf
