@@ -16,7 +16,8 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -69,6 +70,8 @@ class LinuxBackend:
         self._subnet = IPv4Network("0.0.0.0/0")
         self._addresses = plan.AddressPool(self._subnet)
         self._bridge_index = 0
+        self._doomed: deque[TaskId] = deque()
+        self._doomed_failed: set[TaskId] = set()
 
     @property
     def netns_dir(self) -> Path:
@@ -116,8 +119,7 @@ class LinuxBackend:
     def _destroy(self) -> None:
         """Everything with our names, whether recorded or not."""
         self._start_up()
-        for task_id in list(self._records):
-            self._detach(task_id)
+        self._detach(list(self._records))
         self._links().do(netlink.delete_link(plan.BRIDGE), accept=_GONE)
         self._rules(f"add table ip {plan.TABLE}\ndelete table ip {plan.TABLE}\n")
         namespaces.remove_folder(self._netns_dir)
@@ -127,8 +129,8 @@ class LinuxBackend:
 
     async def apply(self, state: NodeState) -> None:
         wanted = {endpoint.task_id: endpoint for endpoint in state.endpoints}
-        for task_id in sorted(set(self._records) - set(wanted)):
-            await self.detach(task_id)
+        surplus = sorted(set(self._records) - set(wanted))
+        await self._run(partial(self._detach, surplus))
         for endpoint in wanted.values():
             await self.attach(endpoint)
 
@@ -136,7 +138,23 @@ class LinuxBackend:
         return await self._run(partial(self._attach, endpoint))
 
     async def detach(self, task_id: TaskId) -> None:
-        await self._run(partial(self._detach, task_id))
+        """Calls that come while the kernel is busy with one are carried out together after it."""
+        self._doomed.append(task_id)
+        await self._run(self._detach_doomed)
+        if task_id in self._doomed_failed:
+            self._doomed_failed.discard(task_id)
+            raise Unavailable(f"the network of task {task_id} could not be removed yet")
+
+    def _detach_doomed(self) -> None:
+        doomed: list[TaskId] = []
+        while self._doomed:
+            doomed.append(self._doomed.popleft())
+        self._doomed_failed.difference_update(doomed)
+        try:
+            self._detach(doomed)
+        except SwarmError:
+            self._doomed_failed.update(doomed)
+            raise
 
     async def list(self) -> tuple[TaskId, ...]:
         return tuple(sorted(self._records))
@@ -151,7 +169,7 @@ class LinuxBackend:
                 self._write_record(EndpointRecord(endpoint=endpoint, address=former.address))
             return self._sandbox(self._records[task_id])
         if former is not None:
-            self._take_down(former)
+            self._take_down([former])
             self._reserved.release(task_id)
         self._reserved.reserve(task_id, endpoint.host_ports)
         try:
@@ -161,7 +179,7 @@ class LinuxBackend:
             self._write_record(record)
             self._build(record)
         except (OSError, SwarmError, NftError) as error:
-            self._detach(task_id)
+            self._detach([task_id])
             if isinstance(error, SwarmError):
                 raise
             raise Unavailable(f"cannot make the network of task {task_id}: {error}") from error
@@ -194,24 +212,29 @@ class LinuxBackend:
         if ports:
             self._rules("".join(plan.add_port(record.ip, port) for port in ports))
 
-    def _detach(self, task_id: TaskId) -> None:
-        record = self._records.get(task_id)
-        if record is None:
-            return
-        self._take_down(record)
-        self._reserved.release(task_id)
-        shutil.rmtree(self._records_dir / task_id, ignore_errors=True)
-        self._addresses.release(record.ip)
-        del self._records[task_id]
+    def _detach(self, task_ids: Iterable[TaskId]) -> None:
+        records = [self._records[task_id] for task_id in dict.fromkeys(task_ids) if task_id in self._records]
+        self._take_down(records)
+        for record in records:
+            task_id = record.endpoint.task_id
+            self._reserved.release(task_id)
+            shutil.rmtree(self._records_dir / task_id, ignore_errors=True)
+            self._addresses.release(record.ip)
+            del self._records[task_id]
 
-    def _take_down(self, record: EndpointRecord) -> None:
-        """The kernel's part of an endpoint; parts that are not there are fine."""
-        task_id = record.endpoint.task_id
-        for port in record.endpoint.host_ports:
+    def _take_down(self, records: Sequence[EndpointRecord]) -> None:
+        """The kernel's part of endpoints; parts that are not there are fine."""
+        for port in (port for record in records for port in record.endpoint.host_ports):
             with contextlib.suppress(NftError):  # it had not come so far
                 self._nft_context().run(plan.delete_port(port))
-        self._links().do(netlink.delete_link(plan.port_name(task_id)), accept=_GONE)
-        namespaces.remove(self._netns_dir / task_id)
+        names = [plan.port_name(record.endpoint.task_id) for record in records]
+        marks = [netlink.mark_group(name, plan.DOOMED_GROUP) for name in names]
+        try:
+            self._links().do(*marks, netlink.delete_group(plan.DOOMED_GROUP), accept=_GONE)
+            for record in records:
+                namespaces.remove(self._netns_dir / record.endpoint.task_id)
+        except OSError as error:
+            raise Unavailable(f"cannot take down networks of tasks: {error}") from None
 
     def _stands(self, record: EndpointRecord) -> bool:
         """Whether the kernel still has all of it, as far as an outsider can break it."""
@@ -237,15 +260,16 @@ class LinuxBackend:
     # --- records
 
     def _write_record(self, record: EndpointRecord) -> None:
-        """The files first and in place (a running task has them mounted), the record as the seal."""
+        """The files first and in place (a running task has them mounted), the record as the seal.
+
+        A record that was cut off in the middle does not read, and counts as none.
+        """
         endpoint = record.endpoint
         folder = self._records_dir / endpoint.task_id
         folder.mkdir(mode=0o755, exist_ok=True)
-        (folder / "hosts").write_text(plan.hosts_file(endpoint, record.ip))
-        (folder / "resolv.conf").write_text(plan.resolv_conf(endpoint, _resolver_texts()))
-        temporary = folder / "endpoint.tmp"
-        temporary.write_bytes(msgspec.json.encode(record))
-        os.replace(temporary, folder / "endpoint.json")
+        _write(f"{folder}/hosts", plan.hosts_file(endpoint, record.ip).encode())
+        _write(f"{folder}/resolv.conf", plan.resolv_conf(endpoint, _resolver_texts()).encode())
+        _write(f"{folder}/endpoint.json", msgspec.json.encode(record))
         self._records[endpoint.task_id] = record
 
     def _read_records(self) -> None:
@@ -330,6 +354,14 @@ class LinuxBackend:
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def _resolver_texts() -> list[str]:

@@ -159,6 +159,15 @@ def delete_link(name: str) -> Message:
     return Message(_DELLINK, 0, _link_body() + _name(name))
 
 
+def mark_group(name: str, group: int) -> Message:
+    return Message(_SETLINK, 0, _link_body() + _name(name) + _u32(_IFLA_GROUP, group))
+
+
+def delete_group(group: int) -> Message:
+    """All links of a group at once: each deletion by itself waits some 20 ms for the kernel's readers."""
+    return Message(_DELLINK, 0, _link_body() + _u32(_IFLA_GROUP, group))
+
+
 def add_address(index: int, address: IPv4Interface) -> Message:
     body = (
         _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)

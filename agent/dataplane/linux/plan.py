@@ -24,6 +24,8 @@ TASK_LINK_INDEX = 2
 """Loopback is 1. Fixed, so that nothing in a task's namespace has to be looked up."""
 PORT_GROUP = 0x5A01
 """The device group of all our links: an owner's mark that the kernel keeps."""
+DOOMED_GROUP = 0x5A02
+"""The group of links that are about to be deleted together."""
 DATA_PORTS = (4789, 4790)
 """Nodes exchange encapsulated frames on these; a task that could send to them could forge frames."""
 

@@ -58,9 +58,8 @@ async def bench(serial: int, parallel: int, *, is_limited: bool) -> None:
         await asyncio.gather(*(up(f"parallel{number}") for number in range(parallel)))
         spent = time.perf_counter() - began
         cpu = _cpu_s() - cpu
-        print(
-            f"create + start, {parallel} at once: {spent:.2f} s; daemon {cpu / parallel * 1e3:.1f} ms CPU each"
-        )
+        each = cpu / parallel * 1e3
+        print(f"create + start, {parallel} at once: {spent:.2f} s; daemon CPU {each:.1f} ms each")
         _print_memory()
         found = await executor.list()
         used = [(await executor.stats(item.task_id)).cpu_ns / 1e6 for item in found]
