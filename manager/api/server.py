@@ -130,9 +130,9 @@ def make_app(api: Api) -> web.Application:
     )
     for part in parts:
         for route in part.routes():
-            app.router.add_route(route.method, route.path, route.handler, **route.kwargs)
-            app.router.add_route(
-                route.method, rf"/v{{version:\d+\.\d+}}{route.path}", route.handler, **route.kwargs
+            versioned = rf"/v{{version:\d+\.\d+}}{route.path}"
+            app.router.add_routes(
+                [route, web.RouteDef(route.method, versioned, route.handler, route.kwargs)]
             )
     return app
 

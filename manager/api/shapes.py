@@ -64,6 +64,9 @@ class Shapes:
         result["DesiredState"] = state_name(task.desired_state)
         if task.networks:
             result["NetworksAttachments"] = self._attachments(view, task)
+        if task.restarts or task.not_before:
+            # ours: why a task that is ready does not run yet
+            result["Restart"] = {"Attempt": task.restarts, "NotBefore": rfc3339(task.not_before)}
         if task.job_iteration:
             result["JobIteration"] = {"Index": task.job_iteration}
         return result

@@ -1,0 +1,77 @@
+"""``swarmpy daemon``: flags to a ``NodeConfig``, and on to the node."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from swarmpy.cli import values
+from swarmpy.cli.flags import Command, Options, UsageError, listed, text
+from swarmpy.cli.session import Session
+from swarmpy.config import CGROUP_PARENT, DATA_DIR, LISTEN_ADDRESS, RUN_DIR, NodeConfig
+
+_LEVELS = ("debug", "info", "warning", "error")
+_FORMATS = ("text", "json")
+_EXECUTORS = ("native", "fake")
+
+
+def daemon(session: Session, arguments: list[str], options: Options) -> int:
+    config = node_config(options)
+    from swarmpy.node import run
+
+    code: int = run(config)
+    return code
+
+
+def node_config(options: Options) -> NodeConfig:
+    run_dir = Path(options.text("run-dir"))
+    return NodeConfig(
+        data_dir=_absolute(options.text("data-dir"), "data-dir"),
+        run_dir=_absolute(options.text("run-dir"), "run-dir"),
+        socket=_absolute(options.text("socket") or str(run_dir / "swarmpy.sock"), "socket"),
+        api_addresses=tuple(options.many("api")),
+        hostname=options.text("hostname") or socket.gethostname(),
+        listen_address=options.text("listen-addr"),
+        advertise_address=options.text("advertise-addr"),
+        data_path_address=options.text("data-path-addr"),
+        executor=_one_of(options.text("executor"), _EXECUTORS, "executor"),
+        cgroup_parent=options.text("cgroup-parent"),
+        labels=dict(values.pair(entry, what="label") for entry in options.many("label")),
+        log_level=_one_of(options.text("log-level"), _LEVELS, "log-level"),
+        log_format=_one_of(options.text("log-format"), _FORMATS, "log-format"),
+    )
+
+
+def _absolute(path: str, flag: str) -> Path:
+    if not path.startswith("/"):
+        raise UsageError(f'invalid argument "{path}" for "--{flag}" flag: give an absolute path')
+    return Path(path)
+
+
+def _one_of(value: str, choices: tuple[str, ...], flag: str) -> str:
+    if value not in choices:
+        raise UsageError(f'invalid argument "{value}" for "--{flag}" flag: give one of {", ".join(choices)}')
+    return value
+
+
+COMMANDS = {
+    "daemon": Command(
+        daemon,
+        "Run this node's daemon in the foreground",
+        flags=(
+            text("data-dir", "Where state is kept", default=str(DATA_DIR)),
+            text("run-dir", "Where sockets and the like are kept while it runs", default=str(RUN_DIR)),
+            text("socket", "Unix socket to serve the API on (default swarmpy.sock in the run-dir)"),
+            listed("api", "Also serve the API on this loopback address (HOST:PORT)"),
+            text("hostname", "Name of this node (default the machine's)"),
+            text("listen-addr", "Listen address of the swarm", default=LISTEN_ADDRESS),
+            text("advertise-addr", "Advertised address, if init or join name none"),
+            text("data-path-addr", "Address of data path traffic, if init or join name none"),
+            text("executor", "What runs tasks (native, fake)", default="native"),
+            text("cgroup-parent", "Cgroup below which tasks run", default=CGROUP_PARENT),
+            listed("label", "Label of this node's engine (key=value)"),
+            text("log-level", "How much to log (debug, info, warning, error)", default="info"),
+            text("log-format", "How to log (text, json)", default="text"),
+        ),
+    )
+}

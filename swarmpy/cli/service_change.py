@@ -1,0 +1,272 @@
+"""``swarmpy service create|update|scale|rollback``: flags to a spec, and the wait for it to come true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+from swarmpy.cli import values
+from swarmpy.cli.flags import Command, Options, UsageError
+from swarmpy.cli.progress import wait_converged
+from swarmpy.cli.service_flags import (
+    CREATE_FLAGS,
+    UPDATE_FLAGS,
+    apply_families,
+    apply_settings,
+    put,
+    take,
+)
+from swarmpy.cli.session import Session, each, is_stale, tell, version_of
+from swarmpy.client import ErrorAnswer, Json, filters
+
+_RETRIES_MAX = 5
+_MODES = {
+    "replicated": "Replicated",
+    "global": "Global",
+    "replicated-job": "ReplicatedJob",
+    "global-job": "GlobalJob",
+}
+_FILES = (("secret", "Secrets", "SecretID", "SecretName"), ("config", "Configs", "ConfigID", "ConfigName"))
+
+
+def create(session: Session, arguments: list[str], options: Options) -> int:
+    spec = new_spec(arguments[0], arguments[1:], options, dict(session.environment))
+    for kind, field, id_field, name_field in _FILES:
+        references = [
+            _reference(session, kind, entry, id_field=id_field, name_field=name_field)
+            for entry in options.many(kind)
+        ]
+        if references:
+            put(spec, f"TaskTemplate.ContainerSpec.{field}", references)
+    answer = session.client.post("/services/create", spec)
+    for warning in answer.get("Warnings") or []:
+        tell(warning)
+    print(answer["ID"], flush=True)
+    return _wait(session, answer["ID"], options)
+
+
+def new_spec(image: str, args: list[str], options: Options, environment: dict[str, str]) -> Json:
+    """The spec that ``service create`` sends. Pure but for the files that ``--env-file`` names."""
+    spec: Json = {"Labels": {}, "TaskTemplate": {"ContainerSpec": {"Image": image}}}
+    if options.is_set("name"):
+        spec["Name"] = options.text("name")
+    if args:
+        put(spec, "TaskTemplate.ContainerSpec.Args", args)
+    spec["Mode"] = _mode(options)
+    apply_settings(spec, options)
+    apply_families(spec, options, is_update=False)
+    entries = [entry for path in options.many("env-file") for entry in values.read_env_file(path)]
+    entries = values.environment([*entries, *options.many("env")], environment)
+    if entries:
+        put(spec, "TaskTemplate.ContainerSpec.Env", entries)
+    ports = [port for entry in options.many("publish") for port in values.ports(entry)]
+    if ports:
+        put(spec, "EndpointSpec.Ports", ports)
+    return spec
+
+
+def _mode(options: Options) -> Json:
+    chosen = options.text("mode")
+    if chosen not in _MODES:
+        raise UsageError(f"Unknown mode: {chosen}, only {', '.join(_MODES)} supported")
+    mode: Json = {}
+    if options.is_set("replicas"):
+        if chosen == "replicated":
+            mode["Replicas"] = _count(options.text("replicas"), "replicas")
+        elif chosen == "replicated-job":
+            mode["TotalCompletions"] = _count(options.text("replicas"), "replicas")
+        else:
+            raise UsageError("replicas can only be used with replicated or replicated-job mode")
+    if options.is_set("max-concurrent"):
+        if chosen != "replicated-job":
+            raise UsageError("max-concurrent can only be used with replicated-job mode")
+        mode["MaxConcurrent"] = _count(options.text("max-concurrent"), "max-concurrent")
+    if chosen == "replicated" and "Replicas" not in mode:
+        mode["Replicas"] = 1
+    return {_MODES[chosen]: mode}
+
+
+def _count(text: str, name: str) -> int:
+    number = values.whole(text)
+    if number < 0:
+        raise UsageError(f'invalid argument "{text}" for "--{name}" flag: it cannot be negative')
+    return number
+
+
+def _reference(session: Session, kind: str, entry: str, *, id_field: str, name_field: str) -> Json:
+    name, target = values.file_reference(entry)
+    found = session.client.get(f"/{kind}s", filters({"names": [name]}))
+    if not found:
+        raise UsageError(f"{kind} not found: {name}")
+    if kind == "config" and "target" not in entry:
+        target["Name"] = f"/{name}"
+    return {id_field: found[0]["ID"], name_field: name, "File": target}
+
+
+# --- update
+
+
+def update(session: Session, arguments: list[str], options: Options) -> int:
+    name = arguments[0]
+    if options.on("rollback"):
+        return _roll_back(session, name, options)
+
+    def edit(spec: Json) -> None:
+        change_spec(spec, options, dict(session.environment))
+        _change_files(session, spec, options)
+
+    id_ = change(session, name, edit)
+    print(name, flush=True)
+    return _wait(session, id_, options)
+
+
+def rollback(session: Session, arguments: list[str], options: Options) -> int:
+    return _roll_back(session, arguments[0], options)
+
+
+def _roll_back(session: Session, name: str, options: Options) -> int:
+    service = session.client.get(f"/services/{quote(name, safe='')}")
+    query: dict[str, str | int | bool] = {"version": version_of(service), "rollback": "previous"}
+    session.client.post(f"/services/{service['ID']}/update", service["Spec"], query)
+    print(name, flush=True)
+    return _wait(session, service["ID"], options)
+
+
+def change(session: Session, name: str, edit: Callable[[Json], None]) -> str:
+    """Read, edit, write; again from the start if somebody else wrote in between. Returns the id."""
+    for attempt in range(_RETRIES_MAX):
+        service = session.client.get(f"/services/{quote(name, safe='')}")
+        edit(service["Spec"])
+        try:
+            session.client.post(
+                f"/services/{service['ID']}/update", service["Spec"], {"version": version_of(service)}
+            )
+        except ErrorAnswer as error:
+            if not is_stale(error) or attempt + 1 == _RETRIES_MAX:
+                raise
+        else:
+            break
+    return str(service["ID"])
+
+
+def change_spec(spec: Json, options: Options, environment: dict[str, str]) -> None:
+    """What ``service update`` makes of a spec."""
+    if options.is_set("image"):
+        put(spec, "TaskTemplate.ContainerSpec.Image", options.text("image"))
+    if options.is_set("args"):
+        put(spec, "TaskTemplate.ContainerSpec.Args", values.words(options.text("args")))
+    if options.is_set("replicas"):
+        set_replicas(spec, _count(options.text("replicas"), "replicas"))
+    if options.is_set("max-concurrent"):
+        if "ReplicatedJob" not in spec.get("Mode", {}):
+            raise UsageError("max-concurrent can only be used with replicated-job mode")
+        put(
+            spec, "Mode.ReplicatedJob.MaxConcurrent", _count(options.text("max-concurrent"), "max-concurrent")
+        )
+    apply_settings(spec, options)
+    options.values["env-add"] = values.environment(options.many("env-add"), environment)
+    apply_families(spec, options, is_update=True)
+    _change_ports(spec, options)
+    if options.on("force"):
+        put(spec, "TaskTemplate.ForceUpdate", int(take(spec, "TaskTemplate.ForceUpdate") or 0) + 1)
+
+
+def set_replicas(spec: Json, count: int) -> None:
+    mode = spec.get("Mode") or {}
+    if "ReplicatedJob" in mode:
+        put(spec, "Mode.ReplicatedJob.TotalCompletions", count)
+    elif "Global" in mode or "GlobalJob" in mode:
+        raise UsageError("replicas can only be used with replicated or replicated-job mode")
+    else:
+        put(spec, "Mode.Replicated.Replicas", count)
+
+
+def _change_ports(spec: Json, options: Options) -> None:
+    added = [port for entry in options.many("publish-add") for port in values.ports(entry)]
+    removed = [values.ports(entry)[0] for entry in options.many("publish-rm")]
+    if not added and not removed:
+        return
+    gone = {(port["TargetPort"], port["Protocol"]) for port in removed}
+    replaced = {_port_key(port) for port in added}
+    kept = [
+        port
+        for port in take(spec, "EndpointSpec.Ports") or []
+        if (port["TargetPort"], port.get("Protocol", "tcp")) not in gone and _port_key(port) not in replaced
+    ]
+    put(spec, "EndpointSpec.Ports", [*kept, *added])
+
+
+def _port_key(port: Json) -> tuple[object, ...]:
+    return port["TargetPort"], port.get("PublishedPort", 0), port.get("Protocol", "tcp")
+
+
+def _change_files(session: Session, spec: Json, options: Options) -> None:
+    for kind, field, id_field, name_field in _FILES:
+        added = [
+            _reference(session, kind, entry, id_field=id_field, name_field=name_field)
+            for entry in options.many(f"{kind}-add")
+        ]
+        gone = {*options.many(f"{kind}-rm"), *(reference[name_field] for reference in added)}
+        if not gone:
+            continue
+        path = f"TaskTemplate.ContainerSpec.{field}"
+        kept = [reference for reference in take(spec, path) or [] if reference[name_field] not in gone]
+        put(spec, path, [*kept, *added])
+
+
+# --- scale
+
+
+def scale(session: Session, arguments: list[str], options: Options) -> int:
+    wishes = []
+    for entry in arguments:
+        name, separator, count = entry.partition("=")
+        if not separator or not name:
+            raise UsageError(f"invalid scale specifier '{entry}': give SERVICE=REPLICAS")
+        if not (count.isascii() and count.isdigit()):
+            raise UsageError(f"{name}: invalid replicas value {count}: give a number that is not negative")
+        wishes.append((name, int(count)))
+    ids: list[str] = []
+
+    def one(entry: tuple[str, int]) -> None:
+        name, count = entry
+        ids.append(change(session, name, lambda spec: set_replicas(spec, count)))
+        print(f"{name} scaled to {count}", flush=True)
+
+    code = each(wishes, one)
+    for id_ in ids:
+        code = max(code, _wait(session, id_, options))
+    return code
+
+
+def _wait(session: Session, id_: str, options: Options) -> int:
+    if options.on("detach"):
+        return 0
+    return wait_converged(session, id_, is_quiet=options.on("quiet"))
+
+
+_WAIT_FLAGS = tuple(flag for flag in UPDATE_FLAGS if flag.name in ("detach", "quiet"))
+
+COMMANDS = {
+    "create": Command(
+        create,
+        "Create a new service",
+        "IMAGE [COMMAND] [ARG...]",
+        1,
+        None,
+        CREATE_FLAGS,
+        is_interspersed=False,
+    ),
+    "update": Command(update, "Update a service", "SERVICE", 1, 1, UPDATE_FLAGS),
+    "rollback": Command(
+        rollback, "Revert changes to a service's configuration", "SERVICE", 1, 1, _WAIT_FLAGS
+    ),
+    "scale": Command(
+        scale,
+        "Scale one or multiple replicated services",
+        "SERVICE=REPLICAS [SERVICE=REPLICAS...]",
+        1,
+        None,
+        _WAIT_FLAGS,
+    ),
+}

@@ -1,0 +1,146 @@
+"""``swarmpy service …``: ls, ps, inspect, rm, logs; create, update and scale are in ``service_change.py``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+from swarmpy.cli import service_change
+from swarmpy.cli.flags import Command, Options, listed, switch
+from swarmpy.cli.output import FORMAT, LIST_FLAGS, NO_TRUNC, Listing, parse_filters, show_items, show_list
+from swarmpy.cli.render import short_id
+from swarmpy.cli.service_logs import LOGS
+from swarmpy.cli.session import Session, each, tell
+from swarmpy.cli.task_rows import TASK_COLUMNS, task_rows
+from swarmpy.client import ErrorAnswer, Json, filters
+
+_COLUMNS = {
+    "ID": "ID",
+    "Name": "NAME",
+    "Mode": "MODE",
+    "Replicas": "REPLICAS",
+    "Image": "IMAGE",
+    "Ports": "PORTS",
+}
+_MODES = {
+    "Replicated": "replicated",
+    "Global": "global",
+    "ReplicatedJob": "replicated job",
+    "GlobalJob": "global job",
+}
+
+
+def ls(session: Session, arguments: list[str], options: Options) -> int:
+    query = {"status": True, **filters(parse_filters(options.many("filter")))}
+    services = session.client.get("/services", query)
+    services.sort(key=lambda service: service["Spec"]["Name"])
+    is_whole = options.on("no-trunc") or options.on("quiet")
+    rows = [
+        {
+            "ID": short_id(service["ID"], is_whole=is_whole),
+            "Name": service["Spec"]["Name"],
+            "Mode": mode_of(service),
+            "Replicas": replicas_of(service),
+            "Image": image_of(service["Spec"]),
+            "Ports": ports_of(service),
+        }
+        for service in services
+    ]
+    show_list(Listing(_COLUMNS, rows), options)
+    return 0
+
+
+def ps(session: Session, arguments: list[str], options: Options) -> int:
+    found: list[str] = []
+    code = 0
+    for name in arguments:
+        try:
+            found.append(session.client.get(f"/services/{quote(name, safe='')}")["ID"])
+        except ErrorAnswer as error:
+            tell(f"no such service: {name}" if "not found" in str(error) else str(error))
+            code = 1
+    if found:
+        chosen = parse_filters(options.many("filter")) | {"service": found}
+        tasks = session.client.get("/tasks", filters(chosen))
+        rows = task_rows(session.client, tasks, options, now=datetime.now(UTC))
+        show_list(Listing(TASK_COLUMNS, rows), options)
+    return code
+
+
+def inspect(session: Session, arguments: list[str], options: Options) -> int:
+    items: list[Json] = []
+
+    def one(name: str) -> None:
+        items.append(session.client.get(f"/services/{quote(name, safe='')}"))
+
+    code = each(arguments, one)
+    show_items(items, options)
+    return code
+
+
+def rm(session: Session, arguments: list[str], options: Options) -> int:
+    def one(name: str) -> None:
+        session.client.delete(f"/services/{quote(name, safe='')}")
+        print(name)
+
+    return each(arguments, one)
+
+
+def mode_of(service: Json) -> str:
+    return next((_MODES[name] for name in service["Spec"].get("Mode", {}) if name in _MODES), "replicated")
+
+
+def replicas_of(service: Json) -> str:
+    """``2/3``, with what else shapes the number, as docker shows it."""
+    status = service.get("ServiceStatus") or {}
+    running, desired = status.get("RunningTasks", 0), status.get("DesiredTasks", 0)
+    most = (service["Spec"]["TaskTemplate"].get("Placement") or {}).get("MaxReplicas", 0)
+    job = (service["Spec"].get("Mode") or {}).get("ReplicatedJob")
+    if job is not None:
+        total = job.get("TotalCompletions", desired)
+        return (
+            f"{running}/{job.get('MaxConcurrent', 1)} ({status.get('CompletedTasks', 0)}/{total} completed)"
+        )
+    return f"{running}/{desired}" + (f" (max {most} per node)" if most else "")
+
+
+def image_of(spec: Json) -> str:
+    """The image without its digest: the name says what it is."""
+    image: str = (spec["TaskTemplate"].get("ContainerSpec") or {}).get("Image", "")
+    return image.partition("@")[0]
+
+
+def ports_of(service: Json) -> str:
+    ports = (service.get("Endpoint") or {}).get("Ports") or []
+    shown = [
+        f"*:{port['PublishedPort']}->{port['TargetPort']}/{port.get('Protocol', 'tcp')}"
+        for port in sorted(ports, key=lambda port: port.get("PublishedPort", 0))
+        if port.get("PublishMode", "ingress") == "ingress" and port.get("PublishedPort")
+    ]
+    return ", ".join(shown)
+
+
+_FILTER = listed("filter", "Filter output based on conditions provided", short="f")
+
+COMMANDS = {
+    "ls": Command(ls, "List services", flags=(*LIST_FLAGS, NO_TRUNC, _FILTER)),
+    "ps": Command(
+        ps,
+        "List the tasks of one or more services",
+        "SERVICE [SERVICE...]",
+        1,
+        None,
+        (*LIST_FLAGS, NO_TRUNC, _FILTER, switch("no-resolve", "Do not map IDs to Names")),
+    ),
+    "inspect": Command(
+        inspect,
+        "Display detailed information on one or more services",
+        "SERVICE [SERVICE...]",
+        1,
+        None,
+        (FORMAT,),
+    ),
+    "rm": Command(rm, "Remove one or more services", "SERVICE [SERVICE...]", 1, None),
+    "logs": LOGS,
+    **service_change.COMMANDS,
+}

@@ -1,0 +1,301 @@
+"""Values of flags: durations, sizes, CPUs, mounts, ports and the rest, as the API's JSON. Pure.
+
+Each function raises UsageError with docker's sentence where docker has one.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Final
+
+from swarmpy.cli.flags import UsageError
+from swarmpy.client import Json
+
+_DURATION: Final = re.compile(r"([+-]?\d*\.?\d+)(ns|us|µs|ms|s|m|h)")
+_UNIT_NS: Final = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s?([kmgtp]?)i?b?", re.IGNORECASE)
+_SIZE_POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_TRUE: Final = frozenset({"", "true", "1"})
+_PORT_MAX: Final = 65535
+_PORT_RANGE_MAX: Final = 1_000
+
+
+def duration_ns(text: str) -> int:
+    """``1h30m``, ``500ms``."""
+    if text == "0":
+        return 0
+    found = _DURATION.findall(text)
+    if not found or "".join(f"{number}{unit}" for number, unit in found) != text:
+        raise UsageError(f'invalid duration "{text}": give a number with a unit, such as 10s or 1m30s')
+    return int(sum(float(number) * _UNIT_NS[unit] for number, unit in found))
+
+
+def memory_bytes(text: str) -> int:
+    """``512m``, ``1g``: powers of 1024."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"invalid size: '{text}'")
+    return int(float(match[1]) * 1024 ** _SIZE_POWER[match[2].lower()])
+
+
+def nano_cpus(text: str) -> int:
+    try:
+        value = float(text)
+    except ValueError:
+        raise UsageError(f"invalid value for CPUs: '{text}': give a number such as 0.5") from None
+    if not 0 <= value < 1_000_000:
+        raise UsageError(f"invalid value for CPUs: '{text}': give a number such as 0.5")
+    return round(value * 1_000_000_000)
+
+
+def ratio(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"invalid ratio: '{text}': give a number between 0 and 1") from None
+
+
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"invalid number: '{text}'") from None
+
+
+def words(text: str) -> list[str]:
+    """A command line in one argument, split as a shell would."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"invalid command line '{text}': {error}") from None
+
+
+def pair(text: str, *, what: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name:
+        raise UsageError(f"invalid {what} '{text}': give name=value")
+    return name, value
+
+
+def read_env_file(path: str) -> list[str]:
+    """One NAME=value a line; a NAME alone takes the value from this process's environment."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"env file {path} cannot be read: {error}") from None
+    entries = []
+    for line in lines:
+        entry = line.lstrip()
+        if entry and not entry.startswith("#"):
+            if any(space in entry.partition("=")[0] for space in " \t"):
+                raise UsageError(f"env file {path}: variable '{entry}' contains whitespaces")
+            entries.append(entry)
+    return entries
+
+
+def environment(entries: list[str], surroundings: dict[str, str]) -> list[str]:
+    """``NAME`` without a value takes it from the surroundings, or is left out."""
+    result = []
+    for entry in entries:
+        if "=" in entry:
+            result.append(entry)
+        elif entry in surroundings:
+            result.append(f"{entry}={surroundings[entry]}")
+    return result
+
+
+def host(text: str) -> str:
+    """``name:address`` of the command line is ``address name`` in the API."""
+    name, separator, address = text.partition(":")
+    if not separator or not name or not address:
+        raise UsageError(f'bad format for add-host: "{text}"')
+    return f"{address} {name}"
+
+
+def ulimit(text: str) -> Json:
+    name, value = pair(text, what="ulimit argument")
+    soft, _, hard = value.partition(":")
+    return {"Name": name, "Soft": whole(soft), "Hard": whole(hard or soft)}
+
+
+def generic_resource(text: str) -> Json:
+    kind, value = pair(text, what="generic-resource")
+    if value.isascii() and value.isdigit():
+        return {"DiscreteResourceSpec": {"Kind": kind, "Value": int(value)}}
+    return {"NamedResourceSpec": {"Kind": kind, "Value": value}}
+
+
+def preference(text: str) -> Json:
+    """``spread=node.labels.zone``"""
+    strategy, descriptor = pair(text, what="placement preference")
+    if strategy.lower() != "spread":
+        raise UsageError(f"unsupported placement preference {strategy} (only spread is supported)")
+    return {"Spread": {"SpreadDescriptor": descriptor}}
+
+
+# --- files in tasks
+
+
+def file_reference(text: str) -> tuple[str, Json]:
+    """``name`` or ``source=name,target=path,uid=0,gid=0,mode=0440``: the source's name, and where it goes."""
+    target = {"Name": "", "UID": "0", "GID": "0", "Mode": 0o444}
+    source = text if "=" not in text and "," not in text else ""
+    if not source:
+        for entry in text.split(","):
+            key, value = pair(entry, what="field")
+            match key.lower():
+                case "source" | "src":
+                    source = value
+                case "target":
+                    target["Name"] = value
+                case "uid":
+                    target["UID"] = value
+                case "gid":
+                    target["GID"] = value
+                case "mode":
+                    try:
+                        target["Mode"] = int(value, 8)
+                    except ValueError:
+                        raise UsageError(f"invalid mode specified: {value}") from None
+                case _:
+                    raise UsageError(f"invalid field in secret or config request: {key}")
+    if not source:
+        raise UsageError("source is required")
+    target["Name"] = target["Name"] or source
+    return source, target
+
+
+# --- mounts
+
+
+def mount(text: str) -> Json:
+    """``type=bind,source=/a,target=/b,readonly``"""
+    result: Json = {"Type": "volume"}
+    for entry in text.split(","):
+        key, has_value, value = entry.partition("=")
+        _mount_field(result, key.strip().lower(), value, text, is_bare=not has_value)
+    if not result.get("Target"):
+        raise UsageError("target is required")
+    return result
+
+
+def _mount_field(result: Json, key: str, value: str, whole_text: str, *, is_bare: bool) -> None:
+    if is_bare and key not in ("readonly", "ro", "volume-nocopy", "bind-nonrecursive"):
+        raise UsageError(f"invalid field '{key}' must be a key=value pair")
+    match key:
+        case "type":
+            result["Type"] = value.lower()
+        case "source" | "src":
+            result["Source"] = value
+        case "target" | "dst" | "destination":
+            result["Target"] = value
+        case "readonly" | "ro":
+            result["ReadOnly"] = value.lower() in _TRUE
+        case "consistency":
+            result["Consistency"] = value.lower()
+        case "bind-propagation":
+            result.setdefault("BindOptions", {})["Propagation"] = value.lower()
+        case "bind-nonrecursive":
+            result.setdefault("BindOptions", {})["NonRecursive"] = value.lower() in _TRUE
+        case "volume-nocopy":
+            result.setdefault("VolumeOptions", {})["NoCopy"] = value.lower() in _TRUE
+        case "volume-subpath":
+            result.setdefault("VolumeOptions", {})["Subpath"] = value
+        case "volume-label":
+            name, label = pair(value, what="volume-label")
+            result.setdefault("VolumeOptions", {}).setdefault("Labels", {})[name] = label
+        case "volume-driver":
+            result.setdefault("VolumeOptions", {}).setdefault("DriverConfig", {})["Name"] = value
+        case "volume-opt":
+            name, option = pair(value, what="volume-opt")
+            driver = result.setdefault("VolumeOptions", {}).setdefault("DriverConfig", {})
+            driver.setdefault("Options", {})[name] = option
+        case "tmpfs-size":
+            result.setdefault("TmpfsOptions", {})["SizeBytes"] = memory_bytes(value)
+        case "tmpfs-mode":
+            try:
+                result.setdefault("TmpfsOptions", {})["Mode"] = int(value, 8)
+            except ValueError:
+                raise UsageError(f"invalid value for {key}: {value}") from None
+        case _:
+            raise UsageError(f"unexpected key '{key}' in '{whole_text}'")
+
+
+# --- ports
+
+
+def ports(text: str) -> list[Json]:
+    """``8080:80``, ``8000-8002:80-82/udp``, or ``published=8080,target=80,protocol=tcp,mode=host``."""
+    return [_long_port(text)] if "=" in text else _short_ports(text)
+
+
+def _long_port(text: str) -> Json:
+    port: Json = {"Protocol": "tcp", "PublishMode": "ingress"}
+    for entry in text.split(","):
+        key, value = pair(entry.strip(), what="field")
+        match key.lower():
+            case "protocol":
+                port["Protocol"] = _protocol(value)
+            case "mode":
+                if value not in ("ingress", "host"):
+                    raise UsageError(f"invalid publish mode value '{value}'")
+                port["PublishMode"] = value
+            case "target":
+                port["TargetPort"] = _port(value)
+            case "published":
+                port["PublishedPort"] = _port(value)
+            case _:
+                raise UsageError(f"invalid field key {key}")
+    if "TargetPort" not in port:
+        raise UsageError(f"missing mandatory field 'target': {text}")
+    return port
+
+
+def _short_ports(text: str) -> list[Json]:
+    body, _, protocol = text.partition("/")
+    pieces = body.split(":")
+    if len(pieces) > 2:
+        raise UsageError(f"hostip is not supported: {text}")
+    targets = _port_range(pieces[-1])
+    published = _port_range(pieces[0]) if len(pieces) == 2 else [0] * len(targets)
+    if len(published) != len(targets):
+        raise UsageError(f"invalid ranges specified for container and host ports: {text}")
+    return [
+        {
+            "Protocol": _protocol(protocol or "tcp"),
+            "TargetPort": target,
+            "PublishMode": "ingress",
+            **({"PublishedPort": outside} if outside else {}),
+        }
+        for outside, target in zip(published, targets, strict=True)
+    ]
+
+
+def _port_range(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    low, high = _port(first), _port(last or first)
+    if high < low or high - low >= _PORT_RANGE_MAX:
+        raise UsageError(f"invalid range of ports: {text}")
+    return list(range(low, high + 1))
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= _PORT_MAX:
+        raise UsageError(f"invalid port '{text}': give a number between 1 and {_PORT_MAX}")
+    return int(text)
+
+
+def _protocol(text: str) -> str:
+    if text.lower() not in ("tcp", "udp", "sctp"):
+        raise UsageError(f"invalid protocol value '{text}'")
+    return text.lower()

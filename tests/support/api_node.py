@@ -1,0 +1,271 @@
+"""A daemon of one's own for the API: the real store, no raft, no agent.
+
+``python -m tests.support.api_node SOCKET`` serves one in the foreground, for clients that are processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from manager.api.control import (
+    Image,
+    InitRequest,
+    JoinRequest,
+    LocalNode,
+    LocalState,
+    LogBatch,
+    LogLine,
+    LogSelector,
+    SystemInfo,
+)
+from manager.api.server import ApiServer
+from manager.raft.proposer import Member, RaftStatus
+from manager.store.store import Store
+from manager.store.view import View
+from manager.store.watch import Watch
+from swarmpy.errors import InvalidArgument, NotFound, OutcomeUnknown, SwarmError
+from swarmpy.model.changes import Applied, Batch, Change, Create, Group, NodeReport, Order, Report
+from swarmpy.model.ids import ClusterId, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
+from swarmpy.model.objects import (
+    Cluster,
+    EngineDescription,
+    JoinTokens,
+    ManagerStatus,
+    Node,
+    NodeDescription,
+    NodeStatus,
+    RootCA,
+    Task,
+    TaskStatus,
+)
+from swarmpy.model.specs import NodeSpec, Platform, Resources
+from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner, TaskState
+from swarmpy.runtime import Env
+
+FIRST = NodeId("n1aaaaaaaaaaaaaaaaaaaaaaa")
+WORKER_TOKEN = "SWMTKN-1-" + "1" * 50 + "-" + "w" * 25
+MANAGER_TOKEN = "SWMTKN-1-" + "1" * 50 + "-" + "m" * 25
+AT = Timestamp(1_700_000_000_123_456_789)
+
+
+class FakeCluster:
+    """``ClusterAccess`` over a store of its own. ``fail_next`` are errors that proposals meet, in order."""
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.fail_next: list[SwarmError] = []
+        self.is_lost_after_commit = False
+        self.barrier_error: SwarmError | None = None
+        self.members: tuple[Member, ...] = ()
+        self.leader = ""
+        self.log_lines: tuple[LogLine, ...] = ()
+        self.log_warnings: tuple[str, ...] = ()
+
+    @property
+    def view(self) -> View:
+        return self.store
+
+    async def propose(self, batch: Batch) -> Applied:
+        await asyncio.sleep(0)
+        if self.is_lost_after_commit:
+            self.is_lost_after_commit = False
+            self.store.apply_batch(batch)
+            raise OutcomeUnknown("the connection broke", delay_s=0.001)
+        if self.fail_next:
+            raise self.fail_next.pop(0)
+        return self.store.apply_batch(batch)
+
+    async def read_barrier(self) -> None:
+        if self.barrier_error is not None:
+            raise self.barrier_error
+
+    def watch(self) -> Watch:
+        return self.store.watch()
+
+    def raft_status(self) -> RaftStatus:
+        return RaftStatus(
+            raft_id=self.leader,
+            term=1,
+            leader=self.leader,
+            is_leader=True,
+            is_ready_leader=True,
+            commit=1,
+            applied=1,
+            members=self.members,
+        )
+
+    async def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]:
+        lines = tuple(
+            line
+            for line in self.log_lines
+            if selector.task_id in ("", line.task_id) and selector.service_id in ("", line.service_id)
+        )
+        yield LogBatch(lines=lines if selector.tail < 0 else lines[len(lines) - selector.tail :])
+        yield LogBatch(warnings=self.log_warnings)
+        while selector.is_following:
+            await asyncio.sleep(0.05)
+
+    def change(self, *changes: Change, owner: Owner = Owner.API, at: Timestamp = AT) -> None:
+        applied = self.store.apply_batch(Batch(groups=(Group(owner=owner, changes=changes),), at=at))
+        assert not applied.refused, applied.refused
+
+    def add_node(
+        self,
+        id_: NodeId,
+        hostname: str,
+        *,
+        role: NodeRole = NodeRole.WORKER,
+        state: NodeState = NodeState.READY,
+    ) -> None:
+        node = Node(
+            id=id_,
+            spec=NodeSpec(role=role, availability=NodeAvailability.ACTIVE),
+            role=role,
+            description=NodeDescription(
+                hostname=hostname,
+                platform=Platform(architecture="x86_64", os="linux"),
+                resources=Resources(nano_cpus=2_000_000_000, memory_bytes=4 << 30),
+                engine=EngineDescription(engine_version="0.1.0"),
+            ),
+        )
+        manager_status = None
+        if role is NodeRole.MANAGER:
+            raft_id = RaftId(f"{id_}-1")
+            manager_status = ManagerStatus(raft_id=raft_id, addr="10.0.0.1:2377")
+            self.members = (*self.members, Member(raft_id=raft_id, address="10.0.0.1:2377"))
+            self.leader = self.leader or raft_id
+        report = NodeReport(
+            node_id=id_,
+            status=NodeStatus(state=state, addr="10.0.0.1", since=AT),
+            manager_status=manager_status,
+        )
+        self.change(Create(object=node))
+        self.change(report, owner=Owner.DISPATCHER)
+
+    def add_task(
+        self, id_: str, service_id: str, *, state: TaskState = TaskState.RUNNING, slot: int = 1, err: str = ""
+    ) -> None:
+        """A task of the service's present revision on the first node, brought to ``state``."""
+        service = self.store.service(ServiceId(service_id))
+        task = Task(
+            id=TaskId(id_),
+            service_id=ServiceId(service_id),
+            slot=slot,
+            node_id=FIRST,
+            revision_id=RevisionId("") if service is None else service.template_id,
+            status=TaskStatus(state=TaskState.ASSIGNED, timestamp=AT, message="scheduled"),
+        )
+        self.change(Create(object=task), owner=Owner.ORCHESTRATOR)
+        if state is not TaskState.ASSIGNED:
+            self.report(id_, state, err=err)
+
+    def report(self, task_id: str, state: TaskState, *, err: str = "") -> None:
+        status = TaskStatus(
+            state=state, timestamp=AT, message="started", err=err, report=2, addresses=("172.30.0.2",)
+        )
+        self.change(Report(task_id=TaskId(task_id), status=status), owner=Owner.AGENT)
+
+    def order(self, task_id: str, state: TaskState) -> None:
+        self.change(Order(task_id=TaskId(task_id), desired_state=state), owner=Owner.ORCHESTRATOR)
+
+
+class FakeNode:
+    """``NodeControl``: does what it is told at once, in memory."""
+
+    def __init__(self) -> None:
+        self.access = FakeCluster()
+        self.state = LocalNode()
+        self.stored: list[Image] = []
+        self.joined: list[JoinRequest] = []
+        self.join_error: SwarmError | None = None
+
+    def local(self) -> LocalNode:
+        return self.state
+
+    def system(self) -> SystemInfo:
+        return SystemInfo(
+            hostname="node-1",
+            kernel_version="6.1.0",
+            operating_system="Debian GNU/Linux 12",
+            os_version="12",
+            architecture="x86_64",
+            cpus=2,
+            memory_bytes=4 << 30,
+            data_dir="/var/lib/swarmpy",
+            executor="native",
+            cgroup_version=2,
+            labels={"rack": "r1"},
+        )
+
+    def cluster(self) -> FakeCluster | None:
+        return self.access if self.state.is_manager else None
+
+    def become_manager(self) -> FakeCluster:
+        self.state = LocalNode(
+            state=LocalState.ACTIVE, node_id=FIRST, node_addr="10.0.0.1", is_manager=True
+        )
+        tokens = JoinTokens(worker=WORKER_TOKEN, manager=MANAGER_TOKEN)
+        cluster = Cluster(
+            id=ClusterId("clusteraaaaaaaaaaaaaaaaaa"),
+            root_ca=RootCA(ca_cert=b"-----BEGIN CERTIFICATE-----\n", join_tokens=tokens),
+            default_address_pool=("10.0.0.0/8",),
+            subnet_size=24,
+            data_path_port=4789,
+        )
+        self.access.change(Create(object=cluster))
+        self.access.add_node(FIRST, "node-1", role=NodeRole.MANAGER)
+        return self.access
+
+    def become_worker(self) -> None:
+        self.state = LocalNode(state=LocalState.ACTIVE, node_id=FIRST, node_addr="10.0.0.1")
+
+    async def init(self, request: InitRequest) -> NodeId:
+        self.become_manager()
+        return FIRST
+
+    async def join(self, request: JoinRequest) -> None:
+        if self.join_error is not None:
+            raise self.join_error
+        self.joined.append(request)
+        self.become_worker()
+
+    async def leave(self, *, force: bool) -> None:
+        self.access = FakeCluster()
+        self.state = LocalNode()
+
+    async def unlock(self, key: str) -> None:
+        self.state = replace(self.state, state=LocalState.ACTIVE)
+
+    async def images(self) -> tuple[Image, ...]:
+        return tuple(self.stored)
+
+    async def load_image(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
+        data = b"".join([chunk async for chunk in chunks])
+        if not data.startswith(b"name="):
+            raise InvalidArgument("The file is no image: neither an OCI layout nor a tar that docker saved.")
+        name = data.removeprefix(b"name=").decode().strip()
+        self.stored.append(Image(id="sha256:" + "ab" * 32, names=(name,), created_at=AT, size_bytes=len(data)))
+        return (name,)
+
+    async def remove_image(self, name: str) -> Image:
+        for image in self.stored:
+            if name in image.names:
+                self.stored.remove(image)
+                return image
+        raise NotFound(f"No such image: {name}")
+
+
+async def main() -> None:
+    node = FakeNode()
+    server = ApiServer(node, Env())
+    await server.start(Path(sys.argv[1]))
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
