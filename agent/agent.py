@@ -166,17 +166,21 @@ def journal_path(data_dir: Path | None) -> Path:
 
 async def wipe(executor: Executor, backend: Backend, data_dir: Path) -> None:
     """Take down every task and forget them all: the node leaves its swarm. Only while no agent runs."""
+    path = journal_path(data_dir)
+    journal = Journal(path)
+    known = {stored.task.id for stored in journal.load().tasks}  # of ended ones the log is left
+    journal.close()
     await backend.start_up()
     await executor.start_up()
     try:
+        known.update(found.task_id for found in await executor.list())
         async with asyncio.TaskGroup() as tasks:
-            for found in await executor.list():
-                tasks.create_task(_take_down(executor, found.task_id))
+            for task_id in sorted(known):
+                tasks.create_task(_take_down(executor, task_id))
         await backend.destroy()
     finally:
         await executor.shut_down()
         await backend.shut_down()
-    path = journal_path(data_dir)
     for suffix in ("", "-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 

@@ -23,6 +23,10 @@ class Managers:
         """All of them, the one to ask first at the front."""
         return tuple(self._addresses)
 
+    def in_turn(self, now: float) -> list[str]:
+        """In which order to ask; those that were just lost come last, for they may cost a timeout."""
+        return sorted(self._addresses, key=lambda address: self.is_suspect(address, now))
+
     def learn(self, addresses: Iterable[str]) -> bool:
         """Take the cluster's own list; True if that changed anything. An empty list is not believed."""
         told = list(dict.fromkeys(address for address in addresses if address))
@@ -55,6 +59,10 @@ class Managers:
         """It was lost, or did not answer: for a while do not believe others that it leads."""
         self.defer(address)
         self._suspected[address] = now + SESSION_SUSPECT_S
+
+    def trust_all(self) -> None:
+        """Forget all suspicion: something has changed."""
+        self._suspected.clear()
 
     def is_suspect(self, address: str, now: float) -> bool:
         return self._suspected.get(address, now) > now

@@ -30,6 +30,7 @@ from swarmpy.limits import (
     SESSION_BACKOFF_FRACTION,
     SESSION_BACKOFF_MAX_S,
     SESSION_BACKOFF_MIN_S,
+    SESSION_CONNECT_TIMEOUT_S,
     SESSION_GOODBYE_TIMEOUT_S,
     SESSION_REDIRECTS_MAX,
     SESSION_SETTLED_S,
@@ -114,6 +115,7 @@ class Session:
         self._nudged = asyncio.Event()
         self._stream: SessionStream | None = None
         self._sending = asyncio.Lock()
+        self._failures: dict[str, str] = {}
         self._end_reason = ""
         self._ending = asyncio.Event()
         self._ended = asyncio.Event()
@@ -140,6 +142,7 @@ class Session:
 
     def nudge(self) -> None:
         """Something has changed (identity, addresses): do not wait for the next try."""
+        self._managers.trust_all()
         self._nudged.set()
 
     async def goodbye(self, reason: str) -> None:
@@ -184,13 +187,14 @@ class Session:
         """Ask each manager once; None if nobody took us, or if nobody leads."""
         if not self._managers.addresses:
             self.error = "no manager is known: join the swarm again"
-        for address in self._managers.addresses:
+        for address in self._managers.in_turn(self._env.clock.monotonic()):
             target = address
             for _ in range(SESSION_REDIRECTS_MAX):
+                began = self._env.clock.monotonic()
                 try:
                     stream, first = await self._greet(target)
                 except SwarmError as error:
-                    self._note_failure(target, error)
+                    self._note_failure(target, error, took_s=self._env.clock.monotonic() - began)
                     break
                 if isinstance(first, pb.Welcome):
                     return stream, first, target
@@ -202,11 +206,15 @@ class Session:
                     return None
         return None
 
-    def _note_failure(self, address: str, error: SwarmError) -> None:
-        if str(error) != self.error:
+    def _note_failure(self, address: str, error: SwarmError, *, took_s: float) -> None:
+        if self._failures.get(address) != str(error):
             log.warning("session_failed", manager=address, error=str(error))
+        self._failures[address] = str(error)
         self.error = str(error)
-        self._managers.suspect(address, self._env.clock.monotonic())
+        if took_s >= SESSION_CONNECT_TIMEOUT_S / 2:
+            self._managers.suspect(address, self._env.clock.monotonic())
+        else:
+            self._managers.defer(address)
 
     async def _greet(self, address: str) -> tuple[SessionStream, pb.Welcome | pb.Redirect]:
         """Open a stream and wait for the manager's first word."""
@@ -243,6 +251,7 @@ class Session:
         self._ended.clear()
         self.manager_addr = address
         self.error = ""
+        self._failures.clear()
         self._managers.add(address)
         if self._managers.prefer(address):
             self._listener.on_managers(self._managers.addresses)

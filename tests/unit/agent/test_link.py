@@ -1,0 +1,163 @@
+"""The real Link, over gRPC with mutual TLS on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from pki_cluster import PkiCluster
+
+from agent.link import GrpcLink
+from swarmpy import rpc
+from swarmpy.errors import NotLeader, PermissionDenied, Retry
+from swarmpy.model.ids import NodeId, make_id
+from swarmpy.pb import dispatcher_pb2 as pb
+from swarmpy.pb import dispatcher_pb2_grpc, streams_pb2, streams_pb2_grpc
+from swarmpy.pki import Identity, Role
+
+HELLO = pb.AgentMessage(hello=pb.Hello(incarnation="i1"))
+
+
+class Manager(dispatcher_pb2_grpc.DispatcherServicer, streams_pb2_grpc.StreamsServicer):
+    """Welcomes, notes what it hears, and ends the stream when the agent has finished."""
+
+    def __init__(self) -> None:
+        self.heard: list[pb.AgentMessage] = []
+        self.lines = 0
+        self.lines_wanted = 10**9
+        self.is_leader = True
+
+    async def Session(
+        self, request_iterator: AsyncIterator[pb.AgentMessage], context: rpc.Context
+    ) -> AsyncIterator[pb.ManagerMessage]:
+        yield pb.ManagerMessage(welcome=pb.Welcome(session_id=rpc.peer_of(context).node_id))
+        async for message in request_iterator:
+            self.heard.append(message)
+
+    async def PublishLogs(
+        self, request_iterator: AsyncIterator[streams_pb2.LogBatch], context: rpc.Context
+    ) -> streams_pb2.PublishLogsSummary:
+        if not self.is_leader:
+            raise NotLeader
+        async for batch in request_iterator:
+            self.lines += len(batch.lines)
+            if self.lines >= self.lines_wanted:
+                break
+        return streams_pb2.PublishLogsSummary(lines=self.lines)
+
+    async def SubscribeLogs(
+        self, request: pb.LogSelector, context: rpc.Context
+    ) -> AsyncIterator[streams_pb2.LogBatch]:
+        yield streams_pb2.LogBatch()
+
+
+@asynccontextmanager
+async def serving(cluster: PkiCluster, manager: Manager) -> AsyncIterator[tuple[rpc.Server, str]]:
+    server = rpc.Server(cluster.trust(), clock=cluster.clock)
+    dispatcher_pb2_grpc.add_DispatcherServicer_to_server(manager, server.grpc)
+    streams_pb2_grpc.add_StreamsServicer_to_server(manager, server.grpc)
+    port = await server.start("127.0.0.1:0")
+    try:
+        yield server, f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
+
+
+@pytest.fixture
+def cluster() -> PkiCluster:
+    return PkiCluster()
+
+
+@pytest.fixture
+def worker(cluster: PkiCluster) -> Identity:
+    return cluster.identity(Role.WORKER, node_id=NodeId(make_id(os.urandom(17))))
+
+
+async def test_a_session_and_its_goodbye(cluster: PkiCluster, worker: Identity) -> None:
+    manager = Manager()
+    async with serving(cluster, manager) as (_, address):
+        stream = await GrpcLink(lambda: worker).open(address, HELLO)
+        welcome = await stream.receive()
+        assert welcome is not None
+        assert welcome.welcome.session_id == worker.node_id
+        await stream.send(pb.AgentMessage(goodbye=pb.Goodbye(reason="restarting")))
+        await stream.finish()
+        assert await stream.receive() is None
+        await stream.close()
+    assert [message.WhichOneof("message") for message in manager.heard] == ["hello", "goodbye"]
+
+
+async def test_a_manager_that_goes_ends_the_session(cluster: PkiCluster, worker: Identity) -> None:
+    async with serving(cluster, Manager()) as (server, address):
+        stream = await GrpcLink(lambda: worker).open(address, HELLO)
+        await stream.receive()
+        await server.stop(0)
+        with pytest.raises(Retry):
+            await stream.receive()
+        with pytest.raises(Retry):
+            await stream.send(HELLO)
+        await stream.close()
+
+
+async def test_an_address_where_nobody_listens_fails_at_once(worker: Identity) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    began = time.monotonic()
+    with pytest.raises(Retry):
+        await GrpcLink(lambda: worker).open(address, HELLO)
+    assert time.monotonic() - began < 0.9
+
+
+async def test_a_silent_address_is_given_up_in_time(worker: Identity) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        began = time.monotonic()
+        with pytest.raises(Retry):
+            await GrpcLink(lambda: worker).open(f"127.0.0.1:{listener.getsockname()[1]}", HELLO)
+        assert 0.5 < time.monotonic() - began < 3
+
+
+async def test_a_removed_node_is_refused(cluster: PkiCluster, worker: Identity) -> None:
+    async with serving(cluster, Manager()) as (server, address):
+        server.trust = rpc.Trust(
+            identity=cluster.manager,
+            join_tokens=cluster.cluster.root_ca.join_tokens,
+            removed=frozenset({worker.node_id}),
+        )
+        with pytest.raises(PermissionDenied, match="removed"):
+            await open_and_listen(worker, address)
+
+
+async def open_and_listen(identity: Identity, address: str) -> None:
+    stream = await GrpcLink(lambda: identity).open(address, HELLO)
+    try:
+        await stream.receive()
+    finally:
+        await stream.close()
+
+
+async def _batches(count: int) -> AsyncIterator[streams_pb2.LogBatch]:
+    for _ in range(count):
+        yield streams_pb2.LogBatch(subscription_id="s", lines=[streams_pb2.LogLine(data=b"x\n")])
+
+
+async def test_logs_flow_and_end(cluster: PkiCluster, worker: Identity) -> None:
+    manager = Manager()
+    async with serving(cluster, manager) as (_, address):
+        link = GrpcLink(lambda: worker)
+        await link.publish_logs(address, _batches(50))
+        assert manager.lines == 50
+        manager.lines_wanted = 60
+        async with asyncio.timeout(10):  # the manager has enough: it ends the call before our lines do
+            await link.publish_logs(address, _batches(10**6))
+        assert manager.lines == 60
+        manager.is_leader = False
+        with pytest.raises(NotLeader):
+            await link.publish_logs(address, _batches(10**6))
