@@ -26,7 +26,7 @@ def _endpoint(number: int, *, port: int = 0) -> Endpoint:
 
 
 async def bench(count: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="swarmpy-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="swarmpy-bench-", dir="/dev/shm") as folder:
         backend = LinuxBackend(run_dir=Path(folder))
         await backend.start_up()
         for label, port in (("", 0), (" with a published port", 30_000)):
