@@ -152,6 +152,8 @@ LOG_SUBSCRIPTIONS_MAX = 500
 
 # --- certificates and joining
 JOIN_TIMEOUT_S = 20.0
+LEAVE_TIMEOUT_S = 5.0
+"""How long a leaving manager waits for the others to go on without it."""
 RPC_TIMEOUT_S = 5.0
 CSR_BYTES_MAX = 16_384
 TOKEN_CHARS_MAX = 512

@@ -1,6 +1,6 @@
-"""What a node remembers of its place in a swarm, beside its identity: one small file, replaced whole.
+"""A node's own addresses: which one to listen on, and which one to tell the others.
 
-Also the node's own addresses: which one to advertise when the user named none.
+Texts are ``host:port``; an IPv6 host stands in brackets. Asks the kernel, sends nothing.
 """
 
 from __future__ import annotations
@@ -9,49 +9,16 @@ import fcntl
 import ipaddress
 import socket
 import struct
-from pathlib import Path
 
-import msgspec
+from swarmpy.config import SWARM_PORT
+from swarmpy.errors import FailedPrecondition, InvalidArgument
 
-from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument
-from swarmpy.runtime import Disk
-
-DEFAULT_PORT = 2377
-
-
-class NodeState(msgspec.Struct, frozen=True, kw_only=True):
-    """``raft_id`` is empty on workers, and on a manager that has not been admitted to raft yet."""
-
-    listen_addr: str
-    advertise_addr: str
-    raft_id: str = ""
-    managers: tuple[str, ...] = ()
-    """``host:port`` of the managers known when the file was written; the agent keeps a fresher list."""
+_SIOCGIFADDR = 0x8915
+_CONTAINER_LINKS = ("lo", "docker", "br-", "veth", "sw-", "podman", "cni", "virbr")
+"""Bridges and tunnels of containers: never what other nodes should use."""
 
 
-class StateFile:
-    """``state.json`` in the node's data folder."""
-
-    def __init__(self, disk: Disk, folder: Path) -> None:
-        self._disk = disk
-        self._path = folder / "state.json"
-
-    def load(self) -> NodeState | None:
-        if not self._disk.exists(self._path):
-            return None
-        try:
-            return msgspec.json.decode(self._disk.read(self._path), type=NodeState)
-        except msgspec.DecodeError as error:
-            raise Corrupt(f"{self._path} is damaged: {error}") from error
-
-    def save(self, state: NodeState) -> None:
-        self._disk.write_atomic(self._path, msgspec.json.format(msgspec.json.encode(state)))
-
-    def remove(self) -> None:
-        self._disk.remove(self._path)
-
-
-def with_port(address: str, port: int = DEFAULT_PORT) -> str:
+def with_port(address: str, port: int = SWARM_PORT) -> str:
     """``host`` or ``host:port`` as ``host:port``; a bare IPv6 address gets its brackets."""
     host, colon, text = address.rpartition(":")
     if not colon or (":" in host and not host.endswith("]")):
@@ -104,21 +71,21 @@ def resolve_host(host: str) -> str:
 
 def host_addresses() -> list[str]:
     """The IPv4 addresses of this node's own interfaces, bridges and tunnels of containers left out."""
-    ignored = ("lo", "docker", "br-", "veth", "sw-", "podman", "cni", "virbr")
     found = interface_addresses()
-    return [address for name in sorted(found) if not name.startswith(ignored) for address in found[name]]
+    return [
+        address for name in sorted(found) if not name.startswith(_CONTAINER_LINKS) for address in found[name]
+    ]
 
 
 def interface_addresses() -> dict[str, list[str]]:
     """IPv4 addresses by interface, asked of the kernel."""
 
-    siocgifaddr = 0x8915
     found: dict[str, list[str]] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
             try:
-                answer = fcntl.ioctl(probe.fileno(), siocgifaddr, request)
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
             except OSError:
                 continue  # an interface without an IPv4 address
             found[name] = [socket.inet_ntoa(answer[20:24])]

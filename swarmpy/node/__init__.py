@@ -1,0 +1,71 @@
+"""The composition root: one daemon, from its settings to its end. With ``sim`` the one place that names both
+manager and agent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+
+import structlog
+
+from agent.dataplane.linux.backend import LinuxBackend
+from agent.executor.native.executor import NativeExecutor
+from manager.api.server import ApiServer
+from swarmpy.config import NodeConfig
+from swarmpy.errors import InvalidArgument, SwarmError
+from swarmpy.node.daemon import Daemon, Machine
+from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
+
+EXIT_FATAL = 3
+"""The daemon stopped since it could not go on safely; its supervisor may start it again."""
+
+
+def run(config: NodeConfig) -> int:
+    """Run the daemon until it is told to stop; the process's exit code. ``SwarmError`` if it can't start."""
+    return asyncio.run(serve(config, Env()))
+
+
+async def serve(config: NodeConfig, env: Env) -> int:
+    """``run`` on a loop of the caller's."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    daemon = Daemon(config, env, make_machine(config, env))
+    server = ApiServer(daemon, env)
+    # before anything is touched: a second daemon on the same folders ends here
+    await server.start(config.socket, tcp_addresses=config.api_addresses)
+    try:
+        await daemon.resume()
+        gc.freeze()  # what was loaded stays: the collector need not look at it again
+        log.info("daemon_started", socket=str(config.socket), state=daemon.local().state.value)
+        daemon.fatal.add_done_callback(lambda _: stopping.set())
+        await stopping.wait()
+        if daemon.fatal.done():
+            log.error("daemon_failed", reason=daemon.fatal.result())
+            return EXIT_FATAL
+        return 0
+    finally:
+        await server.stop()
+        await daemon.stop()
+
+
+def make_machine(config: NodeConfig, env: Env) -> Machine:
+    """The executor and the network backend that the settings name."""
+    if config.executor != NativeExecutor.name:
+        raise InvalidArgument(f"unknown executor {config.executor!r}: this version has 'native'")
+    netns_dir = config.run_dir / "netns"
+    return Machine(
+        executor_name=NativeExecutor.name,
+        make_executor=lambda: NativeExecutor(
+            config.data_dir, cgroup_parent=config.cgroup_parent, hidden=(netns_dir,), clock=env.clock
+        ),
+        make_backend=lambda: LinuxBackend(run_dir=config.run_dir),
+    )
+
+
+__all__ = ["SwarmError", "run", "serve"]

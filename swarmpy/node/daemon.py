@@ -1,0 +1,297 @@
+"""``Daemon``: one node. It serves the API always, and has a Part while it is in a swarm.
+
+``init``, ``join`` and ``leave`` change that, one at a time; each succeeds or leaves the node as it was. After
+a crash at any point the identity's certificate decides whether the node is in a swarm. A founder writes it
+last: nobody else knows of its cluster before. A joiner writes it first: the cluster knows of it already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from agent import identity as identities
+from agent.dataplane.base import Backend
+from agent.executor.base import Executor
+from agent.identity import IdentityFiles
+from manager.api.control import (
+    ClusterAccess,
+    Image,
+    InitRequest,
+    JoinRequest,
+    LocalNode,
+    LocalState,
+    Peer,
+    SystemInfo,
+)
+from manager.manager import Manager
+from swarmpy.config import NodeConfig
+from swarmpy.errors import Corrupt, FailedPrecondition, NotInSwarm, Retry, SwarmError, Unimplemented
+from swarmpy.limits import JOIN_TIMEOUT_S, LEAVE_TIMEOUT_S, SESSION_BACKOFF_MAX_S
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import NodeAvailability
+from swarmpy.node import founding
+from swarmpy.node.addresses import resolve_advertise, resolve_listen, with_port
+from swarmpy.node.images import Images
+from swarmpy.node.part import Part, PartConfig
+from swarmpy.node.state import NodeState, StateFile
+from swarmpy.node.system import read_system
+from swarmpy.pki import Identity, Role
+from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
+
+SWARM_EXISTS = (
+    'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What runs tasks here. Executor and backend live as long as a node's part in a swarm."""
+
+    executor_name: str
+    make_executor: Callable[[], Executor]
+    make_backend: Callable[[], Backend]
+
+
+class Daemon:
+    """``NodeControl`` of the daemon. ``resume``, then serve, then ``stop``."""
+
+    def __init__(self, config: NodeConfig, env: Env, machine: Machine) -> None:
+        self._config = config
+        self._env = env
+        self._machine = machine
+        self._images = Images(config.data_dir)
+        self._identity_files = IdentityFiles(env.disk, config.data_dir / "certificates")
+        self._state_file = StateFile(env.disk, config.data_dir)
+        self._changing = asyncio.Lock()
+        self._state = LocalState.INACTIVE
+        self._error = ""
+        self._part: Part | None = None
+        self._retrying: asyncio.Task[None] | None = None
+        self.fatal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Resolves with a sentence when the process must end."""
+
+    # --- life
+
+    async def resume(self) -> None:
+        """Take up the place in a swarm that is on disk, if any. ``Corrupt`` if it can't be trusted."""
+        self._images.prepare()
+        identity = self._identity_files.load()
+        if identity is None:
+            self._forget()  # what a crash in the middle of init, join or leave has left
+            return
+        state = self._state_file.load()
+        if state is None:
+            raise Corrupt(f"{self._config.data_dir} has an identity but no state.json: restore it, or leave")
+        part = self._make_part(identity, state)
+        self._part, self._state = part, LocalState.PENDING
+        try:
+            await part.start()
+        except Retry as error:
+            # the others may be away: keep trying, and say so meanwhile
+            self._error = str(error)
+            self._retrying = asyncio.create_task(self._start_again(part))
+        else:
+            self._state = LocalState.ACTIVE
+
+    async def stop(self) -> None:
+        if self._retrying is not None:
+            self._retrying.cancel()
+        if self._part is not None:
+            await self._part.stop("the daemon stops")
+
+    async def _start_again(self, part: Part) -> None:
+        delay_s = 1.0
+        while True:
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, SESSION_BACKOFF_MAX_S)
+            try:
+                await part.start()
+            except Retry as error:
+                self._error = str(error)
+                log.warning("start_failed", reason=str(error), retry_in_s=delay_s)
+            else:
+                self._state, self._error = LocalState.ACTIVE, ""
+                return
+
+    # --- what the API asks
+
+    def local(self) -> LocalNode:
+        part = self._part
+        if part is None:
+            return LocalNode(state=self._state, error=self._error)
+        manager = part.manager
+        peers = manager.peers() if manager else tuple((NodeId(""), addr) for addr in part.agent.managers)
+        return LocalNode(
+            state=self._state,
+            node_id=part.identity.node_id,
+            node_addr=part.state.advertise_addr.rpartition(":")[0].strip("[]"),
+            error=self._error,
+            is_manager=part.identity.role is Role.MANAGER,
+            remote_managers=tuple(Peer(node_id=node_id, addr=addr) for node_id, addr in peers),
+        )
+
+    def system(self) -> SystemInfo:
+        tasks = self._part.agent.count_tasks() if self._part is not None else 0
+        return read_system(self._config, executor=self._machine.executor_name, tasks=tasks)
+
+    def cluster(self) -> ClusterAccess | None:
+        manager = self._part.manager if self._part is not None else None
+        return manager.access if manager is not None else None
+
+    async def init(self, request: InitRequest) -> NodeId:
+        if request.force_new_cluster:
+            raise Unimplemented("--force-new-cluster is not supported yet")
+        async with self._alone():
+            listen = resolve_listen(request.listen_addr or self._config.listen_address)
+            advertise = resolve_advertise(request.advertise_addr or self._config.advertise_address, listen)
+            wish = founding.Wish(request=request, hostname=self._config.hostname, advertise_addr=advertise)
+            cluster, node, identity = founding.make_cluster(wish, self._env)
+            state = NodeState(listen_addr=listen, advertise_addr=advertise, managers=(advertise,))
+            part = self._make_part(identity, state)
+
+            self._part, self._state = part, LocalState.PENDING
+            try:
+                part.found()
+                await part.start()
+                assert part.manager is not None
+                await founding.record(part.manager, cluster, node, advertise_addr=advertise)
+                self._state_file.save(state)
+                self._identity_files.save(identity)
+            except BaseException:
+                await self._undo(part)
+                raise
+            self._state = LocalState.ACTIVE
+            log.info("swarm_initialized", node_id=identity.node_id, cluster_id=identity.cluster_id)
+            return identity.node_id
+
+    async def join(self, request: JoinRequest) -> None:
+        async with self._alone():
+            listen = resolve_listen(request.listen_addr or self._config.listen_address)
+            wanted = request.advertise_addr or self._config.advertise_address
+            advertise = resolve_advertise(wanted, listen) if wanted else ""
+            admission = await identities.join(
+                identities.JoinRequest(
+                    addresses=tuple(with_port(address) for address in request.remote_addrs),
+                    token=request.join_token,
+                    availability=request.availability or NodeAvailability.ACTIVE,
+                    advertise_addr=advertise,
+                    hostname=self._config.hostname,
+                ),
+                env=self._env,
+            )
+            known = tuple(addr for _, addr in admission.managers) or request.remote_addrs
+            advertise = advertise or with_port(admission.observed_host, int(listen.rpartition(":")[2]))
+            state = NodeState(listen_addr=listen, advertise_addr=advertise, managers=known)
+            part = self._make_part(admission.identity, state)
+
+            self._part, self._state = part, LocalState.PENDING
+            try:
+                self._state_file.save(state)
+                self._identity_files.save(admission.identity)
+                async with asyncio.timeout(JOIN_TIMEOUT_S):
+                    await part.start()
+                    await part.wait_joined()
+            except TimeoutError as error:
+                await self._undo(part)
+                raise FailedPrecondition(
+                    "Timeout was reached before node joined. The attempt was undone: see that the "
+                    "managers can be reached on their port and this node on its own, then join again."
+                ) from error
+            except BaseException:
+                await self._undo(part)
+                raise
+            self._state = LocalState.ACTIVE
+            log.info("swarm_joined", node_id=admission.identity.node_id, role=admission.identity.role.value)
+
+    async def leave(self, *, force: bool) -> None:
+        async with self._changing:
+            part = self._part
+            if part is None:
+                raise NotInSwarm("This node is not part of a swarm")
+            if self._retrying is not None:
+                self._retrying.cancel()
+            await self._undo(part)
+            log.info("swarm_left", node_id=part.identity.node_id)
+
+    async def unlock(self, key: str) -> None:
+        raise FailedPrecondition("swarm is not locked")
+
+    async def images(self) -> tuple[Image, ...]:
+        return await self._images.list()
+
+    async def load_image(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
+        return await self._images.load(chunks)
+
+    async def remove_image(self, name: str) -> Image:
+        return await self._images.remove(name)
+
+    # --- inside
+
+    def _alone(self) -> _Alone:
+        return _Alone(self)
+
+    def _make_part(self, identity: Identity, state: NodeState) -> Part:
+        config = PartConfig(
+            data_dir=self._config.data_dir,
+            hostname=self._config.hostname,
+            labels=self._config.labels,
+            make_executor=self._machine.make_executor,
+            make_backend=self._machine.make_backend,
+            on_fatal=self._end,
+            on_removed=self._removed,
+        )
+        return Part(identity, state, config, self._env)
+
+    async def _undo(self, part: Part) -> None:
+        """The node as it was before an init or join that failed."""
+        if part.manager is not None:
+            await self._resign(part.manager, part.identity.node_id)
+        await part.leave()
+        self._part, self._state, self._error = None, LocalState.INACTIVE, ""
+        self._forget()
+
+    async def _resign(self, manager: Manager, node_id: NodeId) -> None:
+        """Leave raft in good order, so that the others' quorum does not count on us; bounded."""
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await manager.resign(node_id)
+        except (TimeoutError, SwarmError) as error:
+            log.warning("resignation_failed", reason=str(error) or "timed out")
+
+    def _forget(self) -> None:
+        """Remove what belongs to the swarm; images stay."""
+        self._identity_files.remove()
+        self._state_file.remove()
+        for name in ("raft", "agent", "certificates"):
+            shutil.rmtree(self._config.data_dir / name, ignore_errors=True)
+
+    def _end(self, reason: str) -> None:
+        if not self.fatal.done():
+            self.fatal.set_result(reason)
+
+    def _removed(self, reason: str) -> None:
+        self._state, self._error = LocalState.ERROR, reason
+        log.error("node_removed", reason=reason)
+
+
+class _Alone:
+    """One change of the node's place at a time, and only from outside of a swarm."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    async def __aenter__(self) -> None:
+        await self._daemon._changing.acquire()
+        if self._daemon._part is not None:
+            self._daemon._changing.release()
+            raise NotInSwarm(SWARM_EXISTS)
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._daemon._changing.release()

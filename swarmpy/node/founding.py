@@ -1,0 +1,68 @@
+"""A new cluster: its first objects and its first node's identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from manager.api.control import InitRequest
+from manager.manager import Manager
+from swarmpy import pki
+from swarmpy.model.changes import Create
+from swarmpy.model.defaults import ADDRESS_POOL, DATA_PATH_PORT, SUBNET_SIZE, node_cert_expiry
+from swarmpy.model.ids import ID_BYTES, ClusterId, NodeId, RaftId, make_id
+from swarmpy.model.objects import Cluster, ManagerStatus, Node, NodeDescription
+from swarmpy.model.specs import NodeSpec
+from swarmpy.model.states import NodeAvailability, NodeRole
+from swarmpy.pki import Identity, Role, Subject
+from swarmpy.runtime import Env
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    request: InitRequest
+    hostname: str
+    advertise_addr: str
+
+
+def make_cluster(wish: Wish, env: Env) -> tuple[Cluster, Node, Identity]:
+    """The cluster object with its root and tokens, the first node, and that node's identity."""
+    request, entropy, now = wish.request, env.entropy, env.clock.now()
+    root = pki.create_root_ca(
+        now,
+        key=entropy.token_bytes(pki.KEY_BYTES),
+        serial=entropy.token_bytes(pki.SERIAL_BYTES),
+        secrets=(entropy.token_bytes(pki.SECRET_BYTES), entropy.token_bytes(pki.SECRET_BYTES)),
+    )
+    cluster = Cluster(
+        id=ClusterId(make_id(entropy.token_bytes(ID_BYTES))),
+        spec=request.spec,
+        root_ca=root,
+        default_address_pool=request.default_addr_pool or ADDRESS_POOL,
+        subnet_size=request.subnet_size or SUBNET_SIZE,
+        data_path_port=request.data_path_port or DATA_PATH_PORT,
+    )
+    node = Node(
+        id=NodeId(make_id(entropy.token_bytes(ID_BYTES))),
+        spec=NodeSpec(role=NodeRole.MANAGER, availability=request.availability or NodeAvailability.ACTIVE),
+        role=NodeRole.MANAGER,
+        description=NodeDescription(hostname=wish.hostname),
+    )
+    key, csr = pki.create_csr(entropy.token_bytes(pki.KEY_BYTES))
+    certificate = pki.issue_certificate(
+        root,
+        csr,
+        Subject(node_id=node.id, role=Role.MANAGER, cluster_id=cluster.id),
+        validity=pki.validity_from(now, node_cert_expiry(cluster)),
+        serial=entropy.token_bytes(pki.SERIAL_BYTES),
+    )
+    identity = pki.load_identity(certificate=certificate, key=key, roots=root.ca_cert)
+    return cluster, node, identity
+
+
+async def record(manager: Manager, cluster: Cluster, node: Node, *, advertise_addr: str) -> None:
+    """Commit the first objects; the cluster exists once this returned."""
+    status = ManagerStatus(raft_id=RaftId(manager.raft_id), addr=advertise_addr)
+    member = replace(node, manager_status=status)
+    await manager.propose((Create(object=cluster), Create(object=member)))

@@ -1,0 +1,232 @@
+"""``Part``: this node's part in a swarm while it has one: an agent, and a manager if its certificate says so.
+
+The role follows the certificate. When the cluster's record of this node names another role than the
+certificate, the certificate is renewed; a renewed one with another role starts or stops the manager. A
+manager that becomes a worker has left raft before (the leader sees to that), so its log is removed.
+
+The agent starts first and never waits for the manager: whatever became of the swarm, tasks are looked after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from agent.agent import Agent, AgentConfig, wipe
+from agent.dataplane.base import Backend
+from agent.describe import describe
+from agent.executor.base import Executor
+from agent.identity import IdentityFiles, Renewal
+from agent.link import GrpcLink
+from manager import manager as managers
+from manager.manager import Manager, ManagerConfig
+from swarmpy.errors import Rejected, Retry, SwarmError
+from swarmpy.limits import JOIN_TIMEOUT_S, RENEW_RETRY_MIN_S
+from swarmpy.model.objects import Node, NodeDescription
+from swarmpy.node.state import NodeState
+from swarmpy.pki import Identity, Role
+from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
+
+RAFT_KEY_BYTES = 32
+POLL_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartConfig:
+    """What a part is made with; executor and backend are made afresh for every part."""
+
+    data_dir: Path
+    hostname: str
+    labels: dict[str, str]
+    make_executor: Callable[[], Executor]
+    make_backend: Callable[[], Backend]
+    on_fatal: Callable[[str], None]
+    on_removed: Callable[[str], None]
+    """The cluster wants this node no longer: its certificate is not renewed."""
+
+    @property
+    def agent_dir(self) -> Path:
+        return self.data_dir / "agent"
+
+    @property
+    def raft_dir(self) -> Path:
+        return self.data_dir / "raft"
+
+    @property
+    def raft_key(self) -> Path:
+        return self.data_dir / "certificates" / "raft.key"
+
+
+class Part:
+    """``start`` brings it to life, and may be repeated after a Retry; ``stop`` or ``leave`` ends it."""
+
+    def __init__(self, identity: Identity, state: NodeState, config: PartConfig, env: Env) -> None:
+        self.identity = identity
+        self.state = state
+        self.manager: Manager | None = None
+        self._config = config
+        self._env = env
+        config.agent_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.agent = Agent(
+            AgentConfig(
+                node_id=identity.node_id,
+                data_dir=config.agent_dir,
+                managers=state.managers,
+                describe=self._describe,
+                advertise_addr=state.advertise_addr,
+            ),
+            env=env,
+            link=GrpcLink(lambda: self.identity),
+            executor=config.make_executor(),
+            backend=config.make_backend(),
+            on_node=self._node_noticed,
+        )
+        self._renewal = Renewal(
+            identity,
+            files=IdentityFiles(env.disk, config.data_dir / "certificates"),
+            managers=lambda: self.agent.managers,
+            on_renewed=self._renewed,
+            env=env,
+        )
+        self._wanted_role = identity.role
+        self._role_changed = asyncio.Event()
+        self._agent_run: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- life
+
+    def found(self) -> None:
+        """Write the log of a new cluster's first manager."""
+        managers.found(self._manager_config(), self.identity.node_id, self._env)
+
+    async def start(self) -> None:
+        """Bring up what the role asks for. ``Retry`` if the other managers are needed and away."""
+        if self._agent_run is None:
+            self._agent_run = asyncio.create_task(self._run_agent())
+            self._tasks = [
+                asyncio.create_task(self._keep_certificate()),
+                asyncio.create_task(self._follow_role()),
+            ]
+        if self.identity.role is Role.MANAGER and self.manager is None:
+            await self._start_manager()
+
+    async def wait_joined(self) -> None:
+        """Until the agent has its session and the manager, if any, has caught up. Bounded by the caller."""
+        if self.manager is not None:
+            await self.manager.wait_current()
+        while not self.agent.manager_addr:
+            await asyncio.sleep(POLL_S)
+
+    async def stop(self, reason: str) -> None:
+        """Stop; tasks run on. The dispatcher is told, so that it waits for our return."""
+        for task in self._tasks:
+            task.cancel()
+        if self._agent_run is not None:
+            self.agent.stop(reason)
+            await asyncio.wait([*self._tasks, self._agent_run])
+        await self._stop_manager()
+
+    async def leave(self) -> None:
+        """Stop, and take down every task: this node is in no swarm any more."""
+        await self.stop("the node leaves the swarm")
+        await wipe(self._config.make_executor(), self._config.make_backend(), self._config.agent_dir)
+
+    async def _run_agent(self) -> None:
+        try:
+            await self.agent.run()
+        except* SwarmError as errors:
+            self._config.on_fatal("; ".join(str(error) for error in errors.exceptions))
+
+    # --- the manager
+
+    def _manager_config(self) -> ManagerConfig:
+        return ManagerConfig(
+            folder=self._config.raft_dir,
+            key=self._raft_key(),
+            listen_addr=self.state.listen_addr,
+            advertise_addr=self.state.advertise_addr,
+        )
+
+    def _raft_key(self) -> bytes:
+        path, disk = self._config.raft_key, self._env.disk
+        if not disk.exists(path):
+            disk.make_dirs(path.parent)
+            disk.write_atomic(path, self._env.entropy.token_bytes(RAFT_KEY_BYTES))
+        return disk.read(path)
+
+    async def _start_manager(self) -> None:
+        config = self._manager_config()
+        if not managers.has_log(config, self._env):
+            await managers.prepare_entry(config, self.identity, self._env, self.agent.managers)
+        manager = Manager(config, self.identity, self._env, on_fatal=self._config.on_fatal)
+        try:
+            await manager.start()
+            if manager.must_enter:
+                await manager.enter(self.agent.managers)
+        except BaseException:
+            await manager.stop()
+            raise
+        self.manager = manager
+
+    async def _stop_manager(self) -> None:
+        manager, self.manager = self.manager, None
+        if manager is not None:
+            await manager.stop()
+
+    # --- the certificate and the role
+
+    def _describe(self) -> NodeDescription:
+        return describe(hostname=self._config.hostname, labels=self._config.labels)
+
+    async def _node_noticed(self, node: Node, root_ca: bytes) -> None:
+        """The cluster's record of this node, as the session tells it."""
+        self._wanted_role = Role.of_node(node.role)
+        if self._wanted_role is not self.identity.role:
+            self._renewal.ask_now()
+
+    def _renewed(self, identity: Identity) -> None:
+        is_new_role = identity.role is not self.identity.role
+        self.identity = identity
+        if self.manager is not None:
+            self.manager.renewed(identity)
+        if is_new_role:
+            self._role_changed.set()
+        if identity.role is not self._wanted_role:
+            # issued by a manager that had not heard of the change yet
+            asyncio.get_running_loop().call_later(RENEW_RETRY_MIN_S, self._renewal.ask_now)
+
+    async def _keep_certificate(self) -> None:
+        try:
+            await self._renewal.run()
+        except Rejected as error:
+            self._config.on_removed(str(error))
+
+    async def _follow_role(self) -> None:
+        """Start or stop the manager whenever the certificate's role has changed."""
+        while True:
+            await self._role_changed.wait()
+            self._role_changed.clear()
+            log.info("role_changed", role=self.identity.role.value)
+            try:
+                if self.identity.role is Role.MANAGER and self.manager is None:
+                    async with asyncio.timeout(JOIN_TIMEOUT_S):
+                        await self._start_manager()
+                elif self.identity.role is Role.WORKER:
+                    await self._stop_manager()
+                    self._forget_log()
+            except (Retry, Rejected, TimeoutError) as error:
+                log.warning("role_change_failed", reason=str(error), retry_in_s=RENEW_RETRY_MIN_S)
+                await asyncio.sleep(RENEW_RETRY_MIN_S)
+                self._role_changed.set()
+
+    def _forget_log(self) -> None:
+        """A worker holds no state of the swarm."""
+        shutil.rmtree(self._config.raft_dir, ignore_errors=True)
+        self._env.disk.remove(self._config.raft_key)
