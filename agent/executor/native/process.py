@@ -12,6 +12,8 @@ from agent.executor.native.shim.supervise import process_start
 from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import Timestamp
 
+_REPORT_BYTES_MAX = 4096
+
 
 def exit_of(record: ExitRecord) -> Exit:
     return Exit(
@@ -55,17 +57,12 @@ async def wait_set(event: asyncio.Event, timeout_s: float) -> bool:
 
 
 async def read_report(fd: int) -> bytes:
-    """All that the shim says before it closes its end."""
+    """What the shim says, in one piece (it is far shorter than a pipe's atomic write); empty if it died."""
     loop = asyncio.get_running_loop()
-    chunks: list[bytes] = []
-    while True:
-        readable = loop.create_future()
-        loop.add_reader(fd, readable.set_result, None)
-        try:
-            await readable
-        finally:
-            loop.remove_reader(fd)
-        chunk = os.read(fd, 65_536)
-        if not chunk:
-            return b"".join(chunks)
-        chunks.append(chunk)
+    readable = loop.create_future()
+    loop.add_reader(fd, readable.set_result, None)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(fd)
+    return os.read(fd, _REPORT_BYTES_MAX)

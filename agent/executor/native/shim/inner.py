@@ -11,6 +11,7 @@ of account would clear it), and the status pipe then tells whether the shim was 
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import fcntl
 import json
@@ -82,7 +83,7 @@ def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
     kernel.set_parent_death_signal(signal.SIGKILL)
     _require_shim(status)
     if job["init"]:
-        _reap_for_child(status)
+        _reap_for_child()
     try:
         os.execve(path, job["argv"], env)
     except OSError as error:
@@ -216,12 +217,16 @@ def _require_shim(status: int) -> None:
         os._exit(NOT_STARTED)
 
 
-def _reap_for_child(status: int) -> None:
+def _reap_for_child() -> None:
     """``init``: the caller goes on as the child; process 1 stays behind, passing signals on and reaping."""
     child = os.fork()  # noqa: TID251 - one thread, no daemon: this is the task's own process 1
     if not child:
         return
-    os.close(status)
+    # process 1 executes nothing, so what would close by itself then has to be closed by hand
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
     for number in range(1, signal.SIGRTMAX + 1):
         if number not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD):
             try:
