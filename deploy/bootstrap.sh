@@ -98,7 +98,7 @@ make_venv() {
         "$python" -m venv .venv
     fi
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        .venv/bin/python -m ensurepip -q
+        .venv/bin/python -m ensurepip
     fi
 }
 

@@ -56,7 +56,7 @@ class Leader:
         self._raft = raft
         self._env = env
         self._reconcilers = reconcilers
-        self._membership = Membership(store, proposer, raft, env)
+        self.membership = Membership(store, proposer, raft, env)
         self._changed = asyncio.Event()
         self.term: Term | None = None
         """The present term, while this manager leads and has its loops running."""
@@ -112,4 +112,4 @@ class Leader:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(term.loop.run())
             tasks.create_task(term.dispatcher.run())
-            tasks.create_task(self._membership.run())
+            tasks.create_task(self.membership.run())

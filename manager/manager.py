@@ -90,7 +90,12 @@ class Manager:
             StreamsServicer(self._leader, self._raft), self._server.grpc
         )
         raft_pb2_grpc.add_RaftServicer_to_server(
-            RaftServicer(self._wire, self._raft, identify=lambda context: rpc.peer_of(context).node_id),
+            RaftServicer(
+                self._wire,
+                self._raft,
+                identify=lambda context: rpc.peer_of(context).node_id,
+                check_joiner=lambda node_id: self._leader.membership.check_joiner(NodeId(node_id)),
+            ),
             self._server.grpc,
         )
         await self._server.start(self._config.listen_addr)
