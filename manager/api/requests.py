@@ -6,8 +6,9 @@ wrong type is refused with its path. Nothing here looks at the cluster.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -16,8 +17,11 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.model.value import UNKNOWN_FIELDS_NAME
 
 T = TypeVar("T")
+INT_MIN: Final = -(1 << 63)
+INT_MAX: Final = (1 << 63) - 1
 Filters = dict[str, tuple[str, ...]]
 
+_ENUM = re.compile(r"Invalid enum value '?(.*?)'? - at `\$(?:.*\.)?(\w+)`")
 _TRUE = frozenset({"1", "true", "t", "yes"})
 
 
@@ -39,6 +43,9 @@ def parse(data: bytes, type_: type[T]) -> T:
     try:
         return msgspec.convert(_without_nulls(raw), type_)
     except (msgspec.ValidationError, OverflowError, RecursionError) as error:
+        choice = _ENUM.fullmatch(str(error))
+        if choice is not None:
+            raise InvalidArgument(f'invalid {choice[2]}: "{choice[1]}"') from None
         raise InvalidArgument(f"invalid JSON: {error}") from None
 
 
@@ -51,6 +58,8 @@ def _without_nulls(value: Any) -> Any:
         }
     if isinstance(value, list):
         return [_without_nulls(part) for part in value if part is not None]
+    if isinstance(value, int) and not INT_MIN <= value <= INT_MAX:
+        raise InvalidArgument(f"invalid JSON: the number {value} does not fit 64 bits")
     return value
 
 

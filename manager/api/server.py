@@ -131,9 +131,7 @@ def make_app(api: Api) -> web.Application:
     for part in parts:
         for route in part.routes():
             versioned = rf"/v{{version:\d+\.\d+}}{route.path}"
-            app.router.add_routes(
-                [route, web.RouteDef(route.method, versioned, route.handler, route.kwargs)]
-            )
+            app.router.add_routes([route, web.RouteDef(route.method, versioned, route.handler, route.kwargs)])
     return app
 
 

@@ -127,7 +127,7 @@ def _call(
     is_stale: bool,
     environment: dict[str, str],
 ) -> int:
-    from swarmpy.cli.session import Session, fail, tell
+    from swarmpy.cli.session import Session, fail, tell_refused
     from swarmpy.client import Client, ErrorAnswer
     from swarmpy.errors import SwarmError
 
@@ -141,7 +141,7 @@ def _call(
     except UsageError as error:
         return _usage_failed(error, path, command)
     except ErrorAnswer as error:
-        tell(f"Error response from daemon: {error}")
+        tell_refused(error)
         return 1
     except SwarmError as error:
         fail(str(error))

@@ -25,6 +25,11 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def tell_refused(error: ErrorAnswer) -> None:
+    """The daemon's words are docker's, the commands that they advise are ours."""
+    tell(f"Error response from daemon: {error}".replace('"docker swarm ', '"swarmpy '))
+
+
 def fail(text: str) -> None:
     print(f"Error: {text}", file=sys.stderr)
 
@@ -48,7 +53,7 @@ def each(items: Iterable[T], one: Callable[[T], None]) -> int:
         try:
             one(item)
         except ErrorAnswer as error:
-            tell(f"Error response from daemon: {error}")
+            tell_refused(error)
             code = 1
     return code
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -28,6 +29,7 @@ from manager.raft.proposer import Member, RaftStatus
 from manager.store.store import Store
 from manager.store.view import View
 from manager.store.watch import Watch
+from swarmpy import codec
 from swarmpy.errors import InvalidArgument, NotFound, OutcomeUnknown, SwarmError
 from swarmpy.model.changes import Applied, Batch, Change, Create, Group, NodeReport, Order, Report
 from swarmpy.model.ids import ClusterId, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
@@ -45,12 +47,20 @@ from swarmpy.model.objects import (
 )
 from swarmpy.model.specs import NodeSpec, Platform, Resources
 from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner, TaskState
+from swarmpy.pki.authority import create_root_ca
+from swarmpy.pki.keys import KEY_BYTES, SERIAL_BYTES
 from swarmpy.runtime import Env
 
 FIRST = NodeId("n1aaaaaaaaaaaaaaaaaaaaaaa")
 WORKER_TOKEN = "SWMTKN-1-" + "1" * 50 + "-" + "w" * 25
 MANAGER_TOKEN = "SWMTKN-1-" + "1" * 50 + "-" + "m" * 25
 AT = Timestamp(1_700_000_000_123_456_789)
+
+
+@cache
+def _root() -> RootCA:
+    secrets = (b"w" * 16, b"m" * 16)
+    return create_root_ca(AT, key=b"k" * KEY_BYTES, serial=b"s" * SERIAL_BYTES, secrets=secrets)
 
 
 class FakeCluster:
@@ -74,11 +84,11 @@ class FakeCluster:
         await asyncio.sleep(0)
         if self.is_lost_after_commit:
             self.is_lost_after_commit = False
-            self.store.apply_batch(batch)
+            self.store.apply(codec.encode(batch), 1)
             raise OutcomeUnknown("the connection broke", delay_s=0.001)
         if self.fail_next:
             raise self.fail_next.pop(0)
-        return self.store.apply_batch(batch)
+        return self.store.apply(codec.encode(batch), 1)
 
     async def read_barrier(self) -> None:
         if self.barrier_error is not None:
@@ -206,13 +216,11 @@ class FakeNode:
         return self.access if self.state.is_manager else None
 
     def become_manager(self) -> FakeCluster:
-        self.state = LocalNode(
-            state=LocalState.ACTIVE, node_id=FIRST, node_addr="10.0.0.1", is_manager=True
-        )
+        self.state = LocalNode(state=LocalState.ACTIVE, node_id=FIRST, node_addr="10.0.0.1", is_manager=True)
         tokens = JoinTokens(worker=WORKER_TOKEN, manager=MANAGER_TOKEN)
         cluster = Cluster(
             id=ClusterId("clusteraaaaaaaaaaaaaaaaaa"),
-            root_ca=RootCA(ca_cert=b"-----BEGIN CERTIFICATE-----\n", join_tokens=tokens),
+            root_ca=replace(_root(), join_tokens=tokens),
             default_address_pool=("10.0.0.0/8",),
             subnet_size=24,
             data_path_port=4789,
@@ -249,7 +257,9 @@ class FakeNode:
         if not data.startswith(b"name="):
             raise InvalidArgument("The file is no image: neither an OCI layout nor a tar that docker saved.")
         name = data.removeprefix(b"name=").decode().strip()
-        self.stored.append(Image(id="sha256:" + "ab" * 32, names=(name,), created_at=AT, size_bytes=len(data)))
+        self.stored.append(
+            Image(id="sha256:" + "ab" * 32, names=(name,), created_at=AT, size_bytes=len(data))
+        )
         return (name,)
 
     async def remove_image(self, name: str) -> Image:
