@@ -97,7 +97,7 @@ class Dispatcher:
         self._is_over = True
         self._is_open.set()
         for session in list(self._sessions.values()):
-            session.close(pb.ManagerMessage(redirect=pb.Redirect()))
+            session.close("this manager leads no longer", last=pb.ManagerMessage(redirect=pb.Redirect()))
 
     def session_of(self, node_id: NodeId) -> Session | None:
         return self._sessions.get(node_id)
@@ -119,8 +119,8 @@ class Dispatcher:
             return
         session = Session(node_id, SessionId(make_id(self._env.entropy.token_bytes(ID_BYTES))))
         host = hello.advertise_addr.rpartition(":")[0] or hello.advertise_addr or peer_host
+        session.notify(self._welcome(session))  # first: from its registration on, others notify it too
         await self._register(session, host, codec.from_pb(NodeDescription, hello.description))
-        session.notify(self._welcome(session))
         session.notify(self._managers())
         session.notify(self._node_notice(node_id))
         log.info("session_started", node_id=node_id, session_id=session.session_id, addr=host)
@@ -133,8 +133,11 @@ class Dispatcher:
         finally:
             for half in halves:
                 half.cancel()
-            await asyncio.gather(*halves, return_exceptions=True)
+            results = await asyncio.gather(*halves, return_exceptions=True)
             await self._unregister(session)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
 
     async def _first_message(self, messages: AsyncIterator[pb.AgentMessage]) -> pb.Hello:
         async with asyncio.timeout(RPC_TIMEOUT_S):
@@ -151,17 +154,17 @@ class Dispatcher:
         predecessor = self._sessions.get(session.node_id)
         self._sessions[session.node_id] = session
         if predecessor is not None:
-            predecessor.close()
+            predecessor.close("a newer session of the node took over")
         await self._report_node(session, NodeState.READY, addr=host, description=description)
 
     async def _unregister(self, session: Session) -> None:
-        session.close()
+        session.close("the stream broke")
         if self._sessions.get(session.node_id) is not session:
             return  # a newer session of the same node took over
         if self._is_over:
             return  # the next leader finds out for itself who is alive
         del self._sessions[session.node_id]
-        message = RESTARTING_MESSAGE if session.is_leaving else "session ended"
+        message = RESTARTING_MESSAGE if session.is_leaving else session.end_reason
         log.info("session_ended", node_id=session.node_id, session_id=session.session_id, reason=message)
         node = self._store.node(session.node_id)
         if node is not None:
@@ -215,19 +218,18 @@ class Dispatcher:
             await session.wait()
 
     async def _read(self, session: Session, messages: AsyncIterator[pb.AgentMessage]) -> None:
-        """Take what the agent says; its silence, its end and its errors all end the session."""
+        """Take what the agent says, until it falls silent or ends the stream."""
         try:
             while True:
                 period = heartbeat_period(self._store.cluster())
                 async with asyncio.timeout(period / SECOND_NS * HEARTBEAT_MISSES_MAX):
                     message = await anext(messages, None)
                 if message is None:
+                    session.close("the agent ended the stream")
                     return
                 await self._take(session, message)
         except TimeoutError:
-            log.warning("heartbeats_missed", node_id=session.node_id, session_id=session.session_id)
-        finally:
-            session.close()
+            session.close("heartbeats were missed")
 
     async def _take(self, session: Session, message: pb.AgentMessage) -> None:
         match message.WhichOneof("message"):
@@ -310,7 +312,7 @@ class Dispatcher:
         if after is None:
             assert before is not None
             if before.id in self._sessions:
-                self._sessions[before.id].close()  # the node was removed
+                self._sessions[before.id].close("the node was removed")
         elif after.id in self._sessions and (
             before is None or (before.spec, before.role) != (after.spec, after.role)
         ):

@@ -29,6 +29,7 @@ class Session:
         self.session_id = session_id
         self.is_leaving = False
         """The agent said goodbye: its absence is planned."""
+        self.end_reason = ""
         self._assignments = NodeAssignments(node_id)
         self._is_complete_due = True
         self._tasks: dict[TaskId, None] = {}
@@ -42,10 +43,11 @@ class Session:
     def is_closed(self) -> bool:
         return self._is_closed
 
-    def close(self, last: pb.ManagerMessage | None = None) -> None:
-        """End the session after ``last``; what else was to be told is dropped."""
+    def close(self, reason: str, *, last: pb.ManagerMessage | None = None) -> None:
+        """End the session after ``last``; what else was to be told is dropped. The first reason counts."""
         if last is not None:
             self._notices.append(last)
+        self.end_reason = self.end_reason or reason
         self._is_closed = True
         self._wake.set()
 
@@ -65,7 +67,7 @@ class Session:
     def notify(self, message: pb.ManagerMessage) -> None:
         """Send a message that is not derived from assignments. An agent that takes none is cut off."""
         if len(self._notices) >= SESSION_QUEUE_MESSAGES_MAX:
-            self.close()
+            self.close("it takes no messages")
             return
         self._notices.append(message)
         self._wake.set()

@@ -44,8 +44,10 @@ RESTART_STOP_WAIT_S = 60.0
 """How long a replacement waits for the task that it replaces to stop."""
 UPDATE_START_ALLOWANCE_S = 30.0
 """Time to fetch and start that is not counted when a failure is attributed to an update."""
-UNKNOWN_GRACE_S = 10.0
+UNKNOWN_GRACE_S = 3.0
 """After a leader change, for an agent to open its session with the new leader."""
+UNKNOWN_GRACE_PER_NODE_S = 0.005
+"""Added for every node of the cluster: each handshake costs the leader some milliseconds."""
 NODE_ORPHAN_S = 24 * 3600.0
 """Tasks of a node that is down this long are given up."""
 NODE_FAILURES_MAX = 5

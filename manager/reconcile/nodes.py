@@ -25,6 +25,7 @@ from swarmpy.limits import (
     DISCONNECT_GRACE_S,
     NODE_ORPHAN_S,
     RESTART_GRACE_S,
+    UNKNOWN_GRACE_PER_NODE_S,
     UNKNOWN_GRACE_S,
 )
 from swarmpy.model.changes import Group, NodeReport, Report
@@ -41,6 +42,7 @@ ORPHANED_MESSAGE: Final = "node is down for too long, or was removed: nobody can
 _DISCONNECT_GRACE_NS: Final = int(DISCONNECT_GRACE_S * SECOND_NS)
 _RESTART_GRACE_NS: Final = int(RESTART_GRACE_S * SECOND_NS)
 _UNKNOWN_GRACE_NS: Final = int(UNKNOWN_GRACE_S * SECOND_NS)
+_UNKNOWN_GRACE_PER_NODE_NS: Final = int(UNKNOWN_GRACE_PER_NODE_S * SECOND_NS)
 _ORPHAN_NS: Final = int(NODE_ORPHAN_S * SECOND_NS)
 
 
@@ -71,7 +73,7 @@ class NodeHealth:
             if now >= gives_up_at:
                 return _orphan(view, node.id, now)
             return Plan(wake_at=Timestamp(gives_up_at)) if _live_tasks(view, node.id) else NOTHING
-        grace = _grace(node)
+        grace = _grace(node, cluster_size=len(view.nodes()))
         if grace is None:
             return NOTHING
         down_at = _since(node) + grace
@@ -82,14 +84,14 @@ def _since(node: Node) -> int:
     return node.status.since or node.created_at
 
 
-def _grace(node: Node) -> int | None:
+def _grace(node: Node, *, cluster_size: int) -> int | None:
     """How long the node may stay in its state; None: as long as it likes."""
     match node.status.state:
         case NodeState.DISCONNECTED:
             is_restart = node.status.message == RESTARTING_MESSAGE
             return _RESTART_GRACE_NS if is_restart else _DISCONNECT_GRACE_NS
         case NodeState.UNKNOWN | NodeState.UNSPECIFIED:
-            return _UNKNOWN_GRACE_NS
+            return _UNKNOWN_GRACE_NS + cluster_size * _UNKNOWN_GRACE_PER_NODE_NS
         case _:
             return None
 

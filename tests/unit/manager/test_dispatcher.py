@@ -15,7 +15,7 @@ from manager.reconcile.nodes import RESTARTING_MESSAGE
 from manager.store.store import Store
 from swarmpy import codec
 from swarmpy.errors import PermissionDenied
-from swarmpy.model.changes import Create, Delete, NodeReport, Order, Update
+from swarmpy.model.changes import Applied, Batch, Create, Delete, NodeReport, Order, Update
 from swarmpy.model.ids import Duration, NodeId, RaftId, RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import Cluster, Kind, ManagerStatus, NodeDescription, Task, TaskStatus
 from swarmpy.model.specs import ClusterSpec, DispatcherConfig
@@ -136,6 +136,32 @@ async def test_a_session_starts_with_a_welcome_and_a_complete_set() -> None:
 
         apply(store, Order(task_id=TaskId("t2"), desired_state=TaskState.SHUTDOWN), owner=Owner.ORCHESTRATOR)
         await until(lambda: len(agent.of_kind("assignments")) == 3)
+
+
+async def test_the_welcome_comes_first_even_if_the_node_changes_while_it_registers() -> None:
+    store = store_with()
+    log, proposer = memory_proposer(store)
+    await log.start()
+
+    class Meddling(type(proposer)):  # type: ignore[misc]
+        """Changes the node while its session's registration is being committed."""
+
+        async def propose(self, batch: Batch) -> Applied:
+            node = store.node(NODE)
+            assert node is not None
+            apply(store, Update(object=replace(node, role=NodeRole.MANAGER)))
+            await asyncio.sleep(0.01)
+            applied: Applied = await super().propose(batch)
+            return applied
+
+    dispatcher = Dispatcher(store, Meddling(log), seeded_env(), epoch=1)
+    running = asyncio.create_task(dispatcher.run())
+    agent = ScriptedAgent(dispatcher)
+    agent.hello()
+    await until(lambda: bool(agent.of_kind("assignments")))
+    assert agent.told[0].WhichOneof("message") == "welcome"
+    running.cancel()
+    await asyncio.wait([running])
 
 
 async def test_a_session_that_does_not_start_with_hello_is_refused() -> None:
