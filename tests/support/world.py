@@ -40,6 +40,7 @@ from swarmpy.model.states import NodeAvailability, NodeState, Owner, TaskState
 START = Timestamp(1_700_000_000 * SECOND_NS)
 GIB = 1 << 30
 ROUNDS_MAX = 500
+STEPS_MAX = 2_000
 
 
 def seconds(amount: float) -> int:
@@ -176,6 +177,15 @@ class World:
 
     # --- the control loop
 
+    def successor(self) -> World:
+        """A new leader over the same store: it remembers nothing, and every key is dirty."""
+        world = World()
+        world.tables, world.now, world._ids = self.tables, self.now, self._ids
+        for index, reconciler in enumerate(world.reconcilers):
+            for key in reconciler.keys(world.tables):
+                world._dirty[(index, key)] = None
+        return world
+
     def _mark(self, old: object | None, new: object | None) -> None:
         for index, reconciler in enumerate(self.reconcilers):
             for key in reconciler.dirty(self.tables, old, new):
@@ -241,13 +251,15 @@ class World:
     def live(self, seconds_: float = 0.0, *, may_run: Callable[[Task], bool] = lambda task: True) -> None:
         """Let managers and agents work until all is still, and on for ``seconds_``, from event to event."""
         until = self.now + seconds(seconds_)
-        while True:
+        for _ in range(STEPS_MAX):
             self.settle()
             if self.run_agents(may_run=may_run):
                 continue
             if not self._wakes or self._wakes[0][0] > until:
                 break
             self.now = Timestamp(max(self.now, self._wakes[0][0]))
+        else:
+            raise AssertionError(f"not still after {STEPS_MAX} steps")
         self.now = Timestamp(max(self.now, until))
 
     def next_wake(self) -> int | None:

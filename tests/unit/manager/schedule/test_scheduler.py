@@ -340,7 +340,7 @@ def test_an_emptied_node_gets_all_of_one_service_and_one_of_the_other() -> None:
             board.world.delete(Kind.TASK, task.id)
     placed = board.place([*board.wanted("a", 4), *board.wanted("b", 2)])
     assert [task.node_id for task in placed if task.service_id == "a"] == ["n1"] * 4
-    assert [task.node_id for task in placed if task.service_id == "b"].count("n1") == 1
+    assert [str(task.node_id) for task in placed if task.service_id == "b"].count("n1") == 1
 
 
 def test_ties_go_to_free_resources_then_to_the_smallest_id() -> None:
@@ -363,7 +363,7 @@ def test_tasks_told_to_stop_or_ended_are_not_active() -> None:
 
 def fail_there(board: Board, service: str, tries: int, **fields: Any) -> list[str]:
     """Place one task after the other, each of which fails at once."""
-    nodes = []
+    nodes: list[str] = []
     for _ in range(tries):
         (task,) = board.place(board.wanted(service, 1, **fields))
         nodes.append(task.node_id)
