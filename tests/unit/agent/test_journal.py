@@ -1,0 +1,109 @@
+"""The journal keeps what it was given, whole rounds only, and survives damage and a full disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from agent_rig import make_revision, make_task
+
+from agent.events import DropRevision, DropTask, Record, SaveRevision, SaveStatus, SaveTask, StoredTask
+from agent.journal import Content, Journal
+from swarmpy.errors import Corrupt, Unavailable
+from swarmpy.model.objects import TaskStatus
+from swarmpy.model.states import TaskState
+
+WEB = make_revision()
+TASK = make_task(1, WEB)
+STATUS = TaskStatus(state=TaskState.RUNNING, report=3, message="started")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent" / "agent.db"
+
+
+def test_keeps_what_it_was_given(path: Path) -> None:
+    journal = Journal(path)
+    assert journal.load() == Content()
+    journal.commit([SaveRevision(WEB), SaveTask(TASK, False, 15), SaveStatus(TASK.id, STATUS)])
+    journal.commit([SaveTask(TASK, True, 9)])
+    journal.save_managers(["m2:2377", "m1:2377"])
+    # Without closing: as after kill -9.
+    assert Journal(path).load() == Content(
+        tasks=(StoredTask(task=TASK, status=STATUS, is_released=True, stop_signal=9),),
+        revisions=(WEB,),
+        managers=("m2:2377", "m1:2377"),
+    )
+    journal.commit([DropTask(TASK.id), DropRevision(WEB.id)])
+    assert Journal(path).load() == Content(managers=("m2:2377", "m1:2377"))
+
+
+def test_a_round_is_kept_whole_or_not_at_all(path: Path) -> None:
+    journal = Journal(path)
+    broken: list[Record] = [SaveRevision(WEB), SaveTask(TASK, False, "x" * 3)]  # type: ignore[arg-type]
+    broken.append(None)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):
+        journal.commit(broken)
+    assert journal.load() == Content()
+    journal.commit([SaveRevision(WEB)])
+    assert journal.load().revisions == (WEB,)
+
+
+def test_a_damaged_file_is_put_aside(path: Path) -> None:
+    journal = Journal(path)
+    journal.commit([SaveTask(TASK, False, 15)])
+    journal.close()
+    path.write_bytes(b"not a database at all" * 1000)
+    again = Journal(path)
+    assert again.load() == Content()
+    again.commit([SaveTask(TASK, False, 15)])
+    assert path.with_suffix(".damaged").exists()
+
+
+def test_a_damaged_record_is_put_aside(path: Path) -> None:
+    journal = Journal(path)
+    journal.commit([SaveTask(TASK, False, 15)])
+    journal.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE task SET task = x'ffffffff'")
+    connection.close()
+    again = Journal(path)
+    assert again.load() == Content()
+    assert path.with_suffix(".damaged").exists()
+
+
+def test_a_newer_file_is_not_touched(path: Path) -> None:
+    Journal(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version=99")
+    connection.close()
+    with pytest.raises(Corrupt, match="newer version"):
+        Journal(path)
+
+
+def test_a_full_disk_is_passing_trouble(path: Path) -> None:
+    journal = Journal(path)
+    journal._connection.execute("PRAGMA max_page_count=8")
+    records = [SaveTask(make_task(number, WEB), False, 15) for number in range(1, 2000)]
+    with pytest.raises(Unavailable, match="cannot be written"):
+        journal.commit(records)
+    count = len(journal.load().tasks)
+    journal._connection.execute("PRAGMA max_page_count=100000")
+    journal.commit([SaveTask(make_task(5000, WEB), False, 15)])
+    assert len(journal.load().tasks) == count + 1
+
+
+def test_checkpoints_fold_the_file_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.journal.JOURNAL_CHECKPOINT_COMMITS", 10)
+    journal = Journal(path)
+    due = 0
+    for number in range(1, 26):
+        journal.commit([SaveTask(make_task(number, WEB), False, 15)])
+        if journal.claim_checkpoint():
+            journal.checkpoint()
+            due += 1
+    assert due == 2
+    assert path.stat().st_size > 4096
+    assert len(Journal(path).load().tasks) == 25
