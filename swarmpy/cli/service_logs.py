@@ -118,7 +118,7 @@ class _Labels:
         if not self._options.on("no-task-ids"):
             name += f".{shown}"
         host = (self._get(f"/nodes/{node_id}").get("Description") or {}).get("Hostname") or node_id
-        return f"{name}@{host}" + " " * (4 + max(0, self._width - len(slot)))
+        return f"{name}@{host}" + " " * (3 + max(0, self._width - len(slot)))
 
     def _get(self, path: str) -> Json:
         try:

@@ -1,13 +1,15 @@
 """A daemon of one's own for the API: the real store, no raft, no agent.
 
-``python -m tests.support.api_node SOCKET`` serves one in the foreground, for clients that are processes.
+``python tests/support/api_node.py SOCKET`` serves one in the foreground, for clients that are processes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -268,6 +270,23 @@ class FakeNode:
                 self.stored.remove(image)
                 return image
         raise NotFound(f"No such image: {name}")
+
+
+@contextmanager
+def serving(node: FakeNode, socket: Path) -> Iterator[None]:
+    """Serve the node's API from a thread, for clients that block."""
+    loop = asyncio.new_event_loop()
+    server = ApiServer(node, Env())
+    thread = threading.Thread(target=loop.run_forever, name="api")
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(server.start(socket), loop).result(10)
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
 
 
 async def main() -> None:

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from api_http import Http
+from api_node import FakeCluster, FakeNode
 
 from manager.api.server import ApiServer
 from swarmpy.runtime import Env
-from tests.support.api_http import Http
-from tests.support.api_node import FakeCluster, FakeNode
 
 
 @pytest.fixture

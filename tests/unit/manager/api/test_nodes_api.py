@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from api_http import Http
+from api_node import FIRST, MANAGER_TOKEN, WORKER_TOKEN, FakeCluster, FakeNode
 from msgspec.structs import replace
 
 from manager.api.control import LocalNode, LocalState
@@ -13,8 +15,6 @@ from manager.raft.proposer import Member, RaftStatus
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import NodeRole, NodeState
-from tests.support.api_http import Http
-from tests.support.api_node import FIRST, MANAGER_TOKEN, WORKER_TOKEN, FakeCluster, FakeNode
 
 SECOND = NodeId("n2bbbbbbbbbbbbbbbbbbbbbbb")
 THIRD = NodeId("n3ccccccccccccccccccccccc")

@@ -8,14 +8,14 @@ import stat
 from pathlib import Path
 
 import pytest
+from api_http import Http, spec
+from api_node import FakeCluster, FakeNode
 
 from manager.api.control import LocalNode, LocalState
 from manager.api.server import ApiServer, check_version
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NoLeader
 from swarmpy.limits import API_BODY_BYTES_MAX
 from swarmpy.runtime import Env
-from tests.support.api_http import Http, spec
-from tests.support.api_node import FakeCluster, FakeNode
 
 
 @pytest.mark.parametrize("path", ["/_ping", "/v1.24/_ping", "/v1.47/_ping"])

@@ -6,13 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from api_http import Http, spec
+from api_node import FIRST, FakeCluster
 
 from swarmpy.errors import NoLeader, Unavailable
 from swarmpy.limits import REPLICAS_MAX
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.states import TaskState
-from tests.support.api_http import Http, spec
-from tests.support.api_node import FIRST, FakeCluster
 
 
 async def created(http: Http, body: dict[str, Any]) -> str:

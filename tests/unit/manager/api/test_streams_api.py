@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 import pytest
+from api_http import Http, spec
+from api_node import FIRST, FakeCluster, FakeNode
 
 from manager.api.control import LogLine
 from manager.api.logs import MULTIPLEXED, RAW
@@ -18,8 +20,6 @@ from swarmpy.model.ids import NetworkId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Network
 from swarmpy.model.specs import NetworkSpec
 from swarmpy.model.states import TaskState
-from tests.support.api_http import Http, spec
-from tests.support.api_node import FIRST, FakeCluster, FakeNode
 
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:

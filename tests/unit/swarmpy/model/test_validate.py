@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmpy.errors import InvalidArgument, Rejected
+from swarmpy.errors import InvalidArgument
 from swarmpy.limits import REPLICAS_MAX
 from swarmpy.model import validate
 from swarmpy.model.specs import (
@@ -78,13 +78,10 @@ def test_bad_images(image: str) -> None:
 )
 def test_hostile_texts_take_no_time(text: str) -> None:
     begin = time.perf_counter()
-    for check in (
-        lambda: validate.check_name(text[:63]),
-        lambda: validate.check_service(service(ContainerSpec(image=text))),
-    ):
+    for spec in (service(name=text[:63]), service(ContainerSpec(image=text))):
         try:
-            check()
-        except Rejected:
+            validate.check_service(spec)
+        except InvalidArgument:
             pass
     assert time.perf_counter() - begin < 1
 
