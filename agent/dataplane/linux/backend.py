@@ -32,11 +32,12 @@ from agent.dataplane.linux.netlink import Netlink
 from agent.dataplane.linux.nftables import Nftables, NftError
 from agent.dataplane.linux.ports import PortReservations
 from agent.executor.base import Sandbox
-from swarmpy.errors import SwarmError, TaskRejected, Unavailable
+from swarmpy.errors import InvalidArgument, SwarmError, TaskRejected, Unavailable
 from swarmpy.model.ids import TaskId
 
 T = TypeVar("T")
 
+_LOOPBACK_INDEX = 1
 _GONE = frozenset({errno.ENODEV})
 _THERE = frozenset({errno.EEXIST})
 _RESOLVER_FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
@@ -61,15 +62,18 @@ class LinuxBackend:
     def __init__(self, *, run_dir: Path = Path("/run/swarmpy"), subnet: str = "") -> None:
         self._netns_dir = run_dir / "netns"
         self._records_dir = run_dir / "network"
-        self._wanted_subnet = subnet
+        try:
+            self._wanted_subnet = str(IPv4Network(subnet)) if subnet else ""
+        except ValueError as error:
+            raise InvalidArgument(f'"{subnet}" is no subnet for the node\'s tasks: {error}') from None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="dataplane")
         self._records: dict[TaskId, EndpointRecord] = {}
         self._reserved = PortReservations()
-        self._netlink: Netlink | None = None
+        self._ports: Netlink | None = None
+        """A socket in the bridge's namespace, where the host's ends of all legs are."""
         self._nft: Nftables | None = None
         self._subnet = IPv4Network("0.0.0.0/0")
         self._addresses = plan.AddressPool(self._subnet)
-        self._bridge_index = 0
         self._doomed: deque[TaskId] = deque()
         self._doomed_failed: set[TaskId] = set()
 
@@ -95,32 +99,42 @@ class LinuxBackend:
         await self._run(self._destroy)
 
     def _start_up(self) -> None:
-        if self._netlink is None:
+        if self._nft is None:
             self._nft = Nftables()
-            self._netlink = Netlink()
         self._records_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         namespaces.prepare_folder(self._netns_dir)
-        self._make_bridge(self._netlink)
+        self._let_go_of_ports()
+        with Netlink() as node:
+            try:
+                self._ports = self._make_gateway(node)
+            except OSError as error:
+                raise Unavailable(f"cannot make the node's gateway for tasks: {error}") from None
         self._read_records()
-        self._collect_leftovers(self._netlink)
+        self._collect_leftovers(self._ports)
         self._load_rules()
         for task_id, record in sorted(self._records.items()):
             self._reserved.take_back(task_id, record.endpoint.host_ports)
 
     def _let_go(self) -> None:
         self._reserved.close()
-        if self._netlink is not None:
-            self._netlink.close()
-            self._netlink = None
+        self._let_go_of_ports()
         if self._nft is not None:
             self._nft.close()
             self._nft = None
+
+    def _let_go_of_ports(self) -> None:
+        if self._ports is not None:
+            self._ports.close()
+            self._ports = None
 
     def _destroy(self) -> None:
         """Everything with our names, whether recorded or not."""
         self._start_up()
         self._detach(list(self._records))
-        self._links().do(netlink.delete_link(plan.BRIDGE), accept=_GONE)
+        with Netlink() as node:
+            node.do(netlink.delete_link(plan.GATEWAY_LINK), accept=_GONE)
+        self._let_go_of_ports()
+        namespaces.remove(self._netns_dir / plan.GATEWAY_NETNS)
         self._rules(f"add table ip {plan.TABLE}\ndelete table ip {plan.TABLE}\n")
         namespaces.remove_folder(self._netns_dir)
         shutil.rmtree(self._records_dir, ignore_errors=True)
@@ -169,7 +183,7 @@ class LinuxBackend:
                 self._write_record(EndpointRecord(endpoint=endpoint, address=former.address))
             return self._sandbox(self._records[task_id])
         if former is not None:
-            self._take_down([former])
+            self._unplug([former])
             self._reserved.release(task_id)
         self._reserved.reserve(task_id, endpoint.host_ports)
         try:
@@ -186,26 +200,29 @@ class LinuxBackend:
         return self._sandbox(record)
 
     def _build(self, record: EndpointRecord) -> None:
-        """Namespace, pair, address, ports. Whatever stands in the way is a leftover of the same task."""
+        """Namespace, pair, address, ports. A namespace that stands is kept: a task may be running in it."""
         task_id = record.endpoint.task_id
         path, name = self._netns_dir / task_id, plan.port_name(task_id)
-        namespaces.remove(path)
-        with namespaces.make(path) as inside:
+        if not namespaces.is_live(path):
+            path.unlink(missing_ok=True)
+        with namespaces.enter(path) if namespaces.is_live(path) else namespaces.make(path) as inside:
             with open(path, "rb") as netns:
-                peer = netlink.Peer(
-                    plan.TASK_LINK, plan.TASK_LINK_INDEX, plan.endpoint_mac(record.ip), netns.fileno()
-                )
-                pair = netlink.add_veth(name, master=self._bridge_index, peer=peer, group=plan.PORT_GROUP)
+                mac = plan.endpoint_mac(record.ip)
+                peer = netlink.Peer(plan.TASK_LINK, mac, netns.fileno())
+                pair = netlink.add_veth(name, master=plan.BRIDGE_INDEX, peer=peer)
                 outside = self._links()
                 if outside.batch([pair])[0] == errno.EEXIST:
+                    inside.do(netlink.delete_link(plan.TASK_LINK), accept=_GONE)
                     outside.do(netlink.delete_link(name), pair, accept=_GONE)
                 elif outside.link(name) is None:
                     outside.do(pair)  # again, for its error
+            leg = inside.link(plan.TASK_LINK)
+            assert leg is not None, "the pair was made a moment ago"
             inside.do(
-                netlink.set_up(1),
-                netlink.add_address(plan.TASK_LINK_INDEX, IPv4Interface(record.address)),
-                netlink.set_up(plan.TASK_LINK_INDEX),
-                netlink.add_default_route(plan.TASK_LINK_INDEX, plan.gateway_of(self._subnet).ip),
+                netlink.set_up(_LOOPBACK_INDEX),
+                netlink.add_address(leg.index, IPv4Interface(record.address)),
+                netlink.set_up(leg.index),
+                netlink.add_default_route(leg.index, plan.gateway_of(self._subnet).ip),
             )
             outside.do(netlink.tune_port(name), netlink.set_up_by_name(name))
         ports = [port for port in record.endpoint.host_ports if plan.is_port_forwardable(port)]
@@ -214,16 +231,17 @@ class LinuxBackend:
 
     def _detach(self, task_ids: Iterable[TaskId]) -> None:
         records = [self._records[task_id] for task_id in dict.fromkeys(task_ids) if task_id in self._records]
-        self._take_down(records)
+        self._unplug(records)
         for record in records:
             task_id = record.endpoint.task_id
+            namespaces.remove(self._netns_dir / task_id)
             self._reserved.release(task_id)
             shutil.rmtree(self._records_dir / task_id, ignore_errors=True)
             self._addresses.release(record.ip)
             del self._records[task_id]
 
-    def _take_down(self, records: Sequence[EndpointRecord]) -> None:
-        """The kernel's part of endpoints; parts that are not there are fine."""
+    def _unplug(self, records: Sequence[EndpointRecord]) -> None:
+        """Ports and legs; those that are not there are fine. Namespaces stay."""
         for port in (port for record in records for port in record.endpoint.host_ports):
             with contextlib.suppress(NftError):  # it had not come so far
                 self._nft_context().run(plan.delete_port(port))
@@ -231,8 +249,6 @@ class LinuxBackend:
         marks = [netlink.mark_group(name, plan.DOOMED_GROUP) for name in names]
         try:
             self._links().do(*marks, netlink.delete_group(plan.DOOMED_GROUP), accept=_GONE)
-            for record in records:
-                namespaces.remove(self._netns_dir / record.endpoint.task_id)
         except OSError as error:
             raise Unavailable(f"cannot take down networks of tasks: {error}") from None
 
@@ -243,7 +259,7 @@ class LinuxBackend:
         return (
             link is not None
             and link.is_up
-            and link.master == self._bridge_index
+            and link.master == plan.BRIDGE_INDEX
             and namespaces.is_live(self._netns_dir / task_id)
         )
 
@@ -291,7 +307,7 @@ class LinuxBackend:
 
     def _collect_leftovers(self, links: Netlink) -> None:
         for path in list(self._netns_dir.iterdir()):
-            if path.name not in self._records:
+            if path.name not in self._records and path.name != plan.GATEWAY_NETNS:
                 namespaces.remove(path)
         known = {plan.port_name(task_id) for task_id in self._records}
         stray = [
@@ -303,29 +319,49 @@ class LinuxBackend:
 
     # --- the node-wide parts
 
-    def _make_bridge(self, links: Netlink) -> None:
-        """The bridge with the gateway's address. One that stands keeps its subnet: tasks are using it."""
-        bridge = links.link(plan.BRIDGE)
-        present = links.addresses()
-        own = [address for index, address in present if bridge is not None and index == bridge.index]
-        if own and not (self._wanted_subnet and own[0].network != IPv4Network(self._wanted_subnet)):
-            self._subnet = own[0].network
+    def _make_gateway(self, node: Netlink) -> Netlink:
+        """The bridge's namespace, the bridge, and the cable to the node. A socket in that namespace.
+
+        A gateway that stands keeps its subnet: tasks are using it.
+        """
+        path = self._netns_dir / plan.GATEWAY_NETNS
+        gateway = self._choose_gateway(node)
+        self._subnet = gateway.network
+        if namespaces.is_live(path) and node.link(plan.GATEWAY_LINK) is not None:
+            ports = namespaces.enter(path)
         else:
-            taken = [address.network for _, address in present] + [network for _, network in links.routes()]
-            self._subnet = plan.choose_subnet(self._wanted_subnet, taken)
-        gateway = plan.gateway_of(self._subnet)
-        links.do(netlink.add_bridge(plan.BRIDGE, plan.endpoint_mac(gateway.ip)), accept=_THERE)
-        bridge = links.link(plan.BRIDGE)
-        if bridge is None or bridge.kind != "bridge":
-            raise Unavailable(f'the link "{plan.BRIDGE}" on this node is no bridge; remove or rename it')
-        self._bridge_index = bridge.index
-        links.do(
-            netlink.no_link_local(plan.BRIDGE),
-            netlink.add_address(bridge.index, gateway),
-            netlink.set_up(bridge.index),
+            # whatever a crash left of it: made anew, and the tasks' legs with it
+            node.do(netlink.delete_link(plan.GATEWAY_LINK), accept=_GONE)
+            namespaces.remove(path)
+            ports = namespaces.make(path)
+        mac = plan.endpoint_mac(gateway.ip)
+        bridge = netlink.add_bridge(plan.BRIDGE, number=plan.BRIDGE_INDEX)
+        ports.do(bridge, netlink.set_up(plan.BRIDGE_INDEX), accept=_THERE)
+        with open(path, "rb") as netns:
+            peer = netlink.Peer(plan.UPLINK, "", netns.fileno())
+            node.do(netlink.add_veth(plan.GATEWAY_LINK, peer=peer, mac=mac), accept=_THERE)
+        ports.do(netlink.set_master(plan.UPLINK, plan.BRIDGE_INDEX), netlink.set_up_by_name(plan.UPLINK))
+        link = node.link(plan.GATEWAY_LINK)
+        assert link is not None, "the link was made a moment ago"
+        node.do(
+            netlink.no_link_local(plan.GATEWAY_LINK),
+            netlink.add_address(link.index, gateway),
+            netlink.set_up(link.index),
         )
         _set("net/ipv4/ip_forward", "1")
-        _set(f"net/ipv4/conf/{plan.BRIDGE}/route_localnet", "1")
+        _set(f"net/ipv4/conf/{plan.GATEWAY_LINK}/route_localnet", "1")
+        return ports
+
+    def _choose_gateway(self, node: Netlink) -> IPv4Interface:
+        link = node.link(plan.GATEWAY_LINK)
+        present = node.addresses()
+        own = [address for index, address in present if link is not None and index == link.index]
+        if own and self._wanted_subnet in ("", str(own[0].network)):
+            return own[0]
+        taken = [address.network for _, address in present] + [network for _, network in node.routes()]
+        if link is not None:
+            node.do(netlink.delete_link(plan.GATEWAY_LINK), accept=_GONE)
+        return plan.gateway_of(plan.choose_subnet(self._wanted_subnet, taken))
 
     def _load_rules(self) -> None:
         ports = [
@@ -339,8 +375,8 @@ class LinuxBackend:
     # --- small things
 
     def _links(self) -> Netlink:
-        assert self._netlink is not None, "the backend was not started"
-        return self._netlink
+        assert self._ports is not None, "the backend was not started"
+        return self._ports
 
     def _nft_context(self) -> Nftables:
         assert self._nft is not None, "the backend was not started"

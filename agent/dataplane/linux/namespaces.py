@@ -15,6 +15,12 @@ from agent.dataplane.linux.netlink import Netlink
 from agent.executor.native.shim import kernel
 
 _OWN = "/proc/thread-self/ns/net"
+_SETTINGS = (
+    ("ipv6/conf/default/disable_ipv6", b"1"),
+    ("bridge/bridge-nf-call-iptables", b"0"),
+    ("bridge/bridge-nf-call-ip6tables", b"0"),
+    ("bridge/bridge-nf-call-arptables", b"0"),
+)
 
 
 @contextmanager
@@ -36,7 +42,7 @@ def make(path: Path) -> Netlink:
     path.touch(mode=0o444)
     with _returning():
         kernel.unshare(kernel.CLONE_NEWNET)
-        _disable_ipv6()
+        _settle()
         netlink = Netlink()
         try:
             kernel.mount(_OWN, str(path), flags=kernel.MS_BIND)
@@ -44,6 +50,13 @@ def make(path: Path) -> Netlink:
             netlink.close()
             raise
     return netlink
+
+
+def enter(path: Path) -> Netlink:
+    """A socket in the namespace at ``path``."""
+    with open(path, "rb") as netns, _returning():
+        kernel.setns(netns.fileno(), kernel.CLONE_NEWNET)
+        return Netlink()
 
 
 @contextmanager
@@ -90,9 +103,12 @@ def _is_mount_point(folder: Path) -> bool:
     return any(line.split(" ", 5)[4] == wanted for line in lines)
 
 
-def _disable_ipv6() -> None:
-    """/proc/sys/net is the calling thread's namespace's."""
-    try:
-        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
-    except OSError:
-        return  # a kernel without IPv6
+def _settle() -> None:
+    """IPv6 off, and bridges left alone by the packet filter. /proc/sys/net is the calling thread's."""
+    for name, value in _SETTINGS:
+        try:
+            fd = os.open(f"/proc/sys/net/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:
+            continue  # a kernel without IPv6, or without the filter on bridges
+        os.write(fd, value)
+        os.close(fd)

@@ -88,29 +88,27 @@ def _link_body(index: int = 0, *, is_up: bool | None = None) -> bytes:
 # --- messages
 
 
-def add_bridge(name: str, mac: str) -> Message:
+def add_bridge(name: str, *, number: int = 0) -> Message:
     info = _attribute(_IFLA_INFO_KIND, b"bridge\0")
-    body = _link_body() + _name(name) + _mac(mac) + _attribute(_IFLA_LINKINFO | _NESTED, info)
+    body = _link_body(number) + _name(name) + _attribute(_IFLA_LINKINFO | _NESTED, info)
     return Message(_NEWLINK, _CREATE | _EXCLUSIVE, body)
 
 
 class Peer(NamedTuple):
-    """The far end of a veth: created straight inside the namespace of ``netns_fd``, with a fixed index."""
+    """The far end of a veth: created straight inside the namespace of ``netns_fd``. No ``mac``: any."""
 
     name: str
-    number: int
     mac: str
     netns_fd: int
 
 
-def add_veth(name: str, *, master: int, peer: Peer, group: int) -> Message:
-    """Both ends in one message: there is no moment at which the far end lies about in the host."""
+def add_veth(name: str, *, peer: Peer, master: int = 0, mac: str = "") -> Message:
+    """Both ends in one message: there is no moment at which the far end lies about in the wrong place."""
     far = (
-        _link_body(peer.number)
+        _link_body()
         + _name(peer.name)
-        + _mac(peer.mac)
+        + (_mac(peer.mac) if peer.mac else b"")
         + _u32(_IFLA_NET_NS_FD, peer.netns_fd)
-        + _u32(_IFLA_GROUP, group)
     )
     info = _attribute(_IFLA_INFO_KIND, b"veth\0") + _attribute(
         _IFLA_INFO_DATA | _NESTED, _attribute(_VETH_INFO_PEER | _NESTED, far)
@@ -118,11 +116,15 @@ def add_veth(name: str, *, master: int, peer: Peer, group: int) -> Message:
     body = (
         _link_body()
         + _name(name)
-        + _u32(_IFLA_MASTER, master)
-        + _u32(_IFLA_GROUP, group)
+        + (_u32(_IFLA_MASTER, master) if master else b"")
+        + (_mac(mac) if mac else b"")
         + _attribute(_IFLA_LINKINFO | _NESTED, info)
     )
     return Message(_NEWLINK, _CREATE | _EXCLUSIVE, body)
+
+
+def set_master(name: str, master: int) -> Message:
+    return Message(_SETLINK, 0, _link_body() + _name(name) + _u32(_IFLA_MASTER, master))
 
 
 def tune_port(name: str) -> Message:

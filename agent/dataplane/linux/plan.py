@@ -1,8 +1,11 @@
 """What the node-local network should look like: names, addresses, rules, files. Pure.
 
-One bridge per node (``sw-gw``) with a private subnet; every task has a leg on it, and what leaves the node is
-masqueraded. Tasks do not reach each other over the bridge (its ports are isolated): between tasks there are
-overlay networks and published ports.
+One bridge per node with a private subnet, in a namespace of its own; every task has a leg on it. A cable
+leads from it to the node (``sw-gw``, the tasks' gateway), and what leaves the node is masqueraded. Tasks do
+not reach each other over the bridge (its ports are isolated): between tasks there are overlay networks and
+published ports. The bridge is not in the node's namespace since there the packet filter may be applied to
+bridged frames (br_netfilter, as Docker turns it on), which would forward a published port past the isolation;
+and so the node's list of links does not grow with its tasks.
 """
 
 from __future__ import annotations
@@ -16,14 +19,16 @@ from agent.dataplane.base import Endpoint, HostPort
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId
 
-BRIDGE = "sw-gw"
+GATEWAY_LINK = "sw-gw"
+GATEWAY_NETNS = ".gateway"
+"""The bridge's namespace; no task's id begins with a dot."""
+BRIDGE = "br0"
+BRIDGE_INDEX = 2
+"""Fixed, so that nothing has to be looked up. Loopback is 1."""
+UPLINK = "uplink"
 TABLE = "swarmpy_gw"
 PORT_PREFIX = "swt-"
 TASK_LINK = "eth0"
-TASK_LINK_INDEX = 2
-"""Loopback is 1. Fixed, so that nothing in a task's namespace has to be looked up."""
-PORT_GROUP = 0x5A01
-"""The device group of all our links: an owner's mark that the kernel keeps."""
 DOOMED_GROUP = 0x5A02
 """The group of links that are about to be deleted together."""
 DATA_PORTS = (4789, 4790)
@@ -116,9 +121,9 @@ table ip {TABLE} {{
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat;
-    ip saddr {subnet} oifname != "{BRIDGE}" masquerade
-    ip saddr 127.0.0.0/8 oifname "{BRIDGE}" masquerade
-    iifname "{BRIDGE}" oifname "{BRIDGE}" ct status dnat masquerade
+    ip saddr {subnet} oifname != "{GATEWAY_LINK}" masquerade
+    ip saddr 127.0.0.0/8 oifname "{GATEWAY_LINK}" masquerade
+    iifname "{GATEWAY_LINK}" oifname "{GATEWAY_LINK}" ct status dnat masquerade
   }}
   chain loopback_guard {{
     type filter hook prerouting priority raw;
@@ -126,11 +131,11 @@ table ip {TABLE} {{
   }}
   chain forward_guard {{
     type filter hook forward priority filter;
-    iifname "{BRIDGE}" udp dport {{ {guarded} }} drop
+    iifname "{GATEWAY_LINK}" udp dport {{ {guarded} }} drop
   }}
   chain input_guard {{
     type filter hook input priority filter;
-    iifname "{BRIDGE}" udp dport {{ {guarded} }} drop
+    iifname "{GATEWAY_LINK}" udp dport {{ {guarded} }} drop
   }}
 }}
 {"".join(add_port(address, port) for address, port in ports)}"""

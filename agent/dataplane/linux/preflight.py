@@ -29,15 +29,15 @@ def find_missing() -> tuple[str, ...]:
 def _try_links() -> list[str]:
     with Netlink() as links:
         try:
-            links.do(netlink.add_bridge(plan.BRIDGE, "02:42:00:00:00:01"))
+            links.do(netlink.add_bridge(plan.BRIDGE))
         except OSError as error:
             return [f"The kernel makes no bridges ({error.strerror}); load the module bridge."]
         bridge = links.link(plan.BRIDGE)
         assert bridge is not None
         with open("/proc/thread-self/ns/net", "rb") as netns:
-            peer = netlink.Peer("peer", 0, "02:42:00:00:00:02", netns.fileno())
+            peer = netlink.Peer("peer", "", netns.fileno())
             try:
-                links.do(netlink.add_veth("port", master=bridge.index, peer=peer, group=0))
+                links.do(netlink.add_veth("port", master=bridge.index, peer=peer))
             except OSError as error:
                 return [f"The kernel makes no veth pairs ({error.strerror}); load the module veth."]
     return []
