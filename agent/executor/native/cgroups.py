@@ -96,8 +96,8 @@ class Cgroups:
         """Find what is mounted, make our parent groups. Controllers that cannot be had are left out."""
         layout = find_layout(
             self._parent,
-            mountinfo=Path("/proc/self/mountinfo").read_text(),
-            own=Path("/proc/self/cgroup").read_text(),
+            mountinfo=_read_proc("mountinfo"),
+            own=_read_proc("cgroup"),
         )
         if layout.version == 2:
             usable = _prepare_v2(layout.roots["memory"], is_own=not self._parent.startswith("/"))
@@ -247,6 +247,10 @@ def _limit_files(limits: Limits, *, version: int) -> list[tuple[str, str]]:
     if limits.pids:
         files.append(("pids.max", str(limits.pids)))
     return files
+
+
+def _read_proc(name: str) -> str:
+    return Path("/proc/self", name).read_text()
 
 
 def _make(root: Path) -> bool:

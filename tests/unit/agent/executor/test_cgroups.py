@@ -1,0 +1,114 @@
+"""Control groups: layouts found, limits written, missing controllers refused. v2 on a stand-in tree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.executor.native.cgroups import Cgroups, Layout, find_layout
+from swarmpy.errors import TaskRejected
+from swarmpy.model.specs import Limits
+
+HYBRID = """\
+31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+39 31 0:36 / /sys/fs/cgroup/pids rw,relatime shared:9 - cgroup cgroup rw,pids
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+"""
+HYBRID_OWN = "4:memory:/user/me\n3:pids:/\n2:cpu,cpuacct:/slice\n1:name=systemd:/x\n0::/y\n"
+PURE = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+def test_hybrid_means_version_one() -> None:
+    layout = find_layout("/swarmpy", mountinfo=HYBRID, own=HYBRID_OWN)
+    assert layout.version == 1
+    assert layout.roots == {
+        "cpu": Path("/sys/fs/cgroup/cpu,cpuacct/swarmpy"),
+        "cpuacct": Path("/sys/fs/cgroup/cpu,cpuacct/swarmpy"),
+        "memory": Path("/sys/fs/cgroup/memory/swarmpy"),
+        "pids": Path("/sys/fs/cgroup/pids/swarmpy"),
+    }
+    assert len(layout.folders("t")) == 3
+
+
+def test_a_parent_below_the_daemons_own_group() -> None:
+    layout = find_layout("swarmpy", mountinfo=HYBRID, own=HYBRID_OWN)
+    assert layout.roots["memory"] == Path("/sys/fs/cgroup/memory/user/me/swarmpy")
+    assert layout.roots["cpu"] == Path("/sys/fs/cgroup/cpu,cpuacct/slice/swarmpy")
+    assert layout.roots["pids"] == Path("/sys/fs/cgroup/pids/swarmpy")
+
+
+def test_a_mount_of_a_part_of_the_hierarchy() -> None:
+    mounted = "35 31 0:32 /docker/abc /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    layout = find_layout("swarmpy", mountinfo=mounted, own="4:memory:/docker/abc/in\n")
+    assert layout.roots["memory"] == Path("/sys/fs/cgroup/memory/in/swarmpy")
+
+
+def test_pure_version_two() -> None:
+    layout = find_layout("/swarmpy/lab", mountinfo=PURE, own="0::/system.slice/swarmpy.service\n")
+    assert layout.version == 2
+    assert set(layout.roots.values()) == {Path("/sys/fs/cgroup/swarmpy/lab")}
+    own = find_layout("tasks", mountinfo=PURE, own="0::/system.slice/swarmpy.service\n")
+    assert own.roots["cpu"] == Path("/sys/fs/cgroup/system.slice/swarmpy.service/tasks")
+
+
+def test_nothing_mounted() -> None:
+    assert find_layout("/x", mountinfo="", own="") == Layout(version=0, roots={})
+
+
+@pytest.fixture
+def unified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cgroups, Path]:
+    """A tree with the files of cgroup v2, as far as they are plain files: the writes are what is tested."""
+    root = tmp_path / "cgroup"
+    for folder in (root, root / "swarmpy"):
+        folder.mkdir()
+        (folder / "cgroup.subtree_control").write_text("memory cpu pids")
+    line = f"30 23 0:26 / {root} rw - cgroup2 cgroup2 rw\n"
+    monkeypatch.setattr(
+        "agent.executor.native.cgroups._read_proc", lambda name: line if name == "mountinfo" else "0::/\n"
+    )
+    monkeypatch.setattr("agent.executor.native.cgroups._write", lambda path, text: True)
+    cgroups = Cgroups("/swarmpy")
+    cgroups.prepare()
+    return cgroups, root / "swarmpy"
+
+
+def test_limits_of_version_two(unified: tuple[Cgroups, Path]) -> None:
+    cgroups, root = unified
+    cgroups.create("t", Limits(memory_bytes=1 << 30, nano_cpus=1_500_000_000, pids=7))
+    assert (root / "t/memory.max").read_text() == str(1 << 30)
+    assert (root / "t/cpu.max").read_text() == "150000 100000"
+    assert (root / "t/pids.max").read_text() == "7"
+    assert cgroups.places("t") == ([str(root / "t")], str(root / "t/memory.events"))
+    assert cgroups.missing() == ()
+
+
+def test_stats_of_version_two(unified: tuple[Cgroups, Path]) -> None:
+    cgroups, root = unified
+    cgroups.create("t", Limits())
+    (root / "t/cpu.stat").write_text("usage_usec 1500\nuser_usec 1000\n")
+    (root / "t/memory.current").write_text("4096\n")
+    (root / "t/pids.current").write_text("3\n")
+    stats = cgroups.stats("t")
+    assert (stats.cpu_ns, stats.memory_bytes, stats.pids) == (1_500_000, 4096, 3)
+
+
+def test_a_limit_without_its_controller_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.executor.native.cgroups._read_proc", lambda name: "")
+    cgroups = Cgroups("/swarmpy")
+    cgroups.prepare()
+    assert cgroups.version == 0
+    assert len(cgroups.missing()) == 3
+    for limits in (Limits(memory_bytes=1 << 30), Limits(nano_cpus=1), Limits(pids=1)):
+        with pytest.raises(TaskRejected, match="is not available on this node"):
+            cgroups.create("t", limits)
+    cgroups.create("t", Limits())  # without limits, none is needed
+    cgroups.remove("t")
+
+
+def test_removing_what_is_not_there(unified: tuple[Cgroups, Path]) -> None:
+    cgroups, _ = unified
+    cgroups.remove("never")
+    assert cgroups.task_ids() == set()
