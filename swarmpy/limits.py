@@ -248,6 +248,8 @@ REPLICAS_MAX = 100_000
 CLIENT_CONNECT_TIMEOUT_S = 5.0
 CLIENT_TIMEOUT_S = 60.0
 """A call that is no stream. Longer than any bound on the daemon's side, so that its words arrive."""
+STALE_RETRIES_MAX = 20
+"""How often a command reads again when others keep changing the object that it wants to change."""
 PROGRESS_PERIOD_S = 0.2
 PROGRESS_ROWS_MAX = 20
 """Replicas that a progress display shows one by one; more are only counted."""

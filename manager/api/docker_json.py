@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -28,6 +28,7 @@ Convert = Callable[[Any], Any]
 
 SPECS_CACHED_MAX: Final = 4_000
 """Encoded specs that are kept, a few hundred bytes each."""
+SECONDS_CACHED_MAX: Final = 1_000
 
 _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
     specs.ServiceSpec: frozenset({"name", "labels", "task_template", "mode"}),
@@ -71,7 +72,13 @@ def rfc3339(at: Timestamp) -> str:
     if at == 0:
         return "0001-01-01T00:00:00Z"
     seconds, nanoseconds = divmod(at, SECOND_NS)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{nanoseconds:09d}Z"
+    return f"{_second(seconds)}.{nanoseconds:09d}Z"
+
+
+@lru_cache(maxsize=SECONDS_CACHED_MAX)
+def _second(seconds: int) -> str:
+    """Objects come in bursts: a list names few different seconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def encode(value: object) -> bytes:
@@ -82,7 +89,10 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 
 def state_name(state: TaskState) -> str:
-    return state.name.lower()
+    return _STATE_NAMES[state]
+
+
+_STATE_NAMES: Final = {state: state.name.lower() for state in TaskState}
 
 
 # --- plans

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from swarmpy.cli.flags import Command, HelpWanted, UsageError, parse, switch, text, usage
@@ -151,6 +151,15 @@ def _call(
 def _commands(module: str) -> dict[str, Command]:
     found: dict[str, Command] = importlib.import_module(f"swarmpy.cli.{module}").COMMANDS
     return found
+
+
+def every_command() -> Iterator[tuple[str, Command]]:
+    """All commands with their paths, for the reference; ``dev`` has a page of its own."""
+    for verb, (module, _) in sorted(_VERBS.items()):
+        yield f"{PROGRAM} {verb}", _commands(module)[verb]
+    for group, (module, _) in sorted(_GROUPS.items()):
+        for verb, command in sorted(_commands(module).items()):
+            yield f"{PROGRAM} {group} {verb}", command
 
 
 def _run_dev(argv: list[str]) -> int:

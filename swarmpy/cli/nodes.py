@@ -13,8 +13,8 @@ from swarmpy.cli.render import capital
 from swarmpy.cli.session import Session, each, is_stale, version_of
 from swarmpy.cli.task_rows import TASK_COLUMNS, task_rows
 from swarmpy.client import ErrorAnswer, Json, filters
+from swarmpy.limits import STALE_RETRIES_MAX
 
-_RETRIES_MAX = 5
 _COLUMNS = {
     "ID": "ID",
     "Hostname": "HOSTNAME",
@@ -128,14 +128,14 @@ def _set_role(session: Session, names: list[str], role: str) -> int:
 
 def _change(session: Session, name: str, edit: Callable[[Json], bool]) -> bool:
     """Read, edit, write; again if somebody else wrote in between. False if there was nothing to change."""
-    for attempt in range(_RETRIES_MAX):
+    for attempt in range(STALE_RETRIES_MAX):
         node = session.client.get(_path(name))
         if not edit(node["Spec"]):
             return False
         try:
             session.client.post(f"/nodes/{node['ID']}/update", node["Spec"], {"version": version_of(node)})
         except ErrorAnswer as error:
-            if not is_stale(error) or attempt + 1 == _RETRIES_MAX:
+            if not is_stale(error) or attempt + 1 == STALE_RETRIES_MAX:
                 raise
         else:
             break

@@ -18,8 +18,8 @@ from swarmpy.cli.service_flags import (
 )
 from swarmpy.cli.session import Session, each, is_stale, tell, version_of
 from swarmpy.client import ErrorAnswer, Json, filters
+from swarmpy.limits import STALE_RETRIES_MAX
 
-_RETRIES_MAX = 5
 _MODES = {
     "replicated": "Replicated",
     "global": "Global",
@@ -134,7 +134,7 @@ def _roll_back(session: Session, name: str, options: Options) -> int:
 
 def change(session: Session, name: str, edit: Callable[[Json], None]) -> str:
     """Read, edit, write; again from the start if somebody else wrote in between. Returns the id."""
-    for attempt in range(_RETRIES_MAX):
+    for attempt in range(STALE_RETRIES_MAX):
         service = session.client.get(f"/services/{quote(name, safe='')}")
         edit(service["Spec"])
         try:
@@ -142,7 +142,7 @@ def change(session: Session, name: str, edit: Callable[[Json], None]) -> str:
                 f"/services/{service['ID']}/update", service["Spec"], {"version": version_of(service)}
             )
         except ErrorAnswer as error:
-            if not is_stale(error) or attempt + 1 == _RETRIES_MAX:
+            if not is_stale(error) or attempt + 1 == STALE_RETRIES_MAX:
                 raise
         else:
             break

@@ -7,8 +7,8 @@ from swarmpy.cli.flags import Command, Options, UsageError, listed, number, swit
 from swarmpy.cli.session import Session, is_stale, version_of
 from swarmpy.cli.start import START_FLAGS, ensure_daemon
 from swarmpy.client import ErrorAnswer, Json
+from swarmpy.limits import STALE_RETRIES_MAX
 
-_RETRIES_MAX = 5
 _SETTINGS = (
     ("task-history-limit", "Orchestration", "TaskHistoryRetentionLimit", values.whole),
     ("snapshot-interval", "Raft", "SnapshotInterval", values.whole),
@@ -105,13 +105,13 @@ def update(session: Session, arguments: list[str], options: Options) -> int:
 
 
 def _update(session: Session, query: dict[str, bool], options: Options) -> None:
-    for attempt in range(_RETRIES_MAX):
+    for attempt in range(STALE_RETRIES_MAX):
         cluster = session.client.get("/swarm")
         _apply_settings(cluster["Spec"], options)
         try:
             session.client.post("/swarm/update", cluster["Spec"], {**query, "version": version_of(cluster)})
         except ErrorAnswer as error:
-            if not is_stale(error) or attempt + 1 == _RETRIES_MAX:
+            if not is_stale(error) or attempt + 1 == STALE_RETRIES_MAX:
                 raise
         else:
             return
