@@ -17,10 +17,10 @@ HEARTBEAT_S = 5
 class FakeStream:
     """One session, seen from both sides."""
 
-    def __init__(self, address: str, hello: pb.AgentMessage) -> None:
+    def __init__(self, address: str, hello: pb.AgentMessage, *, acknowledges: bool = False) -> None:
         self.address = address
+        self.acknowledges = acknowledges
         self.heard = [hello]
-        self.heard_more = asyncio.Event()
         self.is_finished = False
         self.is_closed = False
         self._down: asyncio.Queue[pb.ManagerMessage | Exception | None] = asyncio.Queue()
@@ -31,7 +31,8 @@ class FakeStream:
         if self.is_closed:
             raise OutcomeUnknown("the stream is closed")
         self.heard.append(message)
-        self.heard_more.set()
+        if self.acknowledges and message.HasField("statuses"):
+            self.say(pb.ManagerMessage(status_ack=pb.StatusAck(sequence=message.statuses.sequence)))
 
     async def receive(self) -> pb.ManagerMessage | None:
         message = await self._down.get()
@@ -72,7 +73,8 @@ class FakeStream:
 @dataclass
 class FakeLink:
     """``leader`` welcomes; the other ``managers`` redirect to ``told_leader`` (the leader by default).
-    ``dead`` ones hang until the connect timeout, ``refusing`` ones turn the node away."""
+    ``dead`` ones hang until the connect timeout, ``refusing`` ones turn the node away. With
+    ``acknowledges`` each status update is acknowledged at once."""
 
     managers: list[str]
     leader: str = ""
@@ -83,6 +85,7 @@ class FakeLink:
     sessions: list[FakeStream] = field(default_factory=list)
     logs: list[streams_pb2.LogBatch] = field(default_factory=list)
     log_room: asyncio.Semaphore | None = None
+    acknowledges: bool = False
 
     async def open(self, address: str, hello: pb.AgentMessage) -> FakeStream:
         self.dialled.append(address)
@@ -93,7 +96,7 @@ class FakeLink:
             raise Unavailable(f"nobody listens at {address}")
         if address in self.refusing:
             raise PermissionDenied("this node was removed from the swarm")
-        stream = FakeStream(address, hello)
+        stream = FakeStream(address, hello, acknowledges=self.acknowledges)
         if address == self.leader:
             self.sessions.append(stream)
             welcome = pb.Welcome(
