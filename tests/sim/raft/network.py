@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Callable
 
 from manager.raft.wire import Receiver
@@ -52,6 +53,7 @@ class Network:
         self.blocked: set[Pair] = set()
         self.slow: dict[tuple[str, str], float] = {}
         self.in_flight: dict[tuple[str, str], int] = {}
+        self._queues: dict[tuple[str, str], deque[bytes]] = {}
         self._links: dict[Pair, _Link] = {}
         self._last_delivery: dict[tuple[str, str], float] = {}
         self._dial_later()
@@ -60,11 +62,13 @@ class Network:
         self.wires[wire.name] = wire
 
     def detach(self, wire: SimWire) -> None:
+        """The end of an incarnation. Part of what it had sent may still arrive."""
         wire.is_up = False
         if self.wires.get(wire.name) is wire:
-            for peer in sorted(self.wires):
-                self.disconnect(wire.name, peer)
             del self.wires[wire.name]
+            for peer in sorted(self.wires):
+                self._deliver_last_words(wire.name, peer)
+                self.disconnect(wire.name, peer)
 
     def cut(self, one: str, other: str) -> None:
         self.blocked.add(frozenset((one, other)))
@@ -84,7 +88,8 @@ class Network:
         self._last_delivery[way] = at
         data = frame.SerializeToString()
         self.in_flight[way] = self.in_flight.get(way, 0) + len(data)
-        self._loop.call_at(at, self._deliver, way, link.generation, data)
+        self._queues.setdefault(way, deque()).append(data)
+        self._loop.call_at(at, self._deliver, way, link.generation)
         return True
 
     def disconnect(self, one: str, other: str) -> None:
@@ -96,19 +101,35 @@ class Network:
         for name, peer in ((one, other), (other, one)):
             self._last_delivery.pop((name, peer), None)
             self.in_flight.pop((name, peer), None)
-            wire = self.wires.get(name)
-            if wire is not None and wire.is_up:
-                wire.receiver.disconnected(peer)
+            self._queues.pop((name, peer), None)
+            self._loop.call_soon(self._tell_disconnected, name, peer)
 
-    def _deliver(self, way: tuple[str, str], generation: int, data: bytes) -> None:
+    def _tell_disconnected(self, name: str, peer: str) -> None:
+        wire = self.wires.get(name)
+        if wire is not None and wire.is_up:
+            wire.receiver.disconnected(peer)
+
+    def _deliver_last_words(self, source: str, target: str) -> None:
+        queue = self._queues.get((source, target))
+        for _ in range(self._random.randint(0, len(queue)) if queue else 0):
+            assert queue is not None
+            frame = pb.RaftFrame.FromString(queue.popleft())
+            self._loop.call_soon(self._receive, self.wires[target], source, frame)
+
+    def _receive(self, wire: SimWire, source: str, frame: pb.RaftFrame) -> None:
+        if wire.is_up:
+            wire.receiver.receive(source, frame)
+
+    def _deliver(self, way: tuple[str, str], generation: int) -> None:
         source, target = way
         link = self._links[frozenset(way)]
         if not link.is_up or link.generation != generation:
             return
+        data = self._queues[way].popleft()
         self.in_flight[way] -= len(data)
         wire = self.wires.get(target)
-        if wire is not None and wire.is_up:
-            wire.receiver.receive(source, pb.RaftFrame.FromString(data))
+        if wire is not None:
+            self._receive(wire, source, pb.RaftFrame.FromString(data))
 
     def _dial_later(self) -> None:
         self._loop.call_later(0.1, self._dial)
