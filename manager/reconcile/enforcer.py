@@ -47,6 +47,11 @@ class ConstraintEnforcer:
                 if isinstance(old, Service) and constraints_of(old.spec) != constraints_of(new.spec):
                     nodes = {task.node_id for task in view.tasks_of_service(service_id)}
                     return sorted(node_id for node_id in nodes if node_id)
+            case Task(node_id=node_id) if node_id and not (isinstance(old, Task) and old.node_id):
+                # placed, perhaps under constraints that have been changed since
+                service = view.service(new.service_id)
+                is_of_old = service is not None and service.template_id != new.revision_id
+                return (node_id,) if is_of_old else ()
         return ()
 
     def reconcile(self, view: View, key: str, now: Timestamp) -> Plan:

@@ -279,6 +279,9 @@ class World:
         assert node is not None
         return node
 
+    def has_node(self, id_: str) -> bool:
+        return self.tables.node(NodeId(id_)) is not None
+
     def service(self, id_: str) -> Service:
         service = self.tables.service(ServiceId(id_))
         assert service is not None
