@@ -23,7 +23,7 @@ from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.outbox import Outbox
 from swarmpy import codec
-from swarmpy.errors import Rejected, Retry, SwarmError, Unavailable
+from swarmpy.errors import Corrupt, SwarmError, Unavailable
 from swarmpy.limits import (
     HEARTBEAT_JITTER,
     HEARTBEAT_PERIOD_MIN_S,
@@ -264,7 +264,9 @@ class Session:
                 tasks.create_task(self._send_statuses(stream))
                 tasks.create_task(self._watch_end())
                 tasks.create_task(self._read(stream, address, tasks))
-        except* (_Over, Retry, Rejected) as group:
+        except* Corrupt:
+            raise
+        except* (_Over, SwarmError) as group:
             reason = "; ".join(str(error) for error in group.exceptions)
         finally:
             self._stream = None

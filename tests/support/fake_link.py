@@ -55,8 +55,8 @@ class FakeStream:
     def end(self) -> None:
         self._down.put_nowait(None)
 
-    def cut(self) -> None:
-        self._down.put_nowait(OutcomeUnknown("the connection was lost"))
+    def cut(self, error: Exception | None = None) -> None:
+        self._down.put_nowait(error or OutcomeUnknown("the connection was lost"))
 
     def statuses(self) -> list[pb.ReportedStatus]:
         return [

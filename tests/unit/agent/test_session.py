@@ -15,6 +15,7 @@ from agent.dataplane.fake import FakeBackend, FakeNetwork
 from agent.executor.fake import Behaviour, FakeExecutor, FakeMachine
 from agent.journal import IN_MEMORY, Journal
 from swarmpy import codec
+from swarmpy.errors import PermissionDenied, SwarmError
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Node, NodeDescription, Revision, Task, TaskStatus
 from swarmpy.model.states import NodeRole, TaskState
@@ -165,6 +166,18 @@ async def test_a_session_that_ends_at_once_is_not_hammered() -> None:
             if site.link.sessions and not site.link.sessions[-1].is_closed:
                 site.link.sessions[-1].end()
         assert len(site.link.sessions) < 120
+
+
+@in_virtual_time
+async def test_a_manager_that_breaks_costs_a_session_and_no_more() -> None:
+    site = Site(FakeLink(THREE, leader="m1:2377"))
+    async with site.running() as agent:
+        for number, error in enumerate([SwarmError("internal error"), PermissionDenied("removed")], start=1):
+            await wait(lambda count=number: len(site.link.sessions) == count)  # type: ignore[misc]
+            await asyncio.sleep(5)
+            site.link.sessions[-1].cut(error)
+        await wait(lambda: len(site.link.sessions) == 3)
+        assert agent.manager_addr == "m1:2377"
 
 
 @in_virtual_time
