@@ -1,0 +1,95 @@
+"""One agent put together, with its journal in a file: restart, and leaving for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from agent_rig import DEADLINE_S, make_revision, make_task
+from fake_link import FakeLink
+
+from agent.agent import Agent, AgentConfig, wipe
+from agent.dataplane.fake import FakeBackend, FakeNetwork
+from agent.describe import describe
+from agent.executor.fake import FakeExecutor, FakeMachine
+from swarmpy import codec
+from swarmpy.model.ids import NodeId
+from swarmpy.model.objects import Task
+from swarmpy.model.states import TaskState
+from swarmpy.pb import dispatcher_pb2 as pb
+from swarmpy.runtime import Env
+
+WEB = make_revision()
+TASKS = [make_task(number, WEB) for number in (1, 2, 3)]
+
+
+def make_agent(folder: Path, link: FakeLink, machine: FakeMachine, network: FakeNetwork) -> Agent:
+    config = AgentConfig(node_id=NodeId("node1"), data_dir=folder, managers=("m:1",), describe=describe)
+    return Agent(config, env=Env(), link=link, executor=FakeExecutor(machine), backend=FakeBackend(network))
+
+
+@asynccontextmanager
+async def running(agent: Agent) -> AsyncIterator[Agent]:
+    work = asyncio.create_task(agent.run())
+    try:
+        yield agent
+    finally:
+        agent.stop()
+        await work
+
+
+async def wait(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def assign(link: FakeLink, *tasks: Task) -> None:
+    update = pb.AssignmentUpdate(type=pb.AssignmentUpdate.COMPLETE, results_in=1)
+    codec.write_pb(WEB, update.changes.add().revision)
+    for task in tasks:
+        codec.write_pb(task, update.changes.add().task)
+    link.sessions[-1].say(pb.ManagerMessage(assignments=update))
+
+
+def state_of(agent: Agent, task: Task) -> TaskState:
+    run = agent.core.runs.get(task.id)
+    return run.status.state if run is not None else TaskState.NEW
+
+
+async def test_restart_and_leave(tmp_path: Path) -> None:
+    machine, network = FakeMachine(), FakeNetwork()
+    link = FakeLink(["m:1"], leader="m:1", acknowledges=True)
+    async with running(make_agent(tmp_path, link, machine, network)) as agent:
+        await wait(lambda: bool(link.sessions))
+        assign(link, *TASKS)
+        await wait(lambda: all(state_of(agent, task) is TaskState.RUNNING for task in TASKS))
+        assert agent.count_tasks() == 3
+    assert link.sessions[-1].kinds()[-1] == "goodbye"
+    machine.end(TASKS[0].id, 1)
+
+    # No manager answers: the agent knows its tasks all the same.
+    silent = FakeLink([])
+    async with running(make_agent(tmp_path, silent, machine, network)) as agent:
+        await wait(lambda: state_of(agent, TASKS[0]) is TaskState.FAILED)
+        assert [state_of(agent, task) for task in TASKS[1:]] == [TaskState.RUNNING] * 2
+        assert agent.error
+    assert set(machine.starts.values()) == {1}
+
+    await wipe(FakeExecutor(machine), FakeBackend(network), tmp_path)
+    assert machine.tasks == {}
+    assert machine.logs == {}, "the log of a task that had ended goes too"
+    assert network.sandboxes == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_incarnations_differ(tmp_path: Path) -> None:
+    link = FakeLink(["m:1"], leader="m:1")
+    for _ in range(2):
+        async with running(make_agent(tmp_path, link, FakeMachine(), FakeNetwork())):
+            sessions = len(link.sessions)
+            await wait(lambda count=sessions: len(link.sessions) > count)  # type: ignore[misc]
+    first, second = (session.heard[0].hello.incarnation for session in link.sessions)
+    assert first != second
