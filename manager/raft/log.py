@@ -370,6 +370,7 @@ class SyncObjLog:
     def connected(self, peer: str) -> None:
         self._guard(self._core.transport.peer_connected, peer)
         self._kick()
+        self._wake()
 
     def disconnected(self, peer: str) -> None:
         self._guard(self._core.transport.peer_disconnected, peer)
@@ -444,17 +445,23 @@ class SyncObjLog:
     # --- waiting
 
     async def _wait_for_leader(self) -> None:
-        """Until a leader is known that takes proposals; raises ``NoLeader`` after a bound."""
-        if self._core.leader is not None and not self._is_handing_over and not self._is_stopped:
+        """Until a leader is known and connected that takes proposals; raises ``NoLeader`` after a bound."""
+        if self._can_reach_leader() and not self._is_stopped:
             return
         try:
             async with asyncio.timeout(limits.READ_BARRIER_TIMEOUT_S):
-                while self._core.leader is None or self._is_handing_over:
+                while not self._can_reach_leader():
                     self._raise_stopped()
                     await self._wait_for_change(limits.RAFT_ELECTION_MIN_S)
         except TimeoutError:
             raise NoLeader from None
         self._raise_stopped()
+
+    def _can_reach_leader(self) -> bool:
+        leader = self._core.leader
+        is_here = leader == self._core.raft_id
+        is_reachable = leader is not None and (is_here or leader in self._core.transport.connected)
+        return is_reachable and not self._is_handing_over
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         await asyncio.wait([self._changed], timeout=timeout_s)
