@@ -5,12 +5,13 @@ images that have it; ``records/<digest of the name>.json`` is one name's image. 
 renaming, and layers before the record that needs them; ``work`` holds what is unfinished and is emptied at
 start. Loading is all or nothing for every image of an archive.
 
-``host`` is always there: the node's own root file system. All functions block: call them in a thread; they
-may be called from several.
+``host`` is always there: the node's own root file system. All functions block: call them in a thread. Several
+threads, stores and processes may work on one folder: a file lock keeps removal apart from loading.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -59,18 +60,19 @@ class ImageStore:
         self.layers_dir = folder / "layers"
         self._records_dir = folder / "records"
         self._work_dir = folder / "work"
-        self._lock = threading.Lock()
-        self._loading: dict[str, int] = {}
-        """Layers that loads under way rely on, though no record names them yet."""
 
     def prepare(self) -> None:
         """Make the folders and clear what a crash left unfinished."""
         for folder in (self.layers_dir, self._records_dir, self._work_dir):
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for left in self._work_dir.iterdir():
-            shutil.rmtree(left)
-        for left in self._records_dir.glob("*.tmp"):
-            left.unlink()
+        try:
+            with self._holding(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                for left in self._work_dir.iterdir():
+                    shutil.rmtree(left)
+                for left in self._records_dir.glob("*.tmp"):
+                    left.unlink()
+        except BlockingIOError:
+            return  # an image is being loaded right now: what lies there is not rubbish
 
     # --- asking
 
@@ -102,7 +104,11 @@ class ImageStore:
         ``name`` is for archives that name none: root file systems, and layouts with a bare tag.
         """
         try:
-            with self._workspace() as work, open_archive(path, work) as archive:
+            with (
+                self._holding(fcntl.LOCK_SH),
+                self._workspace() as work,
+                open_archive(path, work) as archive,
+            ):
                 sources = read_images(archive)
                 if not sources:
                     return [self._load_rootfs(path, work, name or _name_from(path))]
@@ -121,9 +127,9 @@ class ImageStore:
                 f"conflict: unable to remove repository reference {name!r} (must force) - "
                 f"task {in_use[name]} is using its referenced image"
             )
-        with self._lock:
+        with self._holding(fcntl.LOCK_EX):
             self._record_path(name).unlink(missing_ok=True)
-            kept = {*layers_in_use, *self._loading}
+            kept = set(layers_in_use)
             for left in self.records():
                 kept.update(left.config.layers)
             doomed = [layer for layer in record.config.layers if layer not in kept]
@@ -139,16 +145,14 @@ class ImageStore:
         if name and len(sources) > 1:
             raise InvalidArgument(f"{path} holds {len(sources)} images, so one name cannot be given")
         named = [(source, _names_of(source, name, path)) for source in sources]
-        layer_ids = [_layer_id(layer.diff_id) for source in sources for layer in source.layers]
-        with self._relying_on(layer_ids):
-            for source in sources:
-                for layer in source.layers:
-                    self._ensure_layer(archive, layer, work)
-            loaded = []
-            for source, names in named:
-                for wanted in names:
-                    self._write(_record_of(source, wanted, self._size(source)))
-                    loaded.append(wanted)
+        for source in sources:
+            for layer in source.layers:
+                self._ensure_layer(archive, layer, work)
+        loaded = []
+        for source, names in named:
+            for wanted in names:
+                self._write(_record_of(source, wanted, self._size(source)))
+                loaded.append(wanted)
         return loaded
 
     def _load_rootfs(self, path: Path, work: Path, name: str) -> str:
@@ -165,10 +169,9 @@ class ImageStore:
             raise InvalidArgument(f"{path} holds no files, so it is no root file system")
         digest = "sha256:" + hashing.sha256.hexdigest()
         layer = "r" + _layer_id(digest)[1:]  # not the same tree as a layer of that tar: no whiteouts
-        with self._relying_on([layer]):
-            self._install(root, layer)
-            config = ImageConfig(reference=wanted, digest=digest, layers=(layer,))
-            self._write(ImageRecord(config=config, names=(wanted,), size_bytes=hashing.total))
+        self._install(root, layer)
+        config = ImageConfig(reference=wanted, digest=digest, layers=(layer,))
+        self._write(ImageRecord(config=config, names=(wanted,), size_bytes=hashing.total))
         return wanted
 
     def _ensure_layer(self, archive: Archive, layer: LayerSource, work: Path) -> None:
@@ -219,7 +222,7 @@ class ImageStore:
 
     def _write(self, record: ImageRecord) -> None:
         path = self._record_path(record.config.reference)
-        temporary = path.with_suffix(f".{threading.get_ident()}.tmp")
+        temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
         temporary.write_bytes(msgspec.json.encode(record))
         os.replace(temporary, path)
 
@@ -251,18 +254,14 @@ class ImageStore:
             shutil.rmtree(work, ignore_errors=True)
 
     @contextmanager
-    def _relying_on(self, layers: Collection[str]) -> Iterator[None]:
-        with self._lock:
-            for layer in layers:
-                self._loading[layer] = self._loading.get(layer, 0) + 1
+    def _holding(self, kind: int) -> Iterator[None]:
+        """The store's lock: shared while loading, exclusive while removing; across processes, too."""
+        fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            fcntl.flock(fd, kind)
             yield
         finally:
-            with self._lock:
-                for layer in layers:
-                    self._loading[layer] -= 1
-                    if not self._loading[layer]:
-                        del self._loading[layer]
+            os.close(fd)
 
     def _set_aside(self, layer: str) -> Path:
         target = Path(tempfile.mkdtemp(dir=self._work_dir)) / layer

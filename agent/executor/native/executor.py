@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
+
 from agent.executor.base import (
     Capabilities,
     Exit,
@@ -46,6 +48,7 @@ from agent.executor.native.log_reader import read_log
 from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import (
     EXECUTOR_THREADS_MAX,
+    RETRY_DELAY_MIN_S,
     SHIM_POLL_S,
     TASK_KILL_TIMEOUT_S,
     TASK_START_TIMEOUT_S,
@@ -53,6 +56,8 @@ from swarmpy.limits import (
 )
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.runtime import Clock, SystemClock
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -107,6 +112,7 @@ class NativeExecutor:
 
     async def start_up(self) -> None:
         await self._run(self._prepare_node)
+        self._is_up = True
         for task_id, state in await self._run(self._scan):
             task = self._tasks.setdefault(task_id, _Task())
             task.started = state.started
@@ -114,7 +120,6 @@ class NativeExecutor:
                 self._watch(task_id, task, state.shim)
             elif state.ended or state.started:
                 await self._end(task_id, task)
-        self._is_up = True
 
     async def shut_down(self) -> None:
         self._is_up = False
@@ -294,7 +299,7 @@ class NativeExecutor:
         if task is None:
             return None
         if task.exit is None and task.started is not None:
-            if grace_s > 0:
+            if grace_s > 0 and process.can_be_ended_by(task.started, signal):
                 await self.signal(task_id, signal)
                 await process.wait_set(task.ended, grace_s)
             if not task.ended.is_set():
@@ -383,9 +388,20 @@ class NativeExecutor:
         if task.is_ending or task.exit is not None:
             return
         task.is_ending = True
-        ending = asyncio.get_running_loop().create_task(self._end(task_id, task))
+        ending = asyncio.get_running_loop().create_task(self._end_surely(task_id, task))
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
+
+    async def _end_surely(self, task_id: TaskId, task: _Task) -> None:
+        """An end must not get lost: trouble on the way to it (a full table of files, say) is waited out."""
+        while True:
+            try:
+                return await self._end(task_id, task)
+            except (Unavailable, OSError) as error:
+                log.warning("task_end_delayed", task_id=task_id, error=str(error))
+                if not self._is_up:
+                    return None  # the next life of the daemon finds it
+                await asyncio.sleep(RETRY_DELAY_MIN_S)
 
     async def _end(self, task_id: TaskId, task: _Task) -> None:
         """The shim is gone: learn how the task ended, and announce it."""

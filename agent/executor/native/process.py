@@ -13,6 +13,7 @@ from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import Timestamp
 
 _REPORT_BYTES_MAX = 4096
+_SIGNAL_MASKS = ("SigCgt:", "SigIgn:", "SigBlk:")
 
 
 def exit_of(record: ExitRecord) -> Exit:
@@ -45,6 +46,22 @@ def send_signal(started: StartRecord, signal: int) -> None:
         return
     finally:
         os.close(fd)
+
+
+def can_be_ended_by(started: StartRecord, signal: int) -> bool:
+    """Whether the signal may have an effect on the task's process 1.
+
+    The kernel shields a process 1 from signals that it left at their default: nothing will come of waiting.
+    One that it catches, ignores on purpose, or blocks (to read it from a file descriptor) is its affair.
+    """
+    if signal == signals.SIGKILL:
+        return True
+    try:
+        with open(f"/proc/{started['pid']}/status", encoding="ascii", errors="replace") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith(_SIGNAL_MASKS)]
+    except OSError:
+        return True  # it is ending by itself
+    return any(mask >> (signal - 1) & 1 for mask in masks)
 
 
 async def wait_set(event: asyncio.Event, timeout_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import os
@@ -150,6 +151,17 @@ def test_a_crash_leaves_only_rubbish_that_is_cleared(store: ImageStore, tmp_path
     store.prepare()
     assert list((tmp_path / "images/work").iterdir()) == []
     assert store.records() == ()
+
+
+def test_a_second_store_clears_nothing_of_a_load_under_way(store: ImageStore, tmp_path: Path) -> None:
+    """The daemon has more than one view of the folder, and may start one at any time."""
+    unfinished = tmp_path / "images/work/under-way"
+    with store._holding(fcntl.LOCK_SH):
+        unfinished.mkdir()
+        ImageStore(tmp_path / "images").prepare()
+        assert unfinished.exists()
+    ImageStore(tmp_path / "images").prepare()
+    assert not unfinished.exists()
 
 
 def test_many_loads_at_once(store: ImageStore, tmp_path: Path) -> None:

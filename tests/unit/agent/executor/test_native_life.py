@@ -216,6 +216,21 @@ async def test_a_reused_pid_is_not_signalled(rig: NativeRig) -> None:
     other.communicate()
 
 
+async def test_an_end_is_not_lost_to_passing_trouble(rig: NativeRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id = await rig.sh("trouble", "sleep 0.2; exit 3")
+    failures = [OSError(24, "Too many open files"), Unavailable("not now")]
+    settle = rig.executor._settle
+
+    def failing(name: TaskId) -> object:
+        if failures:
+            raise failures.pop()
+        return settle(name)
+
+    monkeypatch.setattr(rig.executor, "_settle", failing)
+    assert (await rig.wait_exit(task_id)).exit.code == 3
+    assert failures == []
+
+
 async def test_remove_kills_and_leaves_nothing(rig: NativeRig) -> None:
     task_id = await rig.sh("gone", "trap '' TERM; (setsid sleep 1000 &) ; echo up; sleep 1000")
     while not await rig.log(task_id):

@@ -210,6 +210,24 @@ async def test_a_signals_number_is_in_the_code(rig: NativeRig) -> None:
     assert exit.code == 137
 
 
+async def test_a_process_that_leaves_the_signal_alone_is_not_waited_for(rig: NativeRig) -> None:
+    """To a process 1 such a signal means nothing, so its grace would pass for nothing."""
+    task_id = await rig.run("default", "/bin/sleep", "100")
+    async with asyncio.timeout(10):
+        exit = await rig.executor.stop(task_id, signal=signal.SIGTERM, grace_s=100)
+    assert exit is not None
+    assert exit.code == 137
+
+
+async def test_a_process_that_ignores_the_signal_has_its_grace(rig: NativeRig) -> None:
+    task_id = await rig.sh("ignores", "trap '' TERM; echo up; sleep 0.3; exit 6")
+    while not await rig.log(task_id):
+        await asyncio.sleep(0.01)
+    exit = await rig.executor.stop(task_id, signal=signal.SIGTERM, grace_s=20)
+    assert exit is not None
+    assert exit.code == 6
+
+
 @pytest.mark.parametrize(
     ("argv", "text", "code"),
     [
