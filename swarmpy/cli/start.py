@@ -64,24 +64,20 @@ def _run_systemctl(*arguments: str) -> None:
         raise Unavailable(f"systemctl {' '.join(arguments)} failed: {result.stderr.strip()}")
 
 
-def _spawn(socket: Path, data_dir: Path, log: Path) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-m",
-        "swarmpy",
-        "daemon",
-        "--data-dir",
-        str(data_dir),
-        "--socket",
-        str(socket),
-    ]
+def daemon_command(socket: Path, data_dir: Path) -> list[str]:
+    command = [sys.executable, "-m", "swarmpy", "daemon"]
+    command += ["--data-dir", str(data_dir), "--socket", str(socket)]
     if socket != SOCKET:
         command += ["--run-dir", str(socket.parent)]
+    return command
+
+
+def _spawn(socket: Path, data_dir: Path, log: Path) -> subprocess.Popen[bytes]:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
             return subprocess.Popen(
-                command,
+                daemon_command(socket, data_dir),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -65,14 +65,15 @@ def slot_key(task: Json, services: dict[str, str]) -> tuple[Any, ...]:
 
 def trouble(task: Json, now: datetime) -> str:
     """What keeps a task from running: its error, or the delay before it is started again."""
-    status = task["Status"]
+    error: str = task["Status"].get("Err", "")
+    if error:
+        return error
     restart = task.get("Restart") or {}
     begins = parse_time(restart.get("NotBefore", ""))
     if begins is not None and begins > now and task["DesiredState"] == "ready":
         wait = duration((begins - now).total_seconds()).lower()
         return f"restart {restart.get('Attempt', 0)} in {wait}"
-    error: str = status.get("Err", "")
-    return error
+    return ""
 
 
 def _names(client: Client, path: str, tasks: Iterable[Json], key: str) -> dict[str, str]:

@@ -1,0 +1,53 @@
+"""What ``service ps`` says of a task that does not run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from swarmpy.cli.task_rows import slot_key, task_name, trouble
+from swarmpy.client import Json
+
+NOW = datetime(2026, 1, 1, 0, 0, 0, tzinfo=UTC)
+
+
+def task(**changes: object) -> Json:
+    return {"ServiceID": "s", "Slot": 1, "DesiredState": "ready", "Status": {"State": "ready"}, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ""),
+        (
+            {"Restart": {"Attempt": 3, "NotBefore": "2026-01-01T00:00:08.500000000Z"}},
+            "restart 3 in 8 seconds",
+        ),
+        ({"Restart": {"Attempt": 3, "NotBefore": "2025-12-31T00:00:00.000000000Z"}}, ""),
+        (
+            {
+                "Restart": {"Attempt": 3, "NotBefore": "2026-01-01T00:00:08.500000000Z"},
+                "DesiredState": "running",
+            },
+            "",
+        ),
+        (
+            {
+                "Restart": {"Attempt": 3, "NotBefore": "2026-01-01T00:00:08.500000000Z"},
+                "Status": {"State": "rejected", "Err": "No such image: nope:1"},
+            },
+            "No such image: nope:1",
+        ),
+    ],
+)
+def test_trouble(changes: Json, expected: str) -> None:
+    assert trouble(task(**changes), NOW) == expected
+
+
+def test_names_and_order() -> None:
+    one, ten = task(Slot=1), task(Slot=10)
+    anywhere = task(Slot=0, NodeID="n1")
+    assert task_name(one, {"s": "web"}) == "web.1"
+    assert task_name(anywhere, {}) == "s.n1"
+    assert sorted([ten, one], key=lambda t: slot_key(t, {})) == [one, ten]
