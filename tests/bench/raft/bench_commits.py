@@ -1,6 +1,6 @@
 """Commits per second and failover of three raft members: processes on loopback, mTLS, sealed log, real syncs.
 
-``python -m tests.bench.raft.bench_commits [--folder DIR]``: prints medians of several rounds.
+Run: python tests/bench/raft/bench_commits.py [--folder DIR]; prints medians of several rounds.
 """
 
 from __future__ import annotations
@@ -18,15 +18,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from manager.raft import state_files
-from manager.raft.journal import Identity
-from manager.raft.members import SUFFIX_BYTES, make_raft_id
-from manager.raft.proposer import Member
-from manager.raft.sealing import AesGcmSealer
-from swarmpy.pki import Role
-from swarmpy.runtime import SystemDisk
-from tests.bench.raft.member import SEALING_KEY
-from tests.support.pki_cluster import PkiCluster
+ROOT = Path(__file__).parents[3]
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT)]
+
+from pki_cluster import PkiCluster  # noqa: E402
+
+from manager.raft import state_files  # noqa: E402
+from manager.raft.journal import Identity  # noqa: E402
+from manager.raft.members import SUFFIX_BYTES, make_raft_id  # noqa: E402
+from manager.raft.proposer import Member  # noqa: E402
+from manager.raft.sealing import AesGcmSealer  # noqa: E402
+from swarmpy.pki import Role  # noqa: E402
+from swarmpy.runtime import SystemDisk  # noqa: E402
+from tests.bench.raft.member import SEALING_KEY  # noqa: E402
 
 NODES = 3
 DEADLINE_S = 30.0
@@ -46,6 +50,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                cwd=ROOT,
             )
         self._answer()
 
