@@ -17,6 +17,7 @@ Nothing here checks what a value means; ``model/validate.py`` does.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeVar, cast
 
 from google.protobuf.message import DecodeError, EncodeError, Message
@@ -83,6 +84,7 @@ def load_object(data: bytes) -> Object:
     return cast("Object", _load(data, objects_pb2.Object, _objects(), "Object"))
 
 
+@cache
 def _objects() -> Union:
     return union("object", tuple((kind.value, type_) for type_, kind in KINDS.items()))
 
