@@ -10,6 +10,7 @@ and ``manager_status``, are never taken over from an update blindly, and do not 
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -82,7 +83,7 @@ def apply_group(target: Editable, group: Group, *, at: Timestamp) -> list[Event]
         raise  # this manager's trouble alone: the others may have applied the group
     except Exception as error:  # noqa: BLE001 - an entry that raised would stop every manager, for ever
         _undo(target, events)
-        return Refusal(index=0, reason=f"applying the group failed: {error!r}", code="INTERNAL")
+        return Refusal(index=0, reason=f"applying the group failed: {_describe(error)}", code="INTERNAL")
     target.version += 1
     return events
 
@@ -212,6 +213,12 @@ def _undo(target: Editable, events: list[Event]) -> None:
             target.put(event.kind, event.old)
         elif event.new is not None:
             target.remove(event.kind, event.new.id)
+
+
+def _describe(error: Exception) -> str:
+    """What and where, for whoever mends it: nothing else tells of it, since nothing here logs."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{error!r} in {place.name}, line {place.lineno}"
 
 
 def _refuse_all(tables: Tables, batch: Batch, reason: str) -> Applied:
