@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from manager.reconcile.cluster import ClusterUpkeep
 from manager.reconcile.enforcer import ConstraintEnforcer
+from manager.reconcile.global_services import GlobalServices
 from manager.reconcile.nodes import NodeHealth
 from manager.reconcile.pending import PendingTasks
 from manager.reconcile.plan import Reconciler
@@ -24,6 +25,7 @@ def all_reconcilers() -> tuple[Reconciler, ...]:
         Roles(),
         ConstraintEnforcer(cache),
         ReplicatedServices(cache),
+        GlobalServices(cache),
         PendingTasks(cache),
         Reaper(),
         ClusterUpkeep(),

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from manager.store.view import View
 from swarmpy.model.ids import NodeId, RevisionId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import NodeAvailability, NodeState, TaskState
+
+K = TypeVar("K", int, str)
+"""What names a slot: its number, or its node."""
 
 _RUNNING: Final = TaskState.RUNNING
 _REMOVE: Final = TaskState.REMOVE
@@ -56,24 +59,25 @@ class NodeFitness:
         return bool(node_id) and (node_id in self._gone or node_id not in self._known)
 
 
-class Slots:
-    """The slots of one service.
+class Slots(Generic[K]):
+    """The slots of one service, from pairs of slot and task.
 
     Built in one pass, since this is done for every task of a service at every reconcile. ``attention`` are
     the slots that are not just one task of the wanted revision, which runs or is about to, where it may.
     """
 
-    def __init__(self, tasks: Iterable[Task], *, template_id: RevisionId, fitness: NodeFitness) -> None:
-        only: dict[int, Task] = {}
-        several: dict[int, list[Task]] = {}
-        plain: set[int] = set()
-        odd: set[int] = set()
+    def __init__(
+        self, tasks: Iterable[tuple[K, Task]], *, template_id: RevisionId, fitness: NodeFitness
+    ) -> None:
+        only: dict[K, Task] = {}
+        several: dict[K, list[Task]] = {}
+        plain: set[K] = set()
+        odd: set[K] = set()
         may_keep = fitness.keeping
-        for task in tasks:
+        for slot, task in tasks:
             desired = task.desired_state
             if desired == _REMOVE:
                 continue
-            slot = task.slot
             if slot not in only:
                 only[slot] = task
             elif slot in several:
@@ -95,9 +99,9 @@ class Slots:
                 odd.add(slot)
         for in_slot in several.values():
             in_slot.sort(key=age)
-        self._only = only
-        self._several = several
-        self.attention: list[int] = sorted(odd | (only.keys() - plain))
+        self._only: dict[K, Task] = only
+        self._several: dict[K, list[Task]] = several
+        self.attention: list[K] = sorted(odd | (only.keys() - plain))
 
     def __len__(self) -> int:
         return len(self._only)
@@ -105,10 +109,10 @@ class Slots:
     def __contains__(self, number: int) -> bool:
         return number in self._only
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[K]:
         return iter(self._only)
 
-    def tasks(self, number: int) -> Sequence[Task]:
+    def tasks(self, number: K) -> Sequence[Task]:
         """Oldest first; never empty."""
         return self._several.get(number) or (self._only[number],)
 
@@ -116,12 +120,12 @@ class Slots:
         for number in self._only:
             yield self.tasks(number)
 
-    def drop(self, number: int) -> None:
+    def drop(self, number: K) -> None:
         del self._only[number]
         self._several.pop(number, None)
 
 
-def surplus_slots(slots: Slots, wanted: int) -> list[int]:
+def surplus_slots(slots: Slots[int], wanted: int) -> list[int]:
     """The slots to give up, the first to go first.
 
     They come from the node with most copies, on it those that do not run before those that do, then the

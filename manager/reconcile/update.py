@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic
 
 from manager.reconcile.restart import NEVER, is_displaced
+from manager.reconcile.slots import K
 from manager.schedule.constraint import is_match
 from manager.schedule.needs import parsed_or_never
 from manager.store.view import View
@@ -100,16 +101,13 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Step(Generic[K]):
     """What to do now. ``status`` None: as it is. ``is_rollback``: return to the previous revision."""
 
     status: UpdateStatus | None = None
     is_rollback: bool = False
-    slots: tuple[int, ...] = ()
+    slots: tuple[K, ...] = ()
     wake_at: Timestamp | None = None
-
-
-NOTHING_TO_DO: Final = Step()
 
 
 def is_going(service: Service) -> bool:
@@ -169,21 +167,21 @@ def _is_failure(task: Task, config: EffectiveUpdate) -> bool:
 def advance(
     service: Service,
     *,
-    outdated: Sequence[int],
+    outdated: Sequence[K],
     progress: Progress,
     template: Revision | None,
     now: Timestamp,
-) -> Step:
+) -> Step[K]:
     """The next step of the service's update. ``outdated``: slots to replace, in their order."""
     status = service.update_status
     if status is not None and status.state in _PAUSED and not _is_newer(template, status):
-        return NOTHING_TO_DO
+        return Step()
     if status is None or status.state not in _GOING:
-        return _start(service, outdated, now) if outdated else NOTHING_TO_DO
+        return _start(service, outdated, now) if outdated else Step()
     config = config_of(service)
     total = progress.changed + len(outdated)
     if progress.failures and len(progress.failures) > config.max_failure_ratio * total:
-        halted = _after_failures(service, status, config, progress.failures[-1], now)
+        halted: Step[K] | None = _after_failures(service, status, config, progress.failures[-1], now)
         if halted is not None:
             return halted
     if outdated:
@@ -194,14 +192,14 @@ def advance(
     return _finish(status, config, progress, now)
 
 
-def _start(service: Service, outdated: Sequence[int], now: Timestamp) -> Step:
+def _start(service: Service, outdated: Sequence[K], now: Timestamp) -> Step[K]:
     config = update_config(service.spec)
     count = len(outdated) if config.parallelism <= 0 else config.parallelism
     status = UpdateStatus(state=UpdateState.UPDATING, started_at=now, message="update in progress")
     return Step(status=status, slots=tuple(outdated[:count]))
 
 
-def _finish(status: UpdateStatus, config: EffectiveUpdate, progress: Progress, now: Timestamp) -> Step:
+def _finish(status: UpdateStatus, config: EffectiveUpdate, progress: Progress, now: Timestamp) -> Step[K]:
     watch = config.monitor if config.delay < config.monitor else config.delay + SECOND_NS
     ends_at = Timestamp(progress.last_done_at + watch)
     if progress.changed and now < ends_at:
@@ -219,7 +217,7 @@ def _finish(status: UpdateStatus, config: EffectiveUpdate, progress: Progress, n
 
 def _after_failures(
     service: Service, status: UpdateStatus, config: EffectiveUpdate, failed: Task, now: Timestamp
-) -> Step | None:
+) -> Step[K] | None:
     cause = f"due to failure or early termination of task {failed.id}"
     if config.failure_action == FailureAction.CONTINUE:
         return None

@@ -127,14 +127,16 @@ def _constraint_room(question: Question, node: Node, load: NodeLoad) -> int:
 
 
 def _platform_room(question: Question, node: Node, load: NodeLoad) -> int:
-    actual = node.description.platform
-    if not actual.os and not actual.architecture:
-        return 0
-    fits = any(_is_platform(wanted, actual) for wanted in question.needs.platforms)
-    return NO_LIMIT if fits else 0
+    return NO_LIMIT if is_platform(question.needs.platforms, node.description.platform) else 0
 
 
-def _is_platform(wanted: Platform, actual: Platform) -> bool:
+def is_platform(wanted: Iterable[Platform], actual: Platform) -> bool:
+    """Whether one of ``wanted`` is the actual platform; a platform that is not known is none of them."""
+    is_known = bool(actual.os or actual.architecture)
+    return is_known and any(_is_same_platform(each, actual) for each in wanted)
+
+
+def _is_same_platform(wanted: Platform, actual: Platform) -> bool:
     if wanted.os and wanted.os.lower() != actual.os.lower():
         return False
     if not wanted.architecture:

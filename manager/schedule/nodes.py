@@ -21,6 +21,7 @@ from swarmpy.model.ids import SECOND_NS, NodeId, RevisionId, ServiceId, Timestam
 from swarmpy.model.objects import Node, Task
 from swarmpy.model.states import TaskState
 
+_ASSIGNED: Final = TaskState.ASSIGNED
 _RUNNING: Final = TaskState.RUNNING
 _COMPLETE: Final = TaskState.COMPLETE
 _FAILURES: Final = (TaskState.FAILED, TaskState.REJECTED)
@@ -66,6 +67,8 @@ def measure(tasks: Iterable[Task], needs_by_id: Callable[[RevisionId], Needs]) -
             if state in _FAILURES:
                 _note_failure(load, task, needs)
             continue
+        if state < _ASSIGNED:
+            continue  # a global task that waits there
         if task.desired_state <= _COMPLETE:
             active += 1
             service_id = task.service_id
@@ -123,7 +126,8 @@ class ClusterLoad:
 
     def lower(self, task: Task) -> None:
         """This plan tells the task to stop: it is no longer active, but holds its resources until it ends."""
-        is_active = task.status.state <= TaskState.RUNNING and task.desired_state <= TaskState.COMPLETE
+        is_held = TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
+        is_active = is_held and task.desired_state <= TaskState.COMPLETE
         if not is_active or task.node_id not in self._loads:
             return
         load = self._own_load(task.node_id)

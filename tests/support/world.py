@@ -77,6 +77,7 @@ class World:
         self._dirty: dict[tuple[int, str], None] = {}
         self._wakes: list[tuple[int, int, str]] = []
         self._ids = itertools.count(1)
+        self._revisions: dict[str, int] = {}
         for each in objects:
             self.put(each)
 
@@ -104,17 +105,22 @@ class World:
         """As the API does: the revision and the service."""
         if spec is None:
             spec = ServiceSpec(name=id_, mode=ServiceMode(replicated=Replicated(replicas=replicas)))
-        revision_id = RevisionId(f"{id_}-r1")
+        revision_id = self._new_revision_id(id_)
         self.put(Revision(id=revision_id, service_id=ServiceId(id_), number=1, spec=spec))
         service = Service(id=ServiceId(id_), spec=spec, revision_id=revision_id, template_id=revision_id)
         self.put(service)
         return self.service(id_)
 
+    def _new_revision_id(self, service_id: str) -> RevisionId:
+        """Never used before, as ids are, also if the service's name had another life."""
+        number = self._revisions[service_id] = self._revisions.get(service_id, 0) + 1
+        return RevisionId(f"{service_id}-r{number}")
+
     def update_service(self, id_: str, spec: ServiceSpec) -> None:
         """As the API does: a new revision, and a new template if tasks must change."""
         service = self.service(id_)
         number = 1 + max(each.number for each in self.tables.revisions_of(service.id))
-        revision_id = RevisionId(f"{id_}-r{number}")
+        revision_id = self._new_revision_id(id_)
         self.put(Revision(id=revision_id, service_id=service.id, number=number, spec=spec))
         is_same = (service.spec.task_template, service.spec.endpoint_spec) == (
             spec.task_template,
@@ -180,7 +186,8 @@ class World:
     def successor(self) -> World:
         """A new leader over the same store: it remembers nothing, and every key is dirty."""
         world = World()
-        world.tables, world.now, world._ids = self.tables, self.now, self._ids
+        world.tables, world.now = self.tables, self.now
+        world._ids, world._revisions = self._ids, self._revisions
         for index, reconciler in enumerate(world.reconcilers):
             for key in reconciler.keys(world.tables):
                 world._dirty[(index, key)] = None

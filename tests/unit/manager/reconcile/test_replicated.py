@@ -94,7 +94,7 @@ def test_scale_down_orders_removal_and_the_reaper_deletes() -> None:
     assert Counter(task.node_id for task in world.tasks()).most_common(1)[0][1] == 1
 
 
-def in_slots(*tasks: tuple[int, str, TaskState]) -> Slots:
+def in_slots(*tasks: tuple[int, str, TaskState]) -> Slots[int]:
     world = cluster()
     stored = [
         Task(
@@ -106,7 +106,9 @@ def in_slots(*tasks: tuple[int, str, TaskState]) -> Slots:
         )
         for position, (slot, node, state) in enumerate(tasks)
     ]
-    return Slots(stored, template_id=RevisionId(""), fitness=NodeFitness(world.tables))
+    return Slots(
+        ((task.slot, task) for task in stored), template_id=RevisionId(""), fitness=NodeFitness(world.tables)
+    )
 
 
 RUNNING, READY = TaskState.RUNNING, TaskState.READY

@@ -1,0 +1,212 @@
+"""What goes on in the slots of one service, whatever a slot is: a number, or a node for global services.
+
+Replace what ended or lost its node, as the restart policy says; tell waiting replacements to run; end what a
+start-first update overlapped; take the update a step further. A task that an order ends and the task that
+follows it are one atomic group, so no slot is ever lost or doubled by a crash between the two.
+
+It does not decide which slots there should be: ``replicated`` and ``global_services`` do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Generic
+
+from msgspec.structs import replace
+
+from manager.reconcile.builder import PlanBuilder
+from manager.reconcile.restart import Restart, after_displacement, after_end, is_displaced
+from manager.reconcile.slots import K, NodeFitness, Slots, age, is_wished
+from manager.reconcile.update import Outdated, Step, advance, config_of, is_going, progress_of
+from swarmpy.limits import RESTART_STOP_WAIT_S
+from swarmpy.model.changes import Order, Update
+from swarmpy.model.defaults import restart_policy
+from swarmpy.model.ids import SECOND_NS
+from swarmpy.model.objects import Service, Task
+from swarmpy.model.states import TaskState, UpdateOrder, is_terminal
+
+_STOP_WAIT_NS: Final = int(RESTART_STOP_WAIT_S * SECOND_NS)
+
+
+class SlotWork(Generic[K]):
+    """One reconcile of one service. ``first_task`` makes the task that a slot begins with."""
+
+    def __init__(
+        self,
+        service: Service,
+        builder: PlanBuilder,
+        *,
+        slots: Slots[K],
+        fitness: NodeFitness,
+        first_task: Callable[[K], Task],
+    ) -> None:
+        self._service = service
+        self._builder = builder
+        self._view = builder.view
+        self._now = builder.now
+        self._slots: Slots[K] = slots
+        self._fitness = fitness
+        self._first_task: Callable[[K], Task] = first_task
+        self._policy = restart_policy(service.spec.task_template)
+        self._outdated = Outdated(builder.view, service)
+        self._replaced: set[K] = set()
+        """Slots that this plan gives a task of the wanted revision."""
+
+    def new_task(self, key: K, *, restart: Restart | None = None, is_waiting: bool = False) -> Task:
+        task = self._first_task(key)
+        if restart is None and not is_waiting:
+            return task
+        restart = restart or Restart()
+        is_waiting = is_waiting or restart.not_before > self._now
+        return replace(
+            task,
+            desired_state=TaskState.READY if is_waiting else TaskState.RUNNING,
+            not_before=restart.not_before,
+            restarts=restart.restarts,
+        )
+
+    # --- what runs in a slot
+
+    def _is_fine(self, task: Task) -> bool:
+        return task.status.state <= TaskState.RUNNING and self._fitness.may_keep(task.node_id)
+
+    def tend(self, key: K, tasks: Sequence[Task]) -> None:
+        wished = [task for task in tasks if is_wished(task)]
+        if not wished:
+            return
+        fine = [task for task in wished if self._is_fine(task)]
+        lost = [task for task in wished if not self._is_fine(task)]
+        if lost and wished[-1] is lost[-1]:
+            self._replace_lost(key, tasks, lost)
+        elif lost:
+            # a newer task stands in for them already
+            self._builder.add(*(change for task in lost for change in self._builder.stop(task)))
+        if len(fine) > 1 and self._builder.has_room():
+            fine = self._end_overlap(fine)
+        for task in fine:
+            if task.desired_state == TaskState.READY and self._builder.has_room():
+                self._let_run(task, tasks)
+
+    def _replace_lost(self, key: K, tasks: Sequence[Task], lost: Sequence[Task]) -> None:
+        newest = lost[-1]
+        restart = self._restart_of(newest, tasks)
+        stops = [change for task in lost for change in self._builder.stop(task)]
+        if restart is None:
+            self._builder.add(*stops)
+            self._builder.note("restart_declined", service_id=self._service.id, task_id=newest.id)
+            return
+        waits_for = [task for task in lost if self.is_alive(task)]
+        task = self.new_task(key, restart=restart, is_waiting=bool(waits_for))
+        if restart.not_before:
+            self._builder.wake(restart.not_before)
+        self._builder.create(task, *stops)
+        self._replaced.add(key)
+
+    def _restart_of(self, task: Task, history: Sequence[Task]) -> Restart | None:
+        template_id = self._service.template_id
+        if not is_terminal(task.status.state) or is_displaced(task):
+            return after_displacement(task, self._policy, template_id=template_id, now=self._now)
+        return after_end(task, self._policy, history=history, template_id=template_id, now=self._now)
+
+    def _end_overlap(self, fine: list[Task]) -> list[Task]:
+        """Of several tasks in a slot, one that runs the wanted revision ends the others."""
+        keeper = next(
+            (
+                task
+                for task in reversed(fine)
+                if task.status.state == TaskState.RUNNING and not self._outdated.is_outdated(task)
+            ),
+            None,
+        )
+        if keeper is None:
+            return fine
+        others = [task for task in fine if task is not keeper]
+        self._builder.add(*(change for task in others for change in self._builder.stop(task)))
+        return [keeper]
+
+    def is_alive(self, task: Task) -> bool:
+        """Whether the task may be running, on a node that will say when it has stopped."""
+        is_on_agent = TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
+        return is_on_agent and not self._fitness.is_gone(task.node_id)
+
+    def _let_run(self, task: Task, tasks: Sequence[Task]) -> None:
+        """A replacement runs when its delay is over and its predecessor has stopped, or took too long."""
+        if task.not_before > self._now:
+            self._builder.wake(task.not_before)
+            return
+        waits_until = task.created_at + _STOP_WAIT_NS
+        is_blocked = any(
+            self.is_alive(older) and not is_wished(older) for older in tasks if age(older) < age(task)
+        )
+        if is_blocked and self._now < waits_until:
+            self._builder.wake(waits_until)
+            return
+        self._builder.add(Order(task_id=task.id, desired_state=TaskState.RUNNING))
+
+    # --- the update
+
+    def update(self) -> bool:
+        """Whether there is room left in the plan after the update's step."""
+        service = self._service
+        outdated = [
+            key
+            for key in self._slots.attention
+            if key in self._slots
+            and key not in self._replaced
+            and self._is_slot_outdated(self._slots.tasks(key))
+        ]
+        if not outdated and not is_going(service):
+            return True
+        config = config_of(service)
+        step = advance(
+            service,
+            outdated=outdated,
+            progress=progress_of(self._slots.all_tasks(), service, config, self._now),
+            template=self._view.revision(service.template_id),
+            now=self._now,
+        )
+        if step.wake_at is not None:
+            self._builder.wake(step.wake_at)
+        if step.status is not None:
+            if not self._builder.has_room():
+                return False
+            self._store_status(step)
+        is_start_first = config.order == UpdateOrder.START_FIRST
+        for key in step.slots:
+            if not self._builder.has_room():
+                return False
+            self._replace_outdated(key, self._slots.tasks(key), is_start_first=is_start_first)
+        return True
+
+    def _is_slot_outdated(self, tasks: Sequence[Task]) -> bool:
+        if not self._outdated.is_outdated(tasks[-1]):
+            return False
+        return all(self._outdated.is_outdated(task) for task in tasks if is_wished(task))
+
+    def _store_status(self, step: Step[K]) -> None:
+        assert step.status is not None
+        changed = replace(self._service, update_status=step.status)
+        if step.is_rollback:
+            previous = self._view.revision(self._service.previous_id)
+            assert previous is not None, "the revision to return to is kept"
+            changed = replace(
+                changed,
+                spec=previous.spec,
+                revision_id=previous.id,
+                template_id=previous.id,
+                previous_id="",
+            )
+        self._builder.add(Update(object=changed))
+        self._builder.note(
+            "update_status_changed",
+            service_id=self._service.id,
+            state=step.status.state,
+            message=step.status.message,
+        )
+
+    def _replace_outdated(self, key: K, tasks: Sequence[Task], *, is_start_first: bool) -> None:
+        running = [task for task in tasks if is_wished(task)]
+        keeps = [task for task in running if self.is_alive(task)][:1] if is_start_first else []
+        stops = [change for task in running if task not in keeps for change in self._builder.stop(task)]
+        is_waiting = not keeps and any(self.is_alive(task) for task in running)
+        self._builder.create(self.new_task(key, is_waiting=is_waiting), *stops)
