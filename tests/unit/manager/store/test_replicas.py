@@ -27,10 +27,8 @@ WORDS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")
 def log() -> list[Batch]:
     """Batches with labels, references, indexes of many keys, and refusals whose texts list names."""
     labelled = replace(node("n1"), spec=NodeSpec(labels={word: word for word in WORDS}))
-    services = [
-        creates(service(word, secrets=("x",), networks=("net",)), revision(f"{word}-r", word))
-        for word in WORDS
-    ]
+    made = [(service(word, secrets=("x",), networks=("net",)), revision(f"{word}-r", word)) for word in WORDS]
+    services = [creates(*pair) for pair in made]
     tasks = [creates(task(f"{word}-t", word, on="n1")) for word in WORDS]
     removals = [group(Delete(kind=Kind.SECRET, id="x")), group(Delete(kind=Kind.NETWORK, id="net"))]
     orders = [group(Order(task_id=TaskId(f"{word}-t"), desired_state=TaskState.REMOVE)) for word in WORDS]
