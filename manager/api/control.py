@@ -178,8 +178,13 @@ class NodeControl(Protocol):
 
     async def images(self) -> tuple[Image, ...]: ...
 
-    async def load_image(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
-        """Store the images of a tar archive; returns their names. InvalidArgument if it is none."""
+    async def load_image(
+        self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
+    ) -> tuple[str, ...]:
+        """Store the images of a tar archive; returns their names. InvalidArgument if it is none.
+
+        ``name``, or else what ``filename`` suggests, is for archives that name no image.
+        """
         ...
 
     async def remove_image(self, name: str) -> Image:

@@ -58,7 +58,11 @@ class Images:
 
     async def load(self, request: web.Request) -> web.StreamResponse:
         """A tar archive in, one JSON line per image out. Errors after the start are a line too."""
-        names = await self._api.control.load_image(_chunks(request))
+        names = await self._api.control.load_image(
+            _chunks(request),
+            name=request.query.get("name", ""),
+            filename=request.query.get("filename", ""),
+        )
         lines = [{"stream": f"Loaded image: {name}\n"} for name in names]
         return web.Response(
             body=b"".join(encode(line) + b"\r\n" for line in lines), content_type="application/json"

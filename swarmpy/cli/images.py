@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
+import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote
 
@@ -58,16 +61,31 @@ def load(session: Session, arguments: list[str], options: Options) -> int:
     path = arguments[0] if arguments else options.text("input")
     if not path:
         raise UsageError("name the archive to load, or - for standard input")
+    query = {"name": options.text("name"), "filename": "" if path == "-" else Path(path).resolve().name}
+    given = {key: value for key, value in query.items() if value}
     try:
-        source = nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb")  # noqa: SIM115 - used below
+        source = _open(path)
     except OSError as error:
         tell(f"Error: {path} cannot be read: {error.strerror}")
         return 1
-    with source as file, session.client.stream("/images/load", upload=_chunks(file)) as response:
+    with source as file, session.client.stream("/images/load", given, upload=_chunks(file)) as response:
         for line in response:
             if line.strip():
                 print(json.loads(line)["stream"].rstrip("\n"))
     return 0
+
+
+def _open(path: str) -> AbstractContextManager[IO[bytes]]:
+    """The archive; a folder (an OCI layout) becomes one on the way."""
+    if path == "-":
+        return nullcontext(sys.stdin.buffer)
+    if not Path(path).is_dir():
+        return open(path, "rb")
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    with tarfile.open(fileobj=spool, mode="w") as archive:
+        archive.add(path, arcname=".")
+    spool.seek(0)
+    return spool
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
@@ -92,7 +110,10 @@ COMMANDS = {
         "[FILE|-]",
         0,
         1,
-        (text("input", "Read from this file", short="i"),),
+        (
+            text("input", "Read from this file", short="i"),
+            text("name", "Name of an image that its archive does not name (default: the file's)"),
+        ),
     ),
     "rm": Command(rm, "Remove one or more images", "IMAGE [IMAGE...]", 1, None),
 }

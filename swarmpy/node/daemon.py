@@ -226,8 +226,10 @@ class Daemon:
     async def images(self) -> tuple[Image, ...]:
         return await self._images.list()
 
-    async def load_image(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
-        return await self._images.load(chunks)
+    async def load_image(
+        self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
+    ) -> tuple[str, ...]:
+        return await self._images.load(chunks, name=name, filename=filename)
 
     async def remove_image(self, name: str) -> Image:
         return await self._images.remove(name)

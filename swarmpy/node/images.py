@@ -34,9 +34,20 @@ class Images:
     async def list(self) -> tuple[Image, ...]:
         return tuple(_image(record) for record in await asyncio.to_thread(self._store.records))
 
-    async def load(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
-        """Store the images of a tar archive; the names that they now have."""
-        with tempfile.NamedTemporaryFile(dir=self._spool, suffix=".tar") as file:
+    async def load(
+        self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
+    ) -> tuple[str, ...]:
+        """Store the images of a tar archive; the names that they now have.
+
+        An archive that names no image gets ``name``, or one made of ``filename``.
+        """
+        with tempfile.TemporaryDirectory(dir=self._spool) as folder:
+            path = Path(folder, Path(filename).name or "image.tar")
+            await self._receive(chunks, path)
+            return tuple(await asyncio.to_thread(self._store.load, path, name=name))
+
+    async def _receive(self, chunks: AsyncIterator[bytes], path: Path) -> None:
+        with await asyncio.to_thread(open, path, "xb") as file:
             size = 0
             async for chunk in chunks:
                 size += len(chunk)
@@ -45,8 +56,6 @@ class Images:
                 await asyncio.to_thread(file.write, chunk)
             if size == 0:
                 raise InvalidArgument("the archive is empty: send the image as the request's body")
-            file.flush()
-            return tuple(await asyncio.to_thread(self._store.load, Path(file.name)))
 
     async def remove(self, name: str) -> Image:
         return _image(await asyncio.to_thread(self._remove, name))

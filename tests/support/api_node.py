@@ -254,7 +254,9 @@ class FakeNode:
     async def images(self) -> tuple[Image, ...]:
         return tuple(self.stored)
 
-    async def load_image(self, chunks: AsyncIterator[bytes]) -> tuple[str, ...]:
+    async def load_image(
+        self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
+    ) -> tuple[str, ...]:
         data = b"".join([chunk async for chunk in chunks])
         if not data.startswith(b"name="):
             raise InvalidArgument("The file is no image: neither an OCI layout nor a tar that docker saved.")

@@ -49,7 +49,7 @@ def tasks(lab: Lab, service: str, *, state: str = "running", away_from: str = ""
         found = lab.tasks({"service": [service], "desired-state": ["running"]}, timeout_s=10.0)
     except SwarmError:
         return -1
-    return sum(task["Status"]["State"] == state and names.get(task["NodeID"]) != away_from for task in found)
+    return sum(task["Status"]["State"] == state and names.get(task.get("NodeID", "")) != away_from for task in found)
 
 
 def processes() -> int:
