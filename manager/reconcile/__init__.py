@@ -11,7 +11,7 @@ from manager.reconcile.plan import Reconciler
 from manager.reconcile.reaper import Reaper
 from manager.reconcile.replicated import ReplicatedServices
 from manager.reconcile.roles import Roles
-from manager.schedule.nodes import NeedsCache
+from manager.schedule.nodes import LoadCache
 
 
 def all_reconcilers() -> tuple[Reconciler, ...]:
@@ -19,7 +19,7 @@ def all_reconcilers() -> tuple[Reconciler, ...]:
 
     Nodes come first, so that what is decided about tasks in the same run knows of them.
     """
-    cache = NeedsCache()
+    cache = LoadCache()
     return (
         NodeHealth(),
         Roles(),

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from manager.reconcile.plan import PROVISIONAL_PREFIX, Note, Plan
 from manager.reconcile.restart import waiting_reason
-from manager.schedule.nodes import NeedsCache
+from manager.schedule.nodes import LoadCache
 from manager.schedule.scheduler import place
 from manager.store.view import View
 from swarmpy.limits import BATCH_GROUPS_MAX
@@ -26,7 +26,7 @@ from swarmpy.model.states import Owner, TaskState
 class PlanBuilder:
     """One plan in the making."""
 
-    def __init__(self, view: View, now: Timestamp, cache: NeedsCache) -> None:
+    def __init__(self, view: View, now: Timestamp, cache: LoadCache) -> None:
         self.view = view
         self.now = now
         self.is_partial = False

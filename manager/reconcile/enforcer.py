@@ -16,7 +16,7 @@ from manager.reconcile.restart import NO_LONGER_FITS
 from manager.reconcile.slots import age, is_wished
 from manager.schedule.constraint import Constraint, is_match
 from manager.schedule.needs import generic_counts, parsed_or_never
-from manager.schedule.nodes import NeedsCache
+from manager.schedule.nodes import LoadCache
 from manager.store.view import View
 from swarmpy.limits import BATCH_GROUPS_MAX
 from swarmpy.model.changes import Group, Report
@@ -33,7 +33,7 @@ class ConstraintEnforcer:
 
     name = "enforcer"
 
-    def __init__(self, cache: NeedsCache) -> None:
+    def __init__(self, cache: LoadCache) -> None:
         self._cache = cache
 
     def keys(self, view: View) -> Iterable[str]:

@@ -21,7 +21,7 @@ from manager.reconcile.slots import NodeFitness, Slots, is_wished
 from manager.schedule.constraint import is_match
 from manager.schedule.filters import is_platform
 from manager.schedule.needs import Needs
-from manager.schedule.nodes import NeedsCache
+from manager.schedule.nodes import LoadCache
 from manager.store.view import View
 from swarmpy.model.defaults import is_global
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
@@ -36,7 +36,7 @@ class GlobalServices:
 
     name = "global"
 
-    def __init__(self, cache: NeedsCache) -> None:
+    def __init__(self, cache: LoadCache) -> None:
         self._cache = cache
 
     def keys(self, view: View) -> Iterable[str]:

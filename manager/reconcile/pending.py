@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.slots import age
-from manager.schedule.nodes import ClusterLoad, NeedsCache
+from manager.schedule.nodes import ClusterLoad, LoadCache
 from manager.schedule.scheduler import pending, place
 from manager.store.view import View
 from swarmpy.limits import BATCH_GROUPS_MAX
@@ -30,7 +30,7 @@ class PendingTasks:
 
     name = "scheduler"
 
-    def __init__(self, cache: NeedsCache) -> None:
+    def __init__(self, cache: LoadCache) -> None:
         self._cache = cache
 
     def keys(self, view: View) -> Iterable[str]:

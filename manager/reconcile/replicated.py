@@ -19,7 +19,7 @@ from manager.reconcile.builder import PlanBuilder
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.slot_work import SlotWork
 from manager.reconcile.slots import NodeFitness, Slots, age, surplus_slots
-from manager.schedule.nodes import NeedsCache
+from manager.schedule.nodes import LoadCache
 from manager.store.view import View
 from swarmpy.model.changes import Order
 from swarmpy.model.defaults import is_replicated, replicas
@@ -33,7 +33,7 @@ class ReplicatedServices:
 
     name = "replicated"
 
-    def __init__(self, cache: NeedsCache) -> None:
+    def __init__(self, cache: LoadCache) -> None:
         self._cache = cache
 
     def keys(self, view: View) -> Iterable[str]:

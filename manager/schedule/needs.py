@@ -7,7 +7,7 @@ does not parse (the API refuses it, but a log may hold anything) matches no node
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from manager.schedule.constraint import Constraint, parse_constraints
@@ -40,27 +40,26 @@ class Needs:
     max_replicas: int = 0
     spread: tuple[str, ...] = ()
     is_global: bool = False
-    has_reservations: bool = field(default=False)
-
-    @property
-    def is_counted_only(self) -> bool:
-        """Whether such a task weighs nothing on its node but one more task."""
-        return not self.has_reservations and not self.host_ports
+    has_reservations: bool = False
+    is_light: bool = True
+    """Such a task weighs nothing on its node but one more task."""
 
 
 NO_NEEDS: Final = Needs()
 
 
-def needs_of(revision: Revision) -> Needs:
+def needs_of_revision(revision: Revision) -> Needs:
     spec = revision.spec
     template = spec.task_template
     placement = template.placement
     nano_cpus, memory_bytes, generic = _reservations(template)
+    has_reservations = bool(nano_cpus or memory_bytes or generic)
+    host_ports = _host_ports(spec)
     return Needs(
         nano_cpus=nano_cpus,
         memory_bytes=memory_bytes,
         generic=generic,
-        host_ports=_host_ports(spec),
+        host_ports=host_ports,
         constraints=parsed_or_never(placement.constraints) if placement is not None else (),
         platforms=placement.platforms if placement is not None else (),
         volume_drivers=_volume_drivers(template),
@@ -69,7 +68,8 @@ def needs_of(revision: Revision) -> Needs:
         max_replicas=placement.max_replicas if placement is not None else 0,
         spread=_spread(template),
         is_global=is_global(spec),
-        has_reservations=bool(nano_cpus or memory_bytes or generic),
+        has_reservations=has_reservations,
+        is_light=not has_reservations and not host_ports,
     )
 
 

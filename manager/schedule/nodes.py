@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
-from manager.schedule.needs import NO_NEEDS, HostPort, Needs, needs_of
+from manager.schedule.needs import NO_NEEDS, HostPort, Needs, needs_of_revision
 from manager.store.view import View
 from swarmpy.limits import NEEDS_CACHE_REVISIONS_MAX, NODE_FAILURES_WINDOW_S
-from swarmpy.model.ids import SECOND_NS, NodeId, RevisionId, ServiceId, Timestamp
+from swarmpy.model.ids import SECOND_NS, NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Node, Task
 from swarmpy.model.states import TaskState
 
@@ -30,76 +30,127 @@ _FAILURES_WINDOW_NS: Final = int(NODE_FAILURES_WINDOW_S * SECOND_NS)
 
 @dataclass(slots=True)
 class NodeLoad:
-    """What one node carries. Shared between pictures, so changed only by ``ClusterLoad`` on its own copy."""
+    """What one node carries. Shared between pictures, so changed only on one's own copy."""
 
     active: int = 0
     active_by_service: dict[ServiceId, int] = field(default_factory=dict)
     nano_cpus: int = 0
     memory_bytes: int = 0
     generic: dict[str, int] = field(default_factory=dict)
-    host_ports: frozenset[HostPort] = frozenset()
+    host_ports: dict[HostPort, int] = field(default_factory=dict)
     failed_at: dict[RevisionId, tuple[Timestamp, ...]] = field(default_factory=dict)
+
+    def copy(self) -> NodeLoad:
+        return NodeLoad(
+            active=self.active,
+            active_by_service=dict(self.active_by_service),
+            nano_cpus=self.nano_cpus,
+            memory_bytes=self.memory_bytes,
+            generic=dict(self.generic),
+            host_ports=dict(self.host_ports),
+            failed_at=dict(self.failed_at),
+        )
 
     def recent_failures(self, revision_id: RevisionId, now: Timestamp) -> int:
         times = self.failed_at.get(revision_id)
         return sum(1 for time in times if time > now - _FAILURES_WINDOW_NS) if times else 0
 
-
-EMPTY_LOAD = NodeLoad()
-
-
-def measure(tasks: Iterable[Task], needs_by_id: Callable[[RevisionId], Needs]) -> NodeLoad:
-    """The load that these tasks, all of one node, put on it."""
-    load = NodeLoad()
-    active = 0
-    by_service = load.active_by_service
-    ports: set[HostPort] = set()
-    revision_id = None
-    needs = NO_NEEDS
-    is_light = True
-    for task in tasks:
-        if task.revision_id != revision_id:
-            revision_id = task.revision_id
-            needs = needs_by_id(revision_id)
-            is_light = needs.is_counted_only
+    def count(self, task: Task, needs: Needs, sign: int) -> None:
+        """Add (1) or take away (-1) what the task puts on its node."""
         state = task.status.state
         if state > _RUNNING:
-            if state in _FAILURES:
-                _note_failure(load, task, needs)
-            continue
+            if state in _FAILURES and not needs.is_global:
+                self._count_failure(task, sign)
+            return
         if state < _ASSIGNED:
-            continue  # a global task that waits there
+            return  # a global task that waits there
         if task.desired_state <= _COMPLETE:
-            active += 1
-            service_id = task.service_id
-            by_service[service_id] = by_service.get(service_id, 0) + 1
-        if not is_light:
-            _hold(load, needs, 1)
-            ports.update(needs.host_ports)
-    load.active = active
-    load.host_ports = frozenset(ports)
-    return load
+            self.activate(task.service_id, sign)
+        if not needs.is_light:
+            self.hold(needs, sign)
+
+    def activate(self, service_id: ServiceId, count: int) -> None:
+        self.active += count
+        _add(self.active_by_service, service_id, count)
+
+    def hold(self, needs: Needs, count: int) -> None:
+        self.nano_cpus += count * needs.nano_cpus
+        self.memory_bytes += count * needs.memory_bytes
+        for kind, amount in needs.generic:
+            _add(self.generic, kind, count * amount)
+        for port in needs.host_ports:
+            _add(self.host_ports, port, count)
+
+    def _count_failure(self, task: Task, sign: int) -> None:
+        times = list(self.failed_at.pop(task.revision_id, ()))
+        if sign > 0:
+            times.append(task.status.timestamp)
+        else:
+            times.remove(task.status.timestamp)
+        if times:
+            self.failed_at[task.revision_id] = tuple(sorted(times))
 
 
-def _note_failure(load: NodeLoad, task: Task, needs: Needs) -> None:
-    if not needs.is_global:
-        load.failed_at[task.revision_id] = (
-            *load.failed_at.get(task.revision_id, ()),
-            task.status.timestamp,
-        )
+EMPTY_LOAD = NodeLoad()
+_K = TypeVar("_K")
 
 
-def _hold(load: NodeLoad, needs: Needs, count: int) -> None:
-    load.nano_cpus += count * needs.nano_cpus
-    load.memory_bytes += count * needs.memory_bytes
-    for kind, amount in needs.generic:
-        load.generic[kind] = load.generic.get(kind, 0) + count * amount
+def _add(counts: dict[_K, int], key: _K, count: int) -> None:
+    """Add to a count; one of 0 is left out, so that equal loads are equal values."""
+    total = counts.get(key, 0) + count
+    if total:
+        counts[key] = total
+    else:
+        counts.pop(key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The load that ``tasks``, all of one node, put on it; ``version`` says of when that is."""
+
+    version: int
+    tasks: dict[TaskId, Task]
+    load: NodeLoad
+
+
+NOTHING_MEASURED = Measured(0, {}, EMPTY_LOAD)
+
+
+def measure(
+    tasks: Iterable[Task],
+    needs_of: Callable[[RevisionId], Needs],
+    *,
+    since: Measured = NOTHING_MEASURED,
+    version: int = 0,
+) -> Measured:
+    """What the tasks of a node put on it, reckoned from the last measurement by what changed since.
+
+    Stored tasks are values, so a task that is the same object has not changed.
+    """
+    before = since.tasks
+    after = {task.id: task for task in tasks}
+    load = since.load.copy()
+    added = 0
+    for task_id, task in after.items():
+        known = before.get(task_id)
+        if known is task:
+            continue
+        load.count(task, needs_of(task.revision_id), 1)
+        if known is None:
+            added += 1
+        else:
+            load.count(known, needs_of(known.revision_id), -1)
+    if len(before) + added > len(after):
+        for task_id, known in before.items():
+            if task_id not in after:
+                load.count(known, needs_of(known.revision_id), -1)
+    return Measured(version, after, load)
 
 
 class ClusterLoad:
     """The load of all nodes as one decision sees it."""
 
-    def __init__(self, view: View, measured: dict[NodeId, NodeLoad], cache: NeedsCache) -> None:
+    def __init__(self, view: View, measured: dict[NodeId, NodeLoad], cache: LoadCache) -> None:
         self.nodes: tuple[Node, ...] = tuple(sorted(view.nodes(), key=lambda node: node.id))
         self._view = view
         self._loads = measured
@@ -118,53 +169,52 @@ class ClusterLoad:
     def add(self, node_id: NodeId, service_id: ServiceId, needs: Needs, count: int) -> None:
         """``count`` more tasks were placed there by this plan."""
         load = self._own_load(node_id)
-        load.active += count
-        load.active_by_service[service_id] = load.active_by_service.get(service_id, 0) + count
-        _hold(load, needs, count)
-        if needs.host_ports:
-            load.host_ports |= frozenset(needs.host_ports)
+        load.activate(service_id, count)
+        load.hold(needs, count)
 
     def lower(self, task: Task) -> None:
         """This plan tells the task to stop: it is no longer active, but holds its resources until it ends."""
         is_held = TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
         is_active = is_held and task.desired_state <= TaskState.COMPLETE
-        if not is_active or task.node_id not in self._loads:
-            return
-        load = self._own_load(task.node_id)
-        load.active -= 1
-        load.active_by_service[task.service_id] = load.active_by_service.get(task.service_id, 1) - 1
+        if is_active and task.node_id in self._loads:
+            self._own_load(task.node_id).activate(task.service_id, -1)
 
     def _own_load(self, node_id: NodeId) -> NodeLoad:
-        shared = self._loads.get(node_id, EMPTY_LOAD)
-        if node_id in self._own:
-            return shared
-        self._own.add(node_id)
-        own = NodeLoad(
-            active=shared.active,
-            active_by_service=dict(shared.active_by_service),
-            nano_cpus=shared.nano_cpus,
-            memory_bytes=shared.memory_bytes,
-            generic=dict(shared.generic),
-            host_ports=shared.host_ports,
-            failed_at=shared.failed_at,
-        )
-        self._loads[node_id] = own
-        return own
+        load = self._loads.get(node_id, EMPTY_LOAD)
+        if node_id not in self._own:
+            self._own.add(node_id)
+            load = self._loads[node_id] = load.copy()
+        return load
 
 
-class NeedsCache:
-    """What revisions ask for, kept by whoever decides repeatedly: revisions never change."""
+class LoadCache:
+    """Measurements and needs, kept between decisions by whoever decides repeatedly.
+
+    It is only a cache: a measurement is used again while the view says that no task of the node has changed
+    since, else brought up to date; and revisions never change. So equal views give equal pictures.
+    """
 
     def __init__(self) -> None:
         self._needs: dict[RevisionId, Needs] = {}
+        self._measured: dict[NodeId, Measured] = {}
 
     def picture(self, view: View) -> ClusterLoad:
-        """The load of all nodes now, measured anew: it costs a fraction of a microsecond per placed task."""
+        """The load of all nodes now."""
 
-        def needs_by_id(revision_id: RevisionId) -> Needs:
+        def needs_of(revision_id: RevisionId) -> Needs:
             return self.needs(view, revision_id)
 
-        loads = {node.id: measure(view.tasks_of_node(node.id), needs_by_id) for node in view.nodes()}
+        loads: dict[NodeId, NodeLoad] = {}
+        for node in view.nodes():
+            version = view.node_tasks_version(node.id)
+            known = self._measured.get(node.id, NOTHING_MEASURED)
+            if known.version != version:
+                tasks = view.tasks_of_node(node.id)
+                known = measure(tasks, needs_of, since=known, version=version)
+                self._measured[node.id] = known
+            loads[node.id] = known.load
+        if len(self._measured) > len(loads):
+            self._measured = {id_: known for id_, known in self._measured.items() if id_ in loads}
         return ClusterLoad(view, loads, self)
 
     def needs(self, view: View, revision_id: RevisionId) -> Needs:
@@ -177,5 +227,5 @@ class NeedsCache:
             return NO_NEEDS
         if len(self._needs) >= NEEDS_CACHE_REVISIONS_MAX:
             self._needs.clear()
-        needs = self._needs[revision_id] = needs_of(revision)
+        needs = self._needs[revision_id] = needs_of_revision(revision)
         return needs

@@ -25,7 +25,7 @@ from manager.schedule.filters import (
     question_about,
     refusing_filter,
 )
-from manager.schedule.nodes import ClusterLoad, NeedsCache
+from manager.schedule.nodes import ClusterLoad, LoadCache
 from manager.schedule.spread import Candidate, spread
 from manager.store.view import View
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, Timestamp
@@ -48,7 +48,7 @@ def place(
     if not tasks:
         return ()
     if load is None:
-        load = NeedsCache().picture(view)
+        load = LoadCache().picture(view)
     placed = list(tasks)
     groups: dict[tuple[ServiceId, RevisionId], list[int]] = {}
     for position, task in enumerate(tasks):

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from world import GIB, START, World, make_node
 
 from manager.schedule.constraint import is_match, parse_constraints
-from manager.schedule.nodes import NeedsCache
+from manager.schedule.needs import Needs
+from manager.schedule.nodes import NOTHING_MEASURED, LoadCache, measure
 from manager.schedule.scheduler import place
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import Kind, Node, Revision, Task, TaskStatus
@@ -113,7 +114,7 @@ def holding(tasks: list[Task]) -> list[Task]:
 @given(world=boards(), tasks=batches)
 def test_no_filter_is_violated(world: World, tasks: list[Task]) -> None:
     placed = [task for task in place(world.tables, tasks, START) if task.node_id]
-    cache = NeedsCache()
+    cache = LoadCache()
     for task in placed:
         node = world.node(task.node_id)
         revision = world.tables.revision(task.revision_id)
@@ -186,6 +187,40 @@ def test_equal_inputs_give_equal_placements_in_whatever_order_objects_were_store
         for each in reversed(list(world.tables.all(kind))):
             mirror.tables.put(kind, each)
     assert place(world.tables, tasks, START) == place(mirror.tables, tasks, START)
+
+
+steps = st.lists(
+    st.tuples(
+        st.integers(1, 6),
+        st.sampled_from(SERVICES),
+        st.sampled_from([TaskState.PENDING, TaskState.ASSIGNED, TaskState.RUNNING, TaskState.FAILED, None]),
+        st.sampled_from([TaskState.RUNNING, TaskState.SHUTDOWN]),
+    ),
+    max_size=8,
+)
+
+
+@given(world=boards(), rounds=st.lists(steps, max_size=4))
+def test_a_measurement_brought_up_to_date_equals_a_fresh_one(
+    world: World, rounds: list[list[tuple[int, str, TaskState | None, TaskState]]]
+) -> None:
+    cache = LoadCache()
+    tasks: dict[int, Task] = {}
+    known = NOTHING_MEASURED
+    for changes in rounds:
+        for number, service, state, desired in changes:
+            if state is None:
+                tasks.pop(number, None)
+                continue
+            status = TaskStatus(state=state, timestamp=START)
+            tasks[number] = replace(wanted(service, number), status=status, desired_state=desired)
+
+        def needs_of(revision_id: RevisionId) -> Needs:
+            return cache.needs(world.tables, revision_id)
+
+        known = measure(tasks.values(), needs_of, since=known)
+        assert known.load == measure(tasks.values(), needs_of).load
+        assert known.tasks == {task.id: task for task in tasks.values()}
 
 
 @given(

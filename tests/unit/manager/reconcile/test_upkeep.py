@@ -11,7 +11,7 @@ from world import GIB, World, make_node, seconds
 from manager.reconcile import all_reconcilers
 from manager.reconcile.nodes import RESTARTING_MESSAGE
 from manager.reconcile.pending import PendingTasks
-from manager.schedule.nodes import NeedsCache
+from manager.schedule.nodes import LoadCache
 from swarmpy.limits import (
     BATCH_GROUPS_MAX,
     DISCONNECT_GRACE_S,
@@ -355,7 +355,7 @@ def test_a_task_of_a_service_that_is_gone_is_left_alone() -> None:
         status=TaskStatus(state=TaskState.PENDING),
     )
     world.put(waiting)
-    plan = PendingTasks(NeedsCache()).reconcile(world.tables, "pending", world.now)
+    plan = PendingTasks(LoadCache()).reconcile(world.tables, "pending", world.now)
     assert not plan.groups
 
 
@@ -363,7 +363,7 @@ def test_many_waiting_tasks_take_several_plans() -> None:
     count = BATCH_GROUPS_MAX * 2 + 7
     world = world_with(service_spec(replicas=count), nodes=0)
     world.tables.put(Kind.NODE, make_node("n1"))
-    plan = PendingTasks(NeedsCache()).reconcile(world.tables, "pending", world.now)
+    plan = PendingTasks(LoadCache()).reconcile(world.tables, "pending", world.now)
     assert len(plan.groups) == BATCH_GROUPS_MAX
     assert plan.is_partial
     world.put(make_node("n2"))
