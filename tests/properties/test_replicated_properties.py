@@ -12,7 +12,7 @@ from collections import Counter
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 from world import GIB, World, make_node, seconds
 
@@ -38,6 +38,7 @@ from swarmpy.model.states import (
     RestartCondition,
     TaskState,
     UpdateOrder,
+    UpdateState,
     is_terminal,
 )
 
@@ -153,6 +154,16 @@ class Cluster(RuleBasedStateMachine):
             self.is_seen = False
             self.world.set_node_state(node, state)
 
+    @rule(node=st.sampled_from(NODES), returns=st.booleans())
+    def lose_node(self, node: str, *, returns: bool) -> None:
+        """Its session ends and the grace passes; it may be back after the managers have acted."""
+        self.hear(node, NodeState.DISCONNECTED)
+        self.world.pass_time(2)
+        self.settle()
+        if returns:
+            self.hear(node, NodeState.READY)
+            self.settle()
+
     @rule(node=st.sampled_from(NODES))
     def add_or_remove_node(self, node: str) -> None:
         self.is_seen = False
@@ -187,16 +198,12 @@ class Cluster(RuleBasedStateMachine):
     def settle(self) -> None:
         self.world.settle()
         self.is_seen = True
+        self.world.assert_quiet()
 
     @rule()
     def change_leader(self) -> None:
         self.world = self.world.successor()
         self.settle()
-
-    @precondition(lambda self: self.is_seen)
-    @rule()
-    def asked_anew_nobody_wants_anything(self) -> None:
-        self.world.assert_quiet()
 
     @invariant()
     def never_too_many(self) -> None:
@@ -251,6 +258,9 @@ class Cluster(RuleBasedStateMachine):
             others = [task for task in tasks if task.desired_state > TaskState.RUNNING]
             assert all(is_terminal(task.status.state) for task in others)
             assert len(wished) <= 2
+            running = [task for task in wished if task.status.state == TaskState.RUNNING]
+            assert len(running) <= 1
+            self._check_up_to_date(service, running)
             if not wished:
                 # done: only a policy with an end leaves a slot like this
                 policy = restart_policy(service.spec.task_template)
@@ -259,8 +269,17 @@ class Cluster(RuleBasedStateMachine):
                 assert task.desired_state == TaskState.RUNNING
                 assert task.status.state in (TaskState.RUNNING, TaskState.PENDING)
 
+    def _check_up_to_date(self, service: Service, running: list[Task]) -> None:
+        status = service.update_status
+        if status is not None and status.state not in (UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED):
+            return  # paused, or held up by a task that finds no node
+        for task in running:
+            revision = self.world.tables.revision(task.revision_id)
+            assert revision is not None
+            assert revision.spec.task_template.container_spec == service.spec.task_template.container_spec
+
 
 TestCluster = Cluster.TestCase
 TestCluster.settings = settings(
-    max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=200, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
