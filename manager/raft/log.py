@@ -364,8 +364,11 @@ class SyncObjLog:
         return {i: a for i, a in self._core.members().items() if i != self._core.raft_id}
 
     def may_dial(self, peer: str) -> bool:
-        is_over = self._is_stopped or self._core.is_removed
-        return not is_over and (self._core.raft_id > peer or self._core.is_leader)
+        core = self._core
+        # One of the two dials. So does a leader, to members that may not know it yet, and whoever is not
+        # connected to a leader: it may have been removed, and then nobody dials it to tell it so.
+        is_eager = core.is_leader or core.leader not in core.transport.connected
+        return not self._is_stopped and not core.is_removed and (core.raft_id > peer or is_eager)
 
     def connected(self, peer: str) -> None:
         self._guard(self._core.transport.peer_connected, peer)

@@ -166,7 +166,8 @@ class SyncObjCore(SyncObj):
         self.replication = Replication(
             self.journal, self.snapshotter, self.transport, batch_bytes=parts.batch_bytes
         )
-        self._ticked_at = self.now()
+        self._ticked_at = self._leads_since = self.now()
+        self._was_leader = False
         me = RaftNode(self.raft_id, parts.members.get(self.raft_id, ""))
         others = [RaftNode(i, a) for i, a in sorted(parts.members.items()) if i != self.raft_id]
         with self._library_made_ours():
@@ -240,8 +241,8 @@ class SyncObjCore(SyncObj):
             return True
         if raft_id not in self.transport.connected:
             return False
-        answered = self.transport.answered_at.get(raft_id, -math.inf)
-        return not self.is_leader or self.now() - answered < limits.RAFT_LEADER_FALLBACK_S
+        answered_at = max(self.transport.answered_at.get(raft_id, -math.inf), self._leads_since)
+        return not self.is_leader or self.now() - answered_at < limits.RAFT_LEADER_FALLBACK_S
 
     def has_open_change(self) -> bool:
         """Whether a membership change stands in the log that is not applied yet."""
@@ -271,6 +272,9 @@ class SyncObjCore(SyncObj):
             self._send_news()
         # After the sends, so that our disk and the followers' work at the same time.
         self.journal.sync()
+        if self._isLeader() and not self._was_leader:
+            self._leads_since = self.now()
+        self._was_leader = self._isLeader()
         term = self.raftCurrentTerm if self._isLeader() else None
         self.reads.finish(term=term, others=self._other_ids(), applied=self.raftLastApplied)
         if self.journal.entry_bytes > limits.RAFT_LOG_BYTES_MAX:

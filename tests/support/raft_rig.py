@@ -115,11 +115,12 @@ class Rig:
     async def stop(self, name: str) -> None:
         await self.logs.pop(name).stop()
 
-    async def join(self, name: str) -> SyncObjLog:
+    async def join(self, name: str, leader: SyncObjLog | None = None) -> SyncObjLog:
         """Start a fresh member beside the others; it is not added yet."""
+        leader = leader or await self.leader()
         self.disks[name] = SimDisk(self.random)
         member = Member(raft_id=name, address=f"{name}:2377")
-        create_joined(self.env(name), self.config, member, (await self.leader()).status().members)
+        create_joined(self.env(name), self.config, member, leader.status().members)
         return await self.start(name)
 
     async def leader(self) -> SyncObjLog:
