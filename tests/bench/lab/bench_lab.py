@@ -49,7 +49,8 @@ def tasks(lab: Lab, service: str, *, state: str = "running", away_from: str = ""
         found = lab.tasks({"service": [service], "desired-state": ["running"]}, timeout_s=10.0)
     except SwarmError:
         return -1
-    return sum(task["Status"]["State"] == state and names.get(task.get("NodeID", "")) != away_from for task in found)
+    in_state = (task for task in found if task["Status"]["State"] == state)
+    return sum(names.get(task.get("NodeID", "")) != away_from for task in in_state)
 
 
 def processes() -> int:
