@@ -55,6 +55,8 @@ NODE_FAILURES_MAX = 5
 NODE_FAILURES_WINDOW_S = 300.0
 REVISIONS_KEPT = 6
 """Revisions of a service that are kept to return to."""
+PORTS_RETRY_S = 30.0
+"""Between attempts to publish a port while every number of the dynamic range is taken."""
 NEEDS_CACHE_REVISIONS_MAX = 10_000
 """Revisions whose scheduling needs are remembered."""
 

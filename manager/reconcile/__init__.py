@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from manager.reconcile.cluster import ClusterUpkeep
+from manager.reconcile.endpoints import Endpoints
 from manager.reconcile.enforcer import ConstraintEnforcer
 from manager.reconcile.global_services import GlobalServices
 from manager.reconcile.nodes import NodeHealth
@@ -23,6 +24,7 @@ def all_reconcilers() -> tuple[Reconciler, ...]:
     return (
         NodeHealth(),
         Roles(),
+        Endpoints(),
         ConstraintEnforcer(cache),
         ReplicatedServices(cache),
         GlobalServices(cache),

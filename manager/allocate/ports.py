@@ -1,0 +1,59 @@
+"""Published ports: a number for each ingress port that the user left open.
+
+Numbers come from 30000 to 32767, per protocol, and are no other service's, whether dynamic or fixed. The
+search begins after the highest number in use, so that a freed one is not handed out next. What has a number
+keeps it. Host-mode ports without a number are the node's to choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from msgspec.structs import replace
+
+from manager.schedule.needs import HostPort
+from swarmpy.model.defaults import port_protocol, publish_mode
+from swarmpy.model.objects import Endpoint, Service
+from swarmpy.model.specs import PortConfig
+from swarmpy.model.states import PublishMode
+
+FIRST_PORT: Final = 30_000
+LAST_PORT: Final = 32_767
+_COUNT: Final = LAST_PORT - FIRST_PORT + 1
+
+
+def is_open(port: PortConfig) -> bool:
+    """Whether the port still needs a number."""
+    return port.published_port == 0 and publish_mode(port) == PublishMode.INGRESS
+
+
+def needs_ports(service: Service) -> bool:
+    return any(is_open(port) for port in service.endpoint.ports)
+
+
+def assign_ports(service: Service, services: Iterable[Service]) -> Endpoint:
+    """The service's endpoint with numbers for its open ports; what finds none free stays open."""
+    taken: set[HostPort] = set()
+    for each in (service, *services):
+        for port in each.endpoint.ports:
+            taken.add((port_protocol(port), port.published_port))
+    ports = []
+    for port in service.endpoint.ports:
+        if is_open(port):
+            number = _free_port(port_protocol(port), taken)
+            taken.add((port_protocol(port), number))
+            port = replace(port, published_port=number)
+        ports.append(port)
+    return replace(service.endpoint, ports=tuple(ports))
+
+
+def _free_port(protocol: str, taken: set[HostPort]) -> int:
+    """A free number, or 0."""
+    in_range = [port for of, port in taken if of == protocol and FIRST_PORT <= port <= LAST_PORT]
+    start = max(in_range, default=FIRST_PORT - 1) + 1 - FIRST_PORT
+    for offset in range(_COUNT):
+        number = FIRST_PORT + (start + offset) % _COUNT
+        if (protocol, number) not in taken:
+            return number
+    return 0
