@@ -89,6 +89,11 @@ class SlotWork(Generic[K]):
 
     def _replace_lost(self, key: K, tasks: Sequence[Task], lost: Sequence[Task]) -> None:
         newest = lost[-1]
+        if is_terminal(newest.status.state) and not is_displaced(newest) and newest.not_before > self._now:
+            # it failed while it was being prepared, before its own delay was over: the next one is prepared
+            # at once too, so to replace it now would turn the pace of the delays into that of failing
+            self._builder.wake(newest.not_before)
+            return
         restart = self._restart_of(newest, tasks)
         stops = [change for task in lost for change in self._builder.stop(task)]
         if restart is None:

@@ -252,6 +252,36 @@ def test_a_rejected_preparation_is_retried_under_the_same_policy() -> None:
     (waiting,) = world.live_tasks()
     world.report(waiting.id, TaskState.REJECTED, err="No such image: a")
     world.settle()
+    assert not world.live_tasks(), "its delay is not over: what failed early does not bring the next forward"
+    world.now = waiting.not_before
+    world.settle()
     (after,) = world.live_tasks()
     assert after.restarts == 2
     assert after.not_before == world.now + seconds(1)
+
+
+def reject_all_that_is_prepared(world: World) -> None:
+    """The agent's answer takes no time; that must not lead to one more task for every answer."""
+    for _ in range(5):
+        world.settle()
+        fresh = [task for task in world.live_tasks() if task.status.state < TaskState.REJECTED]
+        if not fresh:
+            return
+        for task in fresh:
+            world.report(task.id, TaskState.REJECTED, err="No such image: a")
+    raise AssertionError("replaced as fast as it fails")
+
+
+@pytest.mark.parametrize("delay_s", [None, 5.0])
+def test_an_image_that_is_missing_is_tried_again_at_the_pace_of_the_policy(delay_s: float | None) -> None:
+    """A replacement is prepared while it waits, so it fails at once: the pace must come from the delays."""
+    world = world_with(policy(delay=Duration(seconds(delay_s)))) if delay_s else world_with()
+    until = world.now + seconds(120)
+    while world.now < until:
+        reject_all_that_is_prepared(world)
+        wake = world.next_wake()
+        assert wake is not None, "it is never given up"
+        world.now = max(world.now, wake)
+    attempts = max(task.restarts for task in world.tasks())
+    assert attempts <= (120 / delay_s + 2 if delay_s else 12)
+    assert attempts >= (120 / delay_s - 2 if delay_s else 5)
