@@ -139,7 +139,7 @@ class ControlLoop:
     def _plan(self) -> _Run:
         """Reconcile dirty keys over one draft until the slice or the batch is full."""
         clock = self._env.clock
-        run = _Run(draft=Draft(self._store))
+        run = _Run(draft=Draft(self._store, at=clock.now()))
         deadline = clock.monotonic() + SLICE_S
         while self._dirty and len(run.groups) < BATCH_GROUPS_MAX:
             key = next(iter(self._dirty))
