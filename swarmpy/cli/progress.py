@@ -174,18 +174,23 @@ class _Silent:
 
 
 class _Lines:
-    """For pipes and logs: a line whenever something changed."""
+    """For pipes and logs: a line whenever something changed. Trouble that comes back is told once."""
 
     def __init__(self) -> None:
-        self._last: tuple[str, ...] = ()
+        self._last: dict[str, str] = {}
 
     def show(self, picture: Picture, verify: str) -> None:
         step = "verify: Waiting for tasks to be stable" if verify.startswith("verify: Waiting") else verify
-        lines = tuple(line for line in (picture.note, picture.headline, picture.trouble, step) if line)
-        for line in lines:
-            if line not in self._last:
+        lines = {
+            "note": picture.note,
+            "headline": picture.headline,
+            "trouble": picture.trouble,
+            "step": step,
+        }
+        for what, line in lines.items():
+            if line and line != self._last.get(what):
                 print(line, flush=True)
-        self._last = lines
+                self._last[what] = line
 
 
 class _Bars:

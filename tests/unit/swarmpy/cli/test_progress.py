@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from swarmpy.cli.progress import MONITOR_S, Picture, _verify, _Watch, judge
+import pytest
+
+from swarmpy.cli.progress import MONITOR_S, Picture, _Lines, _verify, _Watch, judge
 from swarmpy.client import Json
 
 NODES: list[Json] = [{"ID": "n1", "Status": {"State": "ready"}}, {"ID": "n2", "Status": {"State": "down"}}]
@@ -88,3 +90,13 @@ def test_stability_is_waited_for() -> None:
 
 def test_nothing_wanted_is_done_at_once() -> None:
     assert _verify(Picture(0, 0), _Watch(), 0.0) == "verify: Service converged"
+
+
+def test_trouble_that_comes_and_goes_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = _Lines()
+    for attempt in range(4):
+        trouble = "No such image: nope:latest" if attempt % 2 else ""
+        lines.show(Picture(running=0, wanted=2, trouble=trouble), "")
+    lines.show(Picture(running=0, wanted=2, trouble="another"), "")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["overall progress: 0 out of 2 tasks", "No such image: nope:latest", "another"]
