@@ -155,7 +155,8 @@ class SyncObjLog:
             return
         self._end()
         await self._wire.stop()
-        self._executor.shutdown(wait=True)
+        # A snapshot still being written goes to a side file that nobody will use.
+        self._executor.shutdown(wait=False, cancel_futures=True)
         self._core.snapshotter.close()
         if self._fatal is None:
             self._core.journal.close()
@@ -414,6 +415,9 @@ class SyncObjLog:
             return
         self._guard(self._core.tick)
         core = self._core
+        if core.journal.is_dirty:
+            # Once what the tick sent is on its way, so that our disk works while the followers' do.
+            self._loop.call_soon(self._guard, core.sync)
         if core.leader != self._leader:
             self._leader = core.leader
             self._fail_pending()

@@ -91,9 +91,10 @@ class RaftNode(Node):
     def __init__(self, id: str, address: str = "") -> None:
         super().__init__(id)
         self.address = address
+        self._hash = zlib.crc32(id.encode())
 
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
 
 class _ShapesOnly:
@@ -270,8 +271,6 @@ class SyncObjCore(SyncObj):
             self._onTick()
         if self._isLeader():
             self._send_news()
-        # After the sends, so that our disk and the followers' work at the same time.
-        self.journal.sync()
         if self._isLeader() and not self._was_leader:
             self._leads_since = self.now()
         self._was_leader = self._isLeader()
