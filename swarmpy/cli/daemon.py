@@ -12,7 +12,7 @@ from swarmpy.config import CGROUP_PARENT, DATA_DIR, LISTEN_ADDRESS, RUN_DIR, Nod
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
-_EXECUTORS = ("native", "fake")
+_EXECUTORS = ("native",)
 
 
 def daemon(session: Session, arguments: list[str], options: Options) -> int:
@@ -67,7 +67,7 @@ COMMANDS = {
             text("listen-addr", "Listen address of the swarm", default=LISTEN_ADDRESS),
             text("advertise-addr", "Advertised address, if init or join name none"),
             text("data-path-addr", "Address of data path traffic, if init or join name none"),
-            text("executor", "What runs tasks (native, fake)", default="native"),
+            text("executor", "What runs tasks (native)", default="native"),
             text("cgroup-parent", "Cgroup below which tasks run", default=CGROUP_PARENT),
             listed("label", "Label of this node's engine (key=value)"),
             text("log-level", "How much to log (debug, info, warning, error)", default="info"),

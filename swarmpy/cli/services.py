@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from http import HTTPStatus
 from urllib.parse import quote
 
 from swarmpy.cli import service_change
@@ -10,7 +11,7 @@ from swarmpy.cli.flags import Command, Options, listed, switch
 from swarmpy.cli.output import FORMAT, LIST_FLAGS, NO_TRUNC, Listing, parse_filters, show_items, show_list
 from swarmpy.cli.render import short_id
 from swarmpy.cli.service_logs import LOGS
-from swarmpy.cli.session import Session, each, tell
+from swarmpy.cli.session import Session, each, tell, tell_refused
 from swarmpy.cli.task_rows import TASK_COLUMNS, task_rows
 from swarmpy.client import ErrorAnswer, Json, filters
 
@@ -57,7 +58,10 @@ def ps(session: Session, arguments: list[str], options: Options) -> int:
         try:
             found.append(session.client.get(f"/services/{quote(name, safe='')}")["ID"])
         except ErrorAnswer as error:
-            tell(f"no such service: {name}" if "not found" in str(error) else str(error))
+            if error.status == HTTPStatus.NOT_FOUND:
+                tell(f"no such service: {name}")
+            else:
+                tell_refused(error)
             code = 1
     if found:
         chosen = parse_filters(options.many("filter")) | {"service": found}

@@ -81,8 +81,8 @@ def join_token(session: Session, arguments: list[str], options: Options) -> int:
     if options.on("quiet"):
         print(_token(session, role))
         return 0
-    print(f"To add a {role} to this swarm, run the following command:\n")
-    print(f"    {_join_command(session, role)}\n")
+    command = _join_command(session, role)
+    print(f"To add a {role} to this swarm, run the following command:\n\n    {command}\n")
     return 0
 
 

@@ -15,6 +15,7 @@ from agent.executor.native.executor import NativeExecutor
 from manager.api.server import ApiServer
 from swarmpy.config import NodeConfig
 from swarmpy.errors import InvalidArgument, SwarmError
+from swarmpy.log import configure
 from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.runtime import Env
 
@@ -26,6 +27,7 @@ EXIT_FATAL = 3
 
 def run(config: NodeConfig) -> int:
     """Run the daemon until it is told to stop; the process's exit code. ``SwarmError`` if it can't start."""
+    configure(config.log_level, config.log_format)
     return asyncio.run(serve(config, Env()))
 
 

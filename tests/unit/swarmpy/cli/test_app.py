@@ -59,6 +59,17 @@ def test_join(run: Run, node: FakeNode) -> None:
     assert refused.out == ""
 
 
+def test_outside_a_swarm_all_commands_fail_alike(run: Run) -> None:
+    said = {
+        run(*command).err for command in (("service", "ps", "web"), ("node", "ls"), ("join-token", "worker"))
+    }
+    assert said == {
+        "Error response from daemon: This node is not a swarm manager. "
+        'Use "swarmpy init" or "swarmpy join" to connect this node to swarm and try again.\n'
+    }
+    assert run("join-token", "worker").out == ""
+
+
 def test_service_ls_looks_like_dockers(run: Run, cluster: FakeCluster) -> None:
     assert run("service", "ls").out == "ID        NAME      MODE      REPLICAS   IMAGE     PORTS\n"
     id_ = create(run, "--name", "web", "--replicas", "3", "-p", "8080:80", "host", "sh", "-c", "sleep 1")

@@ -1,0 +1,58 @@
+"""The daemon as a process of its own: what its settings do before it is in any swarm."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from swarmpy.client import Client, DaemonAbsent
+
+DEADLINE_S = 30.0
+
+
+@contextmanager
+def daemon(folder: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "swarmpy", "daemon", "--data-dir", str(folder / "data")]
+    command += ["--run-dir", str(folder / "run"), *flags]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_answer(process: subprocess.Popen[str], client: Client) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            client.ping()
+        except DaemonAbsent:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline, "the daemon does not answer"
+            time.sleep(0.02)
+        else:
+            return
+
+
+def run_and_stop(folder: Path, *flags: str) -> list[str]:
+    """The lines that a daemon logs between start and SIGTERM."""
+    with daemon(folder, *flags) as process:
+        wait_answer(process, Client(f"unix://{folder}/run/swarmpy.sock"))
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=DEADLINE_S)[1]
+        assert process.returncode == 0, log
+        return log.splitlines()
+
+
+def test_the_log_is_written_as_its_settings_say(tmp_path: Path) -> None:
+    started = json.loads(run_and_stop(tmp_path / "a", "--log-format", "json")[0])
+    assert (started["event"], started["level"]) == ("daemon_started", "info")
+    assert "daemon_started" in run_and_stop(tmp_path / "b")[0]
+    assert run_and_stop(tmp_path / "c", "--log-level", "warning") == []
