@@ -1,3 +1,4 @@
+# ruff: noqa: N801 - the names are the library's
 class FAIL_REASON:
     SUCCESS: int
     QUEUE_FULL: int

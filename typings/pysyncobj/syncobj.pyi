@@ -1,3 +1,4 @@
+# ruff: noqa: N802, N803 - the names are the library's
 from collections.abc import Callable, Iterable
 from typing import Any
 
