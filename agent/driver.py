@@ -178,7 +178,7 @@ class Driver:
             outcome = _failed(operation, str(error), is_final=True, exit_code=error.exit_code)
         except Retry as error:
             outcome = _failed(operation, str(error), is_final=False, delay_s=error.delay_s)
-        except Exception as error:
+        except Exception as error:  # the top of every operation: one that broke must not end the agent
             log.error("operation_broke", operation=type(operation).__name__, exc_info=error)
             outcome = _failed(operation, f"{type(error).__name__}: {error}", is_final=False)
         await self._inbox.put(outcome)

@@ -68,7 +68,7 @@ class LogPublisher:
             await self._publish(id_, selector, address)
         except SwarmError as error:
             log.info("log_stream_ended", subscription_id=id_, reason=str(error))
-        except Exception as error:
+        except Exception as error:  # the top of every stream: one that broke must not end the others
             log.error("log_stream_broke", subscription_id=id_, exc_info=error)
 
     async def _publish(self, id_: str, selector: dispatcher_pb2.LogSelector, address: str) -> None:

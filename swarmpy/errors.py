@@ -1,4 +1,4 @@
-"""The error families: each is named by what its caller should do (DESIGN §9).
+"""The error families: each is named by what its caller should do.
 
 * ``Rejected``: the request is at fault. Its subclasses map one to one to gRPC and HTTP codes.
 * ``Retry``: nothing is wrong with the request; ask again after ``delay_s``.

@@ -152,7 +152,7 @@ async def _answer_errors(request: web.Request, handler: _Next) -> web.StreamResp
     except (ConnectionResetError, TimeoutError) as error:
         log.info("api_request_broken_off", method=request.method, path=request.path, reason=str(error))
         return _error("the request was broken off", 500)
-    except Exception as error:
+    except Exception as error:  # the top of every request: the client gets an answer whatever broke
         log.exception("api_request_failed", method=request.method, path=request.path)
         return _error(f"internal error: {type(error).__name__}; the daemon's log has the details", 500)
 

@@ -438,7 +438,7 @@ class SyncObjLog:
             raise
         except SwarmError as error:
             self._fail(str(error))
-        except Exception as error:
+        except Exception as error:  # the top of raft: what is not understood ends this member, and says so
             log.error("raft failed", exc_info=error)
             self._fail(f"raft failed ({type(error).__name__}: {error}): restart this manager")
 

@@ -376,7 +376,7 @@ class SyncObjCore(SyncObj):
         if command[0] == codec.REGULAR:
             try:
                 return self.machine.apply(command[1:], index)
-            except Exception as error:
+            except Exception as error:  # a defect of the machine is every member's alike
                 log.error("raft entry failed", index=index, exc_info=error)
                 return error
         change = change_of(command)

@@ -4,7 +4,7 @@ A batch's groups are applied one after the other; each as a whole, or not at all
 and the tables alone: no clock, no chance, no order of a set. Nothing here raises towards the log. What comes
 out is the list of events and an ``Applied``; its refusals name the groups and the reasons.
 
-Merged fields (DESIGN §4): a task's ``desired_state`` and ``status``, and a node's ``status``, ``description``
+Merged fields: a task's ``desired_state`` and ``status``, and a node's ``status``, ``description``
 and ``manager_status``, are never taken over from an update blindly, and do not touch the object's version.
 """
 

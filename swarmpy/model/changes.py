@@ -22,7 +22,7 @@ class Create(Value, frozen=True, kw_only=True):
 class Update(Value, frozen=True, kw_only=True):
     """Replace the object, if its stored version still is ``object.version``.
 
-    Merged fields (DESIGN §4) are taken from the store, not from ``object``; a task's status is taken
+    Merged fields are taken from the store, not from ``object``; a task's status is taken
     from ``object`` if it is ahead.
     """
 

@@ -1,7 +1,7 @@
 """The stored objects. The stored object is the API's object, with times as integers.
 
 ``version`` is the store-wide counter at the object's last guarded change (Docker's ``Version.Index``).
-Two kinds of field (DESIGN §4): a task's ``desired_state`` and ``status``, and a node's ``status``,
+Two kinds of field: a task's ``desired_state`` and ``status``, and a node's ``status``,
 ``description`` and ``manager_status``, are merged by ``apply`` and do not touch ``version``; every other
 field is guarded by it.
 """

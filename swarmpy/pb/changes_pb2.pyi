@@ -46,7 +46,7 @@ Global___Create: _TypeAlias = Create  # noqa: Y015
 class Update(_message.Message):
     """Replace the object, if its stored version still is object.version.
 
-    Merged fields (DESIGN §4) are taken from the store, not from object; a task's status is taken
+    Merged fields (docs/architecture.md) are taken from the store, not from object; a task's status is taken
     from object if it is ahead.
     """
 
