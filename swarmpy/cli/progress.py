@@ -2,7 +2,8 @@
 
 ``judge`` decides from one picture of service, tasks and nodes; the loop around it asks, shows and waits. A
 service has converged when as many tasks of its present version run as are wanted, and have done so for the
-monitor period. An interrupt ends the waiting, not the work.
+monitor period. A task that ended and that the restart policy leaves alone counts if it was completed; if it
+was not, that is the end of the waiting. An interrupt ends the waiting, not the work.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _STATES: Final = (
     "new", "pending", "assigned", "accepted", "preparing", "ready", "starting", "running",
 )  # fmt: skip
 _BAD_STATES: Final = frozenset({"failed", "rejected"})
+_NOT_REPLACED: Final = "a task has ended, and the service's restart policy does not start it again: "
 _ENDS: Final = {
     "paused": "service update paused: ",
     "rollback_paused": "service rollback paused: ",
@@ -70,7 +72,11 @@ def judge(service: Json, tasks: list[Json], nodes: list[Json]) -> Picture:
     note = f"rollback: {update.get('Message', '')}" if state.startswith("rollback_") else ""
     active = {node["ID"] for node in nodes if (node.get("Status") or {}).get("State") != "down"}
     current = _current(tasks)
-    running = sum(
+    over = [task for task in _newest(tasks).values() if _is_over(task, service)]
+    for task in over:
+        if task["Status"]["State"] in _BAD_STATES and not failure:
+            failure = _NOT_REPLACED + (task["Status"].get("Err") or task["Status"]["State"])
+    running = sum(task["Status"]["State"] == "complete" for task in over) + sum(
         task["Status"]["State"] == "running" and (not nodes or task.get("NodeID") in active)
         for task in current
     )
@@ -90,6 +96,26 @@ def _current(tasks: list[Json]) -> list[Json]:
         elif task["Status"]["State"] in _BAD_STATES:
             newest.setdefault(task.get("Slot") or task.get("NodeID", ""), task)
     return [newest[key] for key in sorted(newest, key=str)]
+
+
+def _newest(tasks: list[Json]) -> dict[object, Json]:
+    return {
+        task.get("Slot") or task.get("NodeID", ""): task
+        for task in sorted(tasks, key=lambda task: task["CreatedAt"])
+    }
+
+
+def _is_over(task: Json, service: Json) -> bool:
+    """Whether the task has ended and none will follow it. Where a window forgets attempts, one may."""
+    state = task["Status"]["State"]
+    if state != "complete" and state not in _BAD_STATES:
+        return False
+    policy = service["Spec"].get("TaskTemplate", {}).get("RestartPolicy") or {}
+    condition = policy.get("Condition") or "any"
+    if condition == "none" or (condition == "on-failure" and state == "complete"):
+        return True
+    most = policy.get("MaxAttempts") or 0
+    return 0 < most <= (task.get("Restart") or {}).get("Attempt", 0) and not policy.get("Window")
 
 
 def _wanted(service: Json, current: list[Json], nodes: list[Json]) -> int:

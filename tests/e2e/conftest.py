@@ -5,18 +5,17 @@ Every lab's name holds the test process's pid, so runs beside each other do not 
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab_services import lab_of, new_name
 
 from swarmpy.lab.cluster import Lab
 from swarmpy.lab.layout import DAEMON_COMMAND
 
-_numbers = itertools.count(1)
 STUB_COMMAND = (sys.executable, str(Path(__file__).with_name("lab_stub.py")), *DAEMON_COMMAND[4:])
 
 
@@ -31,10 +30,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs root"))
 
 
-def new_name() -> str:
-    return f"t{os.getpid()}-{next(_numbers)}"
-
-
 @pytest.fixture
 def lab_name() -> Iterator[str]:
     """A name of which nothing is left afterwards, whatever the test did."""
@@ -46,14 +41,14 @@ def lab_name() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """Three managers and two workers, shared by the tests of a module; they leave it whole."""
-    with Lab.up(managers=3, workers=2, name=new_name()) as lab:
+    with lab_of(managers=3, workers=2) as lab:
         yield lab
 
 
 @pytest.fixture
 def fresh_lab() -> Iterator[Lab]:
     """Three managers and two workers for one test alone."""
-    with Lab.up(managers=3, workers=2, name=new_name()) as lab:
+    with lab_of(managers=3, workers=2) as lab:
         yield lab
 
 

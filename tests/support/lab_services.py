@@ -15,6 +15,16 @@ DEADLINE_S: Final = 40.0
 _numbers = itertools.count(1)
 
 
+def new_name() -> str:
+    """A lab's name that no run beside this one uses."""
+    return f"t{os.getpid()}-{next(_numbers)}"
+
+
+def lab_of(*, managers: int, workers: int, has_swarm: bool = True) -> Lab:
+    """A lab of the test's own; use it in a ``with`` statement."""
+    return Lab.up(managers=managers, workers=workers, name=new_name(), has_swarm=has_swarm)
+
+
 class SleepService:
     """A service whose tasks sleep for a time that no other service has, so its processes can be counted."""
 

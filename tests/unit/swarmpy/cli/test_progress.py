@@ -70,6 +70,46 @@ def test_a_paused_update_ends_the_wait() -> None:
     assert picture.failure == "service update paused: update paused due to failure"
 
 
+def with_policy(**policy: object) -> Json:
+    return {
+        "Spec": {"Mode": {"Replicated": {"Replicas": 1}}, "TaskTemplate": {"RestartPolicy": policy}},
+    }
+
+
+NEVER = with_policy(Condition="none")
+TWICE = with_policy(Condition="on-failure", MaxAttempts=2)
+TOLD = "a task has ended, and the service's restart policy does not start it again: task: non-zero exit (1)"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "attempt", "state", "failure", "is_complete"),
+    [
+        (service(1), 9, "failed", "", False),
+        (NEVER, 0, "failed", TOLD, False),
+        (NEVER, 0, "complete", "", True),
+        (TWICE, 0, "complete", "", True),
+        (TWICE, 1, "failed", "", False),
+        (TWICE, 2, "failed", TOLD, False),
+        (with_policy(Condition="any", MaxAttempts=2, Window=5), 2, "failed", "", False),
+    ],
+)
+def test_an_end_that_nothing_follows_ends_the_wait(
+    wanted: Json, attempt: int, state: str, failure: str, is_complete: bool
+) -> None:
+    ended = task(1, state, desired="shutdown", err="task: non-zero exit (1)" if state == "failed" else "")
+    picture = judge(wanted, [ended | {"Restart": {"Attempt": attempt}}], NODES)
+    assert (picture.failure, picture.is_complete) == (failure, is_complete)
+
+
+def test_a_task_that_follows_an_end_goes_on_with_the_wait() -> None:
+    tasks = [
+        task(1, "failed", desired="shutdown", err="task: non-zero exit (1)", at="1"),
+        task(1, "starting", at="2"),
+    ]
+    picture = judge(TWICE, tasks, NODES)
+    assert (picture.failure, picture.is_complete) == ("", False)
+
+
 def test_a_global_service_wants_one_a_node() -> None:
     spec: Json = {"Spec": {"Mode": {"Global": {}}}}
     tasks = [task(0, "running", node="n1")]
