@@ -9,6 +9,8 @@ from __future__ import annotations
 # --- store and control loops
 BATCH_GROUPS_MAX = 500
 """Atomic groups in one raft entry."""
+PLAN_GROUPS_MAX = 250
+"""Atomic groups in one plan: what a reconcile decides before the loop looks at its time slice."""
 ENTRY_BYTES_MAX = 1_500_000
 """Size of one raft entry; the same limit as swarm mode's transaction."""
 OBJECT_BYTES_MAX = 1_400_000

@@ -1,4 +1,4 @@
-"""``PlanBuilder``: collects what a reconcile wants, places what it creates, and keeps it within one batch.
+"""``PlanBuilder``: collects what a reconcile wants, places what it creates, and keeps it within its bound.
 
 A created task is placed before the plan leaves, over the picture that this very plan leaves behind (tasks
 told to stop no longer count as active), so a scale-up is one commit from wish to ASSIGNED. Created tasks are
@@ -16,7 +16,7 @@ from manager.reconcile.restart import waiting_reason
 from manager.schedule.nodes import LoadCache
 from manager.schedule.scheduler import place
 from manager.store.view import View
-from swarmpy.limits import BATCH_GROUPS_MAX
+from swarmpy.limits import PLAN_GROUPS_MAX
 from swarmpy.model.changes import Change, Create, Group, Order, Report
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.model.objects import Task, TaskStatus
@@ -39,14 +39,14 @@ class PlanBuilder:
 
     def has_room(self) -> bool:
         """Whether another group fits; if not, the plan is partial and the loop comes back at once."""
-        if len(self._groups) < BATCH_GROUPS_MAX:
+        if len(self._groups) < PLAN_GROUPS_MAX:
             return True
         self.is_partial = True
         return False
 
     def room_for(self, wanted: int) -> int:
         """How many of ``wanted`` more groups fit; the plan is partial if not all do."""
-        room = max(min(wanted, BATCH_GROUPS_MAX - len(self._groups)), 0)
+        room = max(min(wanted, PLAN_GROUPS_MAX - len(self._groups)), 0)
         self.is_partial = self.is_partial or room < wanted
         return room
 

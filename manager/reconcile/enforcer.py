@@ -18,7 +18,7 @@ from manager.schedule.constraint import Constraint, is_match
 from manager.schedule.needs import generic_counts, parsed_or_never
 from manager.schedule.nodes import LoadCache
 from manager.store.view import View
-from swarmpy.limits import BATCH_GROUPS_MAX
+from swarmpy.limits import PLAN_GROUPS_MAX
 from swarmpy.model.changes import Group, Report
 from swarmpy.model.ids import NodeId, ServiceId, Timestamp
 from swarmpy.model.objects import Node, Service, Task, TaskStatus
@@ -60,13 +60,13 @@ class ConstraintEnforcer:
             return NOTHING
         rejected = self._misfits(view, node)
         groups = []
-        for task in rejected[:BATCH_GROUPS_MAX]:
+        for task in rejected[:PLAN_GROUPS_MAX]:
             status = TaskStatus(
                 timestamp=now, state=TaskState.REJECTED, message=REJECTED_MESSAGE, err=NO_LONGER_FITS
             )
             report = Report(task_id=task.id, status=status)
             groups.append(Group(owner=Owner.ORCHESTRATOR, changes=(report,)))
-        return Plan(groups=tuple(groups), is_partial=len(rejected) > BATCH_GROUPS_MAX)
+        return Plan(groups=tuple(groups), is_partial=len(rejected) > PLAN_GROUPS_MAX)
 
     def _misfits(self, view: View, node: Node) -> list[Task]:
         has = node.description.resources

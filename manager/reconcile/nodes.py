@@ -21,9 +21,9 @@ from manager.reconcile.plan import NOTHING, Note, Plan
 from manager.reconcile.slots import age
 from manager.store.view import View
 from swarmpy.limits import (
-    BATCH_GROUPS_MAX,
     DISCONNECT_GRACE_S,
     NODE_ORPHAN_S,
+    PLAN_GROUPS_MAX,
     RESTART_GRACE_S,
     UNKNOWN_GRACE_PER_NODE_S,
     UNKNOWN_GRACE_S,
@@ -120,6 +120,6 @@ def _orphan(view: View, node_id: NodeId, now: Timestamp) -> Plan:
     status = TaskStatus(timestamp=now, state=TaskState.ORPHANED, message=ORPHANED_MESSAGE)
     groups = tuple(
         Group(owner=Owner.ORCHESTRATOR, changes=(Report(task_id=task.id, status=status),))
-        for task in tasks[:BATCH_GROUPS_MAX]
+        for task in tasks[:PLAN_GROUPS_MAX]
     )
-    return Plan(groups=groups, is_partial=len(tasks) > BATCH_GROUPS_MAX)
+    return Plan(groups=groups, is_partial=len(tasks) > PLAN_GROUPS_MAX)

@@ -16,7 +16,7 @@ from manager.reconcile.slots import age
 from manager.schedule.nodes import ClusterLoad, LoadCache
 from manager.schedule.scheduler import pending, place
 from manager.store.view import View
-from swarmpy.limits import BATCH_GROUPS_MAX
+from swarmpy.limits import PLAN_GROUPS_MAX
 from swarmpy.model.changes import Change, Group, Report, Update
 from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
 from swarmpy.model.objects import Cluster, Network, Node, Task
@@ -66,11 +66,11 @@ def _groups_of(view: View) -> list[list[Task]]:
 def _place_group(
     view: View, tasks: Sequence[Task], now: Timestamp, *, load: ClusterLoad, changes: list[Change]
 ) -> bool:
-    """Place what fits into the batch; whether more is left to do."""
+    """Place what fits into the plan; whether more is left to do."""
     is_global = load.needs(tasks[0].revision_id).is_global
     tried = 0
     while tried < len(tasks):
-        room = BATCH_GROUPS_MAX - len(changes)
+        room = PLAN_GROUPS_MAX - len(changes)
         if room <= 0:
             return True
         part = tasks[tried : tried + room]
@@ -87,7 +87,7 @@ def _wait(tasks: Sequence[Task], reason: str, now: Timestamp, changes: list[Chan
     for task in tasks:
         waiting = pending(task, reason, now)
         if waiting is not task:
-            if len(changes) >= BATCH_GROUPS_MAX:
+            if len(changes) >= PLAN_GROUPS_MAX:
                 return True
             changes.append(Report(task_id=task.id, status=waiting.status))
     return False

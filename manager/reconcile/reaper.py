@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from manager.reconcile.plan import Plan
 from manager.reconcile.slots import age, is_wished
 from manager.store.view import View
-from swarmpy.limits import BATCH_GROUPS_MAX, REVISIONS_KEPT
+from swarmpy.limits import PLAN_GROUPS_MAX, REVISIONS_KEPT
 from swarmpy.model.changes import Delete, Group
 from swarmpy.model.defaults import is_global, restart_policy, task_history_limit
 from swarmpy.model.ids import ServiceId, Timestamp
@@ -62,9 +62,9 @@ class Reaper:
         deletes += _revisions(view, service_id, service)
         return Plan(
             groups=tuple(
-                Group(owner=Owner.REAPER, changes=(delete,)) for delete in deletes[:BATCH_GROUPS_MAX]
+                Group(owner=Owner.REAPER, changes=(delete,)) for delete in deletes[:PLAN_GROUPS_MAX]
             ),
-            is_partial=len(deletes) > BATCH_GROUPS_MAX,
+            is_partial=len(deletes) > PLAN_GROUPS_MAX,
         )
 
 

@@ -4,7 +4,7 @@ A reconcile of a service, in this order: give up surplus slots; tend what is in 
 take the update a step further; fill free slots, lowest number first.
 
 The cost of a call grows with the tasks of the service, the size of its plan does not: a plan holds at most
-one batch and asks to be called again (``is_partial``).
+``PLAN_GROUPS_MAX`` groups and asks to be called again (``is_partial``).
 
 It also removes the tasks of services that are gone. It does not delete tasks (the reaper), judge nodes
 (``nodes``), or retry what could not be placed (``pending``).

@@ -11,7 +11,7 @@ from world import START, World, make_node, seconds
 from manager.reconcile.replicated import ReplicatedServices
 from manager.reconcile.slots import NodeFitness, Slots, surplus_slots
 from manager.schedule.nodes import LoadCache
-from swarmpy.limits import BATCH_GROUPS_MAX
+from swarmpy.limits import PLAN_GROUPS_MAX
 from swarmpy.model.changes import Create, Order
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Node, Task, TaskStatus
@@ -287,17 +287,17 @@ def test_tasks_that_never_reached_an_agent_vanish_with_their_service() -> None:
 
 def test_a_plan_holds_one_batch_and_asks_to_be_called_again() -> None:
     world = cluster()
-    world.create_service("web", replicas=BATCH_GROUPS_MAX * 2 + 10)
+    world.create_service("web", replicas=PLAN_GROUPS_MAX * 2 + 10)
     plan = ReplicatedServices(LoadCache()).reconcile(world.tables, "web", world.now)
-    assert len(plan.groups) == BATCH_GROUPS_MAX
+    assert len(plan.groups) == PLAN_GROUPS_MAX
     assert plan.is_partial
     world.live()
-    assert slots_of(world) == list(range(1, BATCH_GROUPS_MAX * 2 + 11))
+    assert slots_of(world) == list(range(1, PLAN_GROUPS_MAX * 2 + 11))
     counts = Counter(task.node_id for task in world.running())
     assert max(counts.values()) - min(counts.values()) <= 1
     world.scale("web", 0)
     plan = ReplicatedServices(LoadCache()).reconcile(world.tables, "web", world.now)
-    assert len(plan.groups) == BATCH_GROUPS_MAX
+    assert len(plan.groups) == PLAN_GROUPS_MAX
     assert plan.is_partial
     world.live()
     assert not world.tables.tasks()

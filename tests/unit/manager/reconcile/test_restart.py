@@ -281,7 +281,7 @@ def test_an_image_that_is_missing_is_tried_again_at_the_pace_of_the_policy(delay
         reject_all_that_is_prepared(world)
         wake = world.next_wake()
         assert wake is not None, "it is never given up"
-        world.now = max(world.now, wake)
+        world.now = Timestamp(max(world.now, wake))
     attempts = max(task.restarts for task in world.tasks())
     assert attempts <= (120 / delay_s + 2 if delay_s else 12)
     assert attempts >= (120 / delay_s - 2 if delay_s else 5)

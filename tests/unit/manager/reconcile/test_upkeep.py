@@ -13,8 +13,8 @@ from manager.reconcile.nodes import RESTARTING_MESSAGE
 from manager.reconcile.pending import PendingTasks
 from manager.schedule.nodes import LoadCache
 from swarmpy.limits import (
-    BATCH_GROUPS_MAX,
     DISCONNECT_GRACE_S,
+    PLAN_GROUPS_MAX,
     RESTART_GRACE_S,
     REVISIONS_KEPT,
     UNKNOWN_GRACE_PER_NODE_S,
@@ -360,11 +360,11 @@ def test_a_task_of_a_service_that_is_gone_is_left_alone() -> None:
 
 
 def test_many_waiting_tasks_take_several_plans() -> None:
-    count = BATCH_GROUPS_MAX * 2 + 7
+    count = PLAN_GROUPS_MAX * 2 + 7
     world = world_with(service_spec(replicas=count), nodes=0)
     world.tables.put(Kind.NODE, make_node("n1"))
     plan = PendingTasks(LoadCache()).reconcile(world.tables, "pending", world.now)
-    assert len(plan.groups) == BATCH_GROUPS_MAX
+    assert len(plan.groups) == PLAN_GROUPS_MAX
     assert plan.is_partial
     world.put(make_node("n2"))
     world.live()
