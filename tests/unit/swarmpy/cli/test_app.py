@@ -15,6 +15,7 @@ from cli_run import Run
 
 from manager.api.control import LogLine
 from swarmpy.cli import app, progress
+from swarmpy.client import Client
 from swarmpy.errors import NoLeader
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.states import NodeRole, TaskState
@@ -290,13 +291,23 @@ def create_quietly(address: str) -> None:
 
 def test_create_waits_until_it_runs(run: Run, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "MONITOR_S", 0.3)
+    has_seen_one = threading.Event()
+    look = progress.look
+
+    def noted(client: Client, id_: str) -> progress.Picture | None:
+        picture = look(client, id_)
+        if picture is not None and picture.running == 1:
+            has_seen_one.set()
+        return picture
+
+    monkeypatch.setattr(progress, "look", noted)
 
     def start_tasks() -> None:
         while not cluster.store.services():
             time.sleep(0.01)
         (service,) = cluster.store.services()
         cluster.add_task("t1", service.id)
-        time.sleep(0.5)
+        has_seen_one.wait(10)
         cluster.add_task("t2", service.id, slot=2)
 
     starter = threading.Thread(target=start_tasks)

@@ -192,101 +192,60 @@ def test_the_smallest_create() -> None:
     }
 
 
-def test_a_full_create() -> None:
-    spec = create(
-        "--name=web",
-        "--replicas=3",
-        "-e",
-        "A=b",
-        "-e",
-        "HOME",
-        "-l",
-        "x=y",
-        "--container-label",
-        "p=q",
-        "--constraint",
-        "node.role==worker",
-        "--constraint",
-        "node.labels.a!=b",
-        "--placement-pref",
-        "spread=node.labels.zone",
-        "--limit-memory",
-        "64m",
-        "--limit-cpu",
-        ".5",
-        "--limit-pids",
-        "10",
-        "--reserve-memory",
-        "32m",
-        "--reserve-cpu",
-        "0.1",
-        "--restart-condition",
-        "on-failure",
-        "--restart-delay",
-        "2s",
-        "--restart-max-attempts",
-        "3",
-        "--restart-window",
-        "1m",
-        "--update-parallelism",
-        "2",
-        "--update-order",
-        "start-first",
-        "--stop-grace-period",
-        "5s",
-        "--stop-signal",
-        "SIGINT",
-        "-p",
-        "8080:80",
-        "--mount",
-        "type=bind,src=/a,dst=/b",
-        "-w",
-        "/tmp",
-        "-u",
-        "1000:1000",
-        "--hostname",
-        "h",
-        "--replicas-max-per-node",
-        "2",
-        "--read-only",
-        "--init",
-        "-t",
-        "--entrypoint",
-        "sh -c",
-        "--health-cmd",
-        "true",
-        "--health-retries",
-        "2",
-        "--endpoint-mode",
-        "dnsrr",
-        "--host",
-        "db:10.0.0.9",
-        "--ulimit",
-        "nofile=10:20",
-        "--generic-resource",
-        "gpu=2",
-        "host",
-        "echo",
-        "-n",
-        "hi",
-        environment={"HOME": "/root"},
+def test_a_full_container() -> None:
+    flags = (
+        "-e A=b -e HOME -l x=y --container-label p=q --stop-grace-period 5s --stop-signal SIGINT "
+        "--mount type=bind,src=/a,dst=/b -w /tmp -u 1000:1000 --hostname h --read-only --init -t "
+        "--health-cmd true --health-retries 2 --host db:10.0.0.9 --ulimit nofile=10:20"
     )
+    words = [*flags.split(), "--entrypoint", "sh -c", "host", "echo", "-n", "hi"]
+    spec = create("--name=web", *words, environment={"HOME": "/home/me"})
+    assert spec["Labels"] == {"x": "y"}
+    assert container(spec) == {
+        "Image": "host",
+        "Args": ["echo", "-n", "hi"],
+        "Command": ["sh", "-c"],
+        "Env": ["A=b", "HOME=/home/me"],
+        "Labels": {"p": "q"},
+        "Hosts": ["10.0.0.9 db"],
+        "Healthcheck": {"Test": ["CMD-SHELL", "true"], "Retries": 2},
+        "StopGracePeriod": 5 * 10**9,
+        "StopSignal": "SIGINT",
+        "Mounts": [{"Type": "bind", "Source": "/a", "Target": "/b"}],
+        "Dir": "/tmp",
+        "User": "1000:1000",
+        "Hostname": "h",
+        "ReadOnly": True,
+        "Init": True,
+        "TTY": True,
+        "Ulimits": [{"Name": "nofile", "Soft": 10, "Hard": 20}],
+    }
+
+
+def test_a_full_create() -> None:
+    flags = (
+        "--replicas=3 --constraint node.role==worker --constraint node.labels.a!=b "
+        "--placement-pref spread=node.labels.zone --replicas-max-per-node 2 --limit-memory 64m "
+        "--limit-cpu .5 --limit-pids 10 --reserve-memory 32m --reserve-cpu 0.1 --generic-resource gpu=2 "
+        "--restart-condition on-failure --restart-delay 2s --restart-max-attempts 3 --restart-window 1m "
+        "--update-parallelism 2 --update-order start-first -p 8080:80 --endpoint-mode dnsrr host"
+    )
+    spec = create("--name=web", *flags.split())
+    assert spec["Mode"] == {"Replicated": {"Replicas": 3}}
     template = spec["TaskTemplate"]
-    assert container(spec)["Args"] == ["echo", "-n", "hi"]
-    assert container(spec)["Command"] == ["sh", "-c"]
-    assert container(spec)["Env"] == ["A=b", "HOME=/root"]
-    assert container(spec)["Hosts"] == ["10.0.0.9 db"]
-    assert container(spec)["Healthcheck"] == {"Test": ["CMD-SHELL", "true"], "Retries": 2}
-    assert container(spec)["StopGracePeriod"] == 5 * 10**9
     assert template["Placement"] == {
         "MaxReplicas": 2,
         "Constraints": ["node.role==worker", "node.labels.a!=b"],
         "Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}],
     }
-    assert template["Resources"]["Limits"] == {"NanoCPUs": 500_000_000, "MemoryBytes": 64 << 20, "Pids": 10}
-    assert template["Resources"]["Reservations"]["GenericResources"] == [
-        {"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}}
-    ]
+    assert template["Resources"] == {
+        "Limits": {"NanoCPUs": 500_000_000, "MemoryBytes": 64 << 20, "Pids": 10},
+        "Reservations": {
+            "NanoCPUs": 100_000_000,
+            "MemoryBytes": 32 << 20,
+            "GenericResources": [{"DiscreteResourceSpec": {"Kind": "gpu", "Value": 2}}],
+        },
+    }
     assert template["RestartPolicy"] == {
         "Condition": "on-failure",
         "Delay": 2 * 10**9,
