@@ -14,10 +14,12 @@ from manager.api.lookup import find
 from manager.api.names import random_name
 from manager.api.shapes import service_status
 from manager.store.view import View
-from swarmpy.errors import InvalidArgument
+from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.model.changes import Delete
+from swarmpy.model.defaults import publish_mode
 from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
+from swarmpy.model.states import PublishMode
 
 FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
 
@@ -51,6 +53,7 @@ class Services:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         spec = await requests.read_body(request, ServiceSpec)
+        check_supported(spec)
         entropy = self._api.env.entropy
         if not spec.name:
             spec = service_plan.renamed(spec, random_name(entropy.token_bytes(8)))
@@ -60,8 +63,8 @@ class Services:
             accepted = service_plan.accept(view, spec)
             return service_plan.create(view, accepted, service_id=service_id, revision_id=revision_id)
 
-        await self._api.decide(plan)
-        return self._api.answer({"ID": service_id, "Warnings": None}, status=201)
+        await self._api.decide(plan, is_guarded=not service_plan.publishes_ports(spec))
+        return self._api.answer({"ID": service_id, "Warnings": warnings(spec)}, status=201)
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         view = await self._api.read(request)
@@ -87,8 +90,8 @@ class Services:
             )
 
         # the base version is the client's, so a change that came in between ends in Stale, not in a repeat
-        await self._api.decide(plan)
-        return self._api.answer({"Warnings": None})
+        await self._api.decide(plan, is_guarded=not service_plan.publishes_ports(spec))
+        return self._api.answer({"Warnings": warnings(spec)})
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         api = self._api
@@ -97,6 +100,20 @@ class Services:
         service = find(access.view, Service, request.match_info["id"])
         await api.commit([Delete(kind=Kind.SERVICE, id=service.id)])
         return web.Response()
+
+
+def check_supported(spec: ServiceSpec) -> None:
+    """Refuse what would be stored and then never happen."""
+    if spec.mode.replicated_job is not None or spec.mode.global_job is not None:
+        raise Unimplemented("job-mode services are not supported yet: use a replicated or global service")
+
+
+def warnings(spec: ServiceSpec) -> list[str] | None:
+    """What the user should know of a service that was accepted; clients show it."""
+    ports = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
+    if any(publish_mode(port) is PublishMode.INGRESS for port in ports):
+        return ["ports in ingress mode are not served yet: publish with mode=host to reach the tasks"]
+    return None
 
 
 def _is_wanted(service: Service, wanted: requests.Filters) -> bool:

@@ -466,3 +466,14 @@ async def test_tasks_of_a_removed_service_are_listed(http: Http, cluster: FakeCl
     await http.delete("/services/web")
     answer = await http.get("/tasks", filters={"service": [id_]})
     assert [task["ID"] for task in answer.json] == ["t1"]
+
+
+async def test_what_would_never_happen_is_refused_or_warned_of(http: Http) -> None:
+    for mode in ({"ReplicatedJob": {}}, {"GlobalJob": {}}):
+        answer = await http.post("/services/create", {**spec("batch"), "Mode": mode})
+        assert answer.status == 501
+        assert "not supported yet" in answer.message
+    ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
+    answer = await http.post("/services/create", {**spec("mesh"), "EndpointSpec": ports})
+    assert answer.status == 201
+    assert "mode=host" in answer.json["Warnings"][0]
