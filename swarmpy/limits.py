@@ -69,6 +69,10 @@ RAFT_APPEND_PERIOD_S = 0.1
 RAFT_LEADER_FALLBACK_S = 2.0
 """A leader that hears no majority for this long steps down."""
 RAFT_TICK_S = 0.02
+RAFT_COMMIT_NOTICE_S = 0.005
+"""That more is committed is told without new entries this long after the last message, at the next tick."""
+RAFT_ANSWER_PERIOD_S = 0.05
+"""A follower repeats the answer that it gave before at most this often."""
 RAFT_BATCH_BYTES_MAX = 4 << 20
 RAFT_FRAME_BYTES_MAX = 64 << 20
 RAFT_SNAPSHOT_CHUNK_BYTES = 1 << 20

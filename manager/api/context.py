@@ -22,6 +22,7 @@ from swarmpy.errors import (
     NoLeader,
     NotInSwarm,
     OutcomeUnknown,
+    Rejected,
     Retry,
     Stale,
 )
@@ -74,9 +75,9 @@ class Api:
     def cluster(self) -> ClusterAccess:
         """The cluster, or the sentence that says why this node cannot speak for it."""
         access = self.control.cluster()
-        local = self.control.local()
-        if access is not None and local.state is LocalState.ACTIVE:
+        if access is not None:
             return access
+        local = self.control.local()
         if local.state is LocalState.LOCKED:
             raise NotInSwarm(LOCKED)
         if local.state is LocalState.INACTIVE:
@@ -92,13 +93,20 @@ class Api:
             await access.read_barrier()
         return access.view
 
-    async def decide(self, plan: Callable[[View], Iterable[Change]]) -> Applied:
+    async def decide(self, plan: Callable[[View], Iterable[Change]], *, is_guarded: bool = False) -> Applied:
         """Commit what ``plan`` makes of the current store; plan again if it moved on meanwhile.
 
         For changes of the API's own making, whose base version no client named. A plan without changes
-        commits nothing.
+        commits nothing. ``is_guarded``: whatever the plan takes from the store, ``apply`` checks again. Then
+        the first plan needs no read barrier; should it fail, the present state decides what is answered.
         """
         access = self.cluster()
+        if is_guarded:
+            try:
+                if changes := tuple(plan(access.view)):
+                    return await self.commit(changes)
+            except Rejected as error:
+                log.debug("plan_repeated", reason=str(error))
         await access.read_barrier()
         deadline = self.env.clock.monotonic() + PROPOSE_TIMEOUT_S
         while True:

@@ -114,6 +114,11 @@ def is_up_to_date(view: View, service: Service, revision_id: RevisionId) -> bool
     return revision is not None and not restarts_tasks(revision.spec, service.spec)
 
 
+def publishes_ports(spec: ServiceSpec) -> bool:
+    """Whether the spec claims ports: whether they are free is checked here alone, not by the store."""
+    return any(port.published_port for port in _ports(spec))
+
+
 def renamed(spec: ServiceSpec, name: str) -> ServiceSpec:
     return replace(spec, name=name)
 

@@ -14,7 +14,7 @@ from manager.raft.journal import Journal
 from manager.raft.messages import Message
 from manager.raft.snapshotter import Snapshotter
 from manager.raft.transport import PeerTransport
-from swarmpy.limits import RAFT_APPEND_PERIOD_S, RAFT_BACKLOG_BYTES_MAX
+from swarmpy.limits import RAFT_APPEND_PERIOD_S, RAFT_BACKLOG_BYTES_MAX, RAFT_COMMIT_NOTICE_S
 
 
 class Replication:
@@ -26,6 +26,25 @@ class Replication:
         self._held_back: set[str] = set()
         """Peers for which something was left for later, because their queue was long."""
         self._sent_at: dict[str, float] = {}
+        self._told = (0, 0)
+        """The log's end and the commit index that the last round told everyone."""
+        self._told_at = -math.inf
+
+    def begin_round(self, commit_index: int, now: float) -> None:
+        """Everyone is sent to now."""
+        self._told = self._journal.last, commit_index
+        self._told_at = now
+
+    def has_news(self, commit_index: int, now: float) -> bool:
+        """Whether everyone must be sent to now.
+
+        That more is committed mostly goes along with the next entries, at no cost. Only a follower that waits
+        for what it forwarded must hear of it at once.
+        """
+        last, told = self._told
+        if self._journal.last != last or commit_index == told:
+            return self._journal.last != last
+        return self._transport.forwarded_index > told or now - self._told_at >= RAFT_COMMIT_NOTICE_S
 
     def may_resume(self, peer: str) -> bool:
         """Whether ``peer`` was held back and its queue is short again."""

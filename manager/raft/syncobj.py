@@ -163,7 +163,6 @@ class SyncObjCore(SyncObj):
         self.is_removed = self.raft_id not in parts.members
         self.on_read_answer: Callable[[int, int], None] = lambda request_id, index: None
         self.on_install: Callable[[], None] = lambda: None
-        self._sent: tuple[int, int] = (0, 0)
         self.replication = Replication(
             self.journal, self.snapshotter, self.transport, batch_bytes=parts.batch_bytes
         )
@@ -335,7 +334,7 @@ class SyncObjCore(SyncObj):
 
     def _SyncObj__sendAppendEntries(self) -> None:
         self._SyncObj__newAppendEntriesTime = self.now() + limits.RAFT_APPEND_PERIOD_S
-        self._sent = (self.journal.last, self.raftCommitIndex)
+        self.replication.begin_round(self.raftCommitIndex, self.now())
         for node in sorted(self._SyncObj__otherNodes, key=lambda node: node.id):
             self._send_to(node)
         self.reads.sent()
@@ -422,7 +421,7 @@ class SyncObjCore(SyncObj):
         self._ticked_at = now
 
     def _has_news(self) -> bool:
-        return (self.journal.last, self.raftCommitIndex) != self._sent or self.reads.is_send_due
+        return self.reads.is_send_due or self.replication.has_news(self.raftCommitIndex, self.now())
 
     def _send_news(self) -> None:
         """What came up since the last sending; else go on with members whose queue was too long for it."""

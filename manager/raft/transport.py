@@ -27,7 +27,7 @@ from manager.raft.codec import REGULAR_PREFIX
 from manager.raft.messages import Message
 from manager.raft.read_index import ReadIndex
 from manager.raft.wire import Wire
-from swarmpy.limits import RAFT_ELECTION_MAX_S, RAFT_NACK_PERIOD_S, RAFT_NOTICE_PERIOD_S
+from swarmpy.limits import RAFT_ANSWER_PERIOD_S, RAFT_ELECTION_MAX_S, RAFT_NACK_PERIOD_S, RAFT_NOTICE_PERIOD_S
 from swarmpy.pb import raft_pb2 as pb
 
 _MISSING_LEADER = 2
@@ -90,6 +90,9 @@ class PeerTransport:
         self._voters: set[str] = set()
         self._voters_term = -1
         self._refusals: dict[str, tuple[int, int, float]] = {}
+        self._agreed: dict[str, tuple[tuple[int, int, int], float]] = {}
+        self.forwarded_index = 0
+        """Of the last entry that was taken in here for another member, which waits to see it applied."""
         self._on_message: Callable[[Any, Message], None]
         self._on_connected: Callable[[Any], None]
         self._on_disconnected: Callable[[Any], None]
@@ -149,6 +152,8 @@ class PeerTransport:
                 message["heartbeat"] = self._reads.heartbeat
             case "apply_command":
                 return self._forward(peer, message)
+            case "apply_command_response":
+                self.forwarded_index = max(self.forwarded_index, message.get("log_idx", 0))
         return self._wire.send(peer, messages.to_frame(message))
 
     # --- called by the core
@@ -184,6 +189,7 @@ class PeerTransport:
 
     def peer_disconnected(self, peer: str) -> None:
         self._refusals.pop(peer, None)
+        self._agreed.pop(peer, None)
         if peer in self.connected:
             self.connected.discard(peer)
             self._on_disconnected(self._node(peer))
@@ -345,7 +351,21 @@ class PeerTransport:
     def _queue_answer(self, peer: str, message: Message) -> None:
         message["term"] = self._core.term
         message["heartbeat"] = self._heartbeats.get(peer, 0)
-        self._waiting.append((peer, message))
+        if not self._is_repetition(peer, message):
+            self._waiting.append((peer, message))
+
+    def _is_repetition(self, peer: str, message: Message) -> bool:
+        """Whether the same agreement is on its way already, and no sign of life is due."""
+        if not message["success"]:
+            self._agreed.pop(peer, None)
+            return False
+        now = self._core.now()
+        agreement = message["term"], message["heartbeat"], message["next_node_idx"]
+        known, at = self._agreed.get(peer, ((-1, 0, 0), now))
+        if agreement == known and now - at < RAFT_ANSWER_PERIOD_S:
+            return True
+        self._agreed[peer] = agreement, now
+        return False
 
     def _node(self, peer: str) -> Any:
         node = self._nodes.get(peer)

@@ -143,7 +143,7 @@ class Daemon:
 
     def cluster(self) -> ClusterAccess | None:
         manager = self._part.manager if self._part is not None else None
-        return manager.access if manager is not None else None
+        return manager.access if manager is not None and self._state is LocalState.ACTIVE else None
 
     async def init(self, request: InitRequest) -> NodeId:
         if request.force_new_cluster:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -73,6 +73,8 @@ class FakeCluster:
         self.fail_next: list[SwarmError] = []
         self.is_lost_after_commit = False
         self.barrier_error: SwarmError | None = None
+        self.before_barrier: Callable[[], None] = lambda: None
+        """What this manager catches up with when it waits for the leader."""
         self.members: tuple[Member, ...] = ()
         self.leader = ""
         self.log_lines: tuple[LogLine, ...] = ()
@@ -95,6 +97,7 @@ class FakeCluster:
     async def read_barrier(self) -> None:
         if self.barrier_error is not None:
             raise self.barrier_error
+        self.before_barrier()
 
     def watch(self) -> Watch:
         return self.store.watch()
@@ -215,7 +218,8 @@ class FakeNode:
         )
 
     def cluster(self) -> FakeCluster | None:
-        return self.access if self.state.is_manager else None
+        is_active = self.state.state is LocalState.ACTIVE
+        return self.access if self.state.is_manager and is_active else None
 
     def become_manager(self) -> FakeCluster:
         self.state = LocalNode(state=LocalState.ACTIVE, node_id=FIRST, node_addr="10.0.0.1", is_manager=True)

@@ -11,7 +11,9 @@ from api_node import FIRST, FakeCluster
 
 from swarmpy.errors import NoLeader, Unavailable
 from swarmpy.limits import REPLICAS_MAX
+from swarmpy.model.changes import Delete
 from swarmpy.model.ids import ServiceId
+from swarmpy.model.objects import Kind
 from swarmpy.model.states import TaskState
 
 
@@ -468,8 +470,9 @@ async def test_tasks_of_a_removed_service_are_listed(http: Http, cluster: FakeCl
     assert [task["ID"] for task in answer.json] == ["t1"]
 
 
-async def test_what_would_never_happen_is_refused_or_warned_of(http: Http) -> None:
-    for mode in ({"ReplicatedJob": {}}, {"GlobalJob": {}}):
+async def test_what_would_never_happen_is_refused_or_warned_of(http: Http, cluster: FakeCluster) -> None:
+    modes: tuple[dict[str, Any], ...] = ({"ReplicatedJob": {}}, {"GlobalJob": {}})
+    for mode in modes:
         answer = await http.post("/services/create", {**spec("batch"), "Mode": mode})
         assert answer.status == 501
         assert "not supported yet" in answer.message
@@ -477,3 +480,25 @@ async def test_what_would_never_happen_is_refused_or_warned_of(http: Http) -> No
     answer = await http.post("/services/create", {**spec("mesh"), "EndpointSpec": ports})
     assert answer.status == 201
     assert "mode=host" in answer.json["Warnings"][0]
+
+
+async def test_a_manager_that_lags_takes_back_no_word(http: Http, cluster: FakeCluster) -> None:
+    """A name that this manager still knows as taken is free for who waited for the removal elsewhere."""
+    id_ = await created(http, spec())
+
+    def catch_up() -> None:
+        cluster.before_barrier = lambda: None
+        cluster.change(Delete(kind=Kind.SERVICE, id=id_))
+
+    cluster.before_barrier = catch_up
+    assert await created(http, spec()) != id_
+
+
+async def test_only_what_the_store_does_not_check_waits_for_the_leader(
+    http: Http, cluster: FakeCluster
+) -> None:
+    cluster.barrier_error = NoLeader()
+    await created(http, spec())
+    ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
+    answer = await http.post("/services/create", spec("ports", EndpointSpec=ports))
+    assert answer.status == 503, answer.body
