@@ -91,6 +91,7 @@ class Agent:
         self._driver = Driver(self._core, machine, self._session, env)
         self._stopping = asyncio.Event()
         self._stop_reason = ""
+        self._is_returning = True
 
     # --- what others may ask
 
@@ -132,7 +133,8 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 work = [tasks.create_task(self._driver.run()), tasks.create_task(self._session.run())]
                 await self._stopping.wait()
-                await self._session.goodbye(self._stop_reason)
+                if self._is_returning:
+                    await self._session.goodbye(self._stop_reason)
                 for task in work:
                     task.cancel()
         finally:
@@ -141,9 +143,10 @@ class Agent:
             if self._journal.path != IN_MEMORY:
                 self._journal.close()
 
-    def stop(self, reason: str = "the daemon is being stopped") -> None:
-        """End ``run`` after telling the manager; tasks run on."""
+    def stop(self, reason: str = "the daemon is being stopped", *, is_returning: bool = True) -> None:
+        """End ``run``; tasks run on. The manager is told, and waits, only if we are to return."""
         self._stop_reason = reason
+        self._is_returning = is_returning
         self._stopping.set()
 
     async def _post(self, event: events.Event) -> None:

@@ -14,6 +14,7 @@ once when told so. What the identity is used for, and when a role has changed, i
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import sys
 import tempfile
@@ -246,7 +247,9 @@ async def _connect(
             f"what answers at {address} is not a manager of the swarm ({error.reason or error})"
         ) from error
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        # asyncio puts words of its own into the error; a name that does not resolve has negative numbers
+        is_kernels = error.errno is not None and error.errno > 0
+        reason = os.strerror(error.errno) if is_kernels else error.strerror or type(error).__name__
         raise Unavailable(f"no manager can be reached at {address}: {reason}") from error
     try:
         yield reader, writer

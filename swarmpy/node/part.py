@@ -126,16 +126,19 @@ class Part:
 
     async def stop(self, reason: str) -> None:
         """Stop; tasks run on. The dispatcher is told, so that it waits for our return."""
+        await self._stop(reason, is_returning=True)
+
+    async def _stop(self, reason: str, *, is_returning: bool) -> None:
         for task in self._tasks:
             task.cancel()
         if self._agent_run is not None:
-            self.agent.stop(reason)
+            self.agent.stop(reason, is_returning=is_returning)
             await asyncio.wait([*self._tasks, self._agent_run])
         await self._stop_manager()
 
     async def leave(self) -> None:
-        """Stop, and take down every task: this node is in no swarm any more."""
-        await self.stop("the node leaves the swarm")
+        """Stop, and take down every task: this node is in no swarm any more, and is not waited for."""
+        await self._stop("the node leaves the swarm", is_returning=False)
         await wipe(self._config.make_executor(), self._config.make_backend(), self._config.agent_dir)
 
     async def _run_agent(self) -> None:

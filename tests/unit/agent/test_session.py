@@ -351,6 +351,19 @@ async def test_stop_says_goodbye_and_leaves_tasks() -> None:
     assert site.machine.tasks[task.id].exit is None
 
 
+@in_virtual_time
+async def test_who_leaves_for_good_says_no_goodbye_so_that_nobody_waits_for_its_return() -> None:
+    site = Site(FakeLink(THREE, leader="m1:2377"))
+    agent = site.make_agent()
+    work = asyncio.create_task(agent.run())
+    await wait(lambda: bool(site.link.sessions))
+    agent.stop("the node leaves the swarm", is_returning=False)
+    await work
+    stream = site.link.sessions[-1]
+    assert not any(message.HasField("goodbye") for message in stream.heard)
+    assert stream.is_closed
+
+
 # --- logs
 
 
