@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from swarmpy import limits, pki
-from swarmpy.errors import AlreadyExists, InvalidArgument, PermissionDenied, Unavailable
+from swarmpy.errors import AlreadyExists, InvalidArgument, NodeRemoved, PermissionDenied, Unavailable
 from swarmpy.model.ids import ID_BYTES, NodeId, make_id
 from swarmpy.model.objects import Cluster, Node, NodeDescription, NodeStatus
 from swarmpy.model.specs import NodeSpec
@@ -53,6 +53,10 @@ class Registry(Protocol):
         """The managers that a node may call, with their ``host:port``."""
         ...
 
+    async def catch_up(self) -> None:
+        """Until all that was committed before the call is known here. ``Retry`` as a read barrier."""
+        ...
+
     async def register(self, node: Node) -> None:
         """Commit the new node. ``AlreadyExists`` if its id is taken; ``Retry`` as a proposal does."""
         ...
@@ -78,7 +82,7 @@ class CertificateAuthority(ca_pb2_grpc.CertificateAuthorityServicer):
                 node = await self._join(wanted)
             case _:
                 _refuse_removed(cluster, peer.node_id)
-                node = self._known(peer.node_id)
+                node = await self._known(peer.node_id)
         certificate = pki.issue_certificate(
             cluster.root_ca,
             request.csr,
@@ -119,10 +123,14 @@ class CertificateAuthority(ca_pb2_grpc.CertificateAuthorityServicer):
             )
         return known
 
-    def _known(self, node_id: NodeId) -> Node:
+    async def _known(self, node_id: NodeId) -> Node:
         node = self._registry.node(node_id)
         if node is None:
-            raise PermissionDenied(f"node {node_id} is not part of the swarm (any more); it has to join anew")
+            # perhaps it has only just joined, elsewhere: that it is gone must not be said in error
+            await self._registry.catch_up()
+            node = self._registry.node(node_id)
+        if node is None:
+            raise NodeRemoved(f"node {node_id} is not part of the swarm (any more); it has to join anew")
         return node
 
 
@@ -156,4 +164,4 @@ def _advertised_host(address: str) -> str:
 
 def _refuse_removed(cluster: Cluster, node_id: NodeId) -> None:
     if any(removed.node_id == node_id for removed in cluster.removed_nodes):
-        raise PermissionDenied(f"node {node_id} was removed from the swarm; it has to join anew")
+        raise NodeRemoved(f"node {node_id} was removed from the swarm; it has to join anew")

@@ -52,6 +52,10 @@ class PermissionDenied(Rejected):
     grpc_code = "PERMISSION_DENIED"
 
 
+class NodeRemoved(PermissionDenied):
+    """The calling node was removed from the swarm, for good: it has to leave and join anew."""
+
+
 class Unauthenticated(Rejected):
     http_status = 401
     grpc_code = "UNAUTHENTICATED"

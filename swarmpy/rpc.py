@@ -6,8 +6,8 @@
 * Every call is checked against ``METHOD_ROLES``; a method without a row is refused. A peer's name is
   believed only after our own check of its certificate against the root, and is refused once its node
   was removed.
-* Servicers raise ``SwarmError``; the interceptor turns it into a status, ``translate_errors`` turns that
-  back into the same class on the caller's side.
+* Servicers raise ``SwarmError``; the interceptor turns it into a status, and the caller gets it back
+  (``rpc_errors``).
 * A peer that vanishes is noticed within two seconds, by HTTP/2 pings that gRPC's own threads send.
 
 Not here: what the calls do, and when to dial again.
@@ -17,20 +17,24 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import isasyncgenfunction
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 import grpc.aio
 
-from swarmpy import errors, limits, pki
-from swarmpy.errors import FailedPrecondition, PermissionDenied, SwarmError, Unauthenticated
+from swarmpy import limits, pki
+from swarmpy.errors import FailedPrecondition, NodeRemoved, PermissionDenied, SwarmError, Unauthenticated
 from swarmpy.model.ids import ClusterId, NodeId
 from swarmpy.model.objects import Cluster, JoinTokens
+from swarmpy.model.states import NodeRole
 from swarmpy.pki import Identity, Role, Validity
+from swarmpy.rpc_errors import abort_with as abort_with
+from swarmpy.rpc_errors import error_from_rpc as error_from_rpc
+from swarmpy.rpc_errors import translate_errors as translate_errors
 from swarmpy.runtime import Clock
 
 _JOINERS = frozenset({Role.JOIN_WORKER, Role.JOIN_MANAGER})
@@ -49,6 +53,12 @@ METHOD_ROLES: Mapping[str, frozenset[Role]] = {
     "/swarmpy.v1.Streams/SubscribeLogs": _MANAGERS,
 }
 """Who may call what. Every method of every service has a row; a call without one is refused."""
+
+_RAFT_STREAM = "/swarmpy.v1.Raft/Stream"
+"""Raft knows its members itself, and tells a removed one so on this stream."""
+
+RoleOf = Callable[[NodeId], NodeRole | None]
+"""The role on a node's record; None if there is none here."""
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -129,8 +139,16 @@ def _denied(peer: Peer, roles: Iterable[Role]) -> PermissionDenied:
 class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
     """Stands before every method: finds out who calls, refuses who may not, translates errors."""
 
-    def __init__(self, trust: Trust, *, clock: Clock, method_roles: Mapping[str, frozenset[Role]]) -> None:
+    def __init__(
+        self,
+        trust: Trust,
+        *,
+        clock: Clock,
+        method_roles: Mapping[str, frozenset[Role]],
+        role_of: RoleOf = lambda node_id: None,
+    ) -> None:
         self._clock = clock
+        self._role_of = role_of
         self._method_roles = method_roles
         self._peers: dict[bytes, tuple[Peer, Validity]] = {}
         self._methods: dict[str, tuple[object, object]] = {}
@@ -150,11 +168,18 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         """The peer with this certificate (PEM), if it may call the method now; else raises."""
         peer = self._peer(certificate)
         if peer.node_id in self._trust.removed:
-            raise PermissionDenied(f"node {peer.node_id} was removed from the swarm; it has to join anew")
+            raise NodeRemoved(f"node {peer.node_id} was removed from the swarm; it has to join anew")
         roles = self._method_roles.get(method, frozenset())
         if peer.role not in roles:
             raise _denied(peer, roles)
+        if peer.role is Role.MANAGER and Role.WORKER not in roles and method != _RAFT_STREAM:
+            self._check_still_manager(peer)
         return peer
+
+    def _check_still_manager(self, peer: Peer) -> None:
+        """A demoted node's certificate says manager until the node has fetched its new one."""
+        if self._role_of(peer.node_id) is NodeRole.WORKER:
+            raise PermissionDenied(f"Permission denied: node {peer.node_id} is a worker, and was a manager")
 
     def _peer(self, certificate: bytes) -> Peer:
         now = self._clock.now()
@@ -308,8 +333,11 @@ class Server:
         *,
         clock: Clock,
         method_roles: Mapping[str, frozenset[Role]] = METHOD_ROLES,
+        role_of: RoleOf = lambda node_id: None,
     ) -> None:
-        self._interceptor = AuthorizingInterceptor(trust, clock=clock, method_roles=method_roles)
+        self._interceptor = AuthorizingInterceptor(
+            trust, clock=clock, method_roles=method_roles, role_of=role_of
+        )
         self._configuration = _configuration(trust)
         self._served: grpc.ServerCertificateConfiguration | None = None
         self.grpc: grpc.aio.Server = grpc.aio.server(
@@ -392,96 +420,3 @@ def dial(identity: Identity, address: str, *, server_role: Role = Role.MANAGER) 
     credentials = grpc.ssl_channel_credentials(identity.roots, identity.key, identity.certificate)
     options = [*_options(is_server=False), ("grpc.ssl_target_name_override", server_role.value)]
     return grpc.aio.secure_channel(address, credentials, options=options)
-
-
-# --- errors
-
-_ERROR_KEY = "swarmpy-error"
-_DELAY_KEY = "swarmpy-delay-ms"
-_LEADER_KEY = "swarmpy-leader"
-
-_RETRIES: dict[str, type[errors.Retry]] = {
-    cls.__name__: cls
-    for cls in (errors.Retry, errors.Unavailable, errors.NoLeader, errors.OutcomeUnknown, errors.NotLeader)
-}
-_CLASSES: dict[str, type[SwarmError]] = {
-    cls.__name__: cls
-    for cls in (
-        errors.Rejected,
-        errors.InvalidArgument,
-        errors.FailedPrecondition,
-        errors.NotFound,
-        errors.AlreadyExists,
-        errors.PermissionDenied,
-        errors.Unauthenticated,
-        errors.Unimplemented,
-        errors.Stale,
-        errors.NotInSwarm,
-    )
-}
-_BY_CODE: dict[grpc.StatusCode, type[SwarmError]] = {
-    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgument,
-    grpc.StatusCode.OUT_OF_RANGE: errors.InvalidArgument,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Rejected,
-    grpc.StatusCode.FAILED_PRECONDITION: errors.FailedPrecondition,
-    grpc.StatusCode.NOT_FOUND: errors.NotFound,
-    grpc.StatusCode.ALREADY_EXISTS: errors.AlreadyExists,
-    grpc.StatusCode.PERMISSION_DENIED: errors.PermissionDenied,
-    grpc.StatusCode.UNAUTHENTICATED: errors.Unauthenticated,
-    grpc.StatusCode.UNIMPLEMENTED: errors.Unimplemented,
-    # The peer went away, or was too slow: whether it has done what it was asked nobody knows.
-    grpc.StatusCode.UNAVAILABLE: errors.OutcomeUnknown,
-    grpc.StatusCode.DEADLINE_EXCEEDED: errors.OutcomeUnknown,
-    grpc.StatusCode.CANCELLED: errors.OutcomeUnknown,
-}
-_NEVER_SENT = "failed to connect to all addresses"
-
-
-async def abort_with(context: Context, error: SwarmError) -> NoReturn:
-    """End the call with the error's status. Servicers may just raise; the interceptor calls this."""
-    metadata = [(_ERROR_KEY, type(error).__name__)]
-    if isinstance(error, errors.Retry):
-        metadata.append((_DELAY_KEY, str(round(error.delay_s * 1000))))
-    if isinstance(error, errors.NotLeader) and error.leader:
-        metadata.append((_LEADER_KEY, error.leader))
-    text = str(error)[: limits.RPC_ERROR_CHARS_MAX]
-    answer = cast("grpc.aio.ServicerContext[object, object]", context)
-    await answer.abort(grpc.StatusCode[error.grpc_code], text, tuple(metadata))
-
-
-def error_from_rpc(error: grpc.aio.AioRpcError) -> SwarmError:
-    """The error that a failed call stands for: the servicer's own, or what a failed transport means."""
-    text = error.details() or error.code().name
-    metadata = dict(error.trailing_metadata() or ())
-    name = str(metadata.get(_ERROR_KEY, ""))
-    if name in _RETRIES:
-        return _retry_from(_RETRIES[name], text, metadata)
-    if name in _CLASSES:
-        return _CLASSES[name](text)
-    if error.code() is grpc.StatusCode.UNAVAILABLE and text.startswith(_NEVER_SENT):
-        return errors.Unavailable(f"the peer cannot be reached: {text}")
-    return _BY_CODE.get(error.code(), SwarmError)(text)
-
-
-def _retry_from(kind: type[errors.Retry], text: str, metadata: Mapping[str, object]) -> errors.Retry:
-    if issubclass(kind, errors.NotLeader):
-        leader = metadata.get(_LEADER_KEY)
-        made: errors.Retry = kind(text, leader=str(leader) if leader else None)
-    else:
-        made = kind(text)
-    delay = str(metadata.get(_DELAY_KEY, ""))
-    if delay.isdecimal():
-        made.delay_s = min(int(delay) / 1000, limits.RETRY_DELAY_MAX_S)
-    return made
-
-
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Around calls and streams: failures of gRPC come out as ``SwarmError``."""
-    try:
-        yield
-    except grpc.aio.AioRpcError as error:
-        raise error_from_rpc(error) from error
-    except grpc.aio.UsageError as error:
-        # A call on a channel that was closed meanwhile.
-        raise errors.Unavailable(f"the connection was closed: {error}") from error

@@ -60,6 +60,9 @@ class MemoryRegistry:
     def managers(self) -> Sequence[tuple[NodeId, str]]:
         return self.addresses
 
+    async def catch_up(self) -> None:
+        pass
+
     async def register(self, node: Node) -> None:
         self.registrations += 1
         if node.id in self.nodes:
