@@ -28,7 +28,6 @@ from manager.api.control import (
     Peer,
     SystemInfo,
 )
-from manager.manager import Manager
 from swarmpy.config import NodeConfig
 from swarmpy.errors import Corrupt, FailedPrecondition, NotInSwarm, Retry, SwarmError, Unimplemented
 from swarmpy.limits import JOIN_TIMEOUT_S, LEAVE_TIMEOUT_S, SESSION_BACKOFF_MAX_S
@@ -253,6 +252,7 @@ class Daemon:
 
     async def _undo(self, part: Part) -> None:
         """The node as it was before an init or join that failed."""
+        await part.keep_role()  # or the resignation's own demotion would stop the manager that waits for it
         if part.manager is not None:
             await self._resign(part.manager, part.identity.node_id)
         await part.leave()

@@ -4,6 +4,8 @@ The role follows the certificate. When the cluster's record of this node names a
 certificate, the certificate is renewed; a renewed one with another role starts or stops the manager. A
 manager that becomes a worker has left raft before (the leader sees to that), so its log is removed.
 
+What a manager is made of is imported when there is one: a worker does without those megabytes.
+
 The agent starts first and never waits for the manager: whatever became of the swarm, tasks are looked after.
 """
 
@@ -14,6 +16,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,14 +26,15 @@ from agent.describe import describe
 from agent.executor.base import Executor
 from agent.identity import IdentityFiles, Renewal
 from agent.link import GrpcLink
-from manager import manager as managers
-from manager.manager import Manager, ManagerConfig
 from swarmpy.errors import Rejected, Retry, SwarmError
 from swarmpy.limits import JOIN_TIMEOUT_S, RENEW_RETRY_MIN_S
 from swarmpy.model.objects import Node, NodeDescription
 from swarmpy.node.state import NodeState
 from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Env
+
+if TYPE_CHECKING:
+    from manager.manager import Manager, ManagerConfig
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +108,8 @@ class Part:
 
     def found(self) -> None:
         """Write the log of a new cluster's first manager."""
+        from manager import manager as managers
+
         managers.found(self._manager_config(), self.identity.node_id, self._env)
 
     async def start(self) -> None:
@@ -124,16 +130,22 @@ class Part:
         while not self.agent.manager_addr:
             await asyncio.sleep(POLL_S)
 
+    async def keep_role(self) -> None:
+        """From now on ask for no certificate; the manager, if any, stays until it is stopped."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def stop(self, reason: str) -> None:
         """Stop; tasks run on. The dispatcher is told, so that it waits for our return."""
         await self._stop(reason, is_returning=True)
 
     async def _stop(self, reason: str, *, is_returning: bool) -> None:
-        for task in self._tasks:
-            task.cancel()
+        await self.keep_role()
         if self._agent_run is not None:
             self.agent.stop(reason, is_returning=is_returning)
-            await asyncio.wait([*self._tasks, self._agent_run])
+            await asyncio.wait([self._agent_run])
         await self._stop_manager()
 
     async def leave(self) -> None:
@@ -150,6 +162,8 @@ class Part:
     # --- the manager
 
     def _manager_config(self) -> ManagerConfig:
+        from manager.manager import ManagerConfig
+
         return ManagerConfig(
             folder=self._config.raft_dir,
             key=self._raft_key(),
@@ -165,10 +179,12 @@ class Part:
         return disk.read(path)
 
     async def _start_manager(self) -> None:
+        from manager import manager as managers
+
         config = self._manager_config()
         if not managers.has_log(config, self._env):
             await managers.prepare_entry(config, self.identity, self._env, self.agent.managers)
-        manager = Manager(config, self.identity, self._env, on_fatal=self._config.on_fatal)
+        manager = managers.Manager(config, self.identity, self._env, on_fatal=self._config.on_fatal)
         try:
             await manager.start()
             if manager.must_enter:
