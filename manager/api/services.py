@@ -110,10 +110,15 @@ def check_supported(spec: ServiceSpec) -> None:
 
 def warnings(spec: ServiceSpec) -> list[str] | None:
     """What the user should know of a service that was accepted; clients show it."""
+    result = []
     ports = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
     if any(publish_mode(port) is PublishMode.INGRESS for port in ports):
-        return ["ports in ingress mode are not served yet: publish with mode=host to reach the tasks"]
-    return None
+        result.append("ports in ingress mode are not served yet: publish with mode=host to reach the tasks")
+    container = spec.task_template.container_spec
+    check = container.healthcheck if container is not None else None
+    if check is not None and check.test and check.test[0] != "NONE":
+        result.append("health checks are not run yet: a task counts as healthy as soon as it runs")
+    return result or None
 
 
 def _is_wanted(service: Service, wanted: requests.Filters) -> bool:

@@ -15,7 +15,7 @@ from manager.api import requests, texts
 from manager.api.context import LOCKED, NO_SWARM, SWARM_EXISTS, Api
 from manager.api.control import InitRequest, JoinRequest, LocalState
 from manager.store.view import View
-from swarmpy.errors import AlreadyExists, InvalidArgument, NotInSwarm, Stale
+from swarmpy.errors import AlreadyExists, InvalidArgument, NotInSwarm, Stale, Unimplemented
 from swarmpy.limits import TOKEN_CHARS_MAX
 from swarmpy.model import validate
 from swarmpy.model.changes import Change, Update
@@ -59,6 +59,7 @@ class Swarm:
         if self._api.control.local().state is not LocalState.INACTIVE and not wish.force_new_cluster:
             raise NotInSwarm(SWARM_EXISTS)
         validate.check_cluster(wish.spec)
+        _check_supported(wish.spec, is_locking=wish.auto_lock_managers)
         if wish.data_path_port and wish.data_path_port not in DATA_PATH_PORTS:
             raise InvalidArgument(
                 f"invalid data path port {wish.data_path_port}: it must be between 1024 and 49151"
@@ -123,6 +124,7 @@ class Swarm:
         spec = await requests.read_body(request, ClusterSpec)
         spec = replace(spec, name=spec.name or CLUSTER_NAME)
         validate.check_cluster(spec)
+        _check_supported(spec)
         entropy = self._api.env.entropy
         rotations: dict[str, bytes] = {
             role: entropy.token_bytes(TOKEN_SECRET_BYTES)
@@ -156,6 +158,12 @@ class Swarm:
             raise InvalidArgument(LOCKED)
         await self._api.control.unlock(wish.unlock_key)
         return web.Response()
+
+
+def _check_supported(spec: ClusterSpec, *, is_locking: bool = False) -> None:
+    """Refuse what somebody would rely on in vain."""
+    if is_locking or spec.encryption_config.auto_lock_managers:
+        raise Unimplemented("autolock is not supported yet: managers keep the key of their raft log on disk")
 
 
 def _cluster(view: View) -> Cluster:

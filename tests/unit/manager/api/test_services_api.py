@@ -502,3 +502,15 @@ async def test_only_what_the_store_does_not_check_waits_for_the_leader(
     ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
     answer = await http.post("/services/create", spec("ports", EndpointSpec=ports))
     assert answer.status == 503, answer.body
+
+
+async def test_what_is_stored_but_not_done_yet_is_warned_of(http: Http, cluster: FakeCluster) -> None:
+    checked = spec(container={"Healthcheck": {"Test": ["CMD-SHELL", "true"]}})
+    answer = await http.post("/services/create", checked | {"EndpointSpec": {"Ports": [{"TargetPort": 80}]}})
+    assert answer.status == 201
+    assert [warning.partition(":")[0] for warning in answer.json["Warnings"]] == [
+        "ports in ingress mode are not served yet",
+        "health checks are not run yet",
+    ]
+    unchecked = spec(container={"Healthcheck": {"Test": ["NONE"]}}) | {"Name": "unchecked"}
+    assert (await http.post("/services/create", unchecked)).json["Warnings"] is None
