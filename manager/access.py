@@ -6,6 +6,7 @@ with it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
@@ -20,7 +21,8 @@ from manager.store.store import Store
 from manager.store.view import View
 from manager.store.watch import Watch
 from swarmpy import rpc
-from swarmpy.errors import NoLeader
+from swarmpy.errors import NoLeader, NotLeader
+from swarmpy.limits import READ_BARRIER_TIMEOUT_S
 from swarmpy.model.changes import Applied, Batch
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.states import TaskState
@@ -78,6 +80,24 @@ class Access:
         return sorted(task.id for task in tasks if task.status.state >= TaskState.ASSIGNED)
 
     async def _batches(self, selector: dispatcher_pb2.LogSelector) -> AsyncGenerator[streams_pb2.LogBatch]:
+        """From the leader, which may be this manager, and may have to be waited for a moment."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + READ_BARRIER_TIMEOUT_S
+        while True:
+            is_begun = False
+            try:
+                async with aclosing(self._of_leader(selector)) as batches:
+                    async for batch in batches:
+                        is_begun = True
+                        yield batch
+            except (NotLeader, NoLeader) as error:
+                if is_begun or loop.time() >= deadline:
+                    raise NoLeader from error
+                await asyncio.sleep(error.delay_s)
+            else:
+                return
+
+    async def _of_leader(self, selector: dispatcher_pb2.LogSelector) -> AsyncGenerator[streams_pb2.LogBatch]:
         term = self._leader.term
         if term is not None:
             async with aclosing(term.log_hub.subscribe(selector)) as local:

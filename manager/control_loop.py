@@ -26,7 +26,7 @@ from manager.store.draft import Draft
 from manager.store.events import Commit, Event, Resync
 from manager.store.store import Store
 from manager.store.watch import Watch
-from swarmpy.errors import OutcomeUnknown, Retry
+from swarmpy.errors import OutcomeUnknown, Rejected, Retry
 from swarmpy.limits import (
     BATCH_GROUPS_MAX,
     DEBOUNCE_S,
@@ -43,6 +43,9 @@ log = structlog.get_logger(__name__)
 
 _Key = tuple[int, str]
 """Index of the reconciler, its key."""
+
+_NEVER = Timestamp(2**63)
+_DOUBLINGS_MAX = 16
 
 
 @dataclass
@@ -68,6 +71,8 @@ class ControlLoop:
         self._epoch = epoch
         self._dirty: dict[_Key, None] = {}
         self._wakes: list[tuple[Timestamp, _Key]] = []
+        self._wake_at: dict[_Key, Timestamp] = {}
+        """The earliest wake-up of each key: the one entry of the heap that counts."""
         self._failures: dict[_Key, int] = {}
         self._has_backlog = False
 
@@ -118,7 +123,20 @@ class ControlLoop:
                     pass
         now = self._env.clock.now()
         while self._wakes and self._wakes[0][0] <= now:
-            self._dirty[heapq.heappop(self._wakes)[1]] = None
+            at, woken = heapq.heappop(self._wakes)
+            if self._wake_at.get(woken) == at:
+                del self._wake_at[woken]
+                self._dirty[woken] = None
+
+    def _wake(self, key: _Key, at: Timestamp) -> None:
+        """Look at the key again at this time, unless it will be looked at before."""
+        if at < self._wake_at.get(key, _NEVER):
+            self._wake_at[key] = at
+            heapq.heappush(self._wakes, (at, key))
+
+    def _back_off(self, key: _Key) -> None:
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        self._wake(key, Timestamp(self._env.clock.now() + int(retry_delay_s(failures) * SECOND_NS)))
 
     # --- one round
 
@@ -127,10 +145,9 @@ class ControlLoop:
         self._has_backlog = bool(self._dirty)
         if run.groups:
             started = self._env.clock.monotonic()
-            applied = await self._propose(run)
-            self._settle(run, applied)
+            await self._commit(run.groups, run.sources)
             took_ms = round((self._env.clock.monotonic() - started) * 1000, 1)
-            log.debug("reconciled", groups=len(run.groups), refused=len(applied.refused), took_ms=took_ms)
+            log.debug("reconciled", groups=len(run.groups), took_ms=took_ms)
         else:
             await asyncio.sleep(0)  # let others run between slices of planning
         for name, note in run.notes:
@@ -157,53 +174,84 @@ class ControlLoop:
             self._take_plan(run, key, plan)
         except Exception:  # the top of every control loop: one bad key must not stop the others
             log.exception("reconcile_failed", loop=reconciler.name, key=key[1])
-            failures = self._failures[key] = self._failures.get(key, 0) + 1
-            delay_s = min(RETRY_DELAY_MIN_S * 2**failures, RETRY_DELAY_MAX_S)
-            heapq.heappush(self._wakes, (Timestamp(now + int(delay_s * SECOND_NS)), key))
-        else:
-            self._failures.pop(key, None)
+            self._back_off(key)
 
     def _take_plan(self, run: _Run, key: _Key, plan: Plan) -> None:
-        name = self._reconcilers[key[0]].name
+        name = self._name(key)
+        is_sound = True
         for group in plan.groups:
             stamped = stamp(group, lambda: make_id(self._env.entropy.token_bytes(ID_BYTES)))
             refusal = run.draft.apply(stamped)
             if refusal is not None:
                 # the plan is at odds with the state that it was made of: a defect, or a race with itself
                 log.error("plan_refused", loop=name, key=key[1], reason=refusal.reason)
+                is_sound = False
                 continue
             run.groups.append(stamped)
             run.sources.append(key)
         if plan.wake_at is not None:
-            heapq.heappush(self._wakes, (plan.wake_at, key))
-        if plan.is_partial:
+            self._wake(key, plan.wake_at)
+        if not is_sound:
+            self._back_off(key)
+        elif plan.is_partial:
             self._dirty[key] = None
+        elif not plan.groups:
+            self._failures.pop(key, None)
         run.notes.extend((name, note) for note in plan.notes)
 
-    async def _propose(self, run: _Run) -> Applied:
-        batch = Batch(groups=tuple(run.groups), at=self._env.clock.now(), epoch=self._epoch)
+    async def _commit(self, groups: list[Group], sources: list[_Key]) -> bool:
+        """Propose; what was not taken is decided again. Whether the outcome is as good as planned."""
+        batch = Batch(groups=tuple(groups), at=self._env.clock.now(), epoch=self._epoch)
         try:
-            return await self._proposer.propose(batch)
+            applied = await self._proposer.propose(batch)
         except OutcomeUnknown:
             # the log order settles what happened: once a later entry is in, so is this one, or never
-            log.warning("proposal_outcome_unknown", groups=len(run.groups))
+            log.warning("proposal_outcome_unknown", groups=len(groups))
             await commit_barrier(self._proposer, self._env, epoch=self._epoch)
         except Retry as error:
-            log.info("proposal_refused", groups=len(run.groups), reason=str(error))
+            log.info("proposal_refused", groups=len(groups), reason=str(error))
             await asyncio.sleep(error.delay_s)
-        for key in run.sources:
-            self._dirty[key] = None
-        return Applied(version=self._store.version)
+        except Rejected as error:
+            return await self._commit_apart(groups, sources, error)
+        else:
+            return self._settle(sources, applied)
+        self._dirty.update(dict.fromkeys(sources))
+        return False
 
-    def _settle(self, run: _Run, applied: Applied) -> None:
+    async def _commit_apart(self, groups: list[Group], sources: list[_Key], error: Rejected) -> bool:
+        """Too much for one entry: propose in halves. The second half rests on the first."""
+        if len(groups) == 1:
+            log.error("group_rejected", loop=self._name(sources[0]), key=sources[0][1], reason=str(error))
+            self._back_off(sources[0])
+            return False
+        middle = len(groups) // 2
+        if await self._commit(groups[:middle], sources[:middle]):
+            return await self._commit(groups[middle:], sources[middle:])
+        self._dirty.update(dict.fromkeys(sources[middle:]))
+        return False
+
+    def _settle(self, sources: list[_Key], applied: Applied) -> bool:
+        refused = {sources[refusal.index] for refusal in applied.refused}
+        for key in sources:
+            if key not in refused:
+                self._failures.pop(key, None)
         for refusal in applied.refused:
-            key = run.sources[refusal.index]
-            log.info("group_refused", loop=self._reconcilers[key[0]].name, key=key[1], reason=refusal.reason)
+            key = sources[refusal.index]
+            log.info("group_refused", loop=self._name(key), key=key[1], reason=refusal.reason)
             if refusal.is_stale:
                 self._dirty[key] = None
             else:
-                at = Timestamp(self._env.clock.now() + int(RETRY_DELAY_MIN_S * SECOND_NS))
-                heapq.heappush(self._wakes, (at, key))
+                self._back_off(key)
+        return not refused
+
+    def _name(self, key: _Key) -> str:
+        return self._reconcilers[key[0]].name
+
+
+def retry_delay_s(failures: int) -> float:
+    """How long to wait after that many failures in a row."""
+    factor: int = 2 ** min(failures, _DOUBLINGS_MAX)
+    return min(RETRY_DELAY_MIN_S * factor, RETRY_DELAY_MAX_S)
 
 
 async def commit_barrier(proposer: Proposer, env: Env, *, epoch: int) -> None:

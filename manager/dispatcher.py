@@ -1,8 +1,10 @@
 """The dispatcher: the leader's end of every agent's session.
 
 Liveness is the stream: its end makes a node ``disconnected`` at once (the nodes reconciler turns that into
-``down`` after a grace), and heartbeats are the slower check above it. Statuses of all agents are coalesced
-into few proposals and acknowledged once they are committed, so an agent resends what was lost.
+``down`` after a grace), and heartbeats are the slower check above it. What became of a session is reported
+by a loop of the dispatcher's own, since a session's call may be cancelled at any point. Statuses of all
+agents are coalesced into few proposals and acknowledged once they are committed, so an agent resends what was
+lost.
 
 A manager that does not lead answers a session with a Redirect. Decides nothing about tasks or nodes; what it
 knows of a node comes from the node's certificate and the store.
@@ -11,8 +13,10 @@ knows of a node comes from the node's certificate and the store.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import structlog
 
@@ -23,11 +27,14 @@ from manager.session import Session
 from manager.store.events import Event, Resync
 from manager.store.store import Store
 from swarmpy import codec
-from swarmpy.errors import OutcomeUnknown, PermissionDenied, Retry
+from swarmpy.errors import OutcomeUnknown, PermissionDenied, Rejected, Retry, Unavailable
 from swarmpy.limits import (
     BATCH_GROUPS_MAX,
     HEARTBEAT_MISSES_MAX,
     RPC_TIMEOUT_S,
+    SESSION_LAST_WORDS_S,
+    SESSION_STARTS_MAX,
+    SESSION_STARTS_WINDOW_S,
     STATUS_COMMIT_GAP_S,
     STATUS_UPDATES_MAX,
 )
@@ -75,8 +82,10 @@ class Dispatcher:
         self._epoch = epoch
         self._sessions: dict[NodeId, Session] = {}
         self._updates: asyncio.Queue[_Update] = asyncio.Queue(maxsize=STATUS_UPDATES_MAX)
-        self._misjudged: dict[NodeId, None] = {}
-        self._misjudged_wake = asyncio.Event()
+        self._starts: dict[NodeId, deque[float]] = {}
+        self._doubtful: dict[NodeId, NodeStatus | None] = {}
+        """Nodes whose record may be at odds with their session, or its end (then: the status to report)."""
+        self._has_doubts = asyncio.Event()
         self._is_open = asyncio.Event()
         self._is_over = False
 
@@ -86,7 +95,7 @@ class Dispatcher:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_store())
                 tasks.create_task(self._commit_statuses())
-                tasks.create_task(self._vouch())
+                tasks.create_task(self._report_nodes())
                 await self._doubt_all_nodes()
                 self._is_open.set()
         finally:
@@ -117,31 +126,42 @@ class Dispatcher:
         if self._is_over:
             await send(pb.ManagerMessage(redirect=pb.Redirect()))
             return
+        self._check_rate(node_id)
         session = Session(node_id, SessionId(make_id(self._env.entropy.token_bytes(ID_BYTES))))
         host = hello.advertise_addr.rpartition(":")[0] or hello.advertise_addr or peer_host
         session.notify(self._welcome(session))  # first: from its registration on, others notify it too
-        await self._register(session, host, codec.from_pb(NodeDescription, hello.description))
-        session.notify(self._managers())
-        session.notify(self._node_notice(node_id))
-        log.info("session_started", node_id=node_id, session_id=session.session_id, addr=host)
-        halves = [
-            asyncio.create_task(self._write(session, send)),
-            asyncio.create_task(self._read(session, messages)),
-        ]
         try:
-            await asyncio.wait(halves, return_when=asyncio.FIRST_COMPLETED)
+            await self._register(session, host, codec.from_pb(NodeDescription, hello.description))
+            session.notify(self._managers())
+            session.notify(self._node_notice(node_id))
+            log.info("session_started", node_id=node_id, session_id=session.session_id, addr=host)
+            await self._carry(session, messages, send)
         finally:
-            for half in halves:
-                half.cancel()
-            results = await asyncio.gather(*halves, return_exceptions=True)
-            await self._unregister(session)
+            self._unregister(session)
+
+    async def _carry(self, session: Session, messages: AsyncIterator[pb.AgentMessage], send: Send) -> None:
+        """Both halves of the stream, until one ends or the session is closed."""
+        writing = asyncio.create_task(self._write(session, send))
+        halves = [writing, asyncio.create_task(self._read(session, messages))]
+        closing = asyncio.create_task(session.wait_closed())
+        try:
+            done, _ = await asyncio.wait([*halves, closing], return_when=asyncio.FIRST_COMPLETED)
+            if done == {closing}:
+                await asyncio.wait([writing], timeout=SESSION_LAST_WORDS_S)
+        finally:
+            for task in (*halves, closing):
+                task.cancel()
+            results = await asyncio.gather(*halves, closing, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
 
     async def _first_message(self, messages: AsyncIterator[pb.AgentMessage]) -> pb.Hello:
-        async with asyncio.timeout(RPC_TIMEOUT_S):
-            first = await anext(messages, None)
+        try:
+            async with asyncio.timeout(RPC_TIMEOUT_S):
+                first = await anext(messages, None)
+        except TimeoutError:
+            raise PermissionDenied("a session starts with hello, and none has come") from None
         if first is None or first.WhichOneof("message") != "hello":
             raise PermissionDenied("a session starts with hello")
         return first.hello
@@ -155,9 +175,25 @@ class Dispatcher:
         self._sessions[session.node_id] = session
         if predecessor is not None:
             predecessor.close("a newer session of the node took over")
-        await self._report_node(session, NodeState.READY, addr=host, description=description)
+        status = self._status(session, NodeState.READY, addr=host)
+        report = NodeReport(node_id=session.node_id, status=status, description=description)
+        group = Group(owner=Owner.DISPATCHER, changes=(report,))
+        await self._commit([group], is_moot=lambda: self._is_overtaken(session))
 
-    async def _unregister(self, session: Session) -> None:
+    def _check_rate(self, node_id: NodeId) -> None:
+        """Two machines with one identity would take the session from each other for ever."""
+        now = self._env.clock.monotonic()
+        starts = self._starts.setdefault(node_id, deque())
+        while starts and starts[0] <= now - SESSION_STARTS_WINDOW_S:
+            starts.popleft()
+        if len(starts) >= SESSION_STARTS_MAX:
+            raise Unavailable(
+                f"node {node_id} has opened {len(starts)} sessions within {SESSION_STARTS_WINDOW_S:.0f} s: "
+                "if its data folder was copied to another machine, let that one leave and join"
+            )
+        starts.append(now)
+
+    def _unregister(self, session: Session) -> None:
         session.close("the stream broke")
         if self._sessions.get(session.node_id) is not session:
             return  # a newer session of the same node took over
@@ -167,25 +203,18 @@ class Dispatcher:
         message = RESTARTING_MESSAGE if session.is_leaving else session.end_reason
         log.info("session_ended", node_id=session.node_id, session_id=session.session_id, reason=message)
         node = self._store.node(session.node_id)
-        if node is not None:
-            await self._report_node(
-                session, NodeState.DISCONNECTED, addr=node.status.addr, description=None, message=message
-            )
+        if node is None:
+            self._starts.pop(session.node_id, None)
+        else:
+            gone = self._status(session, NodeState.DISCONNECTED, addr=node.status.addr, message=message)
+            self._doubt(session.node_id, gone)
 
     def _is_overtaken(self, session: Session) -> bool:
         """Whether a newer session of the same node exists, so that this one's end says nothing any more."""
         return self._sessions.get(session.node_id, session) is not session
 
-    async def _report_node(
-        self,
-        session: Session,
-        state: NodeState,
-        *,
-        addr: str,
-        description: NodeDescription | None,
-        message: str = "",
-    ) -> None:
-        status = NodeStatus(
+    def _status(self, session: Session, state: NodeState, *, addr: str, message: str = "") -> NodeStatus:
+        return NodeStatus(
             state=state,
             message=message,
             addr=addr,
@@ -193,21 +222,42 @@ class Dispatcher:
             epoch=self._epoch,
             session_id=session.session_id,
         )
-        report = NodeReport(node_id=session.node_id, status=status, description=description)
-        group = Group(owner=Owner.DISPATCHER, changes=(report,))
-        await self._commit([group], is_moot=lambda: self._is_overtaken(session))
 
-    async def _vouch(self) -> None:
-        """Report nodes READY again that were called something else while their session is open."""
+    def _doubt(self, node_id: NodeId, gone: NodeStatus | None = None) -> None:
+        self._doubtful[node_id] = gone or self._doubtful.get(node_id)
+        self._has_doubts.set()
+
+    async def _report_nodes(self) -> None:
+        """Commit which nodes have gone, and vouch for those that were called gone and have a session."""
         while True:
-            await self._misjudged_wake.wait()
-            self._misjudged_wake.clear()
-            while self._misjudged:
-                node_id = next(iter(self._misjudged))
-                del self._misjudged[node_id]
-                session, node = self._sessions.get(node_id), self._store.node(node_id)
-                if session is not None and node is not None and node.status.state is not NodeState.READY:
-                    await self._report_node(session, NodeState.READY, addr=node.status.addr, description=None)
+            await self._has_doubts.wait()
+            self._has_doubts.clear()
+            while self._doubtful:
+                taken = dict(islice(self._doubtful.items(), BATCH_GROUPS_MAX))
+                for node_id in taken:
+                    del self._doubtful[node_id]
+                groups = [group for node_id, gone in taken.items() for group in self._verdict(node_id, gone)]
+                try:
+                    if groups:
+                        batch = Batch(groups=tuple(groups), at=self._env.clock.now(), epoch=self._epoch)
+                        await self._proposer.propose(batch)
+                except Retry as error:
+                    # judged anew: who has gone may be back by then
+                    self._doubtful = {**taken, **self._doubtful}
+                    await asyncio.sleep(error.delay_s)
+
+    def _verdict(self, node_id: NodeId, gone: NodeStatus | None) -> list[Group]:
+        """What the node's record should say now, if it does not say so already."""
+        session, node = self._sessions.get(node_id), self._store.node(node_id)
+        if node is None:
+            return []
+        status = gone
+        if session is not None:
+            is_known = node.status.state is NodeState.READY
+            status = None if is_known else self._status(session, NodeState.READY, addr=node.status.addr)
+        if status is None:
+            return []
+        return [Group(owner=Owner.DISPATCHER, changes=(NodeReport(node_id=node_id, status=status),))]
 
     async def _write(self, session: Session, send: Send) -> None:
         while True:
@@ -302,8 +352,7 @@ class Dispatcher:
         after = new if isinstance(new, Node) else None
         if after is not None and after.status.state is not NodeState.READY and after.id in self._sessions:
             # decided on an older state of affairs, and committed after the session was
-            self._misjudged[after.id] = None
-            self._misjudged_wake.set()
+            self._doubt(after.id)
         manager_before = before.manager_status if before else None
         manager_after = after.manager_status if after else None
         if manager_before != manager_after:
@@ -350,10 +399,22 @@ class Dispatcher:
             while count < BATCH_GROUPS_MAX and not self._updates.empty():
                 updates.append(self._updates.get_nowait())
                 count += len(updates[-1].statuses)
-            await self._commit(_report_groups(updates))
+            await self._commit_reports(_report_groups(updates))
             for update in updates:
                 update.session.notify(pb.ManagerMessage(status_ack=pb.StatusAck(sequence=update.sequence)))
             await asyncio.sleep(STATUS_COMMIT_GAP_S)
+
+    async def _commit_reports(self, groups: list[Group]) -> None:
+        """Commit, in parts if it is too much for one entry; what is too large by itself is dropped."""
+        try:
+            await self._commit(groups)
+        except Rejected as error:
+            if len(groups) == 1:
+                log.warning("status_rejected", reason=str(error))
+                return
+            middle = len(groups) // 2
+            await self._commit_reports(groups[:middle])
+            await self._commit_reports(groups[middle:])
 
     async def _commit(self, groups: list[Group], *, is_moot: Callable[[], bool] = lambda: False) -> None:
         """Propose what merges harmlessly when repeated, until its outcome is known or it ``is_moot``."""

@@ -3,6 +3,9 @@
 Gaining leadership first commits a fence: from then on the store refuses every batch that an earlier
 leader's loops proposed, however late it arrives. Losing leadership cancels everything; nothing is handed
 over, since all that matters is in the store.
+
+A loop that fails ends its term: the failure is logged, and the term begins anew after a growing delay, with
+everything dirty and every session opened again. A leader never leads on with a loop missing.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from manager.control_loop import ControlLoop
+from manager.control_loop import ControlLoop, retry_delay_s
 from manager.dispatcher import Dispatcher
 from manager.log_hub import LogHub
 from manager.membership import Membership
@@ -21,6 +24,7 @@ from manager.raft.proposer import RaftLog, RaftStatus
 from manager.reconcile.plan import Reconciler
 from manager.store.store import Store
 from swarmpy.errors import Retry
+from swarmpy.limits import TERM_SETTLED_S
 from swarmpy.model.changes import Batch
 from swarmpy.runtime import Env
 
@@ -64,14 +68,24 @@ class Leader:
     async def run(self) -> None:
         """Until cancelled."""
         unsubscribe = self._raft.subscribe(self._status_changed)
+        failures = 0
         try:
             while True:
                 self._changed.clear()
                 status = self._raft.status()
-                if status.is_ready_leader:
-                    await self._lead(status.term)
-                else:
+                if not status.is_ready_leader:
+                    failures = 0
                     await self._changed.wait()
+                    continue
+                began = self._env.clock.monotonic()
+                try:
+                    await self._lead(status.term)
+                except Exception:  # the top of all that a leader does: it must not end in silence
+                    is_settled = self._env.clock.monotonic() - began >= TERM_SETTLED_S
+                    failures = 1 if is_settled else failures + 1
+                    delay_s = retry_delay_s(failures)
+                    log.exception("term_failed", epoch=status.term, retry_in_s=delay_s)
+                    await asyncio.sleep(delay_s)
         finally:
             unsubscribe()
 
@@ -100,6 +114,7 @@ class Leader:
             work.cancel()
             await asyncio.wait([work])
             term.dispatcher.close()  # also if it was cancelled before its first step
+            term.log_hub.close()
             log.info("leadership_lost", epoch=epoch)
         if not work.cancelled() and (failure := work.exception()) is not None:
             raise failure
@@ -112,4 +127,4 @@ class Leader:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(term.loop.run())
             tasks.create_task(term.dispatcher.run())
-            tasks.create_task(self.membership.run())
+            tasks.create_task(self.membership.run(epoch=term.epoch))

@@ -1,8 +1,9 @@
 """Logs on the leader: one subscription fans out to the agents concerned and their streams are merged.
 
 A subscription is bounded in every way: batches wait in a short queue and a slow reader slows the agents
-down; a node that does not open its stream in time, or has no session, becomes a warning and not a hang. A
-stream that is not followed ends when every node has said all it had.
+down; a node that does not open its stream in time, has no session, or goes away in the middle becomes a
+warning and not a hang. A stream that is not followed ends when every node has said all it had; all end with
+the term, since agents speak to the leader only.
 """
 
 from __future__ import annotations
@@ -24,17 +25,25 @@ from swarmpy.model.states import TaskState
 from swarmpy.pb import dispatcher_pb2, streams_pb2
 from swarmpy.runtime import Env
 
+_TERM_OVER = "incomplete log stream: the leader of the swarm has changed, ask for the logs again"
+
 
 @dataclass
 class _Subscription:
-    """One reader. ``awaited``: nodes that have yet to open a stream; ``open``: streams that run."""
+    """One reader. ``asked``: nodes that may send; ``awaited``: those that have yet to open a stream;
+    ``open``: streams that run; ``lost``: nodes whose stream broke, which the reader has yet to be told.
+    """
 
     id: str
     queue: asyncio.Queue[streams_pb2.LogBatch | None] = field(
         default_factory=lambda: asyncio.Queue(maxsize=LOG_QUEUE_BATCHES_MAX)
     )
+    asked: set[NodeId] = field(default_factory=set)
     awaited: set[NodeId] = field(default_factory=set)
     open: set[NodeId] = field(default_factory=set)
+    lost: set[NodeId] = field(default_factory=set)
+    is_over: bool = False
+    """The term ended: there will be nothing more."""
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def put(self, batch: streams_pb2.LogBatch) -> bool:
@@ -65,9 +74,19 @@ class LogHub:
         self._dispatcher = dispatcher
         self._env = env
         self._subscriptions: dict[str, _Subscription] = {}
+        self._is_over = False
+
+    def close(self) -> None:
+        """The term is over: every reader is told, and its stream ends."""
+        self._is_over = True
+        for subscription in self._subscriptions.values():
+            subscription.is_over = True
+            subscription.wake()
 
     async def subscribe(self, selector: dispatcher_pb2.LogSelector) -> AsyncGenerator[streams_pb2.LogBatch]:
         """Batches of lines of the selected tasks, warnings among them. Close it when done."""
+        if self._is_over:
+            raise Unavailable("the leader of the swarm is changing: try again")
         if len(self._subscriptions) >= LOG_SUBSCRIPTIONS_MAX:
             raise Unavailable("too many log streams are open on this manager; close some and try again")
         subscription = _Subscription(make_id(self._env.entropy.token_bytes(ID_BYTES)))
@@ -82,6 +101,7 @@ class LogHub:
             async for batch in self._merge(subscription):
                 yield batch
         finally:
+            subscription.closed.set()
             del self._subscriptions[subscription.id]
             for node_id in nodes:
                 self._tell(
@@ -90,22 +110,25 @@ class LogHub:
 
     async def publish(self, node_id: NodeId, batches: AsyncIterator[streams_pb2.LogBatch]) -> int:
         """Take one agent's stream for a subscription; returns the lines taken."""
-        lines = 0
-        subscription: _Subscription | None = None
+        first = await anext(batches, None)
+        subscription = self._subscriptions.get(first.subscription_id) if first is not None else None
+        if first is None or subscription is None or node_id not in subscription.asked:
+            return 0  # the reader has gone, or wants nothing of this node
+        subscription.awaited.discard(node_id)
+        subscription.open.add(node_id)
+        lines = len(first.lines)
+        is_broken = True
         try:
-            async for batch in batches:
-                subscription = self._subscriptions.get(batch.subscription_id)
-                if subscription is None:
-                    return lines  # the reader has gone
-                subscription.awaited.discard(node_id)
-                subscription.open.add(node_id)
+            is_wanted = await subscription.put(first)
+            while is_wanted and (batch := await anext(batches, None)) is not None:
                 lines += len(batch.lines)
-                if not await subscription.put(batch):
-                    return lines
+                is_wanted = await subscription.put(batch)
+            is_broken = False
         finally:
-            if subscription is not None:
-                subscription.open.discard(node_id)
-                subscription.wake()
+            subscription.open.discard(node_id)
+            if is_broken:
+                subscription.lost.add(node_id)
+            subscription.wake()
         return lines
 
     def _by_node(self, selector: dispatcher_pb2.LogSelector) -> dict[NodeId, list[str]]:
@@ -129,6 +152,7 @@ class LogHub:
         own.CopyFrom(selector)
         del own.task_ids[:]
         own.task_ids.extend(task_ids)
+        subscription.asked.add(node_id)
         subscription.awaited.add(node_id)
         self._tell(node_id, dispatcher_pb2.LogSubscription(subscription_id=subscription.id, selector=own))
         return True
@@ -141,17 +165,28 @@ class LogHub:
     async def _merge(self, subscription: _Subscription) -> AsyncGenerator[streams_pb2.LogBatch]:
         deadline = self._env.clock.monotonic() + LOG_OPEN_TIMEOUT_S
         while subscription.awaited or subscription.open or not subscription.queue.empty():
+            if subscription.is_over and subscription.queue.empty():
+                break
             left_s = max(deadline - self._env.clock.monotonic(), 0.0) if subscription.awaited else None
             try:
                 async with asyncio.timeout(left_s):
                     batch = await subscription.queue.get()
             except TimeoutError:
-                for node_id in sorted(subscription.awaited):
-                    yield streams_pb2.LogBatch(warnings=[self._absent(node_id, 0)])
+                batch = None
+                subscription.lost |= subscription.awaited
                 subscription.awaited.clear()
-                continue
             if batch is not None:
                 yield batch
+            elif warnings := self._take_lost(subscription):
+                yield streams_pb2.LogBatch(warnings=warnings)
+        if subscription.is_over:
+            yield streams_pb2.LogBatch(warnings=[_TERM_OVER])
+        elif warnings := self._take_lost(subscription):
+            yield streams_pb2.LogBatch(warnings=warnings)
+
+    def _take_lost(self, subscription: _Subscription) -> list[str]:
+        lost, subscription.lost = sorted(subscription.lost), set()
+        return [self._absent(node_id, 0) for node_id in lost]
 
     def _absent(self, node_id: NodeId, tasks: int) -> str:
         node = self._view.node(node_id)

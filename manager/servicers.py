@@ -7,6 +7,7 @@ manager which does not lead is told who does.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from manager.leader import Leader, Term
@@ -55,8 +56,9 @@ class StreamsServicer(streams_pb2_grpc.StreamsServicer):
     async def SubscribeLogs(  # noqa: N802
         self, request: dispatcher_pb2.LogSelector, context: Context
     ) -> AsyncIterator[streams_pb2.LogBatch]:
-        async for batch in self._term().log_hub.subscribe(request):
-            yield batch
+        async with aclosing(self._term().log_hub.subscribe(request)) as batches:
+            async for batch in batches:
+                yield batch
 
     def _term(self) -> Term:
         if self._leader.term is None:

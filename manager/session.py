@@ -37,18 +37,21 @@ class Session:
         self._notices: deque[pb.ManagerMessage] = deque()
         self._chain = 0
         self._wake = asyncio.Event()
-        self._is_closed = False
+        self._closed = asyncio.Event()
 
     @property
     def is_closed(self) -> bool:
-        return self._is_closed
+        return self._closed.is_set()
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
 
     def close(self, reason: str, *, last: pb.ManagerMessage | None = None) -> None:
         """End the session after ``last``; what else was to be told is dropped. The first reason counts."""
         if last is not None:
             self._notices.append(last)
         self.end_reason = self.end_reason or reason
-        self._is_closed = True
+        self._closed.set()
         self._wake.set()
 
     def task_changed(self, task_id: TaskId) -> None:
@@ -81,7 +84,7 @@ class Session:
         """All that is to be told now, in order."""
         messages = list(self._notices)
         self._notices.clear()
-        if not self._is_closed:
+        if not self.is_closed:
             messages.extend(self._assignment_messages(view))
         return messages
 

@@ -133,6 +133,11 @@ HEARTBEAT_PERIOD_MIN_S = 0.1
 STATUS_UNACKED_BATCHES_MAX = 8
 """Status updates under way in one session; more wait, and are merged meanwhile."""
 SESSION_QUEUE_MESSAGES_MAX = 1_000
+SESSION_LAST_WORDS_S = 1.0
+"""How long a session that the manager ends may take to hear why."""
+SESSION_STARTS_MAX = 10
+"""Sessions that one node may open within the window; more is a node that exists twice."""
+SESSION_STARTS_WINDOW_S = 8.0
 STATUS_BATCH_S = 0.1
 """How long an agent keeps back statuses that are soon followed by others, such as 'preparing'."""
 STATUS_GAP_S = 0.02
@@ -147,6 +152,8 @@ STATUS_COMMIT_GAP_S = 0.02
 STATUS_UPDATES_MAX = 1_000
 """Status updates that wait at the leader; then agents' streams are not read on."""
 
+TERM_SETTLED_S = 60.0
+"""A term of leadership that failed after this long was no failing start: its delay is short again."""
 MEMBERSHIP_PERIOD_S = 1.0
 """Between two tries of a membership change that had to wait."""
 LOG_BATCH_LINES_MAX = 500
