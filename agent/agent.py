@@ -55,6 +55,10 @@ async def ignore_node(node: Node, root_ca: bytes) -> None:
     """For who does not care how the cluster sees the node."""
 
 
+def ignore_removal(reason: str) -> None:
+    """For who only looks at ``error``."""
+
+
 class Agent:
     """``run`` once; ``stop`` ends it."""
 
@@ -67,6 +71,7 @@ class Agent:
         executor: Executor,
         backend: Backend,
         on_node: Callable[[Node, bytes], Awaitable[None]] = ignore_node,
+        on_removed: Callable[[str], None] = ignore_removal,
         journal: Journal | None = None,
     ) -> None:
         self._executor = executor
@@ -83,7 +88,12 @@ class Agent:
                 incarnation=make_id(env.entropy.token_bytes(ID_BYTES)),
                 advertise_addr=config.advertise_addr,
             ),
-            listener=Listener(post=self._post, on_node=on_node, on_managers=self._remember_managers),
+            listener=Listener(
+                post=self._post,
+                on_node=on_node,
+                on_managers=self._remember_managers,
+                on_removed=on_removed,
+            ),
             logs=LogPublisher(link, executor, node_id=config.node_id, service_of=self._service_of),
             env=env,
         )

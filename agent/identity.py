@@ -248,8 +248,8 @@ async def _connect(
         ) from error
     except OSError as error:
         # asyncio puts words of its own into the error; a name that does not resolve has negative numbers
-        is_kernels = error.errno is not None and error.errno > 0
-        reason = os.strerror(error.errno) if is_kernels else error.strerror or type(error).__name__
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or type(error).__name__
         raise Unavailable(f"no manager can be reached at {address}: {reason}") from error
     try:
         yield reader, writer

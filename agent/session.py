@@ -23,7 +23,7 @@ from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.outbox import Outbox
 from swarmpy import codec
-from swarmpy.errors import Corrupt, SwarmError, Unavailable
+from swarmpy.errors import Corrupt, NodeRemoved, SwarmError, Unavailable
 from swarmpy.limits import (
     HEARTBEAT_JITTER,
     HEARTBEAT_PERIOD_MIN_S,
@@ -70,12 +70,14 @@ class Listener:
     """Who is told what the manager says.
 
     ``post`` takes events for the core; ``on_node`` the node as the cluster sees it and its root bundle;
-    ``on_managers`` the addresses worth remembering, best first.
+    ``on_managers`` the addresses worth remembering, best first; ``on_removed`` that this node is in the swarm
+    no more, and never will be again.
     """
 
     post: Callable[[events.Event], Awaitable[None]]
     on_node: Callable[[Node, bytes], Awaitable[None]]
     on_managers: Callable[[tuple[str, ...]], None]
+    on_removed: Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +213,8 @@ class Session:
             log.warning("session_failed", manager=address, error=str(error))
         self._failures[address] = str(error)
         self.error = str(error)
+        if isinstance(error, NodeRemoved):
+            self._listener.on_removed(str(error))
         if took_s >= SESSION_CONNECT_TIMEOUT_S / 2:
             self._managers.suspect(address, self._env.clock.monotonic())
         else:

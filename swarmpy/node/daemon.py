@@ -11,6 +11,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -41,6 +42,9 @@ from swarmpy.node.state import NodeState, StateFile
 from swarmpy.node.system import read_system
 from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Env
+
+if TYPE_CHECKING:
+    from manager.manager import Manager
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +77,7 @@ class Daemon:
         self._error = ""
         self._part: Part | None = None
         self._retrying: asyncio.Task[None] | None = None
+        self._retiring: asyncio.Task[None] | None = None
         self.fatal: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Resolves with a sentence when the process must end."""
 
@@ -102,6 +107,8 @@ class Daemon:
     async def stop(self) -> None:
         if self._retrying is not None:
             self._retrying.cancel()
+        if self._retiring is not None:
+            self._retiring.cancel()  # the next start finds out anew
         if self._part is not None:
             await self._part.stop("the daemon stops")
 
@@ -246,6 +253,7 @@ class Daemon:
             make_executor=self._machine.make_executor,
             make_backend=self._machine.make_backend,
             on_fatal=self._end,
+            on_refused=self._refused,
             on_removed=self._removed,
         )
         return Part(identity, state, config, self._env)
@@ -257,6 +265,7 @@ class Daemon:
             await self._resign(part.manager, part.identity.node_id)
         await part.leave()
         self._part, self._state, self._error = None, LocalState.INACTIVE, ""
+        self._retiring = None
         self._forget()
 
     async def _resign(self, manager: Manager, node_id: NodeId) -> None:
@@ -278,9 +287,22 @@ class Daemon:
         if not self.fatal.done():
             self.fatal.set_result(reason)
 
-    def _removed(self, reason: str) -> None:
+    def _refused(self, reason: str) -> None:
         self._state, self._error = LocalState.ERROR, reason
-        log.error("node_removed", reason=reason)
+        log.error("certificate_refused", reason=reason)
+
+    def _removed(self, reason: str) -> None:
+        """The cluster runs our tasks elsewhere, so here they end; the rest goes when the user says so."""
+        if self._retiring is None and self._part is not None:
+            log.error("node_removed", reason=reason)
+            self._retiring = asyncio.create_task(self._retire(self._part, reason))
+
+    async def _retire(self, part: Part, reason: str) -> None:
+        async with self._changing:
+            if self._part is part:
+                self._state, self._error = LocalState.ERROR, reason
+                await part.keep_role()
+                await part.leave()
 
 
 class _Alone:

@@ -26,7 +26,7 @@ from agent.describe import describe
 from agent.executor.base import Executor
 from agent.identity import IdentityFiles, Renewal
 from agent.link import GrpcLink
-from swarmpy.errors import Rejected, Retry, SwarmError
+from swarmpy.errors import NodeRemoved, Rejected, Retry, SwarmError
 from swarmpy.limits import JOIN_TIMEOUT_S, RENEW_RETRY_MIN_S
 from swarmpy.model.objects import Node, NodeDescription
 from swarmpy.node.state import NodeState
@@ -52,8 +52,10 @@ class PartConfig:
     make_executor: Callable[[], Executor]
     make_backend: Callable[[], Backend]
     on_fatal: Callable[[str], None]
+    on_refused: Callable[[str], None]
+    """The certificate is not renewed."""
     on_removed: Callable[[str], None]
-    """The cluster wants this node no longer: its certificate is not renewed."""
+    """The node was removed: its tasks run elsewhere, and it can come back only as another node."""
 
     @property
     def agent_dir(self) -> Path:
@@ -91,6 +93,7 @@ class Part:
             executor=config.make_executor(),
             backend=config.make_backend(),
             on_node=self._node_noticed,
+            on_removed=config.on_removed,
         )
         self._renewal = Renewal(
             identity,
@@ -224,8 +227,10 @@ class Part:
     async def _keep_certificate(self) -> None:
         try:
             await self._renewal.run()
-        except Rejected as error:
+        except NodeRemoved as error:
             self._config.on_removed(str(error))
+        except Rejected as error:
+            self._config.on_refused(str(error))
 
     async def _follow_role(self) -> None:
         """Start or stop the manager whenever the certificate's role has changed."""

@@ -6,11 +6,24 @@ Three managers and two workers, shared; every test leaves them so, and the clust
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from lab_cli import Cli, error, node, reason, running, state, tasks_of, wait_for, wait_node, wait_running
+from lab_cli import (
+    Cli,
+    error,
+    node,
+    processes,
+    reason,
+    running,
+    state,
+    tasks_of,
+    wait_for,
+    wait_node,
+    wait_running,
+)
 from lab_services import lab_of
 
 from swarmpy.errors import SwarmError
@@ -209,7 +222,8 @@ def test_a_manager_is_not_removed_even_with_force(cli: Cli) -> None:
 
 
 def test_a_removed_node_gives_up_and_its_tasks_run_elsewhere(cli: Cli) -> None:
-    cli.create("web", "--replicas", "5", *SLEEP)
+    mark = f"{os.getpid()}.333"
+    cli.create("web", "--replicas", "5", "host", "sleep", mark)
     wait_running(cli.lab, "web", 5, on=[host.name for host in cli.lab.layout.hosts])
 
     cli.good("node", "rm", "--force", "node-5")
@@ -221,7 +235,11 @@ def test_a_removed_node_gives_up_and_its_tasks_run_elsewhere(cli: Cli) -> None:
         lambda text: text.startswith("error"),
         what="the removed node should say so",
     )
-    assert "removed from the swarm" in said or "not part of the swarm" in said
+    assert "was removed from the swarm; it has to join anew" in said
+    wait_for(lambda: processes(mark), lambda pids: len(pids) == 5, what="node-5 should have stopped its task")
+    assert "was removed from the swarm" in cli.bad("node", "ls", at="node-5")
+    cli.lab.restart("node-5")
+    wait_for(lambda: "was removed from the swarm" in cli("info", at="node-5").out, what="it says so again")
     cli.good("leave", at="node-5")
     come_back(cli, "node-5", "worker")
     cli.lab.wait_ready()

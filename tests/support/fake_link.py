@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from swarmpy.errors import OutcomeUnknown, PermissionDenied, Unavailable
+from swarmpy.errors import NodeRemoved, OutcomeUnknown, PermissionDenied, Unavailable
 from swarmpy.limits import SESSION_CONNECT_TIMEOUT_S
 from swarmpy.pb import dispatcher_pb2 as pb
 from swarmpy.pb import streams_pb2
@@ -73,7 +73,8 @@ class FakeStream:
 @dataclass
 class FakeLink:
     """``leader`` welcomes; the other ``managers`` redirect to ``told_leader`` (the leader by default).
-    ``dead`` ones hang until the connect timeout, ``refusing`` ones turn the node away. With
+    ``dead`` ones hang until the connect timeout, ``refusing`` ones turn the node away, ``removed`` ones for
+    good. With
     ``acknowledges`` each status update is acknowledged at once."""
 
     managers: list[str]
@@ -81,6 +82,7 @@ class FakeLink:
     told_leader: str | None = None
     dead: set[str] = field(default_factory=set)
     refusing: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
     dialled: list[str] = field(default_factory=list)
     sessions: list[FakeStream] = field(default_factory=list)
     logs: list[streams_pb2.LogBatch] = field(default_factory=list)
@@ -95,7 +97,9 @@ class FakeLink:
         if address not in self.managers:
             raise Unavailable(f"nobody listens at {address}")
         if address in self.refusing:
-            raise PermissionDenied("this node was removed from the swarm")
+            raise PermissionDenied("this node may not do that")
+        if address in self.removed:
+            raise NodeRemoved("this node was removed from the swarm")
         stream = FakeStream(address, hello, acknowledges=self.acknowledges)
         if address == self.leader:
             self.sessions.append(stream)

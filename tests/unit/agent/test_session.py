@@ -35,6 +35,7 @@ class Site:
     network: FakeNetwork = field(default_factory=FakeNetwork)
     journal: Journal = field(default_factory=lambda: Journal(IN_MEMORY))
     notices: list[tuple[Node, bytes]] = field(default_factory=list)
+    removals: list[str] = field(default_factory=list)
     hostname: str = "host1"
     chain: int = 0
 
@@ -55,6 +56,7 @@ class Site:
             executor=FakeExecutor(self.machine),
             backend=FakeBackend(self.network),
             on_node=on_node,
+            on_removed=self.removals.append,
             journal=self.journal,
         )
 
@@ -362,6 +364,17 @@ async def test_who_leaves_for_good_says_no_goodbye_so_that_nobody_waits_for_its_
     stream = site.link.sessions[-1]
     assert not any(message.HasField("goodbye") for message in stream.heard)
     assert stream.is_closed
+
+
+@in_virtual_time
+async def test_who_was_removed_hears_of_it_and_who_is_refused_is_not_removed() -> None:
+    site = Site(FakeLink(THREE, refusing={"m1:2377"}, removed={"m2:2377"}))
+    async with site.running(("m1:2377",)):
+        await wait(lambda: len(site.link.dialled) > 3)
+        assert site.removals == []
+    async with site.running(("m1:2377", "m2:2377")):
+        await wait(lambda: bool(site.removals))
+        assert site.removals[0] == "this node was removed from the swarm"
 
 
 # --- logs
