@@ -185,6 +185,8 @@ RENEW_CHECK_PERIOD_S = 3600.0
 """How long the renewal of a certificate may sleep before it looks at the clock again."""
 RENEW_RETRY_MIN_S = 5.0
 RENEW_RETRY_MAX_S = 3600.0
+RENEW_FAILED_S = 60.0
+"""After a renewal that was refused, or whose certificate could not be stored."""
 
 # --- the port between nodes
 RPC_MESSAGE_BYTES_MAX = 16 << 20
@@ -254,6 +256,9 @@ INFO_BARRIER_TIMEOUT_S = 2.0
 """``/info`` answers from what it has if no quorum confirms within this time."""
 API_SHUTDOWN_TIMEOUT_S = 2.0
 """How long open requests may take to end when the daemon stops."""
+MEMORY_RETURN_FIRST_S = 3.0
+MEMORY_RETURN_PERIOD_S = 60.0
+"""How often a daemon gives free memory back to the system."""
 API_STREAM_IDLE_S = 1.0
 """How often a stream with nothing to say looks whether its reader is still there."""
 REPLICAS_MAX = 100_000

@@ -9,6 +9,7 @@ from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError, listed, text
 from swarmpy.cli.session import Session
 from swarmpy.config import CGROUP_PARENT, DATA_DIR, LISTEN_ADDRESS, RUN_DIR, NodeConfig
+from swarmpy.lean import lean_imports
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
@@ -17,7 +18,8 @@ _EXECUTORS = ("native",)
 
 def daemon(session: Session, arguments: list[str], options: Options) -> int:
     config = node_config(options)
-    from swarmpy.node import run
+    with lean_imports():
+        from swarmpy.node import run
 
     code: int = run(config)
     return code

@@ -15,6 +15,7 @@ from agent.executor.native.executor import NativeExecutor
 from manager.api.server import ApiServer
 from swarmpy.config import NodeConfig
 from swarmpy.errors import InvalidArgument, SwarmError
+from swarmpy.lean import return_memory
 from swarmpy.log import configure
 from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.runtime import Env
@@ -43,10 +44,13 @@ async def serve(config: NodeConfig, env: Env) -> int:
     await server.start(config.socket, tcp_addresses=config.api_addresses)
     try:
         await daemon.resume()
+        gc.collect()
         gc.freeze()  # what was loaded stays: the collector need not look at it again
         log.info("daemon_started", socket=str(config.socket), state=daemon.local().state.value)
         daemon.fatal.add_done_callback(lambda _: stopping.set())
+        tidying = asyncio.create_task(return_memory())
         await stopping.wait()
+        tidying.cancel()
         if daemon.fatal.done():
             log.error("daemon_failed", reason=daemon.fatal.result())
             return EXIT_FATAL

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from manager.api.control import InitRequest
-from manager.manager import Manager
 from swarmpy import pki
 from swarmpy.model.changes import Create
 from swarmpy.model.defaults import ADDRESS_POOL, DATA_PATH_PORT, SUBNET_SIZE, node_cert_expiry
@@ -17,6 +17,9 @@ from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.pki import Identity, Role, Subject
 from swarmpy.runtime import Env
+
+if TYPE_CHECKING:
+    from manager.manager import Manager
 
 
 @dataclass(frozen=True, kw_only=True)
