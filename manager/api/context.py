@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import structlog
@@ -102,11 +103,9 @@ class Api:
         """
         access = self.cluster()
         if is_guarded:
-            try:
+            with suppress(Rejected):  # perhaps an old state is at fault: asked again below
                 if changes := tuple(plan(access.view)):
                     return await self.commit(changes)
-            except Rejected as error:
-                log.debug("plan_repeated", reason=str(error))
         await access.read_barrier()
         deadline = self.env.clock.monotonic() + PROPOSE_TIMEOUT_S
         while True:
