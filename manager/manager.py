@@ -31,7 +31,7 @@ from manager.servicers import DispatcherServicer, StreamsServicer, leader_addres
 from manager.store.events import Event, Resync
 from manager.store.store import Store
 from swarmpy import rpc
-from swarmpy.errors import AlreadyExists, Retry, SwarmError, Unavailable
+from swarmpy.errors import AlreadyExists, Rejected, Retry, SwarmError, Unavailable
 from swarmpy.limits import JOIN_TIMEOUT_S, RPC_TIMEOUT_S
 from swarmpy.model.changes import Batch, Change, Create, Group, Update
 from swarmpy.model.ids import NodeId
@@ -56,17 +56,29 @@ class ManagerConfig:
 
 
 class Manager:
-    """One manager, from ``start`` to ``stop``. ``on_fatal`` is called once if it must not go on."""
+    """One manager, from ``start`` to ``stop``.
+
+    ``on_fatal`` is called if it must not go on, and ``on_removed`` if raft goes on without it for good.
+    """
 
     def __init__(
-        self, config: ManagerConfig, identity: Identity, env: Env, *, on_fatal: Callable[[str], None]
+        self,
+        config: ManagerConfig,
+        identity: Identity,
+        env: Env,
+        *,
+        on_fatal: Callable[[str], None],
+        on_removed: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._identity = identity
         self._env = env
         self._on_fatal = on_fatal
+        self._on_removed = on_removed
         self._store = Store()
-        self._server = Server(Trust(identity=identity, join_tokens=JoinTokens()), clock=env.clock)
+        self._server = Server(
+            Trust(identity=identity, join_tokens=JoinTokens()), clock=env.clock, role_of=self._role_of
+        )
         self._wire = GrpcWire(identify=lambda context: rpc.peer_of(context).node_id, dial=self._dial)
         raft_config = RaftConfig(folder=config.folder, sealer=AesGcmSealer(config.key))
         self._raft = SyncObjLog.open(raft_config, self._store, self._wire, env)
@@ -99,12 +111,14 @@ class Manager:
             self._server.grpc,
         )
         await self._server.start(self._config.listen_addr)
-        await self._raft.start()
         self._raft.subscribe(self._raft_changed)
+        await self._raft.start()
         self._tasks = [
             asyncio.create_task(self._keep_trust()),
             asyncio.create_task(self._leader.run()),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._loop_ended)
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -143,6 +157,11 @@ class Manager:
         """Whether this manager still has to ask the others to be added."""
         return self._raft.is_newcomer
 
+    @property
+    def is_removed(self) -> bool:
+        """Whether raft goes on without this manager: as this member it can never come back."""
+        return self._raft.status().is_removed
+
     def peers(self) -> tuple[tuple[NodeId, str], ...]:
         """The managers known here, as node id and ``host:port``."""
         status = self._raft.status()
@@ -151,22 +170,32 @@ class Manager:
     # --- entering and leaving raft
 
     async def enter(self, managers: Sequence[str]) -> None:
-        """Ask the managers at these addresses to add this one; started already. Repeating is harmless."""
+        """Ask the managers at these addresses to add this one; started already. Repeating is harmless.
+
+        ``Rejected`` if one refuses and no other takes us: a manager that lags behind may not know us yet.
+        """
         request = raft_pb2.RaftJoinRequest(raft_id=self.raft_id, address=self._config.advertise_addr)
         last: SwarmError = Unavailable("no manager of the swarm is known")
+        others = [address for address in managers if address != self._config.advertise_addr]
         try:
             async with asyncio.timeout(JOIN_TIMEOUT_S):
-                while True:
-                    for address in managers:
+                while others:
+                    refusal: Rejected | None = None
+                    for address in others:
                         try:
                             await self._ask_to_join(address, request)
+                        except Rejected as error:
+                            refusal = error
                         except Retry as error:
                             last = error
                             await asyncio.sleep(error.delay_s)
                         else:
                             return
+                    if refusal is not None:
+                        raise refusal
         except TimeoutError:
-            raise last from None
+            pass
+        raise last
 
     async def _ask_to_join(self, address: str, request: raft_pb2.RaftJoinRequest) -> None:
         for _ in range(2):  # once at the manager we know, once at the leader that it names
@@ -196,12 +225,24 @@ class Manager:
 
     # --- inside
 
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """Loops end with the manager only; without one of them it would lead, or trust, wrongly."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("manager_loop_failed", exc_info=error)
+            self._on_fatal(f"the manager failed ({type(error).__name__}: {error}); start the daemon again")
+
+    def _role_of(self, node_id: NodeId) -> NodeRole | None:
+        node = self._store.node(node_id)
+        return None if node is None else node.role
+
     def _dial(self, address: str) -> grpc.aio.Channel:
         return rpc.dial(self._identity, address)
 
     def _raft_changed(self, status: RaftStatus) -> None:
         if status.fatal is not None:
             self._on_fatal(status.fatal)
+        elif status.is_removed:
+            self._on_removed()
 
     async def _keep_trust(self) -> None:
         """Tokens, removed nodes and roots take effect as soon as they are committed."""
@@ -249,11 +290,40 @@ async def fetch_members(identity: Identity, managers: Sequence[str]) -> tuple[Me
                 async with rpc.dial(identity, address) as channel:
                     stub: raft_pb2_grpc.RaftAsyncStub = raft_pb2_grpc.RaftStub(channel)
                     response = await stub.Members(raft_pb2.RaftMembersRequest(), timeout=RPC_TIMEOUT_S)
-        except Retry as error:
-            last = error
+        except (Retry, Rejected) as error:
+            last = error  # one that lags behind may refuse whom it does not know as a manager yet
         else:
             return tuple(Member(raft_id=m.raft_id, address=m.address) for m in response.members)
     raise last
+
+
+async def withdraw(config: ManagerConfig, identity: Identity, env: Env, managers: Sequence[str]) -> None:
+    """Take back an entry that was asked for: the others may have added this member. It runs no more.
+
+    A founder, or a member that never asked, has nothing to take back. Bounded by the caller.
+    """
+    member = state_files.read_identity(env.disk, config.folder, AesGcmSealer(config.key))
+    if not member.is_joined:
+        return
+    request = raft_pb2.RaftLeaveRequest(raft_id=member.raft_id)
+    last: SwarmError | None = None
+    for manager in managers:
+        if manager == config.advertise_addr:
+            continue
+        address = manager
+        try:
+            for _ in range(2):  # once at the manager we know, once at the leader that it names
+                with rpc.translate_errors():
+                    async with rpc.dial(identity, address) as channel:
+                        stub: raft_pb2_grpc.RaftAsyncStub = raft_pb2_grpc.RaftStub(channel)
+                        response = await stub.Leave(request, timeout=RPC_TIMEOUT_S)
+                if not response.leader_address:
+                    return
+                address = response.leader_address
+        except (Retry, Rejected) as error:
+            last = error
+    if last is not None:
+        raise last
 
 
 def new_raft_id(node_id: NodeId, env: Env) -> str:
@@ -289,6 +359,9 @@ class Registry:
             if node.manager_status is not None
         ]
         return sorted(found, key=lambda manager: (manager[1] != leader, manager[0]))
+
+    async def catch_up(self) -> None:
+        await self._raft.read_barrier()
 
     async def register(self, node: Node) -> None:
         group = Group(owner=Owner.API, changes=(Create(object=node),))

@@ -26,7 +26,7 @@ from manager.store.events import Event, Resync
 from manager.store.store import Store
 from manager.store.view import View
 from manager.store.watch import Watch
-from swarmpy.errors import FailedPrecondition, NodeRemoved, Rejected, Retry
+from swarmpy.errors import FailedPrecondition, PermissionDenied, Rejected, Retry
 from swarmpy.limits import MEMBERSHIP_PERIOD_S
 from swarmpy.model.changes import Batch, Group, NodeReport
 from swarmpy.model.ids import NodeId, RaftId
@@ -105,7 +105,7 @@ class Membership:
         """Refuse a node that is not, or no longer, wished to be a manager."""
         node = self._store.node(node_id)
         if node is None:
-            raise NodeRemoved(f"node {node_id} is not part of this swarm: it was removed")
+            raise PermissionDenied(f"node {node_id} is not part of this swarm: it was removed")
         if node.spec.role is not NodeRole.MANAGER:
             raise FailedPrecondition(f"node {node_id} is not a manager: promote it first")
 

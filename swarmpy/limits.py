@@ -7,7 +7,7 @@ Cluster-wide settings that a user may change are fields of the Cluster object; t
 from __future__ import annotations
 
 # --- store and control loops
-BATCH_GROUPS_MAX = 500
+BATCH_GROUPS_MAX = 250
 """Atomic groups in one raft entry."""
 PLAN_GROUPS_MAX = 250
 """Atomic groups in one plan: what a reconcile decides before the loop looks at its time slice."""
@@ -175,6 +175,8 @@ RPC_TIMEOUT_S = 5.0
 CSR_BYTES_MAX = 16_384
 TOKEN_CHARS_MAX = 512
 HOSTNAME_CHARS_MAX = 255
+START_RETRY_MIN_S = 1.0
+"""Before a manager that could not start with its daemon is tried again; doubles."""
 JOIN_PROBE_TIMEOUT_S = 3.0
 """For one TLS handshake with the manager that is being joined."""
 JOIN_RETRY_MIN_S = 0.2

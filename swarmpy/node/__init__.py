@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 
 import structlog
 
@@ -18,6 +20,7 @@ from swarmpy.errors import InvalidArgument, SwarmError
 from swarmpy.lean import return_memory
 from swarmpy.log import configure
 from swarmpy.node.daemon import Daemon, Machine
+from swarmpy.node.lock import locked
 from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
@@ -38,26 +41,38 @@ async def serve(config: NodeConfig, env: Env) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    daemon = Daemon(config, env, make_machine(config, env))
-    server = ApiServer(daemon, env)
-    # before anything is touched: a second daemon on the same folders ends here
-    await server.start(config.socket, tcp_addresses=config.api_addresses)
+    with locked(config.data_dir):  # before anything is touched: a second daemon ends here
+        async with AsyncExitStack() as stack:
+            daemon = Daemon(config, env, make_machine(config, env))
+            daemon.fatal.add_done_callback(lambda _: stopping.set())
+            stack.push_async_callback(daemon.stop)
+            server = ApiServer(daemon, env)
+            stack.push_async_callback(server.stop)
+            await server.start(config.socket, tcp_addresses=config.api_addresses)
+            await _until(daemon.resume(), stopping)
+            gc.collect()
+            gc.freeze()  # what was loaded stays: the collector need not look at it again
+            log.info("daemon_started", socket=str(config.socket), state=daemon.local().state.value)
+            await _until(return_memory(), stopping)
+            await stopping.wait()
+            if daemon.fatal.done():
+                log.error("daemon_failed", reason=daemon.fatal.result())
+                return EXIT_FATAL
+            return 0
+
+
+async def _until(work: Coroutine[None, None, None], stopping: asyncio.Event) -> None:
+    """Do the work, or leave it where it is once the daemon has to stop."""
+    working = asyncio.create_task(work)
+    waiting = asyncio.create_task(stopping.wait())
     try:
-        await daemon.resume()
-        gc.collect()
-        gc.freeze()  # what was loaded stays: the collector need not look at it again
-        log.info("daemon_started", socket=str(config.socket), state=daemon.local().state.value)
-        daemon.fatal.add_done_callback(lambda _: stopping.set())
-        tidying = asyncio.create_task(return_memory())
-        await stopping.wait()
-        tidying.cancel()
-        if daemon.fatal.done():
-            log.error("daemon_failed", reason=daemon.fatal.result())
-            return EXIT_FATAL
-        return 0
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await server.stop()
-        await daemon.stop()
+        for task in (working, waiting):
+            task.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
+    if not working.cancelled():
+        working.result()
 
 
 def make_machine(config: NodeConfig, env: Env) -> Machine:

@@ -11,7 +11,6 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -30,21 +29,18 @@ from manager.api.control import (
     SystemInfo,
 )
 from swarmpy.config import NodeConfig
-from swarmpy.errors import Corrupt, FailedPrecondition, NotInSwarm, Retry, SwarmError, Unimplemented
-from swarmpy.limits import JOIN_TIMEOUT_S, LEAVE_TIMEOUT_S, SESSION_BACKOFF_MAX_S
+from swarmpy.errors import Corrupt, FailedPrecondition, NotInSwarm, Rejected, Retry, Unimplemented
+from swarmpy.limits import JOIN_TIMEOUT_S, SESSION_BACKOFF_MAX_S, START_RETRY_MIN_S
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import NodeAvailability
 from swarmpy.node import founding
 from swarmpy.node.addresses import resolve_advertise, resolve_listen, with_port
 from swarmpy.node.images import Images
-from swarmpy.node.part import Part, PartConfig
+from swarmpy.node.part import Part, PartConfig, sentence
 from swarmpy.node.state import NodeState, StateFile
 from swarmpy.node.system import read_system
 from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Env
-
-if TYPE_CHECKING:
-    from manager.manager import Manager
 
 log = structlog.get_logger(__name__)
 
@@ -97,31 +93,34 @@ class Daemon:
         self._part, self._state = part, LocalState.PENDING
         try:
             await part.start()
-        except Retry as error:
-            # the others may be away: keep trying, and say so meanwhile
+        except (Retry, Rejected) as error:
+            # the others may be away, or the port in use for a moment: keep trying, and say so meanwhile
+            log.warning("start_failed", reason=str(error))
             self._error = str(error)
             self._retrying = asyncio.create_task(self._start_again(part))
         else:
             self._state = LocalState.ACTIVE
 
     async def stop(self) -> None:
-        if self._retrying is not None:
-            self._retrying.cancel()
-        if self._retiring is not None:
-            self._retiring.cancel()  # the next start finds out anew
+        for task in (self._retrying, self._retiring):  # the next start finds out anew
+            await _cancel(task)
         if self._part is not None:
             await self._part.stop("the daemon stops")
 
     async def _start_again(self, part: Part) -> None:
-        delay_s = 1.0
+        delay_s = START_RETRY_MIN_S
         while True:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, SESSION_BACKOFF_MAX_S)
             try:
                 await part.start()
-            except Retry as error:
+            except (Retry, Rejected) as error:
                 self._error = str(error)
                 log.warning("start_failed", reason=str(error), retry_in_s=delay_s)
+            except Exception as error:  # the top of this task: nobody else would hear of it
+                log.exception("start_failed")
+                self._end(sentence(error))
+                return
             else:
                 self._state, self._error = LocalState.ACTIVE, ""
                 return
@@ -164,12 +163,12 @@ class Daemon:
 
             self._part, self._state = part, LocalState.PENDING
             try:
-                part.found()
-                await part.start()
+                await part.found()
                 assert part.manager is not None
                 await founding.record(part.manager, cluster, node, advertise_addr=advertise)
                 self._state_file.save(state)
                 self._identity_files.save(identity)
+                await part.start()
             except BaseException:
                 await self._undo(part)
                 raise
@@ -221,8 +220,7 @@ class Daemon:
             part = self._part
             if part is None:
                 raise NotInSwarm("This node is not part of a swarm")
-            if self._retrying is not None:
-                self._retrying.cancel()
+            await _cancel(self._retrying)
             await self._undo(part)
             log.info("swarm_left", node_id=part.identity.node_id)
 
@@ -253,28 +251,21 @@ class Daemon:
             make_executor=self._machine.make_executor,
             make_backend=self._machine.make_backend,
             on_fatal=self._end,
-            on_refused=self._refused,
             on_removed=self._removed,
         )
         return Part(identity, state, config, self._env)
 
     async def _undo(self, part: Part) -> None:
-        """The node as it was before an init or join that failed."""
-        await part.keep_role()  # or the resignation's own demotion would stop the manager that waits for it
-        if part.manager is not None:
-            await self._resign(part.manager, part.identity.node_id)
-        await part.leave()
-        self._part, self._state, self._error = None, LocalState.INACTIVE, ""
-        self._retiring = None
-        self._forget()
-
-    async def _resign(self, manager: Manager, node_id: NodeId) -> None:
-        """Leave raft in good order, so that the others' quorum does not count on us; bounded."""
+        """The node as it was before it was in the swarm. Failing, it may be called again (by leave)."""
         try:
-            async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                await manager.resign(node_id)
-        except (TimeoutError, SwarmError) as error:
-            log.warning("resignation_failed", reason=str(error) or "timed out")
+            await part.leave()
+        except Exception as error:
+            self._state = LocalState.ERROR
+            self._error = f"not all tasks could be taken down ({sentence(error)}): leave the swarm again"
+            raise
+        self._part, self._state, self._error = None, LocalState.INACTIVE, ""
+        self._retrying = self._retiring = None
+        self._forget()
 
     def _forget(self) -> None:
         """Remove what belongs to the swarm; images stay."""
@@ -287,10 +278,6 @@ class Daemon:
         if not self.fatal.done():
             self.fatal.set_result(reason)
 
-    def _refused(self, reason: str) -> None:
-        self._state, self._error = LocalState.ERROR, reason
-        log.error("certificate_refused", reason=reason)
-
     def _removed(self, reason: str) -> None:
         """The cluster runs our tasks elsewhere, so here they end; the rest goes when the user says so."""
         if self._retiring is None and self._part is not None:
@@ -299,10 +286,21 @@ class Daemon:
 
     async def _retire(self, part: Part, reason: str) -> None:
         async with self._changing:
-            if self._part is part:
-                self._state, self._error = LocalState.ERROR, reason
-                await part.keep_role()
+            if self._part is not part:
+                return  # it has left meanwhile
+            await _cancel(self._retrying)
+            self._state, self._error = LocalState.ERROR, reason
+            try:
                 await part.leave()
+            except Exception as error:  # the top of this task: nobody else would hear of it
+                log.exception("tasks_of_removed_node_remain")
+                self._error = f"{reason}; not all of its tasks could be taken down: {sentence(error)}"
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 class _Alone:

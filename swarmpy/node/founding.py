@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from msgspec.structs import replace
 
 from manager.api.control import InitRequest
 from swarmpy import pki
+from swarmpy.errors import FailedPrecondition, Retry
+from swarmpy.limits import JOIN_TIMEOUT_S
 from swarmpy.model.changes import Create
 from swarmpy.model.defaults import ADDRESS_POOL, DATA_PATH_PORT, SUBNET_SIZE, node_cert_expiry
 from swarmpy.model.ids import ID_BYTES, ClusterId, NodeId, RaftId, make_id
@@ -65,7 +68,23 @@ def make_cluster(wish: Wish, env: Env) -> tuple[Cluster, Node, Identity]:
 
 
 async def record(manager: Manager, cluster: Cluster, node: Node, *, advertise_addr: str) -> None:
-    """Commit the first objects; the cluster exists once this returned."""
+    """Commit the first objects; the cluster exists once this returned.
+
+    A manager that is alone leads at once, but for the time that its disk takes.
+    """
     status = ManagerStatus(raft_id=RaftId(manager.raft_id), addr=advertise_addr)
     member = replace(node, manager_status=status)
-    await manager.propose((Create(object=cluster), Create(object=member)))
+    last: Retry | None = None
+    try:
+        async with asyncio.timeout(JOIN_TIMEOUT_S):
+            while manager.access.view.cluster() is None:  # else an attempt of unknown outcome came through
+                try:
+                    await manager.propose((Create(object=cluster), Create(object=member)))
+                except Retry as error:
+                    last = error
+                    await asyncio.sleep(error.delay_s)
+    except TimeoutError:
+        raise FailedPrecondition(
+            f"the swarm could not be recorded within {JOIN_TIMEOUT_S:.0f} s ({last or 'no answer'}): "
+            "see that the disk under the data folder keeps up, then try again"
+        ) from last

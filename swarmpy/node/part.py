@@ -2,7 +2,10 @@
 
 The role follows the certificate. When the cluster's record of this node names another role than the
 certificate, the certificate is renewed; a renewed one with another role starts or stops the manager. A
-manager that becomes a worker has left raft before (the leader sees to that), so its log is removed.
+manager that becomes a worker has left raft before (the leader sees to that), so its log is removed. So is the
+log of a member that raft has removed, or would not have: a node that is wished to be a manager again comes
+back as another member. ``_align`` brings the manager to what the certificate says, whatever stood before; it
+alone starts and stops managers, one call at a time.
 
 What a manager is made of is imported when there is one: a worker does without those megabytes.
 
@@ -13,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +31,7 @@ from agent.executor.base import Executor
 from agent.identity import IdentityFiles, Renewal
 from agent.link import GrpcLink
 from swarmpy.errors import NodeRemoved, Rejected, Retry, SwarmError
-from swarmpy.limits import JOIN_TIMEOUT_S, RENEW_RETRY_MIN_S
+from swarmpy.limits import LEAVE_TIMEOUT_S, RENEW_FAILED_S, RENEW_RETRY_MIN_S
 from swarmpy.model.objects import Node, NodeDescription
 from swarmpy.node.state import NodeState
 from swarmpy.pki import Identity, Role
@@ -52,8 +56,6 @@ class PartConfig:
     make_executor: Callable[[], Executor]
     make_backend: Callable[[], Backend]
     on_fatal: Callable[[str], None]
-    on_refused: Callable[[str], None]
-    """The certificate is not renewed."""
     on_removed: Callable[[str], None]
     """The node was removed: its tasks run elsewhere, and it can come back only as another node."""
 
@@ -104,27 +106,28 @@ class Part:
         )
         self._wanted_role = identity.role
         self._role_changed = asyncio.Event()
+        self._aligning = asyncio.Lock()
         self._agent_run: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- life
 
-    def found(self) -> None:
-        """Write the log of a new cluster's first manager."""
+    async def found(self) -> None:
+        """Write the log of a new cluster's first manager, and start that manager; the agent comes later."""
         from manager import manager as managers
 
         managers.found(self._manager_config(), self.identity.node_id, self._env)
+        await self._align()
 
     async def start(self) -> None:
-        """Bring up what the role asks for. ``Retry`` if the other managers are needed and away."""
+        """Bring up what the role asks for. ``Retry`` or ``Rejected`` if the manager could not be started.
+
+        The agent then runs nevertheless, and ``start`` may be called again.
+        """
         if self._agent_run is None:
             self._agent_run = asyncio.create_task(self._run_agent())
-            self._tasks = [
-                asyncio.create_task(self._keep_certificate()),
-                asyncio.create_task(self._follow_role()),
-            ]
-        if self.identity.role is Role.MANAGER and self.manager is None:
-            await self._start_manager()
+            self._tasks = [self._supervised(self._keep_certificate()), self._supervised(self._follow_role())]
+        await self._align()
 
     async def wait_joined(self) -> None:
         """Until the agent has its session and the manager, if any, has caught up. Bounded by the caller."""
@@ -153,14 +156,29 @@ class Part:
 
     async def leave(self) -> None:
         """Stop, and take down every task: this node is in no swarm any more, and is not waited for."""
+        await self.keep_role()  # or the resignation's own demotion would stop the manager that waits for it
+        await self._quit_raft()
         await self._stop("the node leaves the swarm", is_returning=False)
         await wipe(self._config.make_executor(), self._config.make_backend(), self._config.agent_dir)
 
     async def _run_agent(self) -> None:
         try:
             await self.agent.run()
-        except* SwarmError as errors:
-            self._config.on_fatal("; ".join(str(error) for error in errors.exceptions))
+        except Exception as error:  # the node's top: without its agent it would only seem to be one
+            log.exception("agent_failed")
+            self._config.on_fatal(sentence(error))
+
+    def _supervised(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """A task that is not meant to end by itself: if it fails the daemon ends, and says why."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("node_failed", exc_info=error)
+                self._config.on_fatal(sentence(error))
+
+        task = asyncio.create_task(work)
+        task.add_done_callback(ended)
+        return task
 
     # --- the manager
 
@@ -181,26 +199,70 @@ class Part:
             disk.write_atomic(path, self._env.entropy.token_bytes(RAFT_KEY_BYTES))
         return disk.read(path)
 
+    async def _align(self) -> None:
+        async with self._aligning:
+            manager, is_manager = self.manager, self.identity.role is Role.MANAGER
+            if manager is not None and (not is_manager or manager.is_removed):
+                await self._stop_manager()
+                self._forget_log()
+                if is_manager:
+                    raise Retry("raft goes on without this manager: it comes back if it is to be one still")
+            if not is_manager:
+                self._forget_log()  # also what a crash has left of it
+            elif self.manager is None:
+                await self._start_manager()
+
     async def _start_manager(self) -> None:
         from manager import manager as managers
 
         config = self._manager_config()
         if not managers.has_log(config, self._env):
             await managers.prepare_entry(config, self.identity, self._env, self.agent.managers)
-        manager = managers.Manager(config, self.identity, self._env, on_fatal=self._config.on_fatal)
+        manager = managers.Manager(
+            config,
+            self.identity,
+            self._env,
+            on_fatal=self._config.on_fatal,
+            on_removed=self._role_changed.set,
+        )
         try:
             await manager.start()
             if manager.must_enter:
-                await manager.enter(self.agent.managers)
+                await self._enter(manager)
         except BaseException:
             await manager.stop()
             raise
         self.manager = manager
+        manager.renewed(self.identity)  # it may have been while this took its time
+
+    async def _enter(self, manager: Manager) -> None:
+        try:
+            await manager.enter(self.agent.managers)
+        except Rejected:
+            # as this member it is not wanted, or not any more; the next attempt is made as another one
+            await manager.stop()
+            self._forget_log()
+            raise
 
     async def _stop_manager(self) -> None:
-        manager, self.manager = self.manager, None
-        if manager is not None:
-            await manager.stop()
+        if self.manager is not None:
+            await self.manager.stop()
+            self.manager = None
+
+    async def _quit_raft(self) -> None:
+        """Leave raft in good order, so that the others' quorum does not count on us; bounded."""
+        if self.identity.role is not Role.MANAGER:
+            return
+        from manager import manager as managers
+
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                if self.manager is not None:
+                    await self.manager.resign(self.identity.node_id)
+                elif managers.has_log(config := self._manager_config(), self._env):
+                    await managers.withdraw(config, self.identity, self._env, self.agent.managers)
+        except (TimeoutError, SwarmError) as error:
+            log.warning("resignation_failed", reason=str(error) or "timed out")
 
     # --- the certificate and the role
 
@@ -220,37 +282,49 @@ class Part:
             self.manager.renewed(identity)
         if is_new_role:
             self._role_changed.set()
+        if self._agent_run is not None:
+            self.agent.reconnect("the certificate was renewed")
         if identity.role is not self._wanted_role:
             # issued by a manager that had not heard of the change yet
             asyncio.get_running_loop().call_later(RENEW_RETRY_MIN_S, self._renewal.ask_now)
 
     async def _keep_certificate(self) -> None:
-        try:
-            await self._renewal.run()
-        except NodeRemoved as error:
-            self._config.on_removed(str(error))
-        except Rejected as error:
-            self._config.on_refused(str(error))
+        while True:
+            try:
+                await self._renewal.run()
+            except NodeRemoved as error:
+                self._config.on_removed(str(error))
+                return
+            except (Rejected, OSError) as error:
+                # refused, or the disk is full: the present certificate holds for a while yet
+                log.error("certificate_not_renewed", reason=str(error), retry_in_s=RENEW_FAILED_S)
+                await asyncio.sleep(RENEW_FAILED_S)
+                self._renewal.ask_now()
 
     async def _follow_role(self) -> None:
-        """Start or stop the manager whenever the certificate's role has changed."""
+        """Start or stop the manager whenever the certificate's role, or raft's mind, has changed."""
         while True:
             await self._role_changed.wait()
             self._role_changed.clear()
             log.info("role_changed", role=self.identity.role.value)
             try:
-                if self.identity.role is Role.MANAGER and self.manager is None:
-                    async with asyncio.timeout(JOIN_TIMEOUT_S):
-                        await self._start_manager()
-                elif self.identity.role is Role.WORKER:
-                    await self._stop_manager()
-                    self._forget_log()
-            except (Retry, Rejected, TimeoutError) as error:
-                log.warning("role_change_failed", reason=str(error), retry_in_s=RENEW_RETRY_MIN_S)
-                await asyncio.sleep(RENEW_RETRY_MIN_S)
+                await self._align()
+            except (Retry, Rejected) as error:
+                log.warning("role_change_waits", reason=str(error), retry_in_s=RENEW_RETRY_MIN_S)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(RENEW_RETRY_MIN_S):
+                        await self._role_changed.wait()
                 self._role_changed.set()
 
     def _forget_log(self) -> None:
-        """A worker holds no state of the swarm."""
-        shutil.rmtree(self._config.raft_dir, ignore_errors=True)
+        """Hold no state of the swarm."""
+        if self._config.raft_dir.exists():
+            shutil.rmtree(self._config.raft_dir)
         self._env.disk.remove(self._config.raft_key)
+
+
+def sentence(error: BaseException) -> str:
+    """What to tell the user of an error; of a group's errors, one after the other."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(sentence(each) for each in error.exceptions)
+    return str(error) if isinstance(error, SwarmError) else f"{type(error).__name__}: {error}"
