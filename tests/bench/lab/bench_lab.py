@@ -38,8 +38,10 @@ def sleepers(name: str, replicas: int, **placement: Any) -> dict[str, Any]:
     return {"Name": name, "TaskTemplate": template, "Mode": {"Replicated": {"Replicas": replicas}}}
 
 
-def create(lab: Lab, spec: dict[str, Any], *, node: str = "node-1") -> None:
-    lab.call(node, "POST", "/services/create", spec)
+def create(lab: Lab, spec: dict[str, Any], *, node: str = "node-1") -> str:
+    """The new service's id."""
+    id_: str = lab.call(node, "POST", "/services/create", spec)["ID"]
+    return id_
 
 
 def tasks(lab: Lab, service: str, *, state: str = "running", away_from: str = "") -> int:
@@ -150,12 +152,13 @@ def bench_replicas(lab: Lab, runs: int) -> None:
         for run in range(runs):
             name = f"many-{replicas}-{run}"
             begin = time.monotonic()
-            create(lab, sleepers(name, replicas))
+            id_ = create(lab, sleepers(name, replicas))
             wait(lab, lambda n=name, r=replicas: tasks(lab, n) == r, "all run")  # type: ignore[misc]
             up.append(time.monotonic() - begin)
             begin = time.monotonic()
             lab.call("node-1", "DELETE", f"/services/{name}")
-            wait(lab, lambda n=name: processes() == 0 and not lab.tasks({"service": [n]}), "all gone")  # type: ignore[misc]
+            # by its id: the name of a removed service finds nothing
+            wait(lab, lambda i=id_: processes() == 0 and not lab.tasks({"service": [i]}), "all gone")  # type: ignore[misc]
             down.append(time.monotonic() - begin)
         report(f"create --replicas {replicas} -> all running", up, "s", target=create_target)
         report(f"rm of {replicas} -> no process, no task", down, "s", target=remove_target)
