@@ -46,5 +46,5 @@ async def return_memory() -> None:
         return  # not every C library can
     await asyncio.sleep(MEMORY_RETURN_FIRST_S)
     while True:
-        await asyncio.to_thread(trim, 0)
+        trim(0)  # takes less than a millisecond
         await asyncio.sleep(MEMORY_RETURN_PERIOD_S)

@@ -7,7 +7,7 @@ Cluster-wide settings that a user may change are fields of the Cluster object; t
 from __future__ import annotations
 
 # --- store and control loops
-BATCH_GROUPS_MAX = 250
+BATCH_GROUPS_MAX = 500
 """Atomic groups in one raft entry."""
 PLAN_GROUPS_MAX = 250
 """Atomic groups in one plan: what a reconcile decides before the loop looks at its time slice."""
