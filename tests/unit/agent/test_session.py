@@ -201,7 +201,7 @@ async def test_being_refused_is_told() -> None:
     site = Site(FakeLink(THREE, leader="m1:2377", refusing={"m1:2377"}))
     async with site.running() as agent:
         await wait(lambda: agent.error != "")
-        assert agent.error == "this node was removed from the swarm"
+        assert agent.error == "this node may not do that"
 
 
 # --- what goes over a session
