@@ -211,25 +211,6 @@ async def test_bad_inits(http: Http, node: FakeNode, body: dict[str, Any]) -> No
     assert node.state.state is LocalState.INACTIVE
 
 
-@pytest.mark.parametrize(
-    "body", [{"AutoLockManagers": True}, {"Spec": {"EncryptionConfig": {"AutoLockManagers": True}}}]
-)
-async def test_autolock_is_refused_rather_than_ignored(
-    http: Http, node: FakeNode, body: dict[str, Any]
-) -> None:
-    answer = await http.post("/swarm/init", body)
-    assert answer.status == 501
-    assert answer.message.startswith("autolock is not supported yet")
-    assert node.state.state is LocalState.INACTIVE
-
-
-async def test_autolock_cannot_be_turned_on_later(http: Http, cluster: FakeCluster) -> None:
-    swarm = (await http.get("/swarm")).json
-    spec = swarm["Spec"] | {"EncryptionConfig": {"AutoLockManagers": True}}
-    answer = await http.post(f"/swarm/update?version={swarm['Version']['Index']}", spec)
-    assert answer.status == 501
-
-
 async def test_join_passes_the_request_on(http: Http, node: FakeNode) -> None:
     answer = await http.post("/swarm/join", {"RemoteAddrs": ["10.0.0.1:2377"], "JoinToken": WORKER_TOKEN})
     assert answer.status == 200

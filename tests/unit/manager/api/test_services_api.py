@@ -470,18 +470,6 @@ async def test_tasks_of_a_removed_service_are_listed(http: Http, cluster: FakeCl
     assert [task["ID"] for task in answer.json] == ["t1"]
 
 
-async def test_what_would_never_happen_is_refused_or_warned_of(http: Http, cluster: FakeCluster) -> None:
-    modes: tuple[dict[str, Any], ...] = ({"ReplicatedJob": {}}, {"GlobalJob": {}})
-    for mode in modes:
-        answer = await http.post("/services/create", {**spec("batch"), "Mode": mode})
-        assert answer.status == 501
-        assert "not supported yet" in answer.message
-    ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
-    answer = await http.post("/services/create", {**spec("mesh"), "EndpointSpec": ports})
-    assert answer.status == 201
-    assert "mode=host" in answer.json["Warnings"][0]
-
-
 async def test_a_manager_that_lags_takes_back_no_word(http: Http, cluster: FakeCluster) -> None:
     """A name that this manager still knows as taken is free for who waited for the removal elsewhere."""
     id_ = await created(http, spec())
@@ -502,15 +490,3 @@ async def test_only_what_the_store_does_not_check_waits_for_the_leader(
     ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
     answer = await http.post("/services/create", spec("ports", EndpointSpec=ports))
     assert answer.status == 503, answer.body
-
-
-async def test_what_is_stored_but_not_done_yet_is_warned_of(http: Http, cluster: FakeCluster) -> None:
-    checked = spec(container={"Healthcheck": {"Test": ["CMD-SHELL", "true"]}})
-    answer = await http.post("/services/create", checked | {"EndpointSpec": {"Ports": [{"TargetPort": 80}]}})
-    assert answer.status == 201
-    assert [warning.partition(":")[0] for warning in answer.json["Warnings"]] == [
-        "ports in ingress mode are not served yet",
-        "health checks are not run yet",
-    ]
-    unchecked = spec(container={"Healthcheck": {"Test": ["NONE"]}}) | {"Name": "unchecked"}
-    assert (await http.post("/services/create", unchecked)).json["Warnings"] is None
