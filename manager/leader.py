@@ -107,8 +107,10 @@ class Leader:
             while self._leads(epoch) and not work.done():
                 self._changed.clear()
                 changed = asyncio.create_task(self._changed.wait())
-                await asyncio.wait([changed, work], return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
+                try:
+                    await asyncio.wait([changed, work], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
         finally:
             self.term = None
             work.cancel()

@@ -57,8 +57,8 @@ Step = Record | Expel
 
 def steps(view: View, status: RaftStatus) -> list[Step]:
     """What is to be done now so that raft's members are the wished managers, and recorded as such."""
-    if view.cluster() is None:
-        return []  # the first manager has yet to record itself
+    if view.cluster() is None or not status.is_leader:
+        return []  # the first manager has yet to record itself; or the next leader sees to it
     members = {member.raft_id: member for member in status.members}
     found: list[Step] = [
         Record(node_id=node.id, status=None)

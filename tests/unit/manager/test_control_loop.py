@@ -6,16 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
+import pytest
 from clusters import apply, make_service, scaled, seeded_env, store_with
 from msgspec.structs import replace
 
-from manager.control_loop import ControlLoop
+from manager import proposer as proposer_module
+from manager.control_loop import ControlLoop, retry_delay_s
 from manager.proposer import RaftProposer
 from manager.raft.memory import MemoryLog
 from manager.reconcile.plan import NOTHING, Plan
 from manager.store.store import Store
 from manager.store.view import View
 from swarmpy.errors import OutcomeUnknown
+from swarmpy.limits import RETRY_DELAY_MAX_S
 from swarmpy.model.changes import Applied, Batch, Create, Group, Update
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Service, Task, TaskStatus
@@ -204,6 +207,82 @@ async def test_a_stale_group_is_decided_again() -> None:
     mode = _stored(store, "web-s").spec.mode
     assert mode.replicated is not None
     assert mode.replicated.replicas == 7, "the other writer's change was not overwritten"
+
+
+async def test_what_is_too_much_for_one_entry_is_proposed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, toy = store_with(services=(make_service("web", replicas=40),)), OneTaskEach()
+    toy.per_call = 40
+    monkeypatch.setattr(proposer_module, "ENTRY_BYTES_MAX", 1_000)
+    async with running(store, toy) as proposer:
+        await until(lambda: len(store.tasks()) == 40)
+    assert len(proposer.batches) > 4
+    assert len(toy.calls) < 5, "each half rests on the one before: nothing had to be decided again"
+
+
+async def test_a_group_that_is_too_large_by_itself_backs_off_and_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Heavy(OneTaskEach):
+        def reconcile(self, view: View, key: str, now: Timestamp) -> Plan:
+            if key != "heavy-s":
+                return super().reconcile(view, key, now)
+            self.calls.append(key)
+            service = _stored(store, key)
+            labels = replace(service.spec, labels={"x": "y" * 2_000})
+            group = Group(owner=Owner.ORCHESTRATOR, changes=(Update(object=replace(service, spec=labels)),))
+            return Plan(groups=(group,))
+
+    services = (make_service("heavy"), make_service("light", replicas=1))
+    store, toy = store_with(services=services), Heavy()
+    monkeypatch.setattr(proposer_module, "ENTRY_BYTES_MAX", 1_000)
+    async with running(store, toy):
+        await until(lambda: len(store.tasks()) == 1 and toy.calls.count("heavy-s") >= 2)
+        await asyncio.sleep(0.3)
+        assert toy.calls.count("heavy-s") < 6
+
+
+async def test_a_plan_that_the_draft_refuses_is_made_again_later() -> None:
+    class Confused(OneTaskEach):
+        is_confused = True
+
+        def reconcile(self, view: View, key: str, now: Timestamp) -> Plan:
+            if not self.is_confused:
+                return super().reconcile(view, key, now)
+            self.calls.append(key)
+            stranger = replace(_task(_stored(store, key), 1), node_id=NodeId("nowhere"))
+            group = Group(owner=Owner.ORCHESTRATOR, changes=(Create(object=stranger),))
+            return Plan(groups=(group,), is_partial=True)
+
+    store, toy = store_with(services=(make_service("web", replicas=1),)), Confused()
+    async with running(store, toy):
+        await until(lambda: len(toy.calls) >= 2)
+        assert len(toy.calls) < 10, "it is not asked without a pause"
+        toy.is_confused = False
+        await until(lambda: len(store.tasks()) == 1)
+
+
+async def test_wake_ups_of_a_key_do_not_pile_up() -> None:
+    class Restless(OneTaskEach):
+        def reconcile(self, view: View, key: str, now: Timestamp) -> Plan:
+            self.calls.append(key)
+            return Plan(wake_at=Timestamp(now + 3600 * 10**9))
+
+    store, toy = store_with(services=(make_service("web"),)), Restless()
+    loop = ControlLoop(store, CountingProposer(store), seeded_env(), reconcilers=[toy], epoch=1)
+    task = asyncio.create_task(loop.run())
+    for replicas in range(2, 7):
+        seen = len(toy.calls)
+        apply(store, Update(object=scaled(_stored(store, "web-s"), replicas)))
+        await until(lambda seen=seen: len(toy.calls) > seen)  # type: ignore[misc]
+    assert len(loop._wakes) == 1
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def test_delays_grow_up_to_a_bound_however_often_it_failed() -> None:
+    delays = [retry_delay_s(failures) for failures in (1, 2, 3, 50, 5_000)]
+    assert delays == sorted(delays)
+    assert delays[-1] == RETRY_DELAY_MAX_S
 
 
 def _stored(store: Store, key: str) -> Service:
