@@ -4,7 +4,7 @@ Rules, the same as docker's: ``--name value``, ``--name=value``, ``-n value``, `
 takes a value only after ``=``; a flag may repeat where it is a list; ``--`` ends flags; a command whose last
 argument is somebody else's command line stops reading flags at its first argument.
 
-Standard library only: a command must answer within a fraction of a second (docs/adr/020-command-line.md).
+Standard library only: a command must answer within a fraction of a second (docs/adr/002-command-line.md).
 """
 
 from __future__ import annotations
