@@ -163,7 +163,8 @@ def test_a_service_with_everything(docker: Docker) -> None:
         *("--reserve-memory", "16m", "--restart-condition", "on-failure", "--restart-max-attempts", "3"),
         *("--restart-delay", "1s", "--stop-signal", "SIGINT", "--stop-grace-period", "2s", "--init"),
         *("--update-parallelism", "2", "--update-order", "start-first"),
-        *("--update-failure-action", "rollback", "--hostname", "{{.Task.Name}}", "--replicas-max-per-node", "2", "--container-label"), "x=y",
+        *("--update-failure-action", "rollback", "--hostname", "{{.Task.Name}}"),
+        *("--replicas-max-per-node", "2", "--container-label", "x=y"),
         *SLEEP,
     )  # fmt: skip
     wait_running(docker.lab, "full", 2, on=["node-3", "node-3"])
