@@ -21,7 +21,7 @@ from manager.store.store import Store
 from manager.store.view import View
 from manager.store.watch import Watch
 from swarmpy import rpc
-from swarmpy.errors import NoLeader, NotLeader
+from swarmpy.errors import NoLeader, NotLeader, Retry
 from swarmpy.limits import READ_BARRIER_TIMEOUT_S
 from swarmpy.model.changes import Applied, Batch
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
@@ -90,9 +90,11 @@ class Access:
                     async for batch in batches:
                         is_begun = True
                         yield batch
-            except (NotLeader, NoLeader) as error:
+            except Retry as error:
                 if is_begun or loop.time() >= deadline:
-                    raise NoLeader from error
+                    if isinstance(error, NotLeader):
+                        raise NoLeader from error
+                    raise
                 await asyncio.sleep(error.delay_s)
             else:
                 return
