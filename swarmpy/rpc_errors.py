@@ -57,6 +57,8 @@ _BY_CODE: dict[grpc.StatusCode, type[SwarmError]] = {
     grpc.StatusCode.CANCELLED: errors.OutcomeUnknown,
 }
 _NEVER_SENT = "failed to connect to all addresses"
+_WRITE_AFTER_END = "Internal error from Core"
+"""What grpc.aio makes of a write that meets the end of its call before the call's status has arrived."""
 
 
 async def abort_with(context: Any, error: SwarmError) -> NoReturn:
@@ -82,6 +84,8 @@ def error_from_rpc(error: grpc.aio.AioRpcError) -> SwarmError:
         return _CLASSES[name](text)
     if error.code() is grpc.StatusCode.UNAVAILABLE and text.startswith(_NEVER_SENT):
         return errors.Unavailable(f"the peer cannot be reached: {text}")
+    if text == _WRITE_AFTER_END:
+        return errors.OutcomeUnknown("the peer ended the call while we were writing")
     return _BY_CODE.get(error.code(), SwarmError)(text)
 
 
