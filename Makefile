@@ -34,13 +34,13 @@ test-parallel: ready
 test-serial: ready
 	$(ROOT) $(BIN)/pytest -q tests/e2e
 
-check: ready  ## Before every commit: style, types, import rules, unit tests and properties, 30 simulations
+check: ready  ## Before every commit: style, types, import rules, unit tests and properties, 32 simulations
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy swarmpy agent manager tests
 	$(BIN)/lint-imports
-	$(PY) proto/generate.py --check
-	SIM_SEEDS=30 $(BIN)/pytest -q -n 2 --dist loadfile $(QUICK) -m "not root and not slow"
+	$(PY) proto/generate.py --check >/dev/null
+	SIM_SEEDS=32 $(BIN)/pytest -q -n 2 --dist worksteal $(QUICK) -m "not root and not slow"
 
 proto: ready  ## Generate swarmpy/pb from proto/
 	$(PY) proto/generate.py
