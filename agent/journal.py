@@ -9,7 +9,8 @@ well; tasks whose start a manager was told of are not started again (the assignm
 and others have not been seen to run. A sync per round would only slow every start down.
 
 A damaged journal is put aside: running tasks are then found by the executor and adopted with the first
-assignments, as if their node had been given to another agent.
+assignments, as if their node had been given to another agent. A disk that is full or fails is no damage: the
+journal stays as it is, and the agent does not start without it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from agent.events import (
     StoredTask,
 )
 from swarmpy import codec
-from swarmpy.errors import Corrupt, SwarmError, Unavailable
+from swarmpy.errors import Corrupt, DiskFailed, SwarmError, Unavailable
 from swarmpy.limits import JOURNAL_CHECKPOINT_COMMITS, JOURNAL_LOCK_TIMEOUT_S, RETRY_DELAY_MAX_S
 from swarmpy.model.objects import Revision, Task, TaskStatus
 
@@ -51,6 +52,19 @@ CREATE TABLE IF NOT EXISTS task (
 CREATE TABLE IF NOT EXISTS revision (id TEXT PRIMARY KEY, revision BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS manager (position INTEGER PRIMARY KEY, addr TEXT NOT NULL);
 """
+
+_DISK_TROUBLE = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
+"""What a disk may do to a file in which nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +84,23 @@ class Journal:
         self._commits = 0
         if path != IN_MEMORY:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            self._connection = _open(path)
-        except sqlite3.DatabaseError as error:
-            self._put_aside(error)
-            self._connection = _open(path)
+        with _failing(path):
+            try:
+                self._connection = _open(path)
+            except sqlite3.DatabaseError as error:
+                self._put_aside(error)
+                self._connection = _open(path)
 
     def load(self) -> Content:
-        """Everything; nothing if the file turns out to be damaged."""
-        try:
-            return self._read()
-        except (sqlite3.DatabaseError, SwarmError, ValueError) as error:
-            self._connection.close()
-            self._put_aside(error)
-            self._connection = _open(self.path)
-            return Content()
+        """Everything; nothing if the file turns out to be damaged. DiskFailed if it can't be read."""
+        with _failing(self.path):
+            try:
+                return self._read()
+            except (sqlite3.DatabaseError, SwarmError, ValueError) as error:
+                self._put_aside(error)
+                self._connection.close()
+                self._connection = _open(self.path)
+                return Content()
 
     def _read(self) -> Content:
         rows = self._connection.execute(
@@ -153,6 +169,9 @@ class Journal:
         self._commits += 1
 
     def _put_aside(self, error: Exception) -> None:
+        """Start over, if the file is what is wrong."""
+        if _is_disk_trouble(error):
+            raise error
         if self.path == IN_MEMORY:
             raise Corrupt(f"the agent's journal is damaged: {error}") from error
         aside = self.path.with_suffix(".damaged")
@@ -160,6 +179,22 @@ class Journal:
         for suffix in ("-wal", "-shm"):
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         self.path.replace(aside)
+
+
+@contextmanager
+def _failing(path: Path) -> Iterator[None]:
+    """Trouble with the disk, as the end of the agent that it is."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise DiskFailed(
+            f"the agent's journal {path} cannot be opened: {error}; free or repair the disk, then start again"
+        ) from error
+
+
+def _is_disk_trouble(error: Exception) -> bool:
+    # the upper bytes of sqlite's codes are details
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_TROUBLE
 
 
 def _open(path: Path) -> sqlite3.Connection:

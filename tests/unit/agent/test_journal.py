@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from agent_rig import make_revision, make_task
 
 from agent.events import DropRevision, DropTask, Record, SaveRevision, SaveStatus, SaveTask, StoredTask
 from agent.journal import Content, Journal
-from swarmpy.errors import Corrupt, Unavailable
+from swarmpy.errors import Corrupt, DiskFailed, Unavailable
 from swarmpy.model.objects import TaskStatus
 from swarmpy.model.states import TaskState
 
@@ -81,6 +84,28 @@ def test_a_newer_file_is_not_touched(path: Path) -> None:
     connection.close()
     with pytest.raises(Corrupt, match="newer version"):
         Journal(path)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_full_disk_at_the_start_is_no_damage(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "small", str(tmp_path)], check=True)
+    try:
+        path = tmp_path / "agent.db"
+        journal = Journal(path)
+        journal.commit([SaveTask(TASK, False, 15)])
+        journal.close()
+        filler = tmp_path / "filler"
+        with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        with pytest.raises(DiskFailed, match=r"agent\.db cannot be opened: .*; free or repair the disk"):
+            Journal(path).load()
+        filler.unlink()
+        assert [stored.task for stored in Journal(path).load().tasks] == [TASK]
+        assert not path.with_suffix(".damaged").exists()
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
 
 
 def test_a_full_disk_is_passing_trouble(path: Path) -> None:
