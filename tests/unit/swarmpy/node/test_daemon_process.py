@@ -56,3 +56,27 @@ def test_the_log_is_written_as_its_settings_say(tmp_path: Path) -> None:
     assert (started["event"], started["level"]) == ("daemon_started", "info")
     assert "daemon_started" in run_and_stop(tmp_path / "b")[0]
     assert run_and_stop(tmp_path / "c", "--log-level", "warning") == []
+
+
+def test_a_second_daemon_on_the_same_data_folder_is_refused(tmp_path: Path) -> None:
+    with daemon(tmp_path) as first:
+        wait_answer(first, Client(f"unix://{tmp_path}/run/swarmpy.sock"))
+        with daemon(tmp_path, "--run-dir", str(tmp_path / "other")) as second:
+            log = second.communicate(timeout=DEADLINE_S)[1]
+            assert second.returncode == 1
+        assert f"another daemon (pid {first.pid}) uses the data folder {tmp_path / 'data'}" in log
+        assert "Traceback" not in log
+        assert first.poll() is None
+
+
+def test_damaged_state_ends_the_daemon_with_a_sentence(tmp_path: Path) -> None:
+    certificates = tmp_path / "data" / "certificates"
+    certificates.mkdir(parents=True)
+    for name in ("swarm-node.crt", "swarm-node.key", "swarm-root-ca.crt"):
+        (certificates / name).write_text("no certificate\n")
+    with daemon(tmp_path) as process:
+        log = process.communicate(timeout=DEADLINE_S)[1]
+        assert process.returncode == 1
+    assert "identity in" in log
+    assert "is damaged" in log
+    assert "Traceback" not in log
