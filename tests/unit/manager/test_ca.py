@@ -133,6 +133,24 @@ async def test_a_node_without_a_record_is_refused(cluster: PkiCluster) -> None:
     assert not cluster.registry.nodes
 
 
+async def test_a_manager_that_lags_behind_does_not_call_a_new_node_removed(cluster: PkiCluster) -> None:
+    worker = cluster.identity(Role.WORKER)
+    node = Node(id=worker.node_id, role=NodeRole.WORKER)
+
+    async def catch_up() -> None:
+        cluster.registry.nodes[node.id] = node
+
+    async def no_quorum() -> None:
+        raise NoLeader()
+
+    async with cluster.serve() as (_, address):
+        cluster.registry.catch_up = no_quorum  # type: ignore[method-assign]
+        with pytest.raises(NoLeader):
+            await ask(worker, address, new_request())
+        cluster.registry.catch_up = catch_up  # type: ignore[method-assign]
+        assert (await ask(worker, address, new_request())).node_id == worker.node_id
+
+
 async def test_a_removed_node_comes_back_only_as_another(cluster: PkiCluster) -> None:
     request = new_request()
     async with cluster.serve() as (server, address):
