@@ -14,7 +14,8 @@ from swarmpy.node.lock import locked
 def test_a_folder_is_held_once_and_free_afterwards(tmp_path: Path) -> None:
     folder = tmp_path / "data" / "deep"
     with (
-        locked(folder), pytest.raises(FailedPrecondition, match=rf"pid {os.getpid()}\) uses the data folder"),
+        locked(folder),
+        pytest.raises(FailedPrecondition, match=rf"pid {os.getpid()}\) uses the data folder"),
         locked(folder),
     ):
         pass
