@@ -326,7 +326,8 @@ class SyncObjLog:
         return RaftStatus(
             raft_id=core.raft_id,
             term=core.term,
-            leader=None if is_over else core.leader,
+            # the library names whom it heard last until it stands for election, which it can't do alone
+            leader=core.leader if not is_over and core.leader and core.is_reachable(core.leader) else None,
             is_leader=core.is_leader and not is_over,
             is_ready_leader=core.is_ready_leader and not is_over,
             commit=core.commit_index,

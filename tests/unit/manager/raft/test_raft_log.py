@@ -60,6 +60,20 @@ def test_a_single_member_leads_at_once() -> None:
     rig.run(scenario)
 
 
+def test_the_one_that_is_left_of_two_names_no_leader() -> None:
+    """It can't be elected alone, and the library goes on naming whom it heard last."""
+    rig = Rig(2)
+
+    async def scenario() -> None:
+        follower, leader = await rig.follower(), await rig.leader()
+        await rig.stop(leader.raft_id)
+        await rig.until(lambda: follower.status().leader is None)
+        with pytest.raises(NoLeader):
+            await follower.propose(b"nobody takes this")
+
+    rig.run(scenario)
+
+
 def test_a_cut_off_leader_acknowledges_nothing_and_the_rest_goes_on() -> None:
     rig = Rig(3)
 
