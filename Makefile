@@ -9,7 +9,7 @@ QUICK = $(wildcard tests/unit tests/properties tests/sim)
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help ready demo test test-parallel test-serial check proto lab-up lab-down bench fmt
+.PHONY: help ready demo test test-parallel test-serial test-python check proto lab-up lab-down bench fmt
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test-parallel: ready
 
 test-serial: ready
 	$(ROOT) $(BIN)/pytest -q tests/e2e
+
+test-python: OTHER = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+test-python:  ## Unit tests and properties under another Python: make test-python PYTHON=python3.13
+	deploy/bootstrap.sh .venv-$(OTHER) $(PYTHON)
+	timeout 300 .venv-$(OTHER)/bin/pytest -q -n 2 --dist worksteal tests/unit tests/properties -m "not root and not slow"
 
 check: ready  ## Before every commit: style, types, import rules, unit tests and properties, 32 simulations
 	$(BIN)/ruff check $(CODE)

@@ -1,14 +1,17 @@
 #!/bin/sh
 # Make a checkout ready to run: Python, the system's tools, and .venv with all dependencies.
 #
-#   deploy/bootstrap.sh
+#   deploy/bootstrap.sh [VENV [PYTHON]]
 #
+# VENV is .venv unless given; PYTHON the interpreter to make it with, else the best that is found.
 # Needs only a Debian or Ubuntu with apt-get (or the tools in place already). Does nothing, quickly, when
 # everything is there. It respects a pip configuration that it finds and names no package index itself.
 set -eu
 
 cd "$(dirname "$0")/.."
-stamp=.venv/.bootstrapped
+venv=${1:-.venv}
+python=${2:-}
+stamp=$venv/.bootstrapped
 
 say() { echo "bootstrap: $*" >&2; }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -66,7 +69,7 @@ need_tools() {
 }
 
 need_python() {
-    python=$(find_python)
+    [ -n "$python" ] || python=$(find_python)
     if [ -z "$python" ]; then
         install python3 python3-venv
         python=$(find_python)
@@ -92,35 +95,35 @@ need_python() {
 }
 
 make_venv() {
-    if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-        say "Making .venv with $python."
-        rm -rf .venv
-        "$python" -m venv .venv
+    if ! "$venv"/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        say "Making $venv with $python."
+        rm -rf "$venv"
+        "$python" -m venv "$venv"
     fi
-    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
-        .venv/bin/python -m ensurepip
+    if ! "$venv"/bin/python -m pip --version >/dev/null 2>&1; then
+        "$venv"/bin/python -m ensurepip
     fi
 }
 
 # uv installs exactly what uv.lock names, from where uv.lock says. Where only pip knows the way to a package
 # index, pip installs the same versions.
 fill_venv() {
-    if [ ! -x .venv/bin/uv ]; then
-        .venv/bin/python -m pip -q install --disable-pip-version-check uv
+    if [ ! -x "$venv"/bin/uv ]; then
+        "$venv"/bin/python -m pip -q install --disable-pip-version-check uv
     fi
     # --inexact: uv and pip live in the venv and are no dependencies of ours.
-    if VIRTUAL_ENV="$PWD/.venv" UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=20 \
-        .venv/bin/uv sync -q --frozen --inexact --python .venv/bin/python; then
+    if UV_PROJECT_ENVIRONMENT="$PWD/$venv" UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=20 \
+        "$venv"/bin/uv sync -q --frozen --inexact --python "$venv"/bin/python; then
         return
     fi
     say "uv could not fetch what uv.lock names; pip installs the same versions."
-    .venv/bin/uv export -q --frozen --no-hashes --no-emit-project >.venv/locked.txt
-    .venv/bin/python -m pip -q install --disable-pip-version-check -r .venv/locked.txt
-    .venv/bin/python -m pip -q install --disable-pip-version-check --no-deps -e .
+    "$venv"/bin/uv export -q --frozen --no-hashes --no-emit-project >"$venv"/locked.txt
+    "$venv"/bin/python -m pip -q install --disable-pip-version-check -r "$venv"/locked.txt
+    "$venv"/bin/python -m pip -q install --disable-pip-version-check --no-deps -e .
 }
 
 is_current() {
-    [ -e "$stamp" ] && [ -x .venv/bin/python ] &&
+    [ -e "$stamp" ] && [ -x "$venv"/bin/python ] &&
         [ -z "$(find pyproject.toml uv.lock deploy/bootstrap.sh -newer "$stamp")" ]
 }
 

@@ -28,7 +28,8 @@ def generate(into: Path) -> list[Path]:
         arguments = ["protoc", f"-I{SOURCES}", f"-I{Path(grpc_tools.__file__).parent / '_proto'}"]
         tools = Path(sys.prefix, "bin")
         arguments += [f"--plugin=protoc-gen-{p}={tools}/protoc-gen-{p}" for p in ("mypy", "mypy_grpc")]
-        arguments += [f"--{kind}_out={scratch}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+        arguments += [f"--{kind}_out={scratch}" for kind in ("python", "grpc_python")]
+        arguments += [f"--{kind}_out=quiet:{scratch}" for kind in ("mypy", "mypy_grpc")]
         if protoc.main(arguments + files) != 0:
             raise SystemExit("protoc failed; its message stands above")
         into.mkdir(parents=True, exist_ok=True)

@@ -189,7 +189,8 @@ async def test_something_else_at_the_address(cluster: PkiCluster, greeting: byte
 
 async def test_silence_at_the_address(cluster: PkiCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "JOIN_PROBE_TIMEOUT_S", 0.05)
-    async with listening(lambda reader, writer: None) as address:
+    kept: list[object] = []  # a stream that nobody holds is closed, which is no silence
+    async with listening(lambda reader, writer: kept.append((reader, writer))) as address:
         with pytest.raises(Unavailable, match=f"no answer from {address}"):
             await join(request(cluster, address), env=cluster.env)
 
