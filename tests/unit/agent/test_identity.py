@@ -189,8 +189,7 @@ async def test_something_else_at_the_address(cluster: PkiCluster, greeting: byte
 
 async def test_silence_at_the_address(cluster: PkiCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "JOIN_PROBE_TIMEOUT_S", 0.05)
-    kept: list[object] = []  # a stream that nobody holds is closed, which is no silence
-    async with listening(lambda reader, writer: kept.append((reader, writer))) as address:
+    async with listening(lambda reader, writer: None) as address:
         with pytest.raises(Unavailable, match=f"no answer from {address}"):
             await join(request(cluster, address), env=cluster.env)
 
@@ -218,9 +217,18 @@ def test_addresses_of_either_family() -> None:
 async def listening(
     on_connection: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None],
 ) -> AsyncIterator[str]:
-    server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
+    """A server that holds its connections until the end: one that nobody holds is closed, which is no silence."""
+    writers: list[asyncio.StreamWriter] = []
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        on_connection(reader, writer)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
     async with server:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for writer in writers:
+            writer.close()
 
 
 # --- files
