@@ -217,7 +217,7 @@ def test_addresses_of_either_family() -> None:
 async def listening(
     on_connection: Callable[[asyncio.StreamReader, asyncio.StreamWriter], None],
 ) -> AsyncIterator[str]:
-    """A server that holds its connections until the end: one that nobody holds is closed, which is no silence."""
+    """Holds its connections until the end: one that nobody holds is closed, which is no silence."""
     writers: list[asyncio.StreamWriter] = []
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
