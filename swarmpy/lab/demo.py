@@ -79,6 +79,7 @@ class Demo:
         self._scale(10)
         leader = self.lab.leader()
         self._kill_leader(leader)
+        self._say(f"Wait until 10 replicas run without {leader}.")
         self._wait_settled(10, away_from=[leader], what=f"10 replicas run without {leader}")
         worker = self._busiest_worker()
         self._power_off(worker, away_from=[leader, worker])
