@@ -178,6 +178,18 @@ def test_impurities_are_seen() -> None:
     assert len(list(_impurities(tree))) == 4
 
 
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    links = {
+        (named(page), link.partition("#")[0], page.parent / link.partition("#")[0])
+        for page in pages
+        for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+        if "://" not in link
+    }
+    assert len(links) > 20
+    assert [(page, link) for page, link, target in sorted(links) if not target.exists()] == []
+
+
 def test_the_wheel_holds_three_packages_and_no_more() -> None:
     """``agent`` and ``manager`` are common names: an addition would be one more that may clash."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
