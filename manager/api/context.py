@@ -129,18 +129,22 @@ class Api:
         return applied
 
     async def _propose(self, batch: Batch) -> Applied:
+        """``NoLeader`` only if the batch was certainly not committed: once an attempt's outcome is open, the
+        same batch is proposed again until its outcome is known or the time is up."""
         clock = self.env.clock
         deadline = clock.monotonic() + PROPOSE_TIMEOUT_S
         delay = 0.0
+        is_open = False
         while True:
             try:
                 return await self.cluster().propose(batch)
-            except NoLeader:
-                raise
             except Retry as error:
+                if isinstance(error, NoLeader) and not is_open:
+                    raise
+                is_open = is_open or isinstance(error, OutcomeUnknown)
                 delay = min(max(error.delay_s, delay * 2), RETRY_DELAY_MAX_S)
                 if clock.monotonic() + delay > deadline:
-                    if isinstance(error, OutcomeUnknown):
+                    if is_open:
                         raise OutcomeUnknown(
                             "The change may or may not have been made: no manager could confirm it in time. "
                             "Look at the object before you try again."

@@ -199,7 +199,7 @@ def test_tasks_run_on_while_the_disk_is_full_and_new_ones_come_when_there_is_spa
     pids = processes(mark)
 
     fill(lab, victim)
-    cli.create("new", *on_victim, "host", "sleep", f"{mark}.1", at=lab.leader())
+    cli.create("new", *on_victim, "host", "sleep", "100000", at=lab.leader())
     wait_for(
         lambda: hosts.daemon(lab.host(victim)) is None or tasks_of(lab, "new"),
         what="either the daemon ends or the task is there",

@@ -58,6 +58,16 @@ def wait_write(lab: Lab, node: str, spec: dict[str, object]) -> None:
     lab.wait(is_accepted, timeout_s=DEADLINE_S, explain=lambda: f"{node} accepts no write.")
 
 
+def wait_without_leader(lab: Lab, node: str) -> None:
+    """Until a manager knows that it has no leader: from then on what it refuses is certainly not made."""
+
+    def is_so() -> bool:
+        reply = lab.request(node, "GET", "/nodes", timeout_s=DEADLINE_S)
+        return reply.status == 503 and "does not have a leader" in reply.message
+
+    lab.wait(is_so, timeout_s=DEADLINE_S, explain=lambda: f"{node} still has a leader.")
+
+
 def test_replicas_are_spread_and_scaled(lab: Lab, web: SleepService) -> None:
     assert sorted(web.running().values()) == NODES
     web.wait_processes(5)
@@ -145,11 +155,13 @@ def test_a_leader_whose_cable_is_pulled_is_replaced_and_refuses_writes(lab: Lab,
     lab.cut(leader)
 
     wait_write(lab, web.entry, SleepService(lab, f"{web.name}-c").spec(0))
+    wait_without_leader(lab, leader)
     assert "does not have a leader" in refusal(lab, leader, web.spec(9) | {"Name": "lost"})
     web.wait_running(5, away_from=[leader])
     lab.heal(leader)
     lab.wait_ready()
     web.wait_processes(5)
+    assert lab.request(leader, "GET", "/services/lost").status == 404
     lab.call(web.entry, "DELETE", f"/services/{web.name}-c")
 
 
@@ -185,6 +197,7 @@ def test_without_a_quorum_nothing_is_written_and_tasks_go_on(lab: Lab, web: Slee
     lab.kill("node-2")
     lab.kill("node-3")
 
+    wait_without_leader(lab, "node-1")
     assert "does not have a leader" in refusal(lab, "node-1", web.spec(9) | {"Name": "lost"})
     assert web.processes() == processes
 
@@ -193,6 +206,7 @@ def test_without_a_quorum_nothing_is_written_and_tasks_go_on(lab: Lab, web: Slee
     make_whole(lab)
     web.wait_running(5)
     web.wait_processes(5)
+    assert lab.request("node-1", "GET", "/services/lost").status == 404
     lab.call("node-1", "DELETE", f"/services/{web.name}-q")
 
 

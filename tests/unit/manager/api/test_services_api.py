@@ -393,6 +393,27 @@ async def test_no_leader_is_said_at_once(http: Http, cluster: FakeCluster) -> No
     assert not cluster.store.services()
 
 
+async def test_what_may_have_been_made_is_found_out_once_there_is_a_leader(
+    http: Http, cluster: FakeCluster
+) -> None:
+    cluster.is_lost_after_commit = True
+    cluster.fail_next = [NoLeader(), NoLeader()]
+    id_ = await created(http, spec())
+    assert [service.id for service in cluster.store.services()] == [id_]
+
+
+async def test_no_leader_is_not_said_of_what_may_have_been_made(
+    http: Http, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("manager.api.context.PROPOSE_TIMEOUT_S", 0.2)
+    cluster.is_lost_after_commit = True
+    cluster.fail_next = [NoLeader() for _ in range(100)]
+    answer = await http.post("/services/create", spec())
+    assert answer.status == 503
+    assert answer.message.startswith("The change may or may not have been made")
+    assert [service.spec.name for service in cluster.store.services()] == ["web"]
+
+
 # --- tasks
 
 
