@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from swarmpy.sim.clock import EPOCH_S, SimClock
-from swarmpy.sim.loop import Deadlock, SimLoop
+from swarmpy.sim.loop import TIMERS_PURGE_MIN, Deadlock, SimLoop
 
 
 @pytest.fixture
@@ -66,3 +66,46 @@ def test_the_clock_follows_the_loop_and_may_jump(loop: SimLoop) -> None:
     clock.jump_s = -3.0
     assert clock.now() == before - 3 * 10**9
     assert clock.monotonic() == loop.time()
+
+
+def test_callbacks_of_one_moment_run_in_the_order_of_their_making(loop: SimLoop) -> None:
+    seen: list[int] = []
+
+    async def main() -> None:
+        for number in range(20):
+            loop.call_at(1005.0, seen.append, number)
+        await asyncio.sleep(5)
+
+    loop.run_until_complete(main())
+    assert seen == list(range(20))
+
+
+def test_cancelled_timers_do_not_pile_up(loop: SimLoop) -> None:
+    async def main() -> None:
+        for _ in range(20 * TIMERS_PURGE_MIN):
+            loop.call_later(3600, print).cancel()
+
+    loop.run_until_complete(main())
+    assert len(loop._timers) <= 2 * TIMERS_PURGE_MIN
+
+
+def test_the_work_of_threads_is_done_in_the_loop(loop: SimLoop) -> None:
+    async def main() -> int:
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.to_thread(divmod, 1, 0)
+        return await asyncio.to_thread(max, 3, 7)
+
+    assert loop.run_until_complete(main()) == 7
+
+
+def test_a_callback_that_fails_ends_the_run_unless_somebody_takes_it(loop: SimLoop) -> None:
+    async def main() -> None:
+        loop.call_soon(divmod, 1, 0)
+        await asyncio.sleep(1)
+
+    with pytest.raises(ZeroDivisionError):
+        loop.run_until_complete(main())
+    taken: list[object] = []
+    loop.set_exception_handler(lambda _, context: taken.append(context["exception"]))
+    loop.run_until_complete(main())
+    assert [type(error) for error in taken] == [ZeroDivisionError]
