@@ -80,8 +80,7 @@ class Manager:
             Trust(identity=identity, join_tokens=JoinTokens()), clock=env.clock, role_of=self._role_of
         )
         self._wire = GrpcWire(identify=lambda context: rpc.peer_of(context).node_id, dial=self._dial)
-        raft_config = RaftConfig(folder=config.folder, sealer=AesGcmSealer(config.key))
-        self._raft = SyncObjLog.open(raft_config, self._store, self._wire, env)
+        self._raft = SyncObjLog.open(_raft_config(config, env), self._store, self._wire, env)
         self._proposer = RaftProposer(self._raft)
         self._leader = Leader(self._store, self._proposer, self._raft, env, reconcilers=all_reconcilers)
         self._registry = Registry(self._store, self._proposer, self._raft, env)
@@ -265,20 +264,24 @@ class Manager:
             self._server.trust = Trust.of_cluster(self._identity, cluster)
 
 
+def _raft_config(config: ManagerConfig, env: Env) -> RaftConfig:
+    return RaftConfig(folder=config.folder, sealer=AesGcmSealer(config.key, env.entropy))
+
+
 # --- making one
 
 
 def found(config: ManagerConfig, node_id: NodeId, env: Env) -> None:
     """Write the files of a new cluster's first manager."""
     member = Member(raft_id=new_raft_id(node_id, env), address=config.advertise_addr)
-    create_single(env, RaftConfig(folder=config.folder, sealer=AesGcmSealer(config.key)), member)
+    create_single(env, _raft_config(config, env), member)
 
 
 async def prepare_entry(config: ManagerConfig, identity: Identity, env: Env, managers: Sequence[str]) -> None:
     """Write the files of a manager that is about to enter; asks the others who they are."""
     members = await fetch_members(identity, managers)
     member = Member(raft_id=new_raft_id(identity.node_id, env), address=config.advertise_addr)
-    create_joined(env, RaftConfig(folder=config.folder, sealer=AesGcmSealer(config.key)), member, members)
+    create_joined(env, _raft_config(config, env), member, members)
 
 
 async def fetch_members(identity: Identity, managers: Sequence[str]) -> tuple[Member, ...]:
@@ -302,7 +305,7 @@ async def withdraw(config: ManagerConfig, identity: Identity, env: Env, managers
 
     A founder, or a member that never asked, has nothing to take back. Bounded by the caller.
     """
-    member = state_files.read_identity(env.disk, config.folder, AesGcmSealer(config.key))
+    member = state_files.read_identity(env.disk, config.folder, AesGcmSealer(config.key, env.entropy))
     if not member.is_joined:
         return
     request = raft_pb2.RaftLeaveRequest(raft_id=member.raft_id)

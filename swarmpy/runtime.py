@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -25,6 +28,10 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since some fixed point. Never goes back."""
+        ...
+
+    def rest(self, seconds: float) -> None:
+        """Block the calling thread, one of ``Env.threads``: never the event loop's."""
         ...
 
 
@@ -87,6 +94,14 @@ class Disk(Protocol):
         """Delete; a missing file is fine."""
         ...
 
+    def remove_tree(self, path: Path) -> None:
+        """Delete a folder and all in it; a missing one is fine.
+
+        A crash leaves it whole under its name, or not there at all. May be repeated, as after an error: it
+        then goes on where it was.
+        """
+        ...
+
     def make_dirs(self, path: Path, *, mode: int = 0o700) -> None: ...
 
 
@@ -96,6 +111,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def rest(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class SystemEntropy:
@@ -166,6 +184,16 @@ class SystemDisk:
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
 
+    def remove_tree(self, path: Path) -> None:
+        condemned = path.with_name(f".{path.name}.removed")
+        if condemned.exists():
+            shutil.rmtree(condemned)  # what a crash has left
+        try:
+            self.replace(path, condemned)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(condemned)
+
     def make_dirs(self, path: Path, *, mode: int = 0o700) -> None:
         path.mkdir(mode=mode, parents=True, exist_ok=True)
 
@@ -178,6 +206,15 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def start_threads(name: str, workers: int) -> Executor:
+    return ThreadPoolExecutor(max_workers=workers, thread_name_prefix=name)
+
+
+def never(name: str) -> bool:
+    """No fault point fires."""
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Env:
     """What production and simulation do differently, in one value."""
@@ -185,3 +222,10 @@ class Env:
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
     disk: Disk = field(default_factory=SystemDisk)
+    threads: Callable[[str, int], Executor] = start_threads
+    """Makes a pool of so many threads under a name, for work that would hold the event loop. Whoever makes
+    one shuts it down. No thread is started before there is work."""
+    buggify: Callable[[str], bool] = never
+    """Whether the fault point of this name shall fire now. A fault point forces a branch that must be right
+    at any time but is rare by nature; it costs this one call. Names are ``module.what_happens``, each used
+    in one place; ``swarmpy.sim.fault_points`` lists them."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,13 +121,13 @@ class SyncObjLog:
 
         ``executor`` runs the writing of snapshots: one thread of its own unless given.
         """
-        executor = executor or ThreadPoolExecutor(max_workers=1, thread_name_prefix="raft-snapshot")
+        executor = executor or env.threads("raft-snapshot", 1)
         snapshotter = Snapshotter(
             env.disk,
             config.folder / state_files.SNAPSHOT_NAME,
             config.sealer,
             executor=executor,
-            pause_s=config.snapshot_pause_s,
+            rest=functools.partial(env.clock.rest, config.snapshot_pause_s),
         )
         loaded = state_files.load(env.disk, config.folder, config.sealer, into=machine, snapshots=snapshotter)
         parts = Parts(

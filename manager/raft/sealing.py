@@ -6,13 +6,13 @@ carries its own nonce, so pieces may be written, cut off and rewritten in any or
 
 from __future__ import annotations
 
-import os
 from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from swarmpy.errors import Corrupt
+from swarmpy.runtime import Entropy
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -29,13 +29,14 @@ class Sealer(Protocol):
 class AesGcmSealer:
     """AES-256-GCM with a random nonce per piece: safe for 2^32 pieces under one key."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, entropy: Entropy) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"a sealing key has {KEY_BYTES} bytes, got {len(key)}")
         self._aead = AESGCM(key)
+        self._entropy = entropy
 
     def seal(self, data: bytes) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
+        nonce = self._entropy.token_bytes(_NONCE_BYTES)
         return nonce + self._aead.encrypt(nonce, data, None)
 
     def open(self, data: bytes) -> bytes:

@@ -14,8 +14,7 @@ When to take one, and what its place in the log means, is decided by its caller.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -77,10 +76,14 @@ class _Sending:
 
 
 class Snapshotter:
-    def __init__(self, disk: Disk, path: Path, sealer: Sealer, *, executor: Executor, pause_s: float) -> None:
+    """``executor`` writes snapshots, and calls ``rest`` after each record."""
+
+    def __init__(
+        self, disk: Disk, path: Path, sealer: Sealer, *, executor: Executor, rest: Callable[[], None]
+    ) -> None:
         self.path = path
         self._disk, self._sealer = disk, sealer
-        self._executor, self._pause_s = executor, pause_s
+        self._executor, self._rest = executor, rest
         self._side = path.with_name(path.name + ".new")
         self._inbox = path.with_name(path.name + ".received")
         self._taking: Future[None] | None = None
@@ -127,8 +130,7 @@ class Snapshotter:
     def _paced(self, content: Iterator[Frame]) -> Iterator[Frame]:
         for frame in content:
             yield frame
-            if self._pause_s:
-                time.sleep(self._pause_s)
+            self._rest()
 
     # --- sending
 

@@ -23,6 +23,9 @@ class SimClock:
     def monotonic(self) -> float:
         return self._loop.time()
 
+    def rest(self, seconds: float) -> None:
+        """Work of a thread takes no virtual time."""
+
 
 class SimEntropy:
     def __init__(self, generator: random.Random) -> None:

@@ -129,6 +129,12 @@ class SimDisk:
         self._step()
         self._files.pop(path, None)
 
+    def remove_tree(self, path: Path) -> None:
+        self._step()
+        for gone in [each for each in self._files if path in each.parents]:
+            del self._files[gone]
+        self._step()
+
     def make_dirs(self, path: Path, *, mode: int = 0o700) -> None:
         """Folders are not modelled."""
 

@@ -58,6 +58,9 @@ class ManualClock:
     def monotonic(self) -> float:
         return self.elapsed_s
 
+    def rest(self, seconds: float) -> None:
+        """Nobody waits."""
+
     def advance(self, seconds: float) -> None:
         self.wall += int(seconds * SECOND_NS)
         self.elapsed_s += seconds

@@ -159,6 +159,10 @@ class Camera:
         self._shoot()
         self._disk.remove(path)
 
+    def remove_tree(self, path: Path) -> None:
+        self._shoot()
+        self._disk.remove_tree(path)
+
     def make_dirs(self, path: Path, *, mode: int = 0o700) -> None:
         self._shoot()
         self._disk.make_dirs(path, mode=mode)

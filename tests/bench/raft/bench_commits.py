@@ -29,7 +29,7 @@ from manager.raft.members import SUFFIX_BYTES, make_raft_id  # noqa: E402
 from manager.raft.proposer import Member  # noqa: E402
 from manager.raft.sealing import AesGcmSealer  # noqa: E402
 from swarmpy.pki import Role  # noqa: E402
-from swarmpy.runtime import SystemDisk  # noqa: E402
+from swarmpy.runtime import SystemDisk, SystemEntropy  # noqa: E402
 from tests.bench.raft.member import SEALING_KEY  # noqa: E402
 
 NODES = 3
@@ -97,7 +97,7 @@ def make_members(folder: Path) -> list[Process]:
         (own / "root.pem").write_bytes(identity.roots)
         (own / "address").write_text(member.address)
         origin = Identity(raft_id=member.raft_id, members=members)
-        state_files.create(SystemDisk(), own / "raft", origin, AesGcmSealer(SEALING_KEY))
+        state_files.create(SystemDisk(), own / "raft", origin, AesGcmSealer(SEALING_KEY, SystemEntropy()))
         folders.append(own)
     return [Process(own) for own in folders]
 

@@ -19,7 +19,7 @@ from swarmpy import pki, rpc
 from swarmpy.errors import Retry
 from swarmpy.model.objects import JoinTokens
 from swarmpy.pb import raft_pb2_grpc
-from swarmpy.runtime import Env
+from swarmpy.runtime import Env, SystemEntropy
 
 SEALING_KEY = bytes(32)
 
@@ -65,7 +65,7 @@ class Member:
 
         self._server = rpc.Server(rpc.Trust(identity=identity, join_tokens=JoinTokens()), clock=env.clock)
         wire = GrpcWire(identify=identify, dial=lambda address: rpc.dial(identity, address))
-        config = RaftConfig(folder=folder / "raft", sealer=AesGcmSealer(SEALING_KEY))
+        config = RaftConfig(folder=folder / "raft", sealer=AesGcmSealer(SEALING_KEY, SystemEntropy()))
         self.log = SyncObjLog.open(config, Counter(), wire, env)
         servicer = RaftServicer(wire, self.log, identify=identify)
         raft_pb2_grpc.add_RaftServicer_to_server(servicer, self._server.grpc)

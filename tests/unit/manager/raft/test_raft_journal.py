@@ -16,7 +16,7 @@ from manager.raft.journal import FIRST_ENTRY, Identity, Journal
 from manager.raft.proposer import Member
 from manager.raft.sealing import KEY_BYTES, AesGcmSealer, NoSealer, Sealer
 from swarmpy.errors import Corrupt, DiskFailed
-from swarmpy.runtime import SystemDisk
+from swarmpy.runtime import SystemDisk, SystemEntropy
 from swarmpy.sim.disk import Crash, SimDisk
 
 PATH = Path("/raft/raft.wal")
@@ -215,14 +215,14 @@ def test_a_snapshot_install_replaces_the_log_at_the_next_sync(disk: SimDisk) -> 
 
 
 def test_sealed_entries_are_not_in_the_file_and_need_the_key(disk: SimDisk) -> None:
-    sealer = AesGcmSealer(os.urandom(KEY_BYTES))
+    sealer = AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy())
     journal = make(disk, sealer)
     journal.add(entry(2, text=b"a very secret command"))
     journal.close()
     assert b"secret" not in disk.read(PATH)
     assert reload(disk, sealer).entries == journal.entries
     with pytest.raises(Corrupt, match=f"{PATH} can't be opened at byte .*another key"):
-        reload(disk, AesGcmSealer(os.urandom(KEY_BYTES)))
+        reload(disk, AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy()))
 
 
 def test_on_the_real_disk(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from swarmpy.errors import (
     Unavailable,
 )
 from swarmpy.pb import raft_pb2 as pb
+from swarmpy.runtime import SystemEntropy
 
 LOG = FOLDER / LOG_NAME
 SNAPSHOT = FOLDER / SNAPSHOT_NAME
@@ -245,7 +246,7 @@ def test_a_folder_is_used_for_one_cluster_only() -> None:
 
 
 def test_sealed_members_agree_and_restart() -> None:
-    rig = Rig(3, snapshot_entries=10, sealer=AesGcmSealer(os.urandom(KEY_BYTES)))
+    rig = Rig(3, snapshot_entries=10, sealer=AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy()))
 
     async def scenario() -> None:
         written = await write(await rig.leader(), 40)

@@ -16,6 +16,7 @@ from manager.raft.sealing import KEY_BYTES, AesGcmSealer, NoSealer, Sealer
 from manager.raft.snapshot import SnapshotHead
 from manager.raft.snapshotter import Chunk, Progress, Snapshotter
 from swarmpy.errors import Corrupt, DiskFailed
+from swarmpy.runtime import SystemEntropy
 from swarmpy.sim.disk import SimDisk
 
 PATH = Path("/raft/raft.snapshot")
@@ -29,7 +30,7 @@ SLICES = [b"slice %d" % i * 40 for i in range(30)]
 
 
 def snapshotter(disk: SimDisk, sealer: Sealer | None = None) -> Snapshotter:
-    return Snapshotter(disk, PATH, sealer or NoSealer(), executor=InlineThread(), pause_s=0)
+    return Snapshotter(disk, PATH, sealer or NoSealer(), executor=InlineThread(), rest=lambda: None)
 
 
 def taken(disk: SimDisk, sealer: Sealer | None = None) -> Snapshotter:
@@ -53,14 +54,14 @@ def test_what_was_taken_is_restored(disk: SimDisk) -> None:
 
 
 def test_sealed_slices_are_not_in_the_file(disk: SimDisk) -> None:
-    sealer = AesGcmSealer(os.urandom(KEY_BYTES))
+    sealer = AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy())
     made = taken(disk, sealer)
     assert b"slice" not in disk.read(PATH)
     machine = ListMachine()
     made.restore(machine)
     assert machine.entries == SLICES
     with pytest.raises(Corrupt, match="another key"):
-        snapshotter(disk, AesGcmSealer(os.urandom(KEY_BYTES))).restore(machine)
+        snapshotter(disk, AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy())).restore(machine)
 
 
 @pytest.mark.parametrize("place", [0.02, 0.5, 0.999])
@@ -112,9 +113,9 @@ def chunks(sender: Snapshotter) -> list[Chunk]:
 
 
 def test_a_transfer_arrives_whole_under_another_key(disk: SimDisk) -> None:
-    sender = taken(disk, AesGcmSealer(os.urandom(KEY_BYTES)))
+    sender = taken(disk, AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy()))
     own_disk = SimDisk(random.Random(2))
-    receiver = snapshotter(own_disk, AesGcmSealer(os.urandom(KEY_BYTES)))
+    receiver = snapshotter(own_disk, AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy()))
     pieces = chunks(sender)
     assert len(pieces) > 5
     assert all(piece.last_index == 12 for piece in pieces)

@@ -98,3 +98,22 @@ def test_both_disks_do_the_same(kind: str, tmp_path: Path) -> None:
     disk.remove(path)
     with pytest.raises(FileNotFoundError):
         disk.read(path)
+
+
+def test_a_tree_goes_whole_or_stays_whole_in_a_crash() -> None:
+    left = []
+    for operation in (1, 2):
+        disk = SimDisk(random.Random(1))
+        for name in ("raft/log", "raft/deep/more", "raft.key"):
+            disk.write_atomic(Path("/data") / name, b"x")
+        disk.crash_after(operation)
+        with pytest.raises(Crash):
+            disk.remove_tree(Path("/data/raft"))
+        disk.crash()
+        after = disk.reopen()
+        names = ("raft/log", "raft/deep/more", "raft.key")
+        left.append([name for name in names if after.exists(Path("/data") / name)])
+        after.remove_tree(Path("/data/raft"))
+        after.remove_tree(Path("/data/raft"))
+        assert [name for name in names if after.exists(Path("/data") / name)] == ["raft.key"]
+    assert left == [["raft/log", "raft/deep/more", "raft.key"], ["raft.key"]]
