@@ -14,24 +14,19 @@ once when told so. What the identity is used for, and when a role has changed, i
 from __future__ import annotations
 
 import asyncio
-import os
-import ssl
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from swarmpy import limits, pki, rpc
+from swarmpy import limits, pki, rpc, tls_probe
 from swarmpy.errors import Corrupt, InvalidArgument, Rejected, Retry, SwarmError, Unavailable
 from swarmpy.model.ids import SECOND_NS, NodeId
 from swarmpy.model.states import NodeAvailability
 from swarmpy.pb import ca_pb2, ca_pb2_grpc, types_pb2
-from swarmpy.pki import Identity, JoinToken, Role
-from swarmpy.runtime import Disk, Env
+from swarmpy.pki import Identity, JoinToken
+from swarmpy.runtime import Disk, Env, Transport
 
 _WIRE_AVAILABILITY = {
     NodeAvailability.UNSPECIFIED: types_pb2.NODE_AVAILABILITY_UNSPECIFIED,
@@ -122,7 +117,7 @@ async def join(request: JoinRequest, *, env: Env) -> Admission:
     if not request.addresses:
         raise InvalidArgument("at least 1 RemoteAddr is required to join")
     for address in request.addresses:
-        split_address(address)
+        tls_probe.split_address(address)
     # One key for all attempts: a manager that has answered already recognises it, and no second node is
     # made of a lost answer.
     key, csr = pki.create_csr(env.entropy.token_bytes(pki.KEY_BYTES))
@@ -132,6 +127,7 @@ async def join(request: JoinRequest, *, env: Env) -> Admission:
         advertise_addr=request.advertise_addr,
         hostname=request.hostname,
     )
+    ask = _Ask(key=key, message=message, transport=env.transport)
     last: Retry = Unavailable("no manager has answered")
     unreachable_rounds = 0
     delay_s = limits.JOIN_RETRY_MIN_S
@@ -141,9 +137,9 @@ async def join(request: JoinRequest, *, env: Env) -> Admission:
                 is_reached = False
                 for address in request.addresses:
                     try:
-                        chain = await fetch_chain(address)
+                        chain = await env.transport.fetch_chain(address)
                         is_reached = True
-                        return await _join_at(address, token, chain, key=key, message=message)
+                        return await _join_at(address, token, chain, ask=ask)
                     except Retry as error:
                         last = error
                 unreachable_rounds = 0 if is_reached else unreachable_rounds + 1
@@ -154,124 +150,38 @@ async def join(request: JoinRequest, *, env: Env) -> Admission:
     raise last
 
 
-async def _join_at(
-    address: str, token: JoinToken, chain: bytes, *, key: bytes, message: ca_pb2.IssueRequest
-) -> Admission:
+async def _join_at(address: str, token: JoinToken, chain: bytes, *, ask: _Ask) -> Admission:
     holder = pki.join_identity(token, pki.select_roots(chain, token))
     try:
-        return await _issue(holder, address, key=key, message=message)
+        return await ask.issue(holder, address)
     except Retry as error:
-        if await is_turned_away(holder, address):
+        if await ask.transport.is_turned_away(holder, address):
             raise InvalidArgument("A valid join token is necessary to join this cluster") from error
         raise
 
 
-async def _issue(identity: Identity, address: str, *, key: bytes, message: ca_pb2.IssueRequest) -> Admission:
-    with rpc.translate_errors():
-        async with rpc.dial(identity, address) as channel:
-            stub: ca_pb2_grpc.CertificateAuthorityAsyncStub = ca_pb2_grpc.CertificateAuthorityStub(channel)
-            response = await stub.IssueCertificate(message, timeout=limits.RPC_TIMEOUT_S)
-    return Admission(
-        identity=pki.load_identity(certificate=response.certificate, key=key, roots=response.root_ca),
-        managers=tuple((NodeId(manager.node_id), manager.addr) for manager in response.managers),
-        observed_host=response.observed_host,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Ask:
+    """One request for a certificate, as it is put to one manager after the other."""
 
+    key: bytes
+    message: ca_pb2.IssueRequest
+    transport: Transport
 
-# --- what a manager shows before it is trusted
-
-
-async def fetch_chain(address: str) -> bytes:
-    """The certificates (PEM, leaf first) that the server at ``address`` presents. Nothing is verified."""
-    context = _tls_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    async with _connect(address, context) as (_, writer):
-        return _presented_chain(writer.get_extra_info("ssl_object"))
-
-
-async def is_turned_away(identity: Identity, address: str) -> bool:
-    """Whether the server completes a handshake with ``identity`` only to hang up at once.
-
-    gRPC says no more than that the connection was closed. In TLS 1.3 a server judges the client's
-    certificate after the client's side is through, and ours ends the connection without an alert; one
-    that accepts us greets with HTTP/2 settings. So the first byte, or its absence, is the answer.
-    """
-    context = _tls_context()
-    context.load_verify_locations(cadata=identity.roots.decode("ascii"))
-    with tempfile.TemporaryDirectory(prefix="swarmpy-join-") as folder:
-        # The ssl module takes keys from files only. The folder is ours alone, and lives for this line.
-        pair = Path(folder, "pair.pem")
-        pair.write_bytes(identity.key + identity.certificate)
-        context.load_cert_chain(pair)
-    async with _connect(address, context) as (reader, _):
-        try:
-            async with asyncio.timeout(limits.JOIN_PROBE_TIMEOUT_S):
-                return await reader.read(1) == b""
-        except TimeoutError:
-            return False
-        except (ConnectionError, ssl.SSLError):
-            return True
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of ``host:port`` or ``[v6]:port``."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise InvalidArgument(f"{address[:256]!r} is not the address of a manager: give HOST:PORT")
-    return host, int(port)
-
-
-def _tls_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    return context
-
-
-@asynccontextmanager
-async def _connect(
-    address: str, context: ssl.SSLContext
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    host, port = split_address(address)
-    try:
-        async with asyncio.timeout(limits.JOIN_PROBE_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(
-                host, port, ssl=context, server_hostname=Role.MANAGER.value
-            )
-    except TimeoutError:
-        raise Unavailable(f"no answer from {address}: check the address, and that port is open") from None
-    except ssl.SSLError as error:
-        raise InvalidArgument(
-            f"what answers at {address} is not a manager of the swarm ({error.reason or error})"
-        ) from error
-    except OSError as error:
-        # asyncio puts words of its own into the error; a name that does not resolve has negative numbers
-        number = error.errno or 0
-        reason = os.strerror(number) if number > 0 else error.strerror or type(error).__name__
-        raise Unavailable(f"no manager can be reached at {address}: {reason}") from error
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-
-
-def _presented_chain(tls: ssl.SSLObject) -> bytes:
-    """All certificates that the peer sent, as PEM.
-
-    Public since Python 3.13. In 3.11 and 3.12, which take only security fixes now, the same method is one
-    attribute away. The other ways are worse: reading the handshake's bytes needs TLS 1.2 and a parser of
-    our own, and gRPC does not connect to whom it cannot verify.
-    """
-    if sys.version_info >= (3, 13):
-        chain: list[bytes] = tls.get_unverified_chain()
-    else:
-        import _ssl
-
-        inner = tls._sslobj  # type: ignore[attr-defined]
-        chain = [one.public_bytes(_ssl.ENCODING_DER) for one in inner.get_unverified_chain()]
-    return "".join(ssl.DER_cert_to_PEM_cert(one) for one in chain).encode("ascii")
+    async def issue(self, identity: Identity, address: str) -> Admission:
+        with rpc.translate_errors():
+            async with self.transport.channel(identity, address) as channel:
+                stub: ca_pb2_grpc.CertificateAuthorityAsyncStub = ca_pb2_grpc.CertificateAuthorityStub(
+                    channel
+                )
+                response = await stub.IssueCertificate(self.message, timeout=limits.RPC_TIMEOUT_S)
+        return Admission(
+            identity=pki.load_identity(
+                certificate=response.certificate, key=self.key, roots=response.root_ca
+            ),
+            managers=tuple((NodeId(manager.node_id), manager.addr) for manager in response.managers),
+            observed_host=response.observed_host,
+        )
 
 
 # --- renewal
@@ -326,13 +236,13 @@ class Renewal:
 
     async def _renew(self) -> Identity:
         key, csr = pki.create_csr(self._env.entropy.token_bytes(pki.KEY_BYTES))
-        message = ca_pb2.IssueRequest(csr=csr)
+        ask = _Ask(key=key, message=ca_pb2.IssueRequest(csr=csr), transport=self._env.transport)
         delay_s = limits.RENEW_RETRY_MIN_S
         while True:
             last: Retry = Unavailable("no manager is known")
             for address in self._managers():
                 try:
-                    admission = await _issue(self._identity, address, key=key, message=message)
+                    admission = await ask.issue(self._identity, address)
                 except Retry as error:
                     last = error
                 else:

@@ -16,7 +16,8 @@ from swarmpy.errors import OutcomeUnknown
 from swarmpy.limits import SESSION_CONNECT_TIMEOUT_S
 from swarmpy.pb import dispatcher_pb2, dispatcher_pb2_grpc, streams_pb2, streams_pb2_grpc
 from swarmpy.pki import Identity
-from swarmpy.rpc import dial, translate_errors
+from swarmpy.rpc import translate_errors
+from swarmpy.runtime import Transport
 
 
 class SessionStream(Protocol):
@@ -54,11 +55,12 @@ class Link(Protocol):
 class GrpcLink:
     """The real Link. ``identity`` is asked at every dial, so a renewed one is used from then on."""
 
-    def __init__(self, identity: Callable[[], Identity]) -> None:
+    def __init__(self, identity: Callable[[], Identity], transport: Transport) -> None:
         self._identity = identity
+        self._transport = transport
 
     async def open(self, address: str, hello: dispatcher_pb2.AgentMessage) -> SessionStream:
-        stream = _GrpcStream(dial(self._identity(), address))
+        stream = _GrpcStream(self._transport.channel(self._identity(), address))
         try:
             async with asyncio.timeout(SESSION_CONNECT_TIMEOUT_S):
                 await stream.send(hello)
@@ -71,7 +73,7 @@ class GrpcLink:
         return stream
 
     async def publish_logs(self, address: str, batches: AsyncIterator[streams_pb2.LogBatch]) -> None:
-        async with dial(self._identity(), address) as channel:
+        async with self._transport.channel(self._identity(), address) as channel:
             with translate_errors():
                 await streams_pb2_grpc.StreamsStub(channel).PublishLogs(batches)
 

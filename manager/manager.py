@@ -77,7 +77,10 @@ class Manager:
         self._on_removed = on_removed
         self._store = Store()
         self._server = Server(
-            Trust(identity=identity, join_tokens=JoinTokens()), clock=env.clock, role_of=self._role_of
+            Trust(identity=identity, join_tokens=JoinTokens()),
+            clock=env.clock,
+            role_of=self._role_of,
+            transport=env.transport,
         )
         self._wire = GrpcWire(identify=lambda context: rpc.peer_of(context).node_id, dial=self._dial)
         self._raft = SyncObjLog.open(_raft_config(config, env), self._store, self._wire, env)
@@ -235,7 +238,7 @@ class Manager:
         return None if node is None else node.role
 
     def _dial(self, address: str) -> grpc.aio.Channel:
-        return rpc.dial(self._identity, address)
+        return self._env.transport.channel(self._identity, address)
 
     def _raft_changed(self, status: RaftStatus) -> None:
         if status.fatal is not None:
@@ -279,18 +282,18 @@ def found(config: ManagerConfig, node_id: NodeId, env: Env) -> None:
 
 async def prepare_entry(config: ManagerConfig, identity: Identity, env: Env, managers: Sequence[str]) -> None:
     """Write the files of a manager that is about to enter; asks the others who they are."""
-    members = await fetch_members(identity, managers)
+    members = await fetch_members(identity, managers, env)
     member = Member(raft_id=new_raft_id(identity.node_id, env), address=config.advertise_addr)
     create_joined(env, _raft_config(config, env), member, members)
 
 
-async def fetch_members(identity: Identity, managers: Sequence[str]) -> tuple[Member, ...]:
+async def fetch_members(identity: Identity, managers: Sequence[str], env: Env) -> tuple[Member, ...]:
     """Raft's present members, from the first manager that answers."""
     last: SwarmError = Unavailable("no manager of the swarm is known")
     for address in managers:
         try:
             with rpc.translate_errors():
-                async with rpc.dial(identity, address) as channel:
+                async with env.transport.channel(identity, address) as channel:
                     stub: raft_pb2_grpc.RaftAsyncStub = raft_pb2_grpc.RaftStub(channel)
                     response = await stub.Members(raft_pb2.RaftMembersRequest(), timeout=RPC_TIMEOUT_S)
         except (Retry, Rejected) as error:
@@ -317,7 +320,7 @@ async def withdraw(config: ManagerConfig, identity: Identity, env: Env, managers
         try:
             for _ in range(2):  # once at the manager we know, once at the leader that it names
                 with rpc.translate_errors():
-                    async with rpc.dial(identity, address) as channel:
+                    async with env.transport.channel(identity, address) as channel:
                         stub: raft_pb2_grpc.RaftAsyncStub = raft_pb2_grpc.RaftStub(channel)
                         response = await stub.Leave(request, timeout=RPC_TIMEOUT_S)
                 if not response.leader_address:

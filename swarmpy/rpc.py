@@ -8,14 +8,14 @@
   was removed.
 * Servicers raise ``SwarmError``; the interceptor turns it into a status, and the caller gets it back
   (``rpc_errors``).
-* A peer that vanishes is noticed within two seconds, by HTTP/2 pings that gRPC's own threads send.
+* What carries the calls is ``Env.transport``: gRPC (``rpc_grpc``), or the simulator. All that stands here
+  holds with either.
 
 Not here: what the calls do, and when to dial again.
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -35,7 +35,8 @@ from swarmpy.pki import Identity, Role, Validity
 from swarmpy.rpc_errors import abort_with as abort_with
 from swarmpy.rpc_errors import error_from_rpc as error_from_rpc
 from swarmpy.rpc_errors import translate_errors as translate_errors
-from swarmpy.runtime import Clock
+from swarmpy.rpc_grpc import GrpcTransport
+from swarmpy.runtime import Clock, PortCredentials, Transport
 
 _JOINERS = frozenset({Role.JOIN_WORKER, Role.JOIN_MANAGER})
 _NODES = frozenset({Role.WORKER, Role.MANAGER})
@@ -281,49 +282,6 @@ def _joiners(tokens: JoinTokens) -> Iterator[tuple[bytes, tuple[Role, Identity]]
 # --- the server
 
 
-def _options(*, is_server: bool) -> list[tuple[str, int | str]]:
-    def milliseconds(seconds: float) -> int:
-        return int(seconds * 1000)
-
-    both: list[tuple[str, int | str]] = [
-        ("grpc.max_receive_message_length", limits.RPC_MESSAGE_BYTES_MAX),
-        ("grpc.max_send_message_length", limits.RPC_MESSAGE_BYTES_MAX),
-        ("grpc.keepalive_time_ms", milliseconds(limits.KEEPALIVE_PERIOD_S)),
-        ("grpc.keepalive_timeout_ms", milliseconds(limits.KEEPALIVE_TIMEOUT_S)),
-        # The keepalive timeout alone only bounds what the kernel sees: a stopped process, whose kernel
-        # still acknowledges, would pass for alive until this one ends (its default is a minute).
-        ("grpc.http2.ping_timeout_ms", milliseconds(limits.KEEPALIVE_TIMEOUT_S)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
-    if is_server:
-        return [
-            *both,
-            ("grpc.http2.min_ping_interval_without_data_ms", milliseconds(limits.RPC_PING_INTERVAL_MIN_S)),
-            (
-                "grpc.http2.min_recv_ping_interval_without_data_ms",
-                milliseconds(limits.RPC_PING_INTERVAL_MIN_S),
-            ),
-            ("grpc.http2.max_ping_strikes", 0),
-            ("grpc.max_concurrent_streams", limits.RPC_STREAMS_PER_PEER_MAX),
-            ("grpc.server_handshake_timeout_ms", milliseconds(limits.RPC_HANDSHAKE_TIMEOUT_S)),
-            # Without this a second daemon on the same port would silently take half of the connections.
-            ("grpc.so_reuseport", 0),
-        ]
-    return [
-        *both,
-        ("grpc.initial_reconnect_backoff_ms", milliseconds(limits.RPC_RECONNECT_MIN_S)),
-        # Despite its name this also bounds one attempt to connect (its default is 20 s).
-        ("grpc.min_reconnect_backoff_ms", milliseconds(limits.RPC_CONNECT_TIMEOUT_S)),
-        ("grpc.max_reconnect_backoff_ms", milliseconds(limits.RPC_RECONNECT_MAX_S)),
-        # Our traffic never takes the proxy that the environment names for others.
-        ("grpc.enable_http_proxy", 0),
-        # Every channel has its own connection: bulk on one does not hold up another.
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_retries", 0),
-    ]
-
-
 class Server:
     """The port. Add servicers to ``grpc``, then ``start``; assign ``trust`` whenever it changes."""
 
@@ -334,17 +292,14 @@ class Server:
         clock: Clock,
         method_roles: Mapping[str, frozenset[Role]] = METHOD_ROLES,
         role_of: RoleOf = lambda node_id: None,
+        transport: Transport | None = None,
     ) -> None:
         self._interceptor = AuthorizingInterceptor(
             trust, clock=clock, method_roles=method_roles, role_of=role_of
         )
-        self._configuration = _configuration(trust)
-        self._served: grpc.ServerCertificateConfiguration | None = None
-        self.grpc: grpc.aio.Server = grpc.aio.server(
-            interceptors=[self._interceptor],
-            options=_options(is_server=True),
-            maximum_concurrent_rpcs=limits.RPC_CONCURRENT_MAX,
-        )
+        self._credentials = _credentials(trust)
+        self._port = (transport or GrpcTransport()).port(self._interceptor, lambda: self._credentials)
+        self.grpc: grpc.aio.Server = self._port.grpc
 
     @property
     def trust(self) -> Trust:
@@ -356,67 +311,35 @@ class Server:
             return
         # Together: a call that arrives between the two is checked against the newer of them anyway.
         self._interceptor.trust = trust
-        self._configuration = _configuration(trust)
+        self._credentials = _credentials(trust)
 
     async def start(self, address: str) -> int:
         """Listen on ``host:port`` and return the port (port 0: any free one)."""
-        credentials = grpc.dynamic_ssl_server_credentials(
-            self._configuration,
-            cast("Callable[[], grpc.ServerCertificateConfiguration]", self._fetch_configuration),
-            require_client_authentication=True,
-        )
         try:
-            port = self.grpc.add_secure_port(address, credentials)
-        except RuntimeError as error:
-            reason = _bind_error(address) or str(error)
+            return await self._port.listen(address)
+        except OSError as error:
             raise FailedPrecondition(
-                f"failed to listen on remote API address: listen tcp {address}: bind: {reason}"
+                f"failed to listen on remote API address: listen tcp {address}: bind: {error}"
             ) from error
-        await self.grpc.start()
-        return port
 
     async def stop(self, grace_s: float = limits.RPC_STOP_GRACE_S) -> None:
         """Refuse new calls at once; calls under way are cancelled after the grace."""
-        await self.grpc.stop(grace_s)
-
-    def _fetch_configuration(self) -> grpc.ServerCertificateConfiguration | None:
-        # gRPC asks before every handshake, from its own thread; None means "as before".
-        if self._configuration is self._served:
-            return None
-        self._served = self._configuration
-        return self._served
+        await self._port.stop(grace_s)
 
 
-def _configuration(trust: Trust) -> grpc.ServerCertificateConfiguration:
+def _credentials(trust: Trust) -> PortCredentials:
     own = trust.identity
-    bundle = own.roots + b"".join(certificate for certificate, _ in _joiners(trust.join_tokens))
-    # The roots follow the leaf in the chain that we present: there a joiner finds what its token names.
-    return grpc.ssl_server_certificate_configuration([(own.key, own.certificate + own.roots)], bundle)
-
-
-def _bind_error(address: str) -> str:
-    """The system's reason for refusing the address, which gRPC keeps to itself."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind((host, int(port)))
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-    except ValueError:
-        return "the port is not a number"
-    return ""
+    return PortCredentials(
+        key=own.key,
+        # The roots follow the leaf in the chain that we present: there a joiner finds what its token names.
+        chain=own.certificate + own.roots,
+        bundle=own.roots + b"".join(certificate for certificate, _ in _joiners(trust.join_tokens)),
+    )
 
 
 # --- the client
 
 
 def dial(identity: Identity, address: str, *, server_role: Role = Role.MANAGER) -> grpc.aio.Channel:
-    """A channel to the node at ``host:port``, which must prove to have ``server_role`` in our cluster.
-
-    Dialling does not wait; the first call connects. A renewed identity needs a new channel.
-    """
-    credentials = grpc.ssl_channel_credentials(identity.roots, identity.key, identity.certificate)
-    options = [*_options(is_server=False), ("grpc.ssl_target_name_override", server_role.value)]
-    return grpc.aio.secure_channel(address, credentials, options=options)
+    """A channel of the real transport; code that is simulated uses ``Env.transport.channel``."""
+    return GrpcTransport().channel(identity, address, server_role=server_role)

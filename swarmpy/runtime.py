@@ -6,6 +6,7 @@ see an Env: shells fetch what a decision needs and hand it over as plain argumen
 
 from __future__ import annotations
 
+import importlib
 import os
 import random
 import shutil
@@ -14,9 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from swarmpy.model.ids import Timestamp
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from swarmpy.pki import Identity, Role
 
 
 class Clock(Protocol):
@@ -103,6 +109,60 @@ class Disk(Protocol):
         ...
 
     def make_dirs(self, path: Path, *, mode: int = 0o700) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortCredentials:
+    """What a port shows and goes by in a handshake. PEM texts."""
+
+    key: bytes = field(repr=False)
+    chain: bytes
+    """Presented, the leaf first; the roots follow it."""
+    bundle: bytes
+    """A client's certificate must be one of these, or be issued by one that is an authority's."""
+
+
+class Port(Protocol):
+    """A server's end of the transport. Servicers are added to ``grpc`` before ``listen``."""
+
+    @property
+    def grpc(self) -> grpc.aio.Server: ...
+
+    async def listen(self, address: str) -> int:
+        """Serve on ``host:port``; the port (of 0: any free one). OSError, with the reason as its text."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls at once; calls under way are cancelled after the grace."""
+        ...
+
+
+class Transport(Protocol):
+    """Calls between nodes, with mutual TLS. The shapes are those of ``grpc.aio``, the network need not be.
+
+    ``host:port`` is an address everywhere.
+    """
+
+    def channel(self, identity: Identity, address: str, *, server_role: Role = ...) -> grpc.aio.Channel:
+        """A channel to the node there, which must prove to have ``server_role`` (default: a manager's).
+
+        Dialling does not wait; the first call connects. A renewed identity needs a new channel.
+        """
+        ...
+
+    def port(
+        self, interceptor: grpc.aio.ServerInterceptor, credentials: Callable[[], PortCredentials]
+    ) -> Port:
+        """A port that listens nowhere yet. The credentials are asked for at every handshake."""
+        ...
+
+    async def fetch_chain(self, address: str) -> bytes:
+        """The certificates (PEM, leaf first) that the server there presents. Nothing is verified."""
+        ...
+
+    async def is_turned_away(self, identity: Identity, address: str) -> bool:
+        """Whether the server there completes a handshake with ``identity`` only to hang up at once."""
+        ...
 
 
 class SystemClock:
@@ -215,6 +275,11 @@ def never(name: str) -> bool:
     return False
 
 
+def _real_transport() -> Transport:
+    # By name, for it stands above this module; and here, for not every Env makes calls.
+    return cast("Transport", importlib.import_module("swarmpy.rpc_grpc").GrpcTransport())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Env:
     """What production and simulation do differently, in one value."""
@@ -222,6 +287,7 @@ class Env:
     clock: Clock = field(default_factory=SystemClock)
     entropy: Entropy = field(default_factory=SystemEntropy)
     disk: Disk = field(default_factory=SystemDisk)
+    transport: Transport = field(default_factory=_real_transport)
     threads: Callable[[str, int], Executor] = start_threads
     """Makes a pool of so many threads under a name, for work that would hold the event loop. Whoever makes
     one shuts it down. No thread is started before there is work."""

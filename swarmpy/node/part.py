@@ -91,7 +91,7 @@ class Part:
                 advertise_addr=state.advertise_addr,
             ),
             env=env,
-            link=GrpcLink(lambda: self.identity),
+            link=GrpcLink(lambda: self.identity, env.transport),
             executor=config.make_executor(),
             backend=config.make_backend(),
             on_node=self._node_noticed,

@@ -17,11 +17,12 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).p
 
 from pki_cluster import DAY, ManagerCalls, PkiCluster, ping, pinger  # noqa: E402
 
-from agent.identity import JoinRequest, fetch_chain, join  # noqa: E402
+from agent.identity import JoinRequest, join  # noqa: E402
 from swarmpy import pki, rpc  # noqa: E402
 from swarmpy.model.ids import NodeId  # noqa: E402
 from swarmpy.pb import raft_pb2, raft_pb2_grpc  # noqa: E402
 from swarmpy.pki import Role  # noqa: E402
+from swarmpy.tls_probe import fetch_chain  # noqa: E402
 
 FRAMES = 2_000
 

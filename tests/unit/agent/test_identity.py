@@ -18,10 +18,7 @@ from agent.identity import (
     IdentityFiles,
     JoinRequest,
     Renewal,
-    fetch_chain,
-    is_turned_away,
     join,
-    split_address,
 )
 from swarmpy import limits, pki
 from swarmpy.errors import Corrupt, InvalidArgument, NoLeader, PermissionDenied, Unavailable
@@ -30,6 +27,7 @@ from swarmpy.model.objects import Node
 from swarmpy.model.states import NodeRole
 from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Disk, SystemDisk
+from swarmpy.tls_probe import fetch_chain, is_turned_away, split_address
 
 DEADLINE_S = 10.0
 

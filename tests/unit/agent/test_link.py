@@ -19,6 +19,7 @@ from swarmpy.model.ids import NodeId, make_id
 from swarmpy.pb import dispatcher_pb2 as pb
 from swarmpy.pb import dispatcher_pb2_grpc, streams_pb2, streams_pb2_grpc
 from swarmpy.pki import Identity, Role
+from swarmpy.rpc_grpc import GrpcTransport
 
 HELLO = pb.AgentMessage(hello=pb.Hello(incarnation="i1"))
 
@@ -81,7 +82,7 @@ def worker(cluster: PkiCluster) -> Identity:
 async def test_a_session_and_its_goodbye(cluster: PkiCluster, worker: Identity) -> None:
     manager = Manager()
     async with serving(cluster, manager) as (_, address):
-        stream = await GrpcLink(lambda: worker).open(address, HELLO)
+        stream = await GrpcLink(lambda: worker, GrpcTransport()).open(address, HELLO)
         welcome = await stream.receive()
         assert welcome is not None
         assert welcome.welcome.session_id == worker.node_id
@@ -94,7 +95,7 @@ async def test_a_session_and_its_goodbye(cluster: PkiCluster, worker: Identity) 
 
 async def test_a_manager_that_goes_ends_the_session(cluster: PkiCluster, worker: Identity) -> None:
     async with serving(cluster, Manager()) as (server, address):
-        stream = await GrpcLink(lambda: worker).open(address, HELLO)
+        stream = await GrpcLink(lambda: worker, GrpcTransport()).open(address, HELLO)
         await stream.receive()
         await server.stop(0)
         with pytest.raises(Retry):
@@ -110,7 +111,7 @@ async def test_an_address_where_nobody_listens_fails_at_once(worker: Identity) -
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     began = time.monotonic()
     with pytest.raises(Retry):
-        await GrpcLink(lambda: worker).open(address, HELLO)
+        await GrpcLink(lambda: worker, GrpcTransport()).open(address, HELLO)
     assert time.monotonic() - began < 0.9
 
 
@@ -120,7 +121,9 @@ async def test_a_silent_address_is_given_up_in_time(worker: Identity) -> None:
         listener.listen()
         began = time.monotonic()
         with pytest.raises(Retry):
-            await GrpcLink(lambda: worker).open(f"127.0.0.1:{listener.getsockname()[1]}", HELLO)
+            await GrpcLink(lambda: worker, GrpcTransport()).open(
+                f"127.0.0.1:{listener.getsockname()[1]}", HELLO
+            )
         assert 0.5 < time.monotonic() - began < 3
 
 
@@ -136,7 +139,7 @@ async def test_a_removed_node_is_refused(cluster: PkiCluster, worker: Identity) 
 
 
 async def open_and_listen(identity: Identity, address: str) -> None:
-    stream = await GrpcLink(lambda: identity).open(address, HELLO)
+    stream = await GrpcLink(lambda: identity, GrpcTransport()).open(address, HELLO)
     try:
         await stream.receive()
     finally:
@@ -151,7 +154,7 @@ async def _batches(count: int) -> AsyncIterator[streams_pb2.LogBatch]:
 async def test_logs_flow_and_end(cluster: PkiCluster, worker: Identity) -> None:
     manager = Manager()
     async with serving(cluster, manager) as (_, address):
-        link = GrpcLink(lambda: worker)
+        link = GrpcLink(lambda: worker, GrpcTransport())
         await link.publish_logs(address, _batches(50))
         assert manager.lines == 50
         manager.lines_wanted = 60
