@@ -9,11 +9,8 @@ import pytest
 from api_http import Http, spec
 from api_node import FIRST, FakeCluster
 
-from swarmpy.errors import NoLeader, Unavailable
 from swarmpy.limits import REPLICAS_MAX
-from swarmpy.model.changes import Delete
 from swarmpy.model.ids import ServiceId
-from swarmpy.model.objects import Kind
 from swarmpy.model.states import TaskState
 
 
@@ -374,46 +371,6 @@ async def test_remove(http: Http, cluster: FakeCluster) -> None:
     assert (await http.delete("/services/web")).status == 404
 
 
-async def test_a_lost_answer_is_repeated_and_takes_effect_once(http: Http, cluster: FakeCluster) -> None:
-    cluster.is_lost_after_commit = True
-    id_ = await created(http, spec())
-    assert [service.id for service in cluster.store.services()] == [id_]
-
-
-async def test_a_full_queue_is_waited_for(http: Http, cluster: FakeCluster) -> None:
-    cluster.fail_next = [Unavailable("full", delay_s=0.001), Unavailable("full", delay_s=0.001)]
-    await created(http, spec())
-
-
-async def test_no_leader_is_said_at_once(http: Http, cluster: FakeCluster) -> None:
-    cluster.fail_next = [NoLeader()]
-    answer = await http.post("/services/create", spec())
-    assert answer.status == 503
-    assert "The swarm does not have a leader" in answer.message
-    assert not cluster.store.services()
-
-
-async def test_what_may_have_been_made_is_found_out_once_there_is_a_leader(
-    http: Http, cluster: FakeCluster
-) -> None:
-    cluster.is_lost_after_commit = True
-    cluster.fail_next = [NoLeader(), NoLeader()]
-    id_ = await created(http, spec())
-    assert [service.id for service in cluster.store.services()] == [id_]
-
-
-async def test_no_leader_is_not_said_of_what_may_have_been_made(
-    http: Http, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("manager.api.context.PROPOSE_TIMEOUT_S", 0.2)
-    cluster.is_lost_after_commit = True
-    cluster.fail_next = [NoLeader() for _ in range(100)]
-    answer = await http.post("/services/create", spec())
-    assert answer.status == 503
-    assert answer.message.startswith("The change may or may not have been made")
-    assert [service.spec.name for service in cluster.store.services()] == ["web"]
-
-
 # --- tasks
 
 
@@ -489,25 +446,3 @@ async def test_tasks_of_a_removed_service_are_listed(http: Http, cluster: FakeCl
     await http.delete("/services/web")
     answer = await http.get("/tasks", filters={"service": [id_]})
     assert [task["ID"] for task in answer.json] == ["t1"]
-
-
-async def test_a_manager_that_lags_takes_back_no_word(http: Http, cluster: FakeCluster) -> None:
-    """A name that this manager still knows as taken is free for who waited for the removal elsewhere."""
-    id_ = await created(http, spec())
-
-    def catch_up() -> None:
-        cluster.before_barrier = lambda: None
-        cluster.change(Delete(kind=Kind.SERVICE, id=id_))
-
-    cluster.before_barrier = catch_up
-    assert await created(http, spec()) != id_
-
-
-async def test_only_what_the_store_does_not_check_waits_for_the_leader(
-    http: Http, cluster: FakeCluster
-) -> None:
-    cluster.barrier_error = NoLeader()
-    await created(http, spec())
-    ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
-    answer = await http.post("/services/create", spec("ports", EndpointSpec=ports))
-    assert answer.status == 503, answer.body
