@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal as signals
 from collections.abc import AsyncIterator, Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 
 from agent.executor.base import (
@@ -128,7 +129,8 @@ class FakeMachine:
             if self.tasks.get(task.launch.task_id) is task:
                 self.end(task.launch.task_id, code)
 
-        asyncio.get_running_loop().call_later(delay_s, end_this_one)
+        # in nobody's name: what a machine runs ends also while its daemon is down
+        asyncio.get_running_loop().call_later(delay_s, end_this_one, context=Context())
 
     def _notify(self) -> None:
         self.grown.set()

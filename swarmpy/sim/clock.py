@@ -11,7 +11,10 @@ EPOCH_S = 1_700_000_000
 
 
 class SimClock:
-    """Wall-clock time is virtual time plus a fixed epoch, plus ``jump_s``."""
+    """Wall-clock time is the loop's time plus a fixed epoch, plus ``jump_s``.
+
+    The loop's time is that of the process which asks, so a process whose clock runs fast sees both run fast.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -3,6 +3,7 @@
 * A crash keeps what was synced; of what was written after the last sync a random part stays, possibly with a
   hole of zeros in it, as when blocks reach the disk out of order.
 * ``crash_after(n)`` raises ``Crash`` at the n-th operation from now: before it takes effect, or right after.
+* ``on_operation`` is called at each of those points, ``on_crash`` when the machine goes down at one.
 * ``fill_up(n)`` lets n more bytes be written, then gives ENOSPC, part of the data written.
 * After a crash every operation of the old incarnation raises ``Crash`` again; ``reopen`` gives the next one.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -24,9 +26,9 @@ class Crash(BaseException):
 
 
 class _File:
-    def __init__(self, data: bytes = b"") -> None:
+    def __init__(self, data: bytes = b"", *, synced: int | None = None) -> None:
         self.data = bytearray(data)
-        self.synced = len(data)
+        self.synced = len(data) if synced is None else synced
 
 
 class SimDisk:
@@ -36,6 +38,9 @@ class SimDisk:
         self._countdown: int | None = None
         self._room: int | None = None
         self.is_down = False
+        self.on_operation: Callable[[], None] | None = None
+        self.on_crash: Callable[[], None] | None = None
+        self.operations = 0
         self.torn = 0
         """Crashes that lost or damaged unsynced bytes."""
 
@@ -59,11 +64,13 @@ class SimDisk:
             self._tear(self._files[path])
 
     def reopen(self) -> SimDisk:
-        """The same content for the next incarnation."""
+        """The same content for the next incarnation. Without a crash, what was not synced still is not."""
         disk = SimDisk(self._generator)
-        disk._files = {path: _File(bytes(file.data)) for path, file in self._files.items()}
+        disk._files = {path: _File(file.data, synced=file.synced) for path, file in self._files.items()}
         disk._room = self._room
         disk.torn = self.torn
+        disk.operations = self.operations
+        self.is_down = True  # whoever still holds the old incarnation writes into nothing
         return disk
 
     def _tear(self, file: _File) -> None:
@@ -71,6 +78,10 @@ class SimDisk:
         if unsynced == 0:
             return
         self.torn += 1
+        self._lose_some(file, unsynced)
+        file.synced = len(file.data)
+
+    def _lose_some(self, file: _File, unsynced: int) -> None:
         kept = self._generator.randint(0, unsynced)
         del file.data[file.synced + kept :]
         if kept and self._generator.random() < 0.3:
@@ -82,11 +93,16 @@ class SimDisk:
         """A point at which the machine may go down."""
         if self.is_down:
             raise Crash
+        self.operations += 1
+        if self.on_operation is not None:
+            self.on_operation()
         if self._countdown is not None:
             self._countdown -= 1
             if self._countdown <= 0:
                 self._countdown = None
                 self.is_down = True
+                if self.on_crash is not None:
+                    self.on_crash()
                 raise Crash
 
     def _take_room(self, size: int) -> int:

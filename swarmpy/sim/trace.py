@@ -1,0 +1,82 @@
+"""The trace of a simulated run: everything that production code logs, hashed, the last lines kept.
+
+Two runs with the same seed have the same hash, whatever Python's version and hash seed. Tracebacks are kept
+for the reader but not hashed: they name lines of code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import structlog
+
+from swarmpy.sim.process import current_process
+
+LINES_KEPT = 600
+_LEVELS = {"info": "", "debug": "", "warning": "!", "error": "!!", "critical": "!!"}
+_UNHASHED = frozenset({"exc_info", "took_ms"})
+
+
+class Trace:
+    """``record`` for the simulation's own events; the log of production code comes by itself."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._hash = hashlib.sha256()
+        self._began = now()
+        self.lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self.counts: Counter[str] = Counter()
+        """How often each event came up."""
+        self.errors: list[str] = []
+        """What production code logged as an error."""
+
+    def install(self) -> None:
+        """Take in what production code logs, from now on, in this interpreter."""
+        logging.getLogger("pysyncobj").setLevel(logging.CRITICAL)
+        structlog.reset_defaults()
+        structlog.configure(
+            processors=[self._take],
+            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+            logger_factory=_discarding_logger,
+            cache_logger_on_first_use=False,
+        )
+
+    def record(self, event: str, **facts: object) -> None:
+        self._add("world", event, facts)
+
+    def note_random(self, state: object) -> None:
+        """Let the hash cover a generator: two runs that drew differently differ."""
+        self._hash.update(repr(state).encode())
+
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()[:16]
+
+    def _take(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+        process = current_process()
+        name = process.name if process is not None else "world"
+        text = str(event.pop("event"))
+        if method in ("error", "critical", "exception"):
+            self.errors.append(f"{self._now() - self._began:.3f} {name} {text} {_shown(event)}")
+        self._add(name, _LEVELS.get(method, "!!") + text, event)
+        raise structlog.DropEvent
+
+    def _add(self, name: str, event: str, facts: MutableMapping[str, Any]) -> None:
+        self.counts[event] += 1
+        hashed = {key: value for key, value in facts.items() if key not in _UNHASHED}
+        line = f"{self._now() - self._began:10.4f} {name:<10} {event} {_shown(hashed)}"
+        self._hash.update(line.encode())
+        self.lines.append(line if len(hashed) == len(facts) else f"{line} {_shown(facts)}")
+
+
+def _shown(facts: MutableMapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in facts.items())
+
+
+def _discarding_logger(*arguments: object) -> object:
+    """Never written to: every event is taken before."""
+    return structlog.ReturnLogger()
