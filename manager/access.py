@@ -7,7 +7,7 @@ with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
 import grpc.aio
@@ -58,6 +58,9 @@ class Access:
 
     def raft_status(self) -> RaftStatus:
         return self._raft.status()
+
+    def slices(self) -> Iterator[bytes]:
+        return self._store.encode(self._store.freeze())
 
     async def logs(self, selector: LogSelector) -> AsyncGenerator[LogBatch]:
         """Lines of the selected service's or task's containers, as agents send them."""

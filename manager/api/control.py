@@ -7,7 +7,7 @@ none. The composition root implements both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from enum import StrEnum
 from typing import Protocol
 
@@ -149,6 +149,10 @@ class ClusterAccess(Protocol):
     def watch(self) -> Watch: ...
 
     def raft_status(self) -> RaftStatus: ...
+
+    def slices(self) -> Iterator[bytes]:
+        """The whole local store as it is now, encoded slice by slice; later changes leave it alone."""
+        ...
 
     def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]: ...
 

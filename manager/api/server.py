@@ -31,6 +31,7 @@ from manager.api.images import Images
 from manager.api.logs import Logs
 from manager.api.networks import Networks
 from manager.api.nodes import Nodes
+from manager.api.replica import Replica
 from manager.api.services import Services
 from manager.api.swarm import Swarm
 from manager.api.system import System
@@ -127,6 +128,7 @@ def make_app(api: Api) -> web.Application:
         Files(api, Config),
         Images(api),
         Events(api),
+        Replica(api),
     )
     for part in parts:
         for route in part.routes():

@@ -114,6 +114,9 @@ class FakeCluster:
             members=self.members,
         )
 
+    def slices(self) -> Iterator[bytes]:
+        return self.store.encode(self.store.freeze())
+
     async def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]:
         lines = tuple(
             line
