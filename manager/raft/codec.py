@@ -41,6 +41,11 @@ def encode_change(change: Change) -> bytes:
     return pb.RaftMembership(op=op, member=member).SerializeToString(deterministic=True)
 
 
+def membership_command(change: Change) -> bytes:
+    """A change as the log holds it."""
+    return _MEMBERSHIP_PREFIX + encode_change(change)
+
+
 def decode_change(body: bytes) -> Change:
     """Raises ``InvalidArgument`` unless ``body`` is a membership change."""
     try:
@@ -64,9 +69,3 @@ def check_command(command: bytes) -> None:
         decode_change(command[1:])
     elif kind not in (REGULAR, NO_OP):
         raise InvalidArgument(f"a raft entry of kind {kind} is unknown here: is every manager up to date?")
-
-
-def neutralise(entry: Entry) -> Entry:
-    """The entry with its place kept and a membership change taken out of it."""
-    command, index, term = entry
-    return (NO_OP_COMMAND, index, term) if command[:1] == _MEMBERSHIP_PREFIX else entry

@@ -16,7 +16,7 @@ It knows nothing of elections, peers, or snapshots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,10 +66,18 @@ class Journal:
         self._marked = self._synced
 
     @staticmethod
-    def create(disk: Disk, path: Path, identity: Identity, sealer: Sealer) -> None:
-        """Write a fresh log; it exists whole or not at all."""
+    def create(
+        disk: Disk,
+        path: Path,
+        identity: Identity,
+        sealer: Sealer,
+        *,
+        entries: Sequence[Entry] = (FIRST_ENTRY,),
+    ) -> None:
+        """Write a log; it exists whole or not at all. Its term is that of the last entry."""
+        term = entries[-1][2]
         with _translated(path):
-            disk.write_atomic(path, _image(identity, (0, ""), 1, [FIRST_ENTRY], sealer))
+            disk.write_atomic(path, _image(identity, (term, ""), entries[0][1], entries, sealer))
 
     # --- reading
 
@@ -283,7 +291,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _image(
-    identity: Identity, term: tuple[int, str], commit: int, entries: list[Entry], sealer: Sealer
+    identity: Identity, term: tuple[int, str], commit: int, entries: Sequence[Entry], sealer: Sealer
 ) -> bytes:
     parts = [_identity_record(identity), _term_record(*term), _commit_record(commit)]
     parts += [_entry_record(entry, sealer) for entry in entries]

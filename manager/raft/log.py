@@ -129,7 +129,7 @@ class SyncObjLog:
             executor=executor,
             rest=functools.partial(env.clock.rest, config.snapshot_pause_s),
         )
-        loaded = state_files.load(env.disk, config.folder, config.sealer, into=machine, snapshots=snapshotter)
+        loaded = state_files.load(env.disk, config.folder, config.sealer, into=machine)
         parts = Parts(
             journal=loaded.journal,
             snapshotter=snapshotter,

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from manager.raft import snapshot
 from manager.raft.journal import FIRST_ENTRY, Identity, Journal
 from manager.raft.members import members_after
 from manager.raft.proposer import StateMachine
 from manager.raft.sealing import Sealer
 from manager.raft.snapshot import SnapshotHead
-from manager.raft.snapshotter import Snapshotter
 from swarmpy.errors import Corrupt, FailedPrecondition
 from swarmpy.runtime import Disk
 
@@ -50,17 +50,19 @@ def read_identity(disk: Disk, folder: Path, sealer: Sealer) -> Identity:
     return _open_journal(disk, folder, sealer).identity
 
 
-def load(disk: Disk, folder: Path, sealer: Sealer, *, into: StateMachine, snapshots: Snapshotter) -> Loaded:
+def load(disk: Disk, folder: Path, sealer: Sealer, *, into: StateMachine) -> Loaded:
     """Open the log, and restore the snapshot, if any, into the state machine."""
     journal = _open_journal(disk, folder, sealer)
-    if not disk.exists(snapshots.path):
+    path = folder / SNAPSHOT_NAME
+    if not disk.exists(path):
         if journal.first != FIRST_ENTRY[1]:
-            raise Corrupt(f"{snapshots.path} is missing, and {journal.path} starts after it")
+            raise Corrupt(f"{path} is missing, and {journal.path} starts after it")
         start = {m.raft_id: m.address for m in journal.identity.members}
         return Loaded(journal=journal, head=None, members=members_after(start, journal.entries, after=0))
-    head = snapshots.restore(into)
+    head = snapshot.verify(disk, path, sealer)
+    into.restore(snapshot.slices_of(disk, path, sealer))
     if journal.first > head.previous[1]:
-        raise Corrupt(f"{journal.path} starts after its snapshot {snapshots.path}: entries are missing")
+        raise Corrupt(f"{journal.path} starts after its snapshot {path}: entries are missing")
     reconcile(journal, head)
     start = {m.raft_id: m.address for m in head.members}
     members = members_after(start, journal.entries, after=head.last[1])

@@ -11,7 +11,7 @@ from raft_rig import FOLDER, ListMachine, Rig
 from manager.raft.journal import Identity
 from manager.raft.log import SyncObjLog
 from manager.raft.proposer import Member, RaftStatus
-from manager.raft.recover import force_new_cluster
+from manager.raft.recover import Survivor
 from manager.raft.sealing import KEY_BYTES, AesGcmSealer
 from manager.raft.state_files import LOG_NAME, SNAPSHOT_NAME, create
 from swarmpy import limits
@@ -359,9 +359,11 @@ def test_a_survivor_leads_alone_and_keeps_everything() -> None:
         survivor = (await rig.follower()).raft_id
         for name in rig.names:
             await rig.stop(name)
-        me = Member(raft_id="n0b", address="n0b:2377")
-        for _ in range(2):  # it may have been interrupted and started over
-            force_new_cluster(rig.disks[survivor], FOLDER, rig.config.sealer, me)
+        for raft_id in ("n0a", "n0b"):  # it may be done again, before it was ever started
+            me = Member(raft_id=raft_id, address="n0b:2377")
+            stopped = Survivor(rig.disks[survivor], FOLDER, rig.config.sealer, ListMachine())
+            stopped.stand_alone(me)
+            stopped.close()
         rig.disks["n0b"] = rig.disks[survivor]
         alone = await rig.start("n0b")
         await alone.read_barrier()
