@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from signal import SIGTERM
 
 import structlog
@@ -21,7 +20,7 @@ from agent.driver import Driver
 from agent.driver import Node as Machine
 from agent.environment import NodeContext
 from agent.executor.base import Executor
-from agent.journal import IN_MEMORY, Journal
+from agent.journal import Journal
 from agent.link import Link
 from agent.logs import LogPublisher
 from agent.managers import Managers
@@ -35,15 +34,12 @@ from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
 
-JOURNAL_NAME = "agent.db"
-
 
 @dataclass(frozen=True, kw_only=True)
 class AgentConfig:
-    """One agent's settings. ``data_dir`` None keeps the journal in memory, for simulation."""
+    """One agent's settings."""
 
     node_id: NodeId
-    data_dir: Path | None
     managers: tuple[str, ...]
     """``host:port`` of managers, as known from joining; the journal knows fresher ones."""
     describe: Callable[[], NodeDescription]
@@ -70,13 +66,13 @@ class Agent:
         link: Link,
         executor: Executor,
         backend: Backend,
+        journal: Journal,
         on_node: Callable[[Node, bytes], Awaitable[None]] = ignore_node,
         on_removed: Callable[[str], None] = ignore_removal,
-        journal: Journal | None = None,
     ) -> None:
         self._executor = executor
         self._backend = backend
-        self._journal = journal if journal is not None else Journal(journal_path(config.data_dir))
+        self._journal = journal
         self._content = self._journal.load()
         self._managers = Managers((*self._content.managers, *config.managers))
         self._core = Core(NodeContext(node_id=config.node_id, description=config.describe()))
@@ -150,8 +146,7 @@ class Agent:
         finally:
             await self._executor.shut_down()
             await self._backend.shut_down()
-            if self._journal.path != IN_MEMORY:
-                self._journal.close()
+            self._journal.close()
 
     def stop(self, reason: str = "the daemon is being stopped", *, is_returning: bool = True) -> None:
         """End ``run``; tasks run on. The manager is told, and waits, only if we are to return."""
@@ -173,16 +168,9 @@ class Agent:
         return run.task.service_id if run is not None and not run.is_released else None
 
 
-def journal_path(data_dir: Path | None) -> Path:
-    return IN_MEMORY if data_dir is None else data_dir / JOURNAL_NAME
-
-
-async def wipe(executor: Executor, backend: Backend, data_dir: Path) -> None:
+async def wipe(executor: Executor, backend: Backend, journal: Journal) -> None:
     """Take down every task and forget them all: the node leaves its swarm. Only while no agent runs."""
-    path = journal_path(data_dir)
-    journal = Journal(path)
     known = {stored.task.id for stored in journal.load().tasks}  # of ended ones the log is left
-    journal.close()
     await backend.start_up()
     await executor.start_up()
     try:
@@ -194,8 +182,7 @@ async def wipe(executor: Executor, backend: Backend, data_dir: Path) -> None:
     finally:
         await executor.shut_down()
         await backend.shut_down()
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    journal.destroy()
 
 
 async def _take_down(executor: Executor, task_id: TaskId) -> None:

@@ -60,6 +60,7 @@ class Driver:
         self._journal = node.journal
         self._reports = reports
         self._env = env
+        self._thread = env.threads("agent-journal", 1)
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(AGENT_EVENTS_MAX)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -88,6 +89,7 @@ class Driver:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _round(self, tasks: asyncio.TaskGroup) -> None:
         taken = [await self._inbox.get()]
@@ -105,8 +107,11 @@ class Driver:
         for instruction in others:
             self._carry_out(instruction, tasks)
         if self._journal.claim_checkpoint():
-            tasks.create_task(asyncio.to_thread(self._journal.checkpoint))
+            tasks.create_task(self._checkpoint())
         self._arm_timer()
+
+    async def _checkpoint(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._journal.checkpoint)
 
     def _now(self) -> Now:
         return Now(self._env.clock.now(), self._env.clock.monotonic())

@@ -40,6 +40,8 @@ from swarmpy.model.objects import Revision, Task, TaskStatus
 
 log = structlog.get_logger(__name__)
 
+JOURNAL_NAME = "agent.db"
+
 IN_MEMORY = Path(":memory:")
 """A journal without a file, for simulation: there it outlives the agent as an object."""
 
@@ -150,7 +152,20 @@ class Journal:
             log.warning("journal_checkpoint_failed", path=str(self.path), error=str(error))
 
     def close(self) -> None:
+        """Let go of the file. A journal in memory stays: it is all there is."""
+        if self.path != IN_MEMORY:
+            self._connection.close()
+
+    def destroy(self) -> None:
+        """Close it and forget everything."""
+        if self.path == IN_MEMORY:
+            with self._transaction() as connection:
+                for table in ("task", "revision", "manager"):
+                    connection.execute(f"DELETE FROM {table}")
+            return
         self._connection.close()
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:

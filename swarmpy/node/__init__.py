@@ -9,18 +9,23 @@ import gc
 import signal
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 
 from agent.dataplane.linux.backend import LinuxBackend
+from agent.describe import describe
 from agent.executor.native.executor import NativeExecutor
+from agent.journal import Journal
 from manager.api.server import ApiServer
 from swarmpy.config import NodeConfig
 from swarmpy.errors import InvalidArgument, SwarmError
 from swarmpy.lean import return_memory
 from swarmpy.log import configure
 from swarmpy.node.daemon import Daemon, Machine
+from swarmpy.node.images import Images
 from swarmpy.node.lock import locked
+from swarmpy.node.system import read_system
 from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
@@ -76,7 +81,7 @@ async def _until(work: Coroutine[None, None, None], stopping: asyncio.Event) -> 
 
 
 def make_machine(config: NodeConfig, env: Env) -> Machine:
-    """The executor and the network backend that the settings name."""
+    """This machine, with the executor and the network backend that the settings name."""
     if config.executor != NativeExecutor.name:
         raise InvalidArgument(f"unknown executor {config.executor!r}: this version has 'native'")
     netns_dir = config.run_dir / "netns"
@@ -86,6 +91,10 @@ def make_machine(config: NodeConfig, env: Env) -> Machine:
             config.data_dir, cgroup_parent=config.cgroup_parent, hidden=(netns_dir,), clock=env.clock
         ),
         make_backend=lambda: LinuxBackend(run_dir=config.run_dir),
+        open_journal=Journal,
+        describe=partial(describe, hostname=config.hostname, labels=config.labels),
+        read_system=read_system,
+        images=Images(config.data_dir),
     )
 
 

@@ -8,9 +8,10 @@ last: nobody else knows of its cluster before. A joiner writes it first: the clu
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -18,6 +19,7 @@ from agent import identity as identities
 from agent.dataplane.base import Backend
 from agent.executor.base import Executor
 from agent.identity import IdentityFiles
+from agent.journal import Journal
 from manager.api.control import (
     ClusterAccess,
     Image,
@@ -32,13 +34,12 @@ from swarmpy.config import NodeConfig
 from swarmpy.errors import Corrupt, FailedPrecondition, NotInSwarm, Rejected, Retry, Unimplemented
 from swarmpy.limits import JOIN_TIMEOUT_S, SESSION_BACKOFF_MAX_S, START_RETRY_MIN_S
 from swarmpy.model.ids import NodeId
+from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import NodeAvailability
 from swarmpy.node import founding
 from swarmpy.node.addresses import resolve_advertise, resolve_listen, with_port
-from swarmpy.node.images import Images
 from swarmpy.node.part import Part, PartConfig, sentence
 from swarmpy.node.state import NodeState, StateFile
-from swarmpy.node.system import read_system
 from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Env
 
@@ -49,13 +50,44 @@ SWARM_EXISTS = (
 )
 
 
+class Images(Protocol):
+    """The images on this machine; they are there whether the node is in a swarm or not."""
+
+    def prepare(self) -> None:
+        """Called once, before the others."""
+        ...
+
+    async def list(self) -> tuple[Image, ...]: ...
+
+    async def load(self, chunks: AsyncIterator[bytes], *, name: str, filename: str) -> tuple[str, ...]:
+        """Store the images of an archive; the names that they now have."""
+        ...
+
+    async def remove(self, name: str) -> Image: ...
+
+
+class ReadSystem(Protocol):
+    """What this machine is, as ``docker info`` shows it; cheap enough for every call of it."""
+
+    def __call__(self, config: NodeConfig, *, executor: str, tasks: int) -> SystemInfo: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What runs tasks here. Executor and backend live as long as a node's part in a swarm."""
+    """All that this machine is to a daemon. With an Env, nothing else of the world is touched.
+
+    Executor, backend and journal live as long as a node's part in a swarm; each part makes them anew.
+    """
 
     executor_name: str
     make_executor: Callable[[], Executor]
     make_backend: Callable[[], Backend]
+    open_journal: Callable[[Path], Journal]
+    """The agent's journal at this path, empty if there was none. What it holds outlives the daemon."""
+    describe: Callable[[], NodeDescription]
+    """What the node says of itself to the managers; read anew at each call."""
+    read_system: ReadSystem
+    images: Images
 
 
 class Daemon:
@@ -65,7 +97,6 @@ class Daemon:
         self._config = config
         self._env = env
         self._machine = machine
-        self._images = Images(config.data_dir)
         self._identity_files = IdentityFiles(env.disk, config.data_dir / "certificates")
         self._state_file = StateFile(env.disk, config.data_dir)
         self._changing = asyncio.Lock()
@@ -81,7 +112,7 @@ class Daemon:
 
     async def resume(self) -> None:
         """Take up the place in a swarm that is on disk, if any. ``Corrupt`` if it can't be trusted."""
-        self._images.prepare()
+        self._machine.images.prepare()
         identity = self._identity_files.load()
         if identity is None:
             self._forget()  # what a crash in the middle of init, join or leave has left
@@ -144,7 +175,7 @@ class Daemon:
 
     def system(self) -> SystemInfo:
         tasks = self._part.agent.count_tasks() if self._part is not None else 0
-        return read_system(self._config, executor=self._machine.executor_name, tasks=tasks)
+        return self._machine.read_system(self._config, executor=self._machine.executor_name, tasks=tasks)
 
     def cluster(self) -> ClusterAccess | None:
         manager = self._part.manager if self._part is not None else None
@@ -228,15 +259,15 @@ class Daemon:
         raise FailedPrecondition("swarm is not locked")
 
     async def images(self) -> tuple[Image, ...]:
-        return await self._images.list()
+        return await self._machine.images.list()
 
     async def load_image(
         self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
     ) -> tuple[str, ...]:
-        return await self._images.load(chunks, name=name, filename=filename)
+        return await self._machine.images.load(chunks, name=name, filename=filename)
 
     async def remove_image(self, name: str) -> Image:
-        return await self._images.remove(name)
+        return await self._machine.images.remove(name)
 
     # --- inside
 
@@ -246,10 +277,10 @@ class Daemon:
     def _make_part(self, identity: Identity, state: NodeState) -> Part:
         config = PartConfig(
             data_dir=self._config.data_dir,
-            hostname=self._config.hostname,
-            labels=self._config.labels,
             make_executor=self._machine.make_executor,
             make_backend=self._machine.make_backend,
+            open_journal=self._machine.open_journal,
+            describe=self._machine.describe,
             on_fatal=self._end,
             on_removed=self._removed,
         )
@@ -272,7 +303,11 @@ class Daemon:
         self._identity_files.remove()
         self._state_file.remove()
         for name in ("raft", "agent", "certificates"):
-            shutil.rmtree(self._config.data_dir / name, ignore_errors=True)
+            try:
+                self._env.disk.remove_tree(self._config.data_dir / name)
+            except OSError as error:
+                # without the identity it is rubbish, which the next start tries to remove again
+                log.warning("folder_not_removed", name=name, reason=str(error))
 
     def _end(self, reason: str) -> None:
         if not self.fatal.done():

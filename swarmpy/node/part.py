@@ -15,7 +15,6 @@ The agent starts first and never waits for the manager: whatever became of the s
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,9 +25,9 @@ import structlog
 
 from agent.agent import Agent, AgentConfig, wipe
 from agent.dataplane.base import Backend
-from agent.describe import describe
 from agent.executor.base import Executor
 from agent.identity import IdentityFiles, Renewal
+from agent.journal import JOURNAL_NAME, Journal
 from agent.link import GrpcLink
 from swarmpy.errors import NodeRemoved, Rejected, Retry, SwarmError
 from swarmpy.limits import LEAVE_TIMEOUT_S, RENEW_FAILED_S, RENEW_RETRY_MIN_S
@@ -51,17 +50,17 @@ class PartConfig:
     """What a part is made with; executor and backend are made afresh for every part."""
 
     data_dir: Path
-    hostname: str
-    labels: dict[str, str]
     make_executor: Callable[[], Executor]
     make_backend: Callable[[], Backend]
+    open_journal: Callable[[Path], Journal]
+    describe: Callable[[], NodeDescription]
     on_fatal: Callable[[str], None]
     on_removed: Callable[[str], None]
     """The node was removed: its tasks run elsewhere, and it can come back only as another node."""
 
     @property
-    def agent_dir(self) -> Path:
-        return self.data_dir / "agent"
+    def journal(self) -> Path:
+        return self.data_dir / "agent" / JOURNAL_NAME
 
     @property
     def raft_dir(self) -> Path:
@@ -81,19 +80,18 @@ class Part:
         self.manager: Manager | None = None
         self._config = config
         self._env = env
-        config.agent_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.agent = Agent(
             AgentConfig(
                 node_id=identity.node_id,
-                data_dir=config.agent_dir,
                 managers=state.managers,
-                describe=self._describe,
+                describe=config.describe,
                 advertise_addr=state.advertise_addr,
             ),
             env=env,
             link=GrpcLink(lambda: self.identity, env.transport),
             executor=config.make_executor(),
             backend=config.make_backend(),
+            journal=config.open_journal(config.journal),
             on_node=self._node_noticed,
             on_removed=config.on_removed,
         )
@@ -159,7 +157,8 @@ class Part:
         await self.keep_role()  # or the resignation's own demotion would stop the manager that waits for it
         await self._quit_raft()
         await self._stop("the node leaves the swarm", is_returning=False)
-        await wipe(self._config.make_executor(), self._config.make_backend(), self._config.agent_dir)
+        config = self._config
+        await wipe(config.make_executor(), config.make_backend(), config.open_journal(config.journal))
 
     async def _run_agent(self) -> None:
         try:
@@ -266,9 +265,6 @@ class Part:
 
     # --- the certificate and the role
 
-    def _describe(self) -> NodeDescription:
-        return describe(hostname=self._config.hostname, labels=self._config.labels)
-
     async def _node_noticed(self, node: Node, root_ca: bytes) -> None:
         """The cluster's record of this node, as the session tells it."""
         self._wanted_role = Role.of_node(node.role)
@@ -318,8 +314,7 @@ class Part:
 
     def _forget_log(self) -> None:
         """Hold no state of the swarm."""
-        if self._config.raft_dir.exists():
-            shutil.rmtree(self._config.raft_dir)
+        self._env.disk.remove_tree(self._config.raft_dir)
         self._env.disk.remove(self._config.raft_key)
 
 

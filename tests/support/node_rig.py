@@ -16,7 +16,9 @@ from manager_rig import DEADLINE_S, free_address
 from msgspec.structs import replace
 
 from agent.dataplane.fake import FakeBackend, FakeNetwork
+from agent.describe import describe
 from agent.executor.fake import FakeExecutor, FakeMachine
+from agent.journal import Journal
 from manager.api.control import InitRequest, JoinRequest, LocalState
 from manager.store.view import View
 from swarmpy.config import NodeConfig
@@ -26,6 +28,8 @@ from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Node
 from swarmpy.model.states import NodeRole, Owner
 from swarmpy.node.daemon import Daemon, Machine
+from swarmpy.node.images import Images
+from swarmpy.node.system import read_system
 from swarmpy.runtime import AppendFile, Disk, Env, ReadFile, SystemDisk
 
 
@@ -66,6 +70,10 @@ class Host:
             executor_name="fake",
             make_executor=lambda: FakeExecutor(self.machine),
             make_backend=lambda: FakeBackend(self.network),
+            open_journal=Journal,
+            describe=lambda: describe(hostname=self.folder.name),
+            read_system=read_system,
+            images=Images(self.folder),
         )
         self.daemon = Daemon(config, Env(disk=self.disk), machine)
         await self.daemon.resume()

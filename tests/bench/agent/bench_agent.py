@@ -28,6 +28,7 @@ from agent.agent import Agent, AgentConfig, wipe
 from agent.dataplane.linux.backend import LinuxBackend
 from agent.describe import describe
 from agent.executor.native.executor import NativeExecutor
+from agent.journal import JOURNAL_NAME, Journal
 from swarmpy import codec, log
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task
@@ -45,15 +46,14 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.link = FakeLink(["m:1"], leader="m:1", acknowledges=True)
-        config = AgentConfig(
-            node_id=NodeId("node1"), data_dir=folder / "agent", managers=("m:1",), describe=describe
-        )
+        config = AgentConfig(node_id=NodeId("node1"), managers=("m:1",), describe=describe)
         self.agent = Agent(
             config,
             env=Env(),
             link=self.link,
             executor=self.make_executor(),
             backend=self.make_backend(),
+            journal=self.open_journal(),
         )
         self.chain = 0
         self.count = 0
@@ -61,6 +61,9 @@ class Bench:
 
     def make_executor(self) -> NativeExecutor:
         return NativeExecutor(self.folder, cgroup_parent=f"/swarmpy-bench-{os.getpid()}")
+
+    def open_journal(self) -> Journal:
+        return Journal(self.folder / "agent" / JOURNAL_NAME)
 
     def make_backend(self) -> LinuxBackend:
         return LinuxBackend(run_dir=self.folder / "run")
@@ -126,7 +129,7 @@ async def main(rounds: int) -> None:
     finally:
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
-        await wipe(bench.make_executor(), bench.make_backend(), folder / "agent")
+        await wipe(bench.make_executor(), bench.make_backend(), bench.open_journal())
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ from agent.agent import Agent, AgentConfig, wipe
 from agent.dataplane.fake import FakeBackend, FakeNetwork
 from agent.describe import describe
 from agent.executor.fake import FakeExecutor, FakeMachine
+from agent.journal import JOURNAL_NAME, Journal
 from swarmpy import codec
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task
@@ -26,8 +27,15 @@ TASKS = [make_task(number, WEB) for number in (1, 2, 3)]
 
 
 def make_agent(folder: Path, link: FakeLink, machine: FakeMachine, network: FakeNetwork) -> Agent:
-    config = AgentConfig(node_id=NodeId("node1"), data_dir=folder, managers=("m:1",), describe=describe)
-    return Agent(config, env=Env(), link=link, executor=FakeExecutor(machine), backend=FakeBackend(network))
+    config = AgentConfig(node_id=NodeId("node1"), managers=("m:1",), describe=describe)
+    return Agent(
+        config,
+        env=Env(),
+        link=link,
+        executor=FakeExecutor(machine),
+        backend=FakeBackend(network),
+        journal=Journal(folder / JOURNAL_NAME),
+    )
 
 
 @asynccontextmanager
@@ -78,7 +86,7 @@ async def test_restart_and_leave(tmp_path: Path) -> None:
         assert agent.error
     assert set(machine.starts.values()) == {1}
 
-    await wipe(FakeExecutor(machine), FakeBackend(network), tmp_path)
+    await wipe(FakeExecutor(machine), FakeBackend(network), Journal(tmp_path / JOURNAL_NAME))
     assert machine.tasks == {}
     assert machine.logs == {}, "the log of a task that had ended goes too"
     assert network.sandboxes == {}

@@ -45,7 +45,6 @@ class Site:
 
         config = AgentConfig(
             node_id=NodeId("node1"),
-            data_dir=None,
             managers=managers,
             describe=lambda: NodeDescription(hostname=self.hostname),
         )
