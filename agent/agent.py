@@ -121,6 +121,11 @@ class Agent:
         """The tasks, to be read only: for the simulator's checkers and for diagnosis."""
         return self._core
 
+    @property
+    def backlog(self) -> dict[str, int]:
+        """How much waits in each of its queues: for checkers and for diagnosis."""
+        return {**self._driver.backlog, **self._session.backlog}
+
     def count_tasks(self) -> int:
         """Tasks of this node that have not ended."""
         return sum(not is_terminal(run.status.state) for run in self._core.runs.values())

@@ -75,6 +75,11 @@ class Driver:
             events.Restored(tasks=content.tasks, revisions=content.revisions, found=found, attached=attached)
         )
 
+    @property
+    def backlog(self) -> dict[str, int]:
+        """Events that wait for the core."""
+        return {"agent_events": self._inbox.qsize()}
+
     async def post(self, event: Event) -> None:
         """Hand an event to the core; waits while too many are queued."""
         await self._inbox.put(event)

@@ -51,6 +51,10 @@ class Outbox:
         self._due_at = None
 
     @property
+    def backlog(self) -> dict[str, int]:
+        return {"statuses": len(self._statuses), "unacked_batches": len(self._unacked)}
+
+    @property
     def due_at(self) -> float | None:
         """When a batch should be taken; None while there is nothing, or too much is unacknowledged."""
         return self._due_at if len(self._unacked) < STATUS_UNACKED_BATCHES_MAX else None

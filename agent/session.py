@@ -133,6 +133,11 @@ class Session:
             self._outbox.put(task_id, status, self._env.clock.monotonic())
             self._outbox_changed.set()
 
+    @property
+    def backlog(self) -> dict[str, int]:
+        """Statuses that wait, and batches of them that are under way."""
+        return self._outbox.backlog
+
     def drop(self, task_id: TaskId) -> None:
         self._outbox.drop(task_id)
 

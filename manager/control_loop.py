@@ -90,6 +90,11 @@ class ControlLoop:
                 await self._run_once()
                 last_run = self._env.clock.monotonic()
 
+    @property
+    def backlog(self) -> dict[str, int]:
+        """Keys that are to be looked at, now and later."""
+        return {"dirty_keys": len(self._dirty), "wakes": len(self._wakes)}
+
     # --- what is dirty
 
     def _mark_all(self) -> None:

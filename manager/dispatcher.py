@@ -111,6 +111,15 @@ class Dispatcher:
     def session_of(self, node_id: NodeId) -> Session | None:
         return self._sessions.get(node_id)
 
+    @property
+    def backlog(self) -> dict[str, int]:
+        """What waits to be committed, and what waits for the slowest agent."""
+        lengths = {"status_updates": self._updates.qsize(), "doubtful_nodes": len(self._doubtful)}
+        for session in self._sessions.values():
+            for name, length in session.backlog.items():
+                lengths[name] = max(length, lengths.get(name, 0))
+        return lengths
+
     # --- one session
 
     async def serve(

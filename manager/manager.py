@@ -151,6 +151,15 @@ class Manager:
         require_applied(await self._proposer.propose(Batch(groups=(group,), at=self._env.clock.now())))
 
     @property
+    def backlog(self) -> dict[str, int]:
+        """How much waits in each of its queues: for checkers and for diagnosis."""
+        lengths = {**self._store.backlog, **self._raft.backlog}
+        term = self._leader.term
+        if term is not None:
+            lengths |= {**term.loop.backlog, **term.dispatcher.backlog}
+        return lengths
+
+    @property
     def raft_id(self) -> str:
         return self._raft.raft_id
 

@@ -40,6 +40,11 @@ class Session:
         self._closed = asyncio.Event()
 
     @property
+    def backlog(self) -> dict[str, int]:
+        """What is still to be told to the agent."""
+        return {"session_notices": len(self._notices), "session_tasks": len(self._tasks)}
+
+    @property
     def is_closed(self) -> bool:
         return self._closed.is_set()
 

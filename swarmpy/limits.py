@@ -266,6 +266,17 @@ API_STREAM_IDLE_S = 1.0
 REPLICAS_MAX = 100_000
 """Replicas of one service; more is refused as a slip of the keyboard."""
 
+# --- recovery
+RECOVERY_GRACE_S = 30.0
+"""After a cluster was recovered or restored, for agents to find it: tasks of nodes that were there when it
+was lost are not replaced before. Longer than agents wait between two rounds of looking for a manager."""
+BACKUP_PASSPHRASE_BYTES_MIN = 8
+BACKUP_PASSPHRASE_BYTES_MAX = 4096
+BACKUP_SCRYPT_BYTES_MAX = 64 << 20
+"""Memory that making the key of a sealed backup may take."""
+BACKUP_BYTES_MAX = 8 << 30
+"""A backup that a node takes in to restore it."""
+
 # --- command line
 CLIENT_CONNECT_TIMEOUT_S = 5.0
 CLIENT_TIMEOUT_S = 60.0
@@ -277,6 +288,20 @@ PROGRESS_ROWS_MAX = 20
 """Replicas that a progress display shows one by one; more are only counted."""
 DAEMON_START_TIMEOUT_S = 30.0
 DAEMON_START_POLL_S = 0.05
+
+# --- Compose files
+COMPOSE_BYTES_MAX = 4 << 20
+COMPOSE_DEPTH_MAX = 64
+"""How deep lists and maps may be nested, aliases followed."""
+COMPOSE_NODES_MAX = 200_000
+"""Values in one file with every alias written out: a few lines of aliases of aliases can stand for billions."""
+COMPOSE_VALUE_CHARS_MAX = 1 << 20
+"""One value after its variables are put in."""
+COMPOSE_DEFAULTS_DEPTH_MAX = 16
+"""How deep defaults may be nested: ${A:-${B:-...}}"""
+COMPOSE_FILES_MAX = 64
+COMPOSE_PORTS_MAX = 2_000
+"""Ports of one service with every range written out."""
 
 # --- lab
 LAB_HOSTS_MAX = 64
@@ -294,3 +319,19 @@ LAB_POLL_S = 0.02
 LAB_LOG_TAIL_LINES = 15
 LAB_PARALLEL_MAX = 16
 """Hosts that boot, or nodes that join, at a time."""
+
+# --- checkers of the simulator
+SIM_VIOLATIONS_MAX = 200
+"""Violations that are kept in full; more are counted."""
+SIM_VERSIONS_KEPT = 200_000
+"""Versions of the store whose digest is remembered for managers that come later."""
+SIM_STARTS_KEPT = 1_000_000
+"""Tasks whose start, or whose agent's reports, are remembered."""
+SIM_TERMS_KEPT = 10_000
+"""Raft terms whose leader is remembered."""
+SIM_OPERATIONS_MAX = 500_000
+"""Operations of clients in one history; a longer one is undecided."""
+SIM_SEARCH_STEPS_MAX = 500_000
+"""Steps of the search for an order of one object's operations before it is called undecided."""
+SIM_REASONS_MAX = 50
+"""Reasons why a cluster is not quiet that are named at a time."""

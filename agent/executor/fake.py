@@ -65,7 +65,7 @@ class FakeTask:
 
 
 class FakeMachine:
-    """The machine's part. ``starts`` counts how often each task was really started."""
+    """The machine's part. ``starts`` counts each task's real starts; ``on_start`` hears of each."""
 
     def __init__(
         self,
@@ -73,7 +73,9 @@ class FakeMachine:
         clock: Clock | None = None,
         plan: Callable[[Launch], Behaviour] = runs_on,
         script: Callable[[str, str], float] = no_trouble,
+        on_start: Callable[[TaskId], None] = lambda task_id: None,
     ) -> None:
+        self.on_start = on_start
         self.clock = clock if clock is not None else SystemClock()
         self.plan = plan
         self.script = script
@@ -91,6 +93,7 @@ class FakeMachine:
         task.pid = self._pids
         task.started_at = self.clock.now()
         self.starts[task_id] = self.starts.get(task_id, 0) + 1
+        self.on_start(task_id)
         for line in task.behaviour.output:
             self.write_log(task_id, line)
         if task.behaviour.run_s is not None:

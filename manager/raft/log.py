@@ -337,6 +337,11 @@ class SyncObjLog:
             fatal=self._fatal,
         )
 
+    @property
+    def backlog(self) -> dict[str, int]:
+        """Proposals under way: how many, and their bytes."""
+        return {"raft_proposals": len(self._pending), "raft_proposal_bytes": self._pending_bytes}
+
     def subscribe(self, callback: StatusCallback) -> Callable[[], None]:
         self._subscribers[callback] = None
         return lambda: self._subscribers.pop(callback, None)

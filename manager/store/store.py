@@ -75,6 +75,11 @@ class Store:
         self._watches.append(watch)
         return watch
 
+    @property
+    def backlog(self) -> dict[str, int]:
+        """What waits for the slowest watcher."""
+        return {"watch_events": max((watch.backlog for watch in self._watches), default=0)}
+
     # --- reading (View)
 
     @property

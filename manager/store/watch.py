@@ -49,6 +49,11 @@ class Watch:
         self._queue.clear()
         return taken
 
+    @property
+    def backlog(self) -> int:
+        """Notices that wait for the reader."""
+        return len(self._queue)
+
     def close(self) -> None:
         """End the subscription; an iteration under way gets what is queued, then ends."""
         if not self._is_closed:

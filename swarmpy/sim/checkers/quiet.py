@@ -1,0 +1,243 @@
+"""Whether the cluster has come to rest where it should: the reasons why not, one sentence each.
+
+Asked when faults are over and the bound in virtual time has passed, or polled until the list is empty. Looked
+at is everything at once: what the store says, what the machines do, what reconcilers still want.
+
+* Every service has its tasks: one running in each slot, or on each eligible node. What stands in for a
+  running task is one that waits with its reason: for a node, for the end of its restart delay; or the slot is
+  settled, where the restart policy may end one.
+* A machine that is up runs exactly what the store says is to run there, its network holds the endpoints of
+  just that, its node is ready and has a session, and its agent is idle.
+* A node whose machine is down is said to be down.
+* No slot keeps more history than it may, and no reconciler wants anything.
+
+It does not say whether anything was wrong on the way here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from agent.core import Core
+from agent.dataplane.fake import FakeNetwork
+from agent.executor.fake import FakeMachine
+from manager.reconcile import all_reconcilers
+from manager.reconcile.plan import Reconciler
+from manager.schedule.constraint import is_match
+from manager.schedule.filters import is_platform
+from manager.schedule.needs import parsed_or_never
+from manager.store.view import View
+from swarmpy.limits import SIM_REASONS_MAX
+from swarmpy.model.changes import Group, Report
+from swarmpy.model.defaults import (
+    availability,
+    is_global,
+    is_replicated,
+    replicas,
+    restart_policy,
+    task_history_limit,
+)
+from swarmpy.model.ids import NodeId, TaskId, Timestamp
+from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.specs import Placement
+from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
+
+NAME: Final = "quiet"
+
+_ENDED_BY_ITSELF: Final = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeTruth:
+    """What the world knows of one node. ``is_up``: its daemon runs and may reach the managers."""
+
+    node_id: NodeId
+    is_up: bool
+    machine: FakeMachine
+    network: FakeNetwork
+    core: Core | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """``view``: the store of a manager that has applied all that is committed; ``now`` by its clock."""
+
+    view: View
+    now: Timestamp
+    nodes: tuple[NodeTruth, ...] = ()
+
+
+def quiet_reasons(scene: Scene, *, limit: int = SIM_REASONS_MAX) -> list[str]:
+    """Why the cluster is not at rest; empty: it is."""
+    return list(islice(_reasons(scene), limit))
+
+
+def _reasons(scene: Scene) -> Iterator[str]:
+    for truth in scene.nodes:
+        yield from _node_reasons(scene.view, truth)
+    for service in sorted(scene.view.services(), key=lambda each: each.id):
+        yield from _service_reasons(scene.view, service, scene.now)
+    for task in scene.view.tasks():
+        if task.desired_state > TaskState.RUNNING and not _has_ended(task) and _is_ready(scene.view, task):
+            yield f"task {task.id} is still {_name(task.status.state)} and should end"
+    yield from wanted_changes(scene.view, scene.now)
+
+
+# --- services
+
+
+def _service_reasons(view: View, service: Service, now: Timestamp) -> Iterator[str]:
+    slots: dict[int | str, list[Task]] = {}
+    is_per_node = is_global(service.spec)
+    for task in view.tasks_of_service(service.id):
+        if task.desired_state != TaskState.REMOVE:
+            slots.setdefault(task.node_id if is_per_node else task.slot, []).append(task)
+    for tasks in slots.values():
+        tasks.sort(key=lambda task: (task.version, task.id))
+    yield from _history_reasons(view, service, slots.values())
+    if is_replicated(service.spec):
+        if len(slots) != replicas(service.spec):
+            yield f"service {service.id} has {len(slots)} slots and should have {replicas(service.spec)}"
+        for slot in sorted(slots, key=str):
+            yield from _slot_reasons(view, service, slots[slot], now)
+    elif is_per_node:
+        for node in sorted(view.nodes(), key=lambda each: each.id):
+            if node.spec.availability == NodeAvailability.PAUSE:
+                continue
+            tasks = slots.get(node.id, [])
+            if not _is_eligible(service, node):
+                if any(task.desired_state <= TaskState.RUNNING for task in tasks):
+                    yield f"service {service.id} wants a task on node {node.id}, which is not eligible"
+            elif tasks:
+                yield from _slot_reasons(view, service, tasks, now)
+            else:
+                yield f"service {service.id} has no task on node {node.id}"
+
+
+def _slot_reasons(view: View, service: Service, tasks: Sequence[Task], now: Timestamp) -> Iterator[str]:
+    wished = [task for task in tasks if task.desired_state <= TaskState.RUNNING]
+    newest = tasks[-1]
+    where = f"service {service.id} slot {newest.slot or newest.node_id}"
+    if not wished:
+        policy = restart_policy(service.spec.task_template)
+        may_settle = policy.condition != RestartCondition.ANY or policy.max_attempts
+        if not may_settle or newest.status.state not in _ENDED_BY_ITSELF:
+            yield f"{where}: nothing is to run there, newest is task {newest.id}"
+        return
+    if len(wished) > 1:
+        yield f"{where}: {len(wished)} tasks are to run there"
+    for task in wished:
+        if not _is_settled(view, task, now):
+            state, desired = _name(task.status.state), _name(task.desired_state)
+            yield f"{where}: task {task.id} is {state}, and should be {desired}"
+
+
+def _is_settled(view: View, task: Task, now: Timestamp) -> bool:
+    """Whether the task runs where it may, or says what it waits for."""
+    state = task.status.state
+    if state == TaskState.PENDING:
+        return bool(task.status.err)
+    if task.desired_state == TaskState.READY and task.not_before > now:
+        return not _has_ended(task)
+    if state != TaskState.RUNNING or task.desired_state != TaskState.RUNNING:
+        return False
+    node = view.node(task.node_id)
+    is_drained = node is not None and node.spec.availability == NodeAvailability.DRAIN
+    return _is_ready(view, task) and not is_drained
+
+
+def _is_eligible(service: Service, node: Node) -> bool:
+    if node.status.state != NodeState.READY or availability(node.spec) == NodeAvailability.DRAIN:
+        return False
+    placement = service.spec.task_template.placement or Placement()
+    if not is_match(parsed_or_never(placement.constraints), node):
+        return False
+    return not placement.platforms or is_platform(placement.platforms, node.description.platform)
+
+
+def _history_reasons(view: View, service: Service, slots: Iterable[Sequence[Task]]) -> Iterator[str]:
+    limit = task_history_limit(view.cluster())
+    if limit < 0:
+        return
+    attempts = restart_policy(service.spec.task_template).max_attempts
+    kept = max(attempts + 1 if attempts else limit, 1)
+    for tasks in slots:
+        if len(tasks) > kept and any(_has_ended(task) for task in tasks[:-1]):
+            where = tasks[-1].slot or tasks[-1].node_id
+            yield f"service {service.id} slot {where} keeps {len(tasks)} tasks and may keep {kept}"
+
+
+# --- nodes
+
+
+def _node_reasons(view: View, truth: NodeTruth) -> Iterator[str]:
+    node = view.node(truth.node_id)
+    if not truth.is_up:
+        if node is not None and node.status.state != NodeState.DOWN:
+            yield f"node {truth.node_id} has gone and is called {node.status.state}"
+        return
+    if node is not None and (node.status.state != NodeState.READY or not node.status.session_id):
+        yield f"node {truth.node_id} is up and is called {node.status.state}"
+    if truth.core is not None and not truth.core.is_idle:
+        yield f"the agent of node {truth.node_id} is at work"
+    tasks = list(view.tasks_of_node(truth.node_id))
+    wanted = {task.id for task in tasks if _should_run(task)}
+    alive = {task.id for task in tasks if not _has_ended(task)}
+    running = {task_id for task_id, task in truth.machine.tasks.items() if task.pid and task.exit is None}
+    where = f"node {truth.node_id}"
+    yield from _each(running - wanted, f"{where} runs task {{}}, which should not run there")
+    yield from _each(wanted - running, f"{where} does not run task {{}}")
+    yield from _each(truth.machine.tasks.keys() - running - alive, f"{where} holds what is left of task {{}}")
+    endpoints = truth.network.endpoints.keys()
+    yield from _each(endpoints - alive, f"{where} has an endpoint of task {{}}, which has none any more")
+    yield from _each(wanted - endpoints, f"{where} has no endpoint for task {{}}")
+
+
+def _each(task_ids: Iterable[TaskId], sentence: str) -> Iterator[str]:
+    for task_id in sorted(task_ids):
+        yield sentence.format(task_id)
+
+
+def _should_run(task: Task) -> bool:
+    return task.status.state == TaskState.RUNNING and task.desired_state <= TaskState.RUNNING
+
+
+def _has_ended(task: Task) -> bool:
+    return task.status.state > TaskState.RUNNING
+
+
+def _is_ready(view: View, task: Task) -> bool:
+    node = view.node(task.node_id)
+    return node is not None and node.status.state == NodeState.READY
+
+
+def _name(state: TaskState) -> str:
+    return state.name.lower()
+
+
+# --- reconcilers
+
+
+def wanted_changes(
+    view: View, now: Timestamp, reconcilers: Sequence[Reconciler] | None = None
+) -> Iterator[str]:
+    """What any reconciler, asked for everything anew, still wants to change.
+
+    But for the words of why a task waits: what takes up room elsewhere can change which filter is the first
+    to refuse a node, and does not make anybody look again.
+    """
+    for reconciler in all_reconcilers() if reconcilers is None else reconcilers:
+        for key in reconciler.keys(view):
+            plan = reconciler.reconcile(view, key, now)
+            wanted = [group for group in plan.groups if not _is_new_reason(group)]
+            if wanted:
+                yield f"{reconciler.name} {key} wants {len(wanted)} changes: {wanted[:3]}"
+
+
+def _is_new_reason(group: Group) -> bool:
+    return all(
+        isinstance(change, Report) and change.status.state == TaskState.PENDING for change in group.changes
+    )

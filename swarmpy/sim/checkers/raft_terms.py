@@ -1,0 +1,73 @@
+"""One leader per raft term, and no way back.
+
+* A term has one leader, in one life: a member that was restarted leads again only in a new term.
+* A member's term never goes back, also not across restarts: it is on disk before anything is said in it.
+* What a manager holds for committed and has applied never goes back within one life.
+
+A member is its raft id: a manager that joins again is another member, and begins anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from manager.raft.proposer import RaftStatus
+from swarmpy.limits import SIM_TERMS_KEPT
+from swarmpy.sim.checkers.violations import Violations
+
+NAME: Final = "raft"
+
+
+@dataclass(slots=True)
+class _Life:
+    number: int = 0
+    commit: int = 0
+    applied: int = 0
+
+
+class RaftTerms:
+    def __init__(self, violations: Violations, *, limit: int = SIM_TERMS_KEPT) -> None:
+        self._violations = violations
+        self._limit = limit
+        self._leaders: dict[int, tuple[str, str, int]] = {}
+        """Of each term: raft id, manager and life."""
+        self._terms: dict[str, int] = {}
+        self._lives: dict[str, _Life] = {}
+
+    def started(self, name: str) -> None:
+        """The manager of that name begins a life."""
+        self._lives[name] = _Life(number=self._lives.get(name, _Life()).number + 1)
+
+    def status(self, name: str, status: RaftStatus) -> None:
+        life = self._lives.setdefault(name, _Life())
+        raft_id, term = status.raft_id, status.term
+        known_term = self._terms.get(raft_id)
+        if known_term is None and len(self._terms) >= self._limit:
+            del self._terms[next(iter(self._terms))]
+        if known_term is not None and term < known_term:
+            self._add(name, f"member {raft_id} went back from term {known_term} to {term}")
+        else:
+            self._terms[raft_id] = term
+        if status.commit < life.commit:
+            self._add(name, f"what is committed went back from {life.commit} to {status.commit}")
+        if status.applied < life.applied:
+            self._add(name, f"what is applied went back from {life.applied} to {status.applied}")
+        life.commit = max(life.commit, status.commit)
+        life.applied = max(life.applied, status.applied)
+        if status.is_leader:
+            self._note_leader(term, (raft_id, name, life.number))
+
+    def _note_leader(self, term: int, leader: tuple[str, str, int]) -> None:
+        known = self._leaders.get(term)
+        if known is None:
+            if len(self._leaders) >= self._limit:
+                del self._leaders[next(iter(self._leaders))]
+            self._leaders[term] = leader
+        elif known != leader:
+            same = known[0] == leader[0]
+            what = "led again after a restart" if same else "has a second leader"
+            self._add(leader[1], f"term {term} {what}", first=known[0], second=leader[0])
+
+    def _add(self, name: str, sentence: str, **facts: object) -> None:
+        self._violations.add(NAME, sentence, manager=name, **facts)
