@@ -158,6 +158,11 @@ class Daemon:
 
     # --- what the API asks
 
+    @property
+    def part(self) -> Part | None:
+        """To be read only, by the simulation."""
+        return self._part
+
     def local(self) -> LocalNode:
         part = self._part
         if part is None:
