@@ -9,6 +9,7 @@ A pid alone is never trusted: a daemon is (pid, start time), an init is (pid, ma
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -76,8 +77,10 @@ def send(process: Running, number: signal.Signals) -> bool:
     """Signal exactly this process. False if it was gone already."""
     try:
         handle = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.ESRCH, errno.ENOENT, errno.EINVAL):
+            return False  # nobody, or by now a thread of some process
+        raise
     try:
         if start_time(process.pid) != process.start:
             return False

@@ -366,11 +366,11 @@ class NativeExecutor:
 
     def _watch(self, task_id: TaskId, task: _Task, shim: int) -> None:
         """Have the shim's end noticed. A pidfd names the process even if its number is used again."""
-        try:
-            task.watch = os.pidfd_open(shim)
-        except ProcessLookupError:
+        watch = process.open_pidfd(shim)
+        if watch is None:
             self._begin_ending(task_id, task)
             return
+        task.watch = watch
         if folders.lock_holder(self._folder(task_id)) != shim:
             self._unwatch(task)
             self._begin_ending(task_id, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal as signals
 
@@ -13,6 +14,8 @@ from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import Timestamp
 
 _REPORT_BYTES_MAX = 4096
+_NO_PROCESS = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
+"""What pidfd_open says: there is nothing; or there is a thread, as kernels since 6.16 and before say it."""
 _SIGNAL_MASKS = ("SigCgt:", "SigIgn:", "SigBlk:")
 
 
@@ -33,11 +36,20 @@ def raise_unstarted(record: ExitRecord) -> None:
         raise TaskFailed(f"starting container failed: {record['message']}", exit_code=record["code"])
 
 
+def open_pidfd(pid: int) -> int | None:
+    """None if no process has this number: nobody, or by now a thread of some process."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno in _NO_PROCESS:
+            return None
+        raise
+
+
 def send_signal(started: StartRecord, signal: int) -> None:
     """To the very process that was started: its pidfd is opened first, then its start time is compared."""
-    try:
-        fd = os.pidfd_open(started["pid"])
-    except ProcessLookupError:
+    fd = open_pidfd(started["pid"])
+    if fd is None:
         return
     try:
         if process_start(started["pid"]) == started["pid_start"]:
