@@ -38,14 +38,14 @@ IN_FLIGHT = (1, 16, 128, 1024)
 
 
 class Process:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, program: str = "tests.bench.raft.member") -> None:
+        self.folder, self.program = folder, program
         self.start()
 
     def start(self) -> None:
         with open(self.folder / "stderr", "a") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.bench.raft.member", str(self.folder)],
+                [sys.executable, "-m", self.program, str(self.folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

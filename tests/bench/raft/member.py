@@ -14,6 +14,7 @@ import structlog
 
 from manager.raft.grpc_wire import GrpcWire, RaftServicer
 from manager.raft.log import RaftConfig, SyncObjLog
+from manager.raft.proposer import StateMachine
 from manager.raft.sealing import AesGcmSealer
 from swarmpy import pki, rpc
 from swarmpy.errors import Retry
@@ -51,7 +52,7 @@ class Counter:
 
 
 class Member:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machine: StateMachine | None = None) -> None:
         identity = pki.load_identity(
             certificate=(folder / "cert.pem").read_bytes(),
             key=(folder / "key.pem").read_bytes(),
@@ -66,7 +67,7 @@ class Member:
         self._server = rpc.Server(rpc.Trust(identity=identity, join_tokens=JoinTokens()), clock=env.clock)
         wire = GrpcWire(identify=identify, dial=lambda address: rpc.dial(identity, address))
         config = RaftConfig(folder=folder / "raft", sealer=AesGcmSealer(SEALING_KEY, SystemEntropy()))
-        self.log = SyncObjLog.open(config, Counter(), wire, env)
+        self.log = SyncObjLog.open(config, machine or Counter(), wire, env)
         servicer = RaftServicer(wire, self.log, identify=identify)
         raft_pb2_grpc.add_RaftServicer_to_server(servicer, self._server.grpc)
 

@@ -53,11 +53,15 @@ def creations(first: int, count: int) -> bytes:
     return codec.encode(Batch(groups=groups, at=AT, epoch=1))
 
 
-def store_with_service() -> Store:
-    store = Store()
+def service_batch() -> Batch:
     service = Service(id=SERVICE, spec=ServiceSpec(name="web"), revision_id=REVISION)
     group = create(service, Revision(id=REVISION, service_id=SERVICE), Node(id=NODE))
-    assert not store.apply_batch(Batch(groups=(group,), at=AT)).refused
+    return Batch(groups=(group,), at=AT)
+
+
+def store_with_service() -> Store:
+    store = Store()
+    assert not store.apply_batch(service_batch()).refused
     return store
 
 
