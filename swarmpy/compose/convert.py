@@ -1,0 +1,220 @@
+"""Services and networks of a merged document to specs, as docker's stack deploy makes them.
+
+What the cluster cannot run yet is converted too; ``runnable`` says what becomes of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec.structs import replace
+
+from swarmpy.compose import deploy
+from swarmpy.compose.container import container, external_name, full_name
+from swarmpy.compose.fields import Fields
+from swarmpy.compose.stack import IMAGE_LABEL, NAMESPACE_LABEL, NamedFile, NamedNetwork, NamedSpec
+from swarmpy.compose.tree import ComposeError, Mapping
+from swarmpy.errors import Rejected
+from swarmpy.model import validate
+from swarmpy.model.specs import (
+    ContainerSpec,
+    Driver,
+    EndpointSpec,
+    IPAMConfig,
+    IPAMOptions,
+    NetworkAttachmentConfig,
+    NetworkSpec,
+    PortConfig,
+    ServiceSpec,
+    TaskSpec,
+)
+from swarmpy.model.states import EndpointMode, PortProtocol, PublishMode
+
+DEFAULT_NETWORK: Final = "default"
+_MODES: Final = [mode.value for mode in PublishMode if mode]
+_PROTOCOLS: Final = [protocol.value for protocol in PortProtocol if protocol]
+_ENDPOINT_MODES: Final = [mode.value for mode in EndpointMode if mode]
+
+
+def services(document: Mapping, stack: str) -> tuple[NamedSpec, ...]:
+    top = Fields(document, "")
+    return tuple(
+        _service(name, fields, top, stack) for name, fields in sorted(top.each("services"), key=_name)
+    )
+
+
+def _name(pair: tuple[str, Fields]) -> str:
+    return pair[0]
+
+
+def _service(name: str, service: Fields, document: Fields, stack: str) -> NamedSpec:
+    rules = service.fields("deploy") or Fields(Mapping({}, service.node.place), f"{service.path}.deploy")
+    image = container(service, document, stack)
+    logging = service.fields("logging")
+    spec = ServiceSpec(
+        name=f"{stack}_{name}",
+        labels={**rules.pairs("labels"), NAMESPACE_LABEL: stack, IMAGE_LABEL: image.image},
+        task_template=TaskSpec(
+            container_spec=image,
+            resources=deploy.resources(rules),
+            restart_policy=deploy.restart_policy(service, rules),
+            placement=deploy.placement(rules),
+            networks=_attachments(name, service, document, stack),
+            log_driver=None
+            if logging is None
+            else Driver(name=logging.text("driver"), options=logging.pairs("options")),
+        ),
+        mode=deploy.mode(rules),
+        update_config=deploy.update_config(rules, "update_config"),
+        rollback_config=deploy.update_config(rules, "rollback_config"),
+        endpoint_spec=_endpoint(service, rules),
+    )
+    place = document.node.place
+    below = document.fields("services")
+    if below is not None:
+        place = below.place(name)
+    _check(spec, service)
+    places = {f"deploy.{key}": at for key, at in rules.node.key_places.items()}
+    return NamedSpec(name, spec, place, {**places, **service.node.key_places})
+
+
+def _check(spec: ServiceSpec, service: Fields) -> None:
+    """The rules of specs. References to secrets and configs get their ids later: names stand in."""
+    made = spec.task_template.container_spec or ContainerSpec()
+    checked = replace(
+        made,
+        secrets=tuple(replace(reference, secret_id=reference.secret_name) for reference in made.secrets),
+        configs=tuple(replace(reference, config_id=reference.config_name) for reference in made.configs),
+    )
+    try:
+        validate.check_service(
+            replace(spec, task_template=replace(spec.task_template, container_spec=checked))
+        )
+    except Rejected as error:
+        raise ComposeError(service.node.place, f"{service.path}: {error}") from None
+
+
+# --- the endpoint
+
+
+def _endpoint(service: Fields, rules: Fields) -> EndpointSpec:
+    ports = [_port(fields) for fields in service.list_of_fields("ports")]
+    return EndpointSpec(
+        mode=rules.one_of("endpoint_mode", EndpointMode, known=_ENDPOINT_MODES) or EndpointMode.UNSPECIFIED,
+        ports=tuple(sorted(ports, key=lambda port: port.published_port)),
+    )
+
+
+def _port(fields: Fields) -> PortConfig:
+    return PortConfig(
+        name=fields.text("name"),
+        protocol=fields.one_of("protocol", PortProtocol, known=_PROTOCOLS) or PortProtocol.UNSPECIFIED,
+        target_port=fields.whole("target") or 0,
+        published_port=fields.whole("published") or 0,
+        publish_mode=fields.one_of("mode", PublishMode, known=_MODES) or PublishMode.UNSPECIFIED,
+    )
+
+
+# --- networks
+
+
+def _attachments(
+    name: str, service: Fields, document: Fields, stack: str
+) -> tuple[NetworkAttachmentConfig, ...]:
+    """Every service is on the default network unless it names others; its name is an alias on each."""
+    wanted = dict(service.each("networks")) or {
+        DEFAULT_NETWORK: Fields(Mapping({}, service.node.place), f"{service.path}.networks.default")
+    }
+    defined = document.fields("networks")
+    found = []
+    for network, fields in wanted.items():
+        if network != DEFAULT_NETWORK and (defined is None or network not in defined.node.items):
+            raise service.error(
+                "networks", f'names an undefined network "{network}": define it under networks'
+            )
+        found.append(
+            NetworkAttachmentConfig(
+                target=full_name(document, "networks", network, stack),
+                aliases=(*fields.texts("aliases"), name),
+                driver_opts=fields.pairs("driver_opts"),
+            )
+        )
+    return tuple(sorted(found, key=lambda attachment: attachment.target))
+
+
+def networks(document: Mapping, stack: str) -> tuple[NamedNetwork, ...]:
+    """The networks that services use, and those alone."""
+    top = Fields(document, "")
+    used = {
+        network
+        for _, service in top.each("services")
+        for network in [name for name, _ in service.each("networks")] or [DEFAULT_NETWORK]
+    }
+    defined = dict(top.each("networks"))
+    absent = Fields(Mapping({}, document.at("services")), "networks.default")
+    return tuple(_network(name, defined.get(name, absent), top, stack) for name in sorted(used))
+
+
+def _network(name: str, fields: Fields, document: Fields, stack: str) -> NamedNetwork:
+    driver, options = fields.text("driver"), fields.pairs("driver_opts")
+    spec = NetworkSpec(
+        name=full_name(document, "networks", name, stack),
+        labels={**fields.pairs("labels"), NAMESPACE_LABEL: stack},
+        driver_configuration=Driver(name=driver or "overlay", options=options),
+        ipv6_enabled=fields.flag("enable_ipv6") or False,
+        internal=fields.flag("internal") or False,
+        attachable=fields.flag("attachable") or False,
+        ipam_options=_ipam(fields),
+    )
+    return NamedNetwork(name, spec, bool(external_name(fields, name)), fields.node.place)
+
+
+def _ipam(fields: Fields) -> IPAMOptions | None:
+    ipam = fields.fields("ipam")
+    if ipam is None:
+        return None
+    return IPAMOptions(
+        driver=Driver(name=ipam.text("driver"), options=ipam.pairs("options")),
+        configs=tuple(
+            IPAMConfig(
+                subnet=pool.text("subnet"),
+                ip_range=pool.text("ip_range"),
+                gateway=pool.text("gateway"),
+                auxiliary_addresses=pool.pairs("aux_addresses"),
+            )
+            for pool in ipam.list_of_fields("config")
+        ),
+    )
+
+
+# --- secrets and configs
+
+
+def files(document: Mapping, section: str, stack: str) -> tuple[NamedFile, ...]:
+    top = Fields(document, "")
+    return tuple(
+        _file(name, fields, top, section, stack) for name, fields in sorted(top.each(section), key=_name)
+    )
+
+
+def _file(name: str, fields: Fields, document: Fields, section: str, stack: str) -> NamedFile:
+    is_external = bool(external_name(fields, name))
+    sources = [key for key in ("file", "environment", "content", "driver") if fields.has(key)]
+    if is_external == bool(sources) or len(sources) > 1:
+        raise ComposeError(
+            fields.node.place,
+            f"{fields.path} needs exactly one of file, environment, content, driver and external: true",
+        )
+    return NamedFile(
+        name=name,
+        full_name=full_name(document, section, name, stack),
+        labels={**fields.pairs("labels"), NAMESPACE_LABEL: stack},
+        is_external=is_external,
+        place=fields.node.place,
+        path=fields.text("file"),
+        content=fields.text("content"),
+        variable=fields.text("environment"),
+        driver=fields.text("driver"),
+        driver_options=fields.pairs("driver_opts"),
+        template_driver=fields.text("template_driver"),
+    )

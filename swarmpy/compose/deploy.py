@@ -1,0 +1,160 @@
+"""What stands under ``deploy``: mode, placement, resources, restarts, updates."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from swarmpy.compose.fields import Fields
+from swarmpy.model import defaults
+from swarmpy.model.ids import Duration
+from swarmpy.model.specs import (
+    DiscreteGenericResource,
+    GenericResource,
+    Global,
+    GlobalJob,
+    Limits,
+    NamedGenericResource,
+    Placement,
+    PlacementPreference,
+    Replicated,
+    ReplicatedJob,
+    ResourceRequirements,
+    Resources,
+    RestartPolicy,
+    ServiceMode,
+    SpreadOver,
+    UpdateConfig,
+)
+from swarmpy.model.states import FailureAction, RestartCondition, UpdateOrder
+
+_MODES: Final = ["replicated", "global", "replicated-job", "global-job"]
+_CONDITIONS: Final = [condition.value for condition in RestartCondition if condition]
+_ACTIONS: Final = [action.value for action in FailureAction if action]
+_ORDERS: Final = [order.value for order in UpdateOrder if order]
+
+
+def mode(rules: Fields) -> ServiceMode:
+    kind = rules.one_of("mode", str, known=_MODES) or "replicated"
+    replicas = rules.whole("replicas")
+    if replicas is not None and kind.startswith("global"):
+        raise rules.error("replicas", f"can only be used with replicated or replicated-job mode, not {kind}")
+    match kind:
+        case "global":
+            return ServiceMode(global_=Global())
+        case "global-job":
+            return ServiceMode(global_job=GlobalJob())
+        case "replicated-job":
+            return ServiceMode(
+                replicated_job=ReplicatedJob(max_concurrent=replicas, total_completions=replicas)
+            )
+    return ServiceMode(replicated=Replicated(replicas=replicas))
+
+
+def placement(rules: Fields) -> Placement:
+    fields = rules.fields("placement")
+    if fields is None:
+        return Placement()
+    return Placement(
+        constraints=fields.texts("constraints"),
+        preferences=tuple(
+            PlacementPreference(spread=SpreadOver(spread_descriptor=preference.text("spread")))
+            for preference in fields.list_of_fields("preferences")
+        ),
+        max_replicas=fields.whole("max_replicas_per_node") or 0,
+    )
+
+
+def resources(rules: Fields) -> ResourceRequirements:
+    fields = rules.fields("resources")
+    limits = None if fields is None else fields.fields("limits")
+    reservations = None if fields is None else fields.fields("reservations")
+    return ResourceRequirements(
+        limits=None
+        if limits is None
+        else Limits(
+            nano_cpus=limits.cpus("cpus"),
+            memory_bytes=limits.size("memory"),
+            pids=limits.whole("pids") or 0,
+        ),
+        reservations=None
+        if reservations is None
+        else Resources(
+            nano_cpus=reservations.cpus("cpus"),
+            memory_bytes=reservations.size("memory"),
+            generic_resources=tuple(
+                _generic(item) for item in reservations.list_of_fields("generic_resources")
+            ),
+        ),
+    )
+
+
+def _generic(fields: Fields) -> GenericResource:
+    discrete, named = fields.fields("discrete_resource_spec"), fields.fields("named_resource_spec")
+    if discrete is not None and named is None:
+        return GenericResource(
+            discrete_resource_spec=DiscreteGenericResource(
+                kind=discrete.text("kind"), value=discrete.whole("value") or 0
+            )
+        )
+    if named is not None and discrete is None:
+        return GenericResource(
+            named_resource_spec=NamedGenericResource(kind=named.text("kind"), value=named.text("value"))
+        )
+    raise fields.error(
+        "discrete_resource_spec", "or named_resource_spec is needed, one of them, with kind and value"
+    )
+
+
+def restart_policy(service: Fields, rules: Fields) -> RestartPolicy | None:
+    """``restart`` of single machines is read where there is no policy for the swarm."""
+    fields = rules.fields("restart_policy")
+    if fields is None:
+        return _plain_restart(service)
+    return RestartPolicy(
+        condition=fields.one_of("condition", RestartCondition, known=_CONDITIONS)
+        or RestartCondition.UNSPECIFIED,
+        delay=fields.duration("delay"),
+        max_attempts=fields.whole("max_attempts"),
+        window=fields.duration("window"),
+    )
+
+
+def _plain_restart(service: Fields) -> RestartPolicy | None:
+    if not service.has("restart"):
+        return None
+    node = service.node.items["restart"]
+    # an unquoted "no" is text here, but a variable may hold "false"
+    text = "no" if getattr(node, "value", None) is False else service.text("restart")
+    name, _, attempts = text.partition(":")
+    match name:
+        case "no" | "":
+            return None if not attempts else _bad_restart(service, text)
+        case "always" | "unless-stopped" if not attempts:
+            return RestartPolicy(condition=RestartCondition.ANY)
+        case "on-failure" if not attempts:
+            return RestartPolicy(condition=RestartCondition.ON_FAILURE)
+        case "on-failure" if attempts.isascii() and attempts.isdigit() and len(attempts) < 10:
+            return RestartPolicy(condition=RestartCondition.ON_FAILURE, max_attempts=int(attempts))
+    return _bad_restart(service, text)
+
+
+def _bad_restart(service: Fields, text: str) -> RestartPolicy:
+    raise service.error(
+        "restart", f'is no restart policy: "{text}"; write no, always, unless-stopped or on-failure:3'
+    )
+
+
+def update_config(rules: Fields, key: str) -> UpdateConfig | None:
+    fields = rules.fields(key)
+    if fields is None:
+        return None
+    parallelism = fields.whole("parallelism")
+    return UpdateConfig(
+        parallelism=defaults.UPDATE_PARALLELISM if parallelism is None else parallelism,
+        delay=fields.duration("delay") or Duration(0),
+        failure_action=fields.one_of("failure_action", FailureAction, known=_ACTIONS)
+        or FailureAction.UNSPECIFIED,
+        monitor=fields.duration("monitor") or Duration(0),
+        max_failure_ratio=fields.ratio("max_failure_ratio"),
+        order=fields.one_of("order", UpdateOrder, known=_ORDERS) or UpdateOrder.UNSPECIFIED,
+    )

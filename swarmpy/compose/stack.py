@@ -1,0 +1,86 @@
+"""What reading Compose documents gives: a stack of services, and what the user should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Mappings
+from dataclasses import dataclass, field
+
+from swarmpy.compose.tree import Place
+from swarmpy.model.specs import NetworkSpec, ServiceSpec
+
+NAMESPACE_LABEL = "com.docker.stack.namespace"
+IMAGE_LABEL = "com.docker.stack.image"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One Compose file, as the caller read it. ``folder`` is absolute: relative paths start there."""
+
+    file: str
+    text: str
+    folder: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
+class StackWarning:
+    """Something that was asked for and does not happen."""
+
+    place: Place
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSpec:
+    """A service by its name in the file; the spec's own name has the stack's in front. ``places`` says where
+    each of the service's keys stands."""
+
+    name: str
+    spec: ServiceSpec
+    place: Place
+    places: Mappings[str, Place] = field(default_factory=dict)
+
+    def at(self, key: str) -> Place:
+        return self.places.get(key, self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedNetwork:
+    """``spec.name`` is the network's name in the cluster. An external one must exist already."""
+
+    name: str
+    spec: NetworkSpec
+    is_external: bool
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFile:
+    """A secret or a config. Its data is in a file (``path``, absolute), is written out (``content``), is in
+    an environment variable, comes from a driver, or is in the cluster already (external)."""
+
+    name: str
+    full_name: str
+    labels: Mappings[str, str]
+    is_external: bool
+    place: Place
+    path: str = ""
+    content: str = ""
+    variable: str = ""
+    driver: str = ""
+    driver_options: Mappings[str, str] = field(default_factory=dict)
+    template_driver: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Everything in the order of its names."""
+
+    name: str
+    services: tuple[NamedSpec, ...] = ()
+    networks: tuple[NamedNetwork, ...] = ()
+    secrets: tuple[NamedFile, ...] = ()
+    configs: tuple[NamedFile, ...] = ()
+    warnings: tuple[StackWarning, ...] = ()
