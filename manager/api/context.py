@@ -54,6 +54,10 @@ LOCKED: Final = (
     "Swarm is encrypted and needs to be unlocked before it can be used. "
     'Please use "docker swarm unlock" to unlock it.'
 )
+OPEN: Final = (
+    "The change may or may not have been made: no manager could confirm it in time. "
+    "Look at the object before you try again."
+)
 
 log = structlog.get_logger(__name__)
 
@@ -145,12 +149,13 @@ class Api:
                 delay = min(max(error.delay_s, delay * 2), RETRY_DELAY_MAX_S)
                 if clock.monotonic() + delay > deadline:
                     if is_open:
-                        raise OutcomeUnknown(
-                            "The change may or may not have been made: no manager could confirm it in time. "
-                            "Look at the object before you try again."
-                        ) from error
+                        raise OutcomeUnknown(OPEN) from error
                     raise
                 log.info("proposal_repeated", reason=str(error), delay_s=delay)
+            except NotInSwarm as error:  # a manager no more, in the middle of it
+                if is_open:
+                    raise OutcomeUnknown(OPEN) from error
+                raise
             await asyncio.sleep(delay)
 
     # --- answers

@@ -6,7 +6,7 @@ import pytest
 from api_http import Http, spec
 from api_node import FakeCluster
 
-from swarmpy.errors import NoLeader, Unavailable
+from swarmpy.errors import NoLeader, NotInSwarm, Unavailable
 from swarmpy.model.changes import Delete
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Kind
@@ -52,6 +52,17 @@ async def test_no_leader_is_not_said_of_what_may_have_been_made(
     monkeypatch.setattr("manager.api.context.PROPOSE_TIMEOUT_S", 0.2)
     cluster.is_lost_after_commit = True
     cluster.fail_next = [NoLeader() for _ in range(100)]
+    answer = await http.post("/services/create", spec())
+    assert answer.status == 503
+    assert answer.message.startswith("The change may or may not have been made")
+    assert [service.spec.name for service in cluster.store.services()] == ["web"]
+
+
+async def test_a_manager_that_is_demoted_meanwhile_does_not_deny_what_it_may_have_made(
+    http: Http, cluster: FakeCluster
+) -> None:
+    cluster.is_lost_after_commit = True
+    cluster.fail_next = [NotInSwarm("This node is not a swarm manager.")]
     answer = await http.post("/services/create", spec())
     assert answer.status == 503
     assert answer.message.startswith("The change may or may not have been made")
