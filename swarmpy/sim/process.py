@@ -42,7 +42,8 @@ class Process:
         self._stalled_until = 0.0
         self._held: list[asyncio.Handle] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._end_callbacks: list[Callable[[], None]] = []
+        self._end_callbacks: dict[Callable[[], None], None] = {}
+        self._pause_callbacks: list[Callable[[], None]] = []
         self._rate, self._offset = 1.0, 0.0
 
     # --- running in it
@@ -74,25 +75,37 @@ class Process:
             return
         self.is_dead = self.is_held = True
         self._held.clear()
-        callbacks, self._end_callbacks = self._end_callbacks, []
+        callbacks, self._end_callbacks = self._end_callbacks, {}
         for callback in callbacks:
             self._loop.call_soon(callback, context=Context())
 
-    def on_end(self, callback: Callable[[], None]) -> None:
-        """Call it, outside of any process, once this one is killed."""
+    def on_end(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call it, outside of any process, once this one is killed. What is returned takes that back."""
         if self.is_dead:
             self._loop.call_soon(callback, context=Context())
         else:
-            self._end_callbacks.append(callback)
+            self._end_callbacks[callback] = None
+        return lambda: self._end_callbacks.pop(callback, None)
+
+    def on_pause(self, callback: Callable[[], None]) -> None:
+        """Call it, there and then, whenever this one was paused or resumed."""
+        self._pause_callbacks.append(callback)
 
     def pause(self) -> None:
         if self.paused_at is None and not self.is_dead:
             self.paused_at = self._loop.now
             self.is_held = True
+            self._tell_pause()
 
     def resume(self) -> None:
-        self.paused_at = None
-        self._release()
+        if self.paused_at is not None:
+            self.paused_at = None
+            self._release()
+            self._tell_pause()
+
+    def _tell_pause(self) -> None:
+        for callback in self._pause_callbacks:
+            callback()
 
     def stall(self, seconds: float) -> None:
         """Freeze for that long once the present step is over."""
