@@ -11,12 +11,15 @@ at is everything at once: what the store says, what the machines do, what reconc
 * A node whose machine is down is said to be down.
 * No slot keeps more history than it may, and no reconciler wants anything.
 
+Services whose tasks end by themselves for ever are never at rest. The world names them (``unsteady``): of
+those only the number of slots is judged, and that no two tasks are wanted in one.
+
 It does not say whether anything was wrong on the way here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -40,7 +43,7 @@ from swarmpy.model.defaults import (
     restart_policy,
     task_history_limit,
 )
-from swarmpy.model.ids import NodeId, TaskId, Timestamp
+from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import Placement
 from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
@@ -68,6 +71,7 @@ class Scene:
     view: View
     now: Timestamp
     nodes: tuple[NodeTruth, ...] = ()
+    unsteady: frozenset[ServiceId] = frozenset()
 
 
 def quiet_reasons(scene: Scene, *, limit: int = SIM_REASONS_MAX) -> list[str]:
@@ -77,19 +81,22 @@ def quiet_reasons(scene: Scene, *, limit: int = SIM_REASONS_MAX) -> list[str]:
 
 def _reasons(scene: Scene) -> Iterator[str]:
     for truth in scene.nodes:
-        yield from _node_reasons(scene.view, truth)
+        yield from _node_reasons(scene, truth)
     for service in sorted(scene.view.services(), key=lambda each: each.id):
-        yield from _service_reasons(scene.view, service, scene.now)
+        yield from _service_reasons(scene, service)
     for task in scene.view.tasks():
+        if task.service_id in scene.unsteady:
+            continue
         if task.desired_state > TaskState.RUNNING and not _has_ended(task) and _is_ready(scene.view, task):
             yield f"task {task.id} is still {_name(task.status.state)} and should end"
-    yield from wanted_changes(scene.view, scene.now)
+    yield from wanted_changes(scene.view, scene.now, ignored=scene.unsteady)
 
 
 # --- services
 
 
-def _service_reasons(view: View, service: Service, now: Timestamp) -> Iterator[str]:
+def _service_reasons(scene: Scene, service: Service) -> Iterator[str]:
+    view = scene.view
     slots: dict[int | str, list[Task]] = {}
     is_per_node = is_global(service.spec)
     for task in view.tasks_of_service(service.id):
@@ -97,12 +104,13 @@ def _service_reasons(view: View, service: Service, now: Timestamp) -> Iterator[s
             slots.setdefault(task.node_id if is_per_node else task.slot, []).append(task)
     for tasks in slots.values():
         tasks.sort(key=lambda task: (task.version, task.id))
-    yield from _history_reasons(view, service, slots.values())
+    if service.id not in scene.unsteady:
+        yield from _history_reasons(view, service, slots.values())
     if is_replicated(service.spec):
         if len(slots) != replicas(service.spec):
             yield f"service {service.id} has {len(slots)} slots and should have {replicas(service.spec)}"
         for slot in sorted(slots, key=str):
-            yield from _slot_reasons(view, service, slots[slot], now)
+            yield from _slot_reasons(scene, service, slots[slot])
     elif is_per_node:
         for node in sorted(view.nodes(), key=lambda each: each.id):
             if node.spec.availability == NodeAvailability.PAUSE:
@@ -112,25 +120,26 @@ def _service_reasons(view: View, service: Service, now: Timestamp) -> Iterator[s
                 if any(task.desired_state <= TaskState.RUNNING for task in tasks):
                     yield f"service {service.id} wants a task on node {node.id}, which is not eligible"
             elif tasks:
-                yield from _slot_reasons(view, service, tasks, now)
+                yield from _slot_reasons(scene, service, tasks)
             else:
                 yield f"service {service.id} has no task on node {node.id}"
 
 
-def _slot_reasons(view: View, service: Service, tasks: Sequence[Task], now: Timestamp) -> Iterator[str]:
+def _slot_reasons(scene: Scene, service: Service, tasks: Sequence[Task]) -> Iterator[str]:
     wished = [task for task in tasks if task.desired_state <= TaskState.RUNNING]
     newest = tasks[-1]
     where = f"service {service.id} slot {newest.slot or newest.node_id}"
+    if len(wished) > 1:
+        yield f"{where}: {len(wished)} tasks are to run there"
+    if service.id in scene.unsteady:
+        return
     if not wished:
         policy = restart_policy(service.spec.task_template)
         may_settle = policy.condition != RestartCondition.ANY or policy.max_attempts
         if not may_settle or newest.status.state not in _ENDED_BY_ITSELF:
             yield f"{where}: nothing is to run there, newest is task {newest.id}"
-        return
-    if len(wished) > 1:
-        yield f"{where}: {len(wished)} tasks are to run there"
     for task in wished:
-        if not _is_settled(view, task, now):
+        if not _is_settled(scene.view, task, scene.now):
             state, desired = _name(task.status.state), _name(task.desired_state)
             yield f"{where}: task {task.id} is {state}, and should be {desired}"
 
@@ -173,7 +182,8 @@ def _history_reasons(view: View, service: Service, slots: Iterable[Sequence[Task
 # --- nodes
 
 
-def _node_reasons(view: View, truth: NodeTruth) -> Iterator[str]:
+def _node_reasons(scene: Scene, truth: NodeTruth) -> Iterator[str]:
+    view = scene.view
     node = view.node(truth.node_id)
     if not truth.is_up:
         if node is not None and node.status.state != NodeState.DOWN:
@@ -181,18 +191,24 @@ def _node_reasons(view: View, truth: NodeTruth) -> Iterator[str]:
         return
     if node is not None and (node.status.state != NodeState.READY or not node.status.session_id):
         yield f"node {truth.node_id} is up and is called {node.status.state}"
-    if truth.core is not None and not truth.core.is_idle:
+    everything = view.tasks_of_node(truth.node_id)
+    tasks = [task for task in everything if task.service_id not in scene.unsteady]
+    restless = {task.id for task in everything if task.service_id in scene.unsteady}
+    if truth.core is not None and not truth.core.is_idle and not restless:
         yield f"the agent of node {truth.node_id} is at work"
-    tasks = list(view.tasks_of_node(truth.node_id))
     wanted = {task.id for task in tasks if _should_run(task)}
     alive = {task.id for task in tasks if not _has_ended(task)}
     running = {task_id for task_id, task in truth.machine.tasks.items() if task.pid and task.exit is None}
     where = f"node {truth.node_id}"
-    yield from _each(running - wanted, f"{where} runs task {{}}, which should not run there")
+    yield from _each(running - wanted - restless, f"{where} runs task {{}}, which should not run there")
     yield from _each(wanted - running, f"{where} does not run task {{}}")
-    yield from _each(truth.machine.tasks.keys() - running - alive, f"{where} holds what is left of task {{}}")
+    yield from _each(
+        truth.machine.tasks.keys() - running - alive - restless, f"{where} holds what is left of task {{}}"
+    )
     endpoints = truth.network.endpoints.keys()
-    yield from _each(endpoints - alive, f"{where} has an endpoint of task {{}}, which has none any more")
+    yield from _each(
+        endpoints - alive - restless, f"{where} has an endpoint of task {{}}, which has none any more"
+    )
     yield from _each(wanted - endpoints, f"{where} has no endpoint for task {{}}")
 
 
@@ -222,15 +238,21 @@ def _name(state: TaskState) -> str:
 
 
 def wanted_changes(
-    view: View, now: Timestamp, reconcilers: Sequence[Reconciler] | None = None
+    view: View,
+    now: Timestamp,
+    *,
+    reconcilers: Sequence[Reconciler] | None = None,
+    ignored: Collection[str] = (),
 ) -> Iterator[str]:
     """What any reconciler, asked for everything anew, still wants to change.
 
     But for the words of why a task waits: what takes up room elsewhere can change which filter is the first
-    to refuse a node, and does not make anybody look again.
+    to refuse a node, and does not make anybody look again. Keys in ``ignored`` are not asked for.
     """
     for reconciler in all_reconcilers() if reconcilers is None else reconcilers:
         for key in reconciler.keys(view):
+            if key in ignored:
+                continue
             plan = reconciler.reconcile(view, key, now)
             wanted = [group for group in plan.groups if not _is_new_reason(group)]
             if wanted:
