@@ -13,8 +13,10 @@ from contextlib import aclosing
 import grpc.aio
 
 from manager.api.control import LogBatch, LogLine, LogSelector
+from manager.backup import backup_of
 from manager.leader import Leader
 from manager.proposer import Proposer
+from manager.raft.members import node_of
 from manager.raft.proposer import RaftLog, RaftStatus
 from manager.servicers import leader_address
 from manager.store.store import Store
@@ -61,6 +63,11 @@ class Access:
 
     def slices(self) -> Iterator[bytes]:
         return self._store.encode(self._store.freeze())
+
+    def backup(self, now: Timestamp) -> Iterator[bytes]:
+        status = self._raft.status()
+        node_id = NodeId(node_of(status.raft_id))
+        return backup_of(self._store, node_id=node_id, now=now, term=status.term)
 
     async def logs(self, selector: LogSelector) -> AsyncGenerator[LogBatch]:
         """Lines of the selected service's or task's containers, as agents send them."""

@@ -93,6 +93,23 @@ class JoinRequest(Value, frozen=True, kw_only=True):
     availability: NodeAvailability = NodeAvailability.UNSPECIFIED
 
 
+class RecoverRequest(Value, frozen=True, kw_only=True):
+    """The body of ``POST /swarmpy/recover``. Addresses that are not given stay as they are."""
+
+    force: bool = False
+    """Also while the managers have a quorum."""
+    listen_addr: str = ""
+    advertise_addr: str = ""
+
+
+class RestoreRequest(Value, frozen=True, kw_only=True):
+    """What comes with a backup to ``POST /swarmpy/restore``."""
+
+    listen_addr: str = ""
+    advertise_addr: str = ""
+    availability: NodeAvailability = NodeAvailability.UNSPECIFIED
+
+
 class Image(Value, frozen=True, kw_only=True):
     """One image on this node. ``id`` is its digest, ``sha256:…``."""
 
@@ -156,6 +173,10 @@ class ClusterAccess(Protocol):
 
     def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]: ...
 
+    def backup(self, now: Timestamp) -> Iterator[bytes]:
+        """A backup of the local store as it is at the call, piece by piece."""
+        ...
+
 
 class NodeControl(Protocol):
     """The daemon itself."""
@@ -176,6 +197,14 @@ class NodeControl(Protocol):
 
     async def leave(self, *, force: bool) -> None:
         """The API has refused already what a manager may not do without ``force``."""
+        ...
+
+    async def recover(self, request: RecoverRequest) -> NodeId:
+        """Make this manager its cluster's only one, from what it holds. Nothing is changed if it raises."""
+        ...
+
+    async def restore(self, request: RestoreRequest, chunks: AsyncIterator[bytes]) -> NodeId:
+        """Make this node, which is in no swarm, the only manager of the cluster that a backup is of."""
         ...
 
     async def unlock(self, key: str) -> None: ...

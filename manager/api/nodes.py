@@ -15,19 +15,17 @@ from manager.api import requests, texts
 from manager.api.context import Api
 from manager.api.lookup import find
 from manager.raft.proposer import RaftStatus
+from manager.removed import refusing
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, Stale
 from swarmpy.model import validate
 from swarmpy.model.changes import Change, Delete, Update
-from swarmpy.model.defaults import node_cert_expiry
-from swarmpy.model.ids import SECOND_NS, Timestamp
-from swarmpy.model.objects import Cluster, Kind, Node, RemovedNode
+from swarmpy.model.ids import Timestamp
+from swarmpy.model.objects import Kind, Node
 from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import NodeRole, NodeState
 
 FILTERS = frozenset({"id", "name", "label", "node.label", "engine.label", "role", "membership"})
-REMOVED_NODE_MARGIN_NS = 7 * 24 * 3600 * SECOND_NS
-"""A removed node's certificate is refused until a week after it must have expired."""
 
 
 class Nodes:
@@ -128,13 +126,7 @@ def remove(
     cluster = view.cluster()
     if cluster is None:
         raise texts.not_found("the cluster object is not there yet; try again")
-    return (Update(object=_refusing(cluster, node, now)), Delete(kind=Kind.NODE, id=node.id))
-
-
-def _refusing(cluster: Cluster, node: Node, now: Timestamp) -> Cluster:
-    expires_at = Timestamp(now + node_cert_expiry(cluster) + REMOVED_NODE_MARGIN_NS)
-    kept = tuple(r for r in cluster.removed_nodes if r.expires_at > now and r.node_id != node.id)
-    return replace(cluster, removed_nodes=(*kept, RemovedNode(node_id=node.id, expires_at=expires_at)))
+    return (Update(object=refusing(cluster, (node.id,), now)), Delete(kind=Kind.NODE, id=node.id))
 
 
 def _is_wanted(node: Node, wanted: requests.Filters) -> bool:

@@ -31,6 +31,7 @@ from manager.api.images import Images
 from manager.api.logs import Logs
 from manager.api.networks import Networks
 from manager.api.nodes import Nodes
+from manager.api.recovery import Recovery
 from manager.api.replica import Replica
 from manager.api.services import Services
 from manager.api.swarm import Swarm
@@ -119,6 +120,7 @@ def make_app(api: Api) -> web.Application:
     parts = (
         System(api),
         Swarm(api),
+        Recovery(api),
         Nodes(api),
         Services(api),
         Logs(api),

@@ -8,6 +8,8 @@ address is tried from here, because a member that the leader can't reach would c
 
 If both ends call each other at the same time, the stream that the larger raft id opened stays, so that both
 keep the same one; a newer stream from the same side replaces an older one. What frames mean is decided above.
+A manager whose certificate is refused as that of a removed node takes no further part in raft: so managers
+that a recovered cluster has dropped cannot come back as a cluster of their own.
 """
 # ruff: noqa: N802 - the names of calls are the wire's
 
@@ -29,6 +31,7 @@ from swarmpy import limits
 from swarmpy.errors import (
     AlreadyExists,
     FailedPrecondition,
+    NodeRemoved,
     NoLeader,
     NotLeader,
     PermissionDenied,
@@ -143,6 +146,8 @@ class GrpcWire:
                 await self._run(connection, receiver)
                 stream.cancel()
         except grpc.aio.AioRpcError as error:
+            if isinstance(error_from_rpc(error), NodeRemoved):
+                receiver.removed()
             log.debug("raft peer not reached", peer=peer, address=address, reason=error.details())
         except (SwarmError, TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError) as error:
             log.debug("raft peer not reached", peer=peer, address=address, reason=str(error))

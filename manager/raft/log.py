@@ -397,6 +397,9 @@ class SyncObjLog:
             log.warning("raft frame refused", peer=peer, reason=str(error))
             self._wire.drop(peer)
 
+    def removed(self) -> None:
+        self._guard(self._core.removed_here)
+
     # --- driving
 
     def _on_timer(self) -> None:

@@ -1,4 +1,4 @@
-"""The frame that log and snapshot files share: magic, kind, length, CRC, payload.
+"""The frame that log, snapshot and backup files share: magic, kind, length, CRC, payload.
 
 A frame is valid or it is not; what an invalid one means (a torn tail, damage) its reader decides. The CRC
 covers kind and length too, so that a flipped length is not believed.
@@ -29,6 +29,9 @@ class Kind(IntEnum):
     SNAPSHOT_HEAD = 16
     SNAPSHOT_SLICE = 17
     SNAPSHOT_END = 18
+    BACKUP_HEAD = 24
+    BACKUP_SLICE = 25
+    BACKUP_END = 26
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from manager.raft import snapshot
 from manager.raft.codec import NO_OP_COMMAND, REGULAR, REGULAR_PREFIX, Change, Entry, membership_command
 from manager.raft.journal import FIRST_ENTRY, Identity, Journal
 from manager.raft.proposer import Member, StateMachine
@@ -98,8 +97,3 @@ def found_from(
     disk.replace(side, folder / SNAPSHOT_NAME)
     identity = Identity(raft_id=member.raft_id, members=(member,))
     Journal.create(disk, folder / LOG_NAME, identity, sealer, entries=log)
-
-
-def write_state(disk: Disk, path: Path, sealer: Sealer, head: SnapshotHead, slices: Iterable[bytes]) -> None:
-    """A snapshot file of its own, durable when this returns."""
-    snapshot.write(disk, path, snapshot.frames(head, slices), sealer)

@@ -7,9 +7,11 @@ On the wire the same frames travel in the clear, because every manager seals wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from manager.raft.codec import Entry
 from manager.raft.proposer import Member
@@ -19,6 +21,8 @@ from swarmpy.errors import Corrupt
 from swarmpy.limits import RAFT_SNAPSHOT_CHUNK_BYTES
 from swarmpy.pb import raft_pb2 as pb
 from swarmpy.runtime import Disk, ReadFile
+
+T = TypeVar("T")
 
 Frame = tuple[Kind, bytes]
 """A record in the clear."""
@@ -36,12 +40,20 @@ class SnapshotHead:
 
 def frames(head: SnapshotHead, slices: Iterable[bytes]) -> Iterator[Frame]:
     """All records of a snapshot."""
-    yield Kind.SNAPSHOT_HEAD, _encode_head(head)
+    yield head_frame(head)
     count = 0
     for part in slices:
         count += 1
         yield Kind.SNAPSHOT_SLICE, part
-    yield Kind.SNAPSHOT_END, pb.RaftSnapshotEnd(slices=count).SerializeToString()
+    yield end_frame(count)
+
+
+def head_frame(head: SnapshotHead) -> Frame:
+    return Kind.SNAPSHOT_HEAD, _encode_head(head)
+
+
+def end_frame(slices: int) -> Frame:
+    return Kind.SNAPSHOT_END, pb.RaftSnapshotEnd(slices=slices).SerializeToString()
 
 
 def seal_frame(frame: Frame, sealer: Sealer) -> bytes:
@@ -65,7 +77,7 @@ def write(disk: Disk, path: Path, content: Iterable[Frame], sealer: Sealer) -> N
     file.close()
 
 
-def read(disk: Disk, path: Path, sealer: Sealer) -> Iterator[Frame]:
+def read(disk: Disk, path: Path, sealer: Sealer) -> Generator[Frame]:
     """The records of a snapshot in the clear, up to its end; raises ``Corrupt`` where it is damaged."""
     file = disk.open(path)
     try:
@@ -96,6 +108,41 @@ def verify(disk: Disk, path: Path, sealer: Sealer) -> SnapshotHead:
     if head is None:
         raise Corrupt(f"{path} is not a raft snapshot")
     return head
+
+
+def load(
+    disk: Disk,
+    path: Path,
+    sealer: Sealer,
+    decode: Callable[[Iterable[bytes]], T],
+    *,
+    rest: Callable[[], None] = lambda: None,
+) -> tuple[SnapshotHead, T]:
+    """Head and decoded state, read once; ``Corrupt`` unless all of it is there and undamaged.
+
+    May run in a thread: ``rest`` is called after each slice.
+    """
+    content = read(disk, path, sealer)
+    with closing(content):
+        kind, payload = next(content)
+        if kind != Kind.SNAPSHOT_HEAD:
+            raise Corrupt(f"{path} is not a raft snapshot")
+        slices = _counted(content, path, rest)
+        state = decode(slices)
+        for _ in slices:
+            raise Corrupt(f"{path} holds more than its state")
+        return decode_head(payload), state
+
+
+def _counted(content: Iterator[Frame], path: Path, rest: Callable[[], None]) -> Iterator[bytes]:
+    count = 0
+    for kind, payload in content:
+        if kind == Kind.SNAPSHOT_SLICE:
+            count += 1
+            yield payload
+            rest()
+        elif kind == Kind.SNAPSHOT_HEAD or pb.RaftSnapshotEnd.FromString(payload).slices != count:
+            raise Corrupt(f"{path} lacks some of its slices")
 
 
 def slices_of(disk: Disk, path: Path, sealer: Sealer) -> Iterator[bytes]:

@@ -33,6 +33,10 @@ class Receiver(Protocol):
 
     def receive(self, peer: str, frame: pb.RaftFrame) -> None: ...
 
+    def removed(self) -> None:
+        """A manager of this cluster has said that this one's node was removed from it."""
+        ...
+
 
 class Wire(Protocol):
     async def start(self, receiver: Receiver) -> None: ...

@@ -20,6 +20,7 @@ from agent.dataplane.base import Backend
 from agent.executor.base import Executor
 from agent.identity import IdentityFiles
 from agent.journal import Journal
+from manager.api.context import NO_SWARM, SWARM_EXISTS
 from manager.api.control import (
     ClusterAccess,
     Image,
@@ -28,10 +29,12 @@ from manager.api.control import (
     LocalNode,
     LocalState,
     Peer,
+    RecoverRequest,
+    RestoreRequest,
     SystemInfo,
 )
 from swarmpy.config import NodeConfig
-from swarmpy.errors import Corrupt, FailedPrecondition, NotInSwarm, Rejected, Retry, Unimplemented
+from swarmpy.errors import Corrupt, FailedPrecondition, NotInSwarm, Rejected, Retry
 from swarmpy.limits import JOIN_TIMEOUT_S, SESSION_BACKOFF_MAX_S, START_RETRY_MIN_S
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import NodeDescription
@@ -44,10 +47,6 @@ from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
-
-SWARM_EXISTS = (
-    'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.'
-)
 
 
 class Images(Protocol):
@@ -120,8 +119,11 @@ class Daemon:
         state = self._state_file.load()
         if state is None:
             raise Corrupt(f"{self._config.data_dir} has an identity but no state.json: restore it, or leave")
-        part = self._make_part(identity, state)
-        self._part, self._state = part, LocalState.PENDING
+        await self._take_up(self._make_part(identity, state))
+
+    async def _take_up(self, part: Part) -> None:
+        """Be the part from now on, also if it can't be started just now."""
+        self._part, self._state, self._error = part, LocalState.PENDING, ""
         try:
             await part.start()
         except (Retry, Rejected) as error:
@@ -187,8 +189,12 @@ class Daemon:
         return manager.access if manager is not None and self._state is LocalState.ACTIVE else None
 
     async def init(self, request: InitRequest) -> NodeId:
-        if request.force_new_cluster:
-            raise Unimplemented("--force-new-cluster is not supported yet")
+        if request.force_new_cluster and self._part is not None:
+            return await self.recover(
+                RecoverRequest(
+                    force=True, listen_addr=request.listen_addr, advertise_addr=request.advertise_addr
+                )
+            )
         async with self._alone():
             listen = resolve_listen(request.listen_addr or self._config.listen_address)
             advertise = resolve_advertise(request.advertise_addr or self._config.advertise_address, listen)
@@ -255,10 +261,59 @@ class Daemon:
         async with self._changing:
             part = self._part
             if part is None:
-                raise NotInSwarm("This node is not part of a swarm")
+                raise NotInSwarm(NO_SWARM)
             await _cancel(self._retrying)
             await self._undo(part)
             log.info("swarm_left", node_id=part.identity.node_id)
+
+    async def recover(self, request: RecoverRequest) -> NodeId:
+        from swarmpy.node import recovery
+
+        async with self._changing:
+            part = self._part
+            if part is None:
+                raise NotInSwarm(NO_SWARM)
+            recovery.check_survivor(part, self._state, self._error, self._env)
+            if not request.force:
+                await recovery.check_lost(self.cluster())
+            state = self._addresses(request, part.state)
+            await _cancel(self._retrying)
+            await part.stop("this manager becomes its cluster's only one")
+            alone = self._make_part(part.identity, state)
+            try:
+                if state != part.state:
+                    self._state_file.save(state)
+                config = alone.manager_config()
+                await recovery.stand_alone(config, part.identity.node_id, self._config.hostname, self._env)
+            finally:
+                await self._take_up(alone)
+            await recovery.wait_leading(alone.manager)
+            log.info("swarm_recovered", node_id=part.identity.node_id)
+            return part.identity.node_id
+
+    async def restore(self, request: RestoreRequest, chunks: AsyncIterator[bytes]) -> NodeId:
+        from swarmpy.node import recovery  # what a manager is made of: most nodes do without
+
+        async with self._alone():
+            state = self._addresses(request, None)
+            try:
+                restored = await recovery.receive(request, chunks, self._config, state, self._env)
+                self._state_file.save(state)
+                self._identity_files.save(restored.identity)
+            except BaseException:
+                self._forget()
+                raise
+            part = self._make_part(restored.identity, state)
+            self._part, self._state = part, LocalState.PENDING
+            try:
+                await part.start()
+                await recovery.wait_leading(part.manager)
+            except BaseException:
+                await self._undo(part)
+                raise
+            self._state = LocalState.ACTIVE
+            log.info("swarm_restored", node_id=restored.identity.node_id)
+            return restored.identity.node_id
 
     async def unlock(self, key: str) -> None:
         raise FailedPrecondition("swarm is not locked")
@@ -278,6 +333,16 @@ class Daemon:
 
     def _alone(self) -> _Alone:
         return _Alone(self)
+
+    def _addresses(self, request: RecoverRequest | RestoreRequest, known: NodeState | None) -> NodeState:
+        """The addresses that were asked for, else those known, else those of the settings."""
+        listen = request.listen_addr or (known.listen_addr if known else self._config.listen_address)
+        listen = resolve_listen(listen)
+        advertise = request.advertise_addr
+        advertise = advertise or (known.advertise_addr if known else self._config.advertise_address)
+        advertise = resolve_advertise(advertise, listen)
+        managers = known.managers if known else (advertise,)
+        return NodeState(listen_addr=listen, advertise_addr=advertise, managers=managers)
 
     def _make_part(self, identity: Identity, state: NodeState) -> Part:
         config = PartConfig(

@@ -55,16 +55,21 @@ def make_cluster(wish: Wish, env: Env) -> tuple[Cluster, Node, Identity]:
         role=NodeRole.MANAGER,
         description=NodeDescription(hostname=wish.hostname),
     )
-    key, csr = pki.create_csr(entropy.token_bytes(pki.KEY_BYTES))
-    certificate = pki.issue_certificate(
-        root,
-        csr,
-        Subject(node_id=node.id, role=Role.MANAGER, cluster_id=cluster.id),
-        validity=pki.validity_from(now, node_cert_expiry(cluster)),
-        serial=entropy.token_bytes(pki.SERIAL_BYTES),
-    )
-    identity = pki.load_identity(certificate=certificate, key=key, roots=root.ca_cert)
+    identity = issue_own(cluster, node.id, env)
     return cluster, node, identity
+
+
+def issue_own(cluster: Cluster, node_id: NodeId, env: Env) -> Identity:
+    """A manager's identity for this node, signed here: whoever has the cluster has its root's key."""
+    key, csr = pki.create_csr(env.entropy.token_bytes(pki.KEY_BYTES))
+    certificate = pki.issue_certificate(
+        cluster.root_ca,
+        csr,
+        Subject(node_id=node_id, role=Role.MANAGER, cluster_id=cluster.id),
+        validity=pki.validity_from(env.clock.now(), node_cert_expiry(cluster)),
+        serial=env.entropy.token_bytes(pki.SERIAL_BYTES),
+    )
+    return pki.load_identity(certificate=certificate, key=key, roots=cluster.root_ca.ca_cert)
 
 
 async def record(manager: Manager, cluster: Cluster, node: Node, *, advertise_addr: str) -> None:

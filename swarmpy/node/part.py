@@ -114,7 +114,7 @@ class Part:
         """Write the log of a new cluster's first manager, and start that manager; the agent comes later."""
         from manager import manager as managers
 
-        managers.found(self._manager_config(), self.identity.node_id, self._env)
+        managers.found(self.manager_config(), self.identity.node_id, self._env)
         await self._align()
 
     async def start(self) -> None:
@@ -181,22 +181,15 @@ class Part:
 
     # --- the manager
 
-    def _manager_config(self) -> ManagerConfig:
+    def manager_config(self) -> ManagerConfig:
         from manager.manager import ManagerConfig
 
         return ManagerConfig(
             folder=self._config.raft_dir,
-            key=self._raft_key(),
+            key=raft_key(self._config.raft_key, self._env),
             listen_addr=self.state.listen_addr,
             advertise_addr=self.state.advertise_addr,
         )
-
-    def _raft_key(self) -> bytes:
-        path, disk = self._config.raft_key, self._env.disk
-        if not disk.exists(path):
-            disk.make_dirs(path.parent)
-            disk.write_atomic(path, self._env.entropy.token_bytes(RAFT_KEY_BYTES))
-        return disk.read(path)
 
     async def _align(self) -> None:
         async with self._aligning:
@@ -214,7 +207,7 @@ class Part:
     async def _start_manager(self) -> None:
         from manager import manager as managers
 
-        config = self._manager_config()
+        config = self.manager_config()
         if not managers.has_log(config, self._env):
             await managers.prepare_entry(config, self.identity, self._env, self.agent.managers)
         manager = managers.Manager(
@@ -258,7 +251,7 @@ class Part:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
                 if self.manager is not None:
                     await self.manager.resign(self.identity.node_id)
-                elif managers.has_log(config := self._manager_config(), self._env):
+                elif managers.has_log(config := self.manager_config(), self._env):
                     await managers.withdraw(config, self.identity, self._env, self.agent.managers)
         except (TimeoutError, SwarmError) as error:
             log.warning("resignation_failed", reason=str(error) or "timed out")
@@ -316,6 +309,14 @@ class Part:
         """Hold no state of the swarm."""
         self._env.disk.remove_tree(self._config.raft_dir)
         self._env.disk.remove(self._config.raft_key)
+
+
+def raft_key(path: Path, env: Env) -> bytes:
+    """The key that seals this node's raft log, made if there is none."""
+    if not env.disk.exists(path):
+        env.disk.make_dirs(path.parent)
+        env.disk.write_atomic(path, env.entropy.token_bytes(RAFT_KEY_BYTES))
+    return env.disk.read(path)
 
 
 def sentence(error: BaseException) -> str:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from swarmpy.pb import changes_pb2 as swarmpy_dot_v1_dot_changes__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarmpy/v1/store.proto\x12\nswarmpy.v1\x1a\x18swarmpy/v1/changes.proto\"x\n\tStoreHead\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07objects\x18\x04 \x01(\x03\x12*\n\x08requests\x18\x05 \x03(\x0b\x32\x18.swarmpy.v1.StoreRequest\"H\n\x0cStoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x13.swarmpy.v1.Appliedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16swarmpy/v1/store.proto\x12\nswarmpy.v1\x1a\x18swarmpy/v1/changes.proto\"x\n\tStoreHead\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\x03\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0f\n\x07objects\x18\x04 \x01(\x03\x12*\n\x08requests\x18\x05 \x03(\x0b\x32\x18.swarmpy.v1.StoreRequest\"H\n\x0cStoreRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12$\n\x07\x61pplied\x18\x02 \x01(\x0b\x32\x13.swarmpy.v1.Applied\"\xb7\x01\n\nBackupHead\x12\x0e\n\x06\x66ormat\x18\x01 \x01(\x03\x12\x17\n\x0fswarmpy_version\x18\x02 \x01(\t\x12\x12\n\ncluster_id\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x10\n\x08taken_at\x18\x05 \x01(\x03\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12\x0c\n\x04term\x18\x07 \x01(\x04\x12*\n\x07sealing\x18\x08 \x01(\x0b\x32\x19.swarmpy.v1.BackupSealing\"C\n\rBackupSealing\x12\x0c\n\x04salt\x18\x01 \x01(\x0c\x12\x0e\n\x06log2_n\x18\x02 \x01(\r\x12\t\n\x01r\x18\x03 \x01(\r\x12\t\n\x01p\x18\x04 \x01(\r\"+\n\tBackupEnd\x12\x0e\n\x06slices\x18\x01 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,4 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STOREHEAD']._serialized_end=184
   _globals['_STOREREQUEST']._serialized_start=186
   _globals['_STOREREQUEST']._serialized_end=258
+  _globals['_BACKUPHEAD']._serialized_start=261
+  _globals['_BACKUPHEAD']._serialized_end=444
+  _globals['_BACKUPSEALING']._serialized_start=446
+  _globals['_BACKUPSEALING']._serialized_end=513
+  _globals['_BACKUPEND']._serialized_start=515
+  _globals['_BACKUPEND']._serialized_end=558
 # @@protoc_insertion_point(module_scope)

@@ -78,3 +78,105 @@ class StoreRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StoreRequest: _TypeAlias = StoreRequest  # noqa: Y015
+
+@_typing.final
+class BackupHead(_message.Message):
+    """--- a backup: a line of text, then framed records: this head, slices of the snapshot of the store, the end"""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    SWARMPY_VERSION_FIELD_NUMBER: _builtins.int
+    CLUSTER_ID_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    TAKEN_AT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    SEALING_FIELD_NUMBER: _builtins.int
+    format: _builtins.int
+    swarmpy_version: _builtins.str
+    cluster_id: _builtins.str
+    node_id: _builtins.str
+    """Of the manager that wrote it."""
+    taken_at: _builtins.int
+    """Nanoseconds since 1970."""
+    version: _builtins.int
+    """The store's version that all of it is of."""
+    term: _builtins.int
+    """Raft's term then."""
+    @_builtins.property
+    def sealing(self) -> Global___BackupSealing:
+        """Absent: the slices are in the clear."""
+
+    def __init__(
+        self,
+        *,
+        format: _builtins.int = ...,
+        swarmpy_version: _builtins.str = ...,
+        cluster_id: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        taken_at: _builtins.int = ...,
+        version: _builtins.int = ...,
+        term: _builtins.int = ...,
+        sealing: Global___BackupSealing | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sealing", b"sealing"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "format", b"format", "node_id", b"node_id", "sealing", b"sealing", "swarmpy_version", b"swarmpy_version", "taken_at", b"taken_at", "term", b"term", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupHead: _TypeAlias = BackupHead  # noqa: Y015
+
+@_typing.final
+class BackupSealing(_message.Message):
+    """How the key comes from the passphrase: scrypt with these parameters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SALT_FIELD_NUMBER: _builtins.int
+    LOG2_N_FIELD_NUMBER: _builtins.int
+    R_FIELD_NUMBER: _builtins.int
+    P_FIELD_NUMBER: _builtins.int
+    salt: _builtins.bytes
+    log2_n: _builtins.int
+    r: _builtins.int
+    p: _builtins.int
+    def __init__(
+        self,
+        *,
+        salt: _builtins.bytes = ...,
+        log2_n: _builtins.int = ...,
+        r: _builtins.int = ...,
+        p: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log2_n", b"log2_n", "p", b"p", "r", b"r", "salt", b"salt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupSealing: _TypeAlias = BackupSealing  # noqa: Y015
+
+@_typing.final
+class BackupEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLICES_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    slices: _builtins.int
+    digest: _builtins.bytes
+    """SHA-256 of everything before this record."""
+    def __init__(
+        self,
+        *,
+        slices: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "slices", b"slices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BackupEnd: _TypeAlias = BackupEnd  # noqa: Y015

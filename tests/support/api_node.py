@@ -24,9 +24,12 @@ from manager.api.control import (
     LogBatch,
     LogLine,
     LogSelector,
+    RecoverRequest,
+    RestoreRequest,
     SystemInfo,
 )
 from manager.api.server import ApiServer
+from manager.backup import backup_of
 from manager.raft.proposer import Member, RaftStatus
 from manager.store.store import Store
 from manager.store.view import View
@@ -117,6 +120,9 @@ class FakeCluster:
     def slices(self) -> Iterator[bytes]:
         return self.store.encode(self.store.freeze())
 
+    def backup(self, now: Timestamp) -> Iterator[bytes]:
+        return backup_of(self.store, node_id=FIRST, now=now, term=1)
+
     async def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]:
         lines = tuple(
             line
@@ -201,6 +207,8 @@ class FakeNode:
         self.stored: list[Image] = []
         self.joined: list[JoinRequest] = []
         self.join_error: SwarmError | None = None
+        self.recovered: list[RecoverRequest] = []
+        self.restored: list[tuple[RestoreRequest, bytes]] = []
 
     def local(self) -> LocalNode:
         return self.state
@@ -254,6 +262,14 @@ class FakeNode:
     async def leave(self, *, force: bool) -> None:
         self.access = FakeCluster()
         self.state = LocalNode()
+
+    async def recover(self, request: RecoverRequest) -> NodeId:
+        self.recovered.append(request)
+        return FIRST
+
+    async def restore(self, request: RestoreRequest, chunks: AsyncIterator[bytes]) -> NodeId:
+        self.restored.append((request, b"".join([chunk async for chunk in chunks])))
+        return FIRST
 
     async def unlock(self, key: str) -> None:
         self.state = replace(self.state, state=LocalState.ACTIVE)

@@ -10,7 +10,7 @@ from manager_rig import until
 from node_rig import FailingDisk, Host, hosts_in
 
 from manager.api import nodes as api_nodes
-from manager.api.control import InitRequest, JoinRequest, LocalState
+from manager.api.control import JoinRequest, LocalState
 from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument, NotInSwarm, SwarmError, Unavailable
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import NodeRole, NodeState, TaskState
@@ -169,14 +169,6 @@ async def test_a_join_that_takes_too_long_is_undone_also_in_raft(
         assert access is not None
         await until(lambda: len(access.raft_status().members) == 1)
         await first.propose()
-
-
-async def test_force_new_cluster_is_refused_for_now(tmp_path: Path) -> None:
-    async with hosts_in(tmp_path, 1) as (host,):
-        with pytest.raises(SwarmError, match="not supported yet"):
-            await host.running.init(InitRequest(force_new_cluster=True))
-        with pytest.raises(NotInSwarm):
-            await host.running.leave(force=True)
 
 
 # --- restarts
