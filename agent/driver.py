@@ -181,7 +181,9 @@ class Driver:
 
     async def _operate(self, operation: Operation) -> None:
         try:
-            outcome = await self._call(operation)
+            outcome: events.Outcome = await self._call(operation)
+            if self._env.buggify("driver.outcome_lost"):
+                outcome = _failed(operation, "a fault point lost the outcome", is_final=False)
         except TaskRejected as error:
             outcome = _failed(operation, str(error), is_final=True)
         except TaskFailed as error:

@@ -334,6 +334,8 @@ class Session:
     async def _read(self, stream: SessionStream, address: str, tasks: asyncio.TaskGroup) -> None:
         while (message := await stream.receive()) is not None:
             await self._take(message, address, tasks)
+            if self._env.buggify("session.ends"):
+                raise _Over("a fault point ended the session")
         raise _Over("the manager ended the session")
 
     async def _take(self, message: pb.ManagerMessage, address: str, tasks: asyncio.TaskGroup) -> None:

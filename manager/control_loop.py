@@ -125,7 +125,8 @@ class ControlLoop:
                 case Resync():
                     self._mark_all()
                 case Commit():
-                    pass
+                    if self._env.buggify("control_loop.resync"):
+                        self._mark_all()
         now = self._env.clock.now()
         while self._wakes and self._wakes[0][0] <= now:
             at, woken = heapq.heappop(self._wakes)
@@ -167,7 +168,7 @@ class ControlLoop:
             key = next(iter(self._dirty))
             del self._dirty[key]
             self._plan_key(run, key)
-            if clock.monotonic() >= deadline:
+            if clock.monotonic() >= deadline or self._env.buggify("control_loop.slice_over"):
                 break
         return run
 

@@ -270,6 +270,8 @@ class Dispatcher:
 
     async def _write(self, session: Session, send: Send) -> None:
         while True:
+            if self._env.buggify("dispatcher.resync"):
+                session.resync()
             for message in session.next_messages(self._store):
                 await send(message)
             if session.is_closed:
@@ -405,7 +407,8 @@ class Dispatcher:
         while True:
             updates = [await self._updates.get()]
             count = len(updates[0].statuses)
-            while count < BATCH_GROUPS_MAX and not self._updates.empty():
+            most = 1 if self._env.buggify("dispatcher.small_batch") else BATCH_GROUPS_MAX
+            while count < most and not self._updates.empty():
                 updates.append(self._updates.get_nowait())
                 count += len(updates[-1].statuses)
             await self._commit_reports(_report_groups(updates))

@@ -275,12 +275,15 @@ class SyncObjCore(SyncObj):
         self._was_leader = self._isLeader()
         term = self.raftCurrentTerm if self._isLeader() else None
         self.reads.finish(term=term, others=self._other_ids(), applied=self.raftLastApplied)
-        if self.journal.entry_bytes > limits.RAFT_LOG_BYTES_MAX:
+        is_large = self.journal.entry_bytes > limits.RAFT_LOG_BYTES_MAX
+        if is_large or self._env.buggify("raft.snapshot_early"):
             self.forceLogCompaction()
 
     def submit(self, entry: bytes, settled: Settled) -> None:
         """Propose an entry of the state machine; ``settled`` is called from a later tick."""
-        self._applyCommand(entry, _adapted(settled), codec.REGULAR)
+        is_lost = self._env.buggify("raft.answer_lost")
+        told: Settled = (lambda *_: settled(Verdict.UNKNOWN, None)) if is_lost else settled
+        self._applyCommand(entry, _adapted(told), codec.REGULAR)
 
     def submit_change(self, change: Change, settled: Settled) -> None:
         node = RaftNode(change.raft_id, change.address)

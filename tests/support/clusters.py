@@ -40,7 +40,7 @@ from swarmpy.model.specs import (
     TaskSpec,
 )
 from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner
-from swarmpy.runtime import Env
+from swarmpy.runtime import Env, never
 
 EPOCH_START = Timestamp(1_700_000_000 * SECOND_NS)
 
@@ -80,9 +80,22 @@ class SeededEntropy:
         return make_id(self.token_bytes(ID_BYTES))
 
 
-def seeded_env(seed: int = 1) -> Env:
+@dataclass
+class Firing:
+    """``Env.buggify`` with one fault point that fires so many times."""
+
+    name: str
+    left: int = 1
+
+    def __call__(self, name: str) -> bool:
+        fires = name == self.name and self.left > 0
+        self.left -= fires
+        return fires
+
+
+def seeded_env(seed: int = 1, *, fault_point: Firing | None = None) -> Env:
     """Real clocks, seeded entropy: for tests of shells."""
-    return Env(entropy=SeededEntropy(random.Random(seed)))
+    return Env(entropy=SeededEntropy(random.Random(seed)), buggify=fault_point or never)
 
 
 def apply(store: Store, *changes: Change, owner: Owner = Owner.API, at: Timestamp = EPOCH_START) -> None:

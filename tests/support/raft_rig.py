@@ -14,7 +14,7 @@ from manager.raft.log import RaftConfig, SyncObjLog, create_joined
 from manager.raft.proposer import Member, RaftLog
 from manager.raft.sealing import NoSealer, Sealer
 from manager.raft.state_files import create
-from swarmpy.runtime import Env
+from swarmpy.runtime import Env, never
 from swarmpy.sim.clock import SimClock, SimEntropy
 from swarmpy.sim.disk import SimDisk
 from swarmpy.sim.loop import SimLoop
@@ -43,8 +43,11 @@ class ListMachine:
     def encode(self, frozen: Any) -> Iterator[bytes]:
         yield from frozen
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
-        self.entries = list(chunks)
+    def load(self, chunks: Iterable[bytes]) -> object:
+        return list(chunks)
+
+    def adopt(self, loaded: Any) -> None:
+        self.entries = loaded
         self.restores += 1
 
 
@@ -75,6 +78,7 @@ class Rig:
             snapshot_entries=snapshot_entries,
             snapshot_pause_s=0,
         )
+        self.fault_point: Callable[[str], bool] = never
         self.names = [f"n{i}" for i in range(nodes)]
         self.members = tuple(Member(raft_id=name, address=f"{name}:2377") for name in self.names)
         self.disks = {name: SimDisk(self.random) for name in self.names}
@@ -102,7 +106,15 @@ class Rig:
             self.loop.close()
 
     def env(self, name: str) -> Env:
-        return Env(clock=SimClock(self.loop), entropy=SimEntropy(self.random), disk=self.disks[name])
+        return Env(
+            clock=SimClock(self.loop),
+            entropy=SimEntropy(self.random),
+            disk=self.disks[name],
+            buggify=self._fires,
+        )
+
+    def _fires(self, name: str) -> bool:
+        return self.fault_point(name)
 
     async def start(self, name: str) -> SyncObjLog:
         self.machines[name] = ListMachine()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
-from agent_rig import Rig, in_virtual_time, make_revision, make_task
+from agent_rig import Rig, in_virtual_time, loop_env, make_revision, make_task
+from clusters import Firing
 
 from agent import events
 from agent.executor.base import Launch
@@ -118,6 +120,27 @@ async def test_passing_trouble_is_outlasted() -> None:
     await rig.wait_state(TaskState.SHUTDOWN, task.id)
     await rig.wait_quiet()
     assert not any(failures.values())
+    await rig.crash()
+
+
+@in_virtual_time
+async def test_a_fault_point_has_operations_repeated() -> None:
+    """Each may be: the task is started once all the same, and taken down."""
+    point = Firing("driver.outcome_lost", 0)
+    rig = Rig(env=replace(loop_env(), buggify=point))
+    await rig.start()
+    for number in range(1, 6):
+        point.left = number
+        task = make_task(number, WEB)
+        await rig.post(rig.manager.assign(task, revision=WEB))
+        await rig.wait_state(TaskState.RUNNING, task.id)
+        await rig.wait_quiet()
+        assert rig.machine.starts[task.id] == 1
+        point.left += 2
+        await rig.post(rig.manager.order(task.id, TaskState.SHUTDOWN))
+        await rig.wait_state(TaskState.SHUTDOWN, task.id)
+        await rig.wait_quiet()
+        assert point.left == 0
     await rig.crash()
 
 

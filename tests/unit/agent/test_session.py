@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent_rig import DEADLINE_S, FakeManager, in_virtual_time, loop_env, make_revision, make_task
+from clusters import Firing
 from fake_link import HEARTBEAT_S, FakeLink
 
 from agent.agent import Agent, AgentConfig
@@ -21,6 +22,7 @@ from swarmpy.model.objects import Node, NodeDescription, Revision, Task, TaskSta
 from swarmpy.model.states import NodeRole, TaskState
 from swarmpy.pb import dispatcher_pb2 as pb
 from swarmpy.pb import types_pb2
+from swarmpy.runtime import never
 
 WEB = make_revision()
 THREE = ["m1:2377", "m2:2377", "m3:2377"]
@@ -37,6 +39,7 @@ class Site:
     notices: list[tuple[Node, bytes]] = field(default_factory=list)
     removals: list[str] = field(default_factory=list)
     hostname: str = "host1"
+    buggify: Callable[[str], bool] = never
     chain: int = 0
 
     def make_agent(self, managers: tuple[str, ...] = ("m1:2377",)) -> Agent:
@@ -50,7 +53,7 @@ class Site:
         )
         return Agent(
             config,
-            env=loop_env(),
+            env=replace(loop_env(), buggify=self.buggify),
             link=self.link,
             executor=FakeExecutor(self.machine),
             backend=FakeBackend(self.network),
@@ -179,6 +182,18 @@ async def test_a_manager_that_breaks_costs_a_session_and_no_more() -> None:
             site.link.sessions[-1].cut(error)
         await wait(lambda: len(site.link.sessions) == 3)
         assert agent.manager_addr == "m1:2377"
+
+
+@in_virtual_time
+async def test_a_fault_point_costs_a_session_and_no_more() -> None:
+    site = Site(FakeLink(["m1:2377"], leader="m1:2377"), buggify=Firing("session.ends"))
+    async with site.running() as agent:
+        await wait(lambda: agent.manager_addr != "")
+        site.assign()
+        await wait(lambda: len(site.link.sessions) == 2 and agent.manager_addr != "")
+        site.assign()
+        await asyncio.sleep(5)
+        assert len(site.link.sessions) == 2
 
 
 @in_virtual_time

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
-from clusters import apply, make_service, scaled, seeded_env, store_with
+from clusters import Firing, apply, make_service, scaled, seeded_env, store_with
 from msgspec.structs import replace
 
 from manager import proposer as proposer_module
@@ -105,9 +105,12 @@ class CountingProposer(RaftProposer):
 
 
 @asynccontextmanager
-async def running(store: Store, toy: OneTaskEach) -> AsyncIterator[CountingProposer]:
+async def running(
+    store: Store, toy: OneTaskEach, fault_point: Firing | None = None
+) -> AsyncIterator[CountingProposer]:
     proposer = CountingProposer(store)
-    loop = ControlLoop(store, proposer, seeded_env(), reconcilers=[toy], epoch=1)
+    env = seeded_env(fault_point=fault_point)
+    loop = ControlLoop(store, proposer, env, reconcilers=[toy], epoch=1)
     task = asyncio.create_task(loop.run())
     try:
         yield proposer
@@ -151,6 +154,29 @@ async def test_a_run_of_many_keys_is_one_proposal() -> None:
     async with running(store, toy) as proposer:
         await until(lambda: len(store.tasks()) == 40)
     assert len(proposer.batches) == 1
+
+
+async def test_a_fault_point_ends_a_run_after_one_key() -> None:
+    """What is left is planned at once, in the next run."""
+    services = tuple(make_service(f"s{number}", replicas=2) for number in range(5))
+    store, toy = store_with(services=services), OneTaskEach()
+    async with running(store, toy, Firing("control_loop.slice_over", 2)) as proposer:
+        await until(lambda: len(store.tasks()) == 10)
+    assert [len(batch.groups) for batch in proposer.batches] == [2, 2, 6]
+
+
+async def test_a_fault_point_makes_every_key_dirty_as_an_overflow_does() -> None:
+    store = store_with(services=(make_service("web", replicas=1), make_service("db", replicas=0)))
+    toy, point = OneTaskEach(), Firing("control_loop.resync", 0)
+    async with running(store, toy, point):
+        await until(lambda: len(store.tasks()) == 1)
+        toy.calls.clear()
+        point.left = 1
+        stored = store.service(ServiceId("web-s"))
+        assert stored is not None
+        apply(store, Update(object=scaled(stored, 2)))
+        await until(lambda: len(store.tasks()) == 2 and "db-s" in toy.calls)
+    assert point.left == 0
 
 
 async def test_one_key_that_raises_does_not_stop_the_others_and_is_tried_again() -> None:

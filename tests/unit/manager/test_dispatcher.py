@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from clusters import apply, make_service, memory_proposer, seeded_env, store_with
+from clusters import Firing, apply, make_service, memory_proposer, seeded_env, store_with
 from msgspec.structs import replace
 
 from manager.dispatcher import Dispatcher
 from manager.reconcile.nodes import RESTARTING_MESSAGE
+from manager.store.events import Commit
 from manager.store.store import Store
 from swarmpy import codec
 from swarmpy.errors import PermissionDenied
@@ -60,10 +61,12 @@ class ScriptedAgent:
 
 
 @asynccontextmanager
-async def dispatching(store: Store, *, epoch: int = 1) -> AsyncIterator[Dispatcher]:
+async def dispatching(
+    store: Store, *, epoch: int = 1, fault_point: Firing | None = None
+) -> AsyncIterator[Dispatcher]:
     log, proposer = memory_proposer(store)
     await log.start()
-    dispatcher = Dispatcher(store, proposer, seeded_env(), epoch=epoch)
+    dispatcher = Dispatcher(store, proposer, seeded_env(fault_point=fault_point), epoch=epoch)
     running = asyncio.create_task(dispatcher.run())
     try:
         yield dispatcher
@@ -204,6 +207,45 @@ async def test_statuses_are_committed_then_acknowledged() -> None:
         assert own.status.state is TaskState.RUNNING
         assert foreign is not None
         assert foreign.status.state is TaskState.ASSIGNED, "an agent speaks for its own tasks only"
+
+
+async def test_a_fault_point_sends_everything_again() -> None:
+    store, point = store_with(services=(make_service("web"),)), Firing("dispatcher.resync", 0)
+    async with dispatching(store, fault_point=point) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: bool(agent.of_kind("assignments")))
+        for name, is_forced in (("t1", False), ("t2", True), ("t3", False)):
+            told = len(agent.of_kind("assignments"))
+            point.left = int(is_forced)
+            add_task(store, name)
+            await until(lambda told=told: len(agent.of_kind("assignments")) > told)  # type: ignore[misc]
+        updates = [message.assignments for message in agent.of_kind("assignments")][-3:]
+    kinds = [pb.AssignmentUpdate.INCREMENTAL, pb.AssignmentUpdate.COMPLETE, pb.AssignmentUpdate.INCREMENTAL]
+    assert [update.type for update in updates] == kinds
+    assert [change.task.id for change in updates[1].changes if change.HasField("task")] == ["t1", "t2"]
+    assert updates[2].applies_to == updates[1].results_in
+
+
+async def test_a_fault_point_commits_one_agents_statuses_alone() -> None:
+    """Two agents report while a commit is under way: one or two more commits."""
+    for times, commits in ((0, 2), (3, 3)):
+        store = store_with(nodes=2, services=(make_service("web"),))
+        for number, node in enumerate((NODE, NodeId("node-2"), NODE)):
+            add_task(store, f"t{number}", node)
+        async with dispatching(store, fault_point=Firing("dispatcher.small_batch", times)) as dispatcher:
+            agents = [ScriptedAgent(dispatcher), ScriptedAgent(dispatcher, NodeId("node-2"))]
+            for agent in agents:
+                agent.hello()
+            await until(lambda agents=agents: all(a.of_kind("assignments") for a in agents))  # type: ignore[misc]
+            with store.watch() as watch:
+                agents[0].report(1, ("t0", TaskState.RUNNING))
+                await until(lambda agents=agents: len(agents[0].of_kind("status_ack")) == 1)  # type: ignore[misc]
+                agents[0].report(2, ("t2", TaskState.RUNNING))
+                agents[1].report(1, ("t1", TaskState.RUNNING))
+                await until(lambda agents=agents: len(agents[0].of_kind("status_ack")) == 2)  # type: ignore[misc]
+                await until(lambda agents=agents: len(agents[1].of_kind("status_ack")) == 1)  # type: ignore[misc]
+                assert sum(isinstance(event, Commit) for event in watch.take()) == commits
 
 
 async def test_the_end_of_the_stream_makes_a_node_disconnected() -> None:

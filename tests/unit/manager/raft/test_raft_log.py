@@ -6,6 +6,7 @@ import asyncio
 import os
 
 import pytest
+from clusters import Firing
 from raft_rig import FOLDER, ListMachine, Rig
 
 from manager.raft.journal import Identity
@@ -234,6 +235,37 @@ def test_a_damaged_snapshot_is_refused_at_start() -> None:
         rig.disks["n0"].damage(SNAPSHOT, len(rig.disks["n0"].read(SNAPSHOT)) // 2)
         with pytest.raises(Corrupt, match=str(SNAPSHOT)):
             await rig.start("n0")
+
+    rig.run(scenario)
+
+
+def test_a_fault_point_makes_a_snapshot_before_it_is_due() -> None:
+    rig = Rig(1)
+
+    async def scenario() -> None:
+        await write(rig.logs["n0"], 5)
+        assert not rig.disks["n0"].exists(SNAPSHOT)
+        rig.fault_point = Firing("raft.snapshot_early")
+        await rig.until(lambda: rig.disks["n0"].exists(SNAPSHOT))
+        written = await write(rig.logs["n0"], 5)
+        await rig.stop("n0")
+        await rig.start("n0")
+        await rig.leader()
+        assert rig.machines["n0"].entries[-5:] == written
+
+    rig.run(scenario)
+
+
+def test_a_fault_point_loses_the_answer_to_a_proposal_but_not_the_entry() -> None:
+    rig = Rig(1)
+
+    async def scenario() -> None:
+        log = await rig.leader()
+        rig.fault_point = Firing("raft.answer_lost")
+        with pytest.raises(OutcomeUnknown):
+            await log.propose(b"one")
+        await log.propose(b"two")
+        assert rig.machines["n0"].entries == [b"one", b"two"]
 
     rig.run(scenario)
 
