@@ -1,8 +1,6 @@
-"""The table of a task's life: what it may never hold, and that the documentation shows it as it is."""
+"""The table of a task's life: what it may never hold."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +14,6 @@ from swarmpy.model.states import (
     is_terminal,
 )
 
-PAGE = Path(__file__).resolve().parents[4] / "docs" / "architecture.md"
 NOT_REACHED = {TaskState.NEW, TaskState.REMOVE}
 """NEW is a start, REMOVE only ever wished for."""
 
@@ -46,20 +43,3 @@ def test_only_an_agent_says_what_a_process_does() -> None:
 def test_created_states_come_before_any_agents() -> None:
     assert max(CREATED_STATES) is TaskState.ASSIGNED
     assert TaskState.NEW not in DESIRED_STATES
-
-
-def table() -> str:
-    """The transitions as the documentation shows them: one row per target and set of owners."""
-    rows: dict[tuple[TaskState, tuple[str, ...]], list[TaskState]] = {}
-    for (source, target), owners in sorted(TRANSITIONS.items()):
-        rows.setdefault((target, tuple(sorted(owners))), []).append(source)
-    lines = ["| to | from | by |", "|---|---|---|"]
-    for (target, names), sources in sorted(rows.items()):
-        listed = ", ".join(f"`{source.name.lower()}`" for source in sources)
-        lines.append(f"| `{target.name.lower()}` | {listed} | {', '.join(names)} |")
-    return "\n".join(lines)
-
-
-def test_the_documentation_shows_the_table() -> None:
-    shown = PAGE.read_text().partition("<!-- transitions -->\n")[2].partition("\n<!-- end -->")[0]
-    assert shown == table(), f"put this table into {PAGE.name}:\n{table()}"
