@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from agent_rig import Rig, make_revision, make_task
-from hypothesis import HealthCheck, settings
+from budget import machine_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec import structs
@@ -215,10 +215,5 @@ class AgentMachine(RuleBasedStateMachine):
         await rig.crash()
 
 
-AgentMachine.TestCase.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+AgentMachine.TestCase.settings = machine_settings(examples=100, steps=40)
 TestAgent = AgentMachine.TestCase

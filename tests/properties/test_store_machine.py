@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from budget import machine_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
@@ -435,7 +435,5 @@ class StoreMachine(RuleBasedStateMachine):
                 assert len(names) == len(set(names))
 
 
-StoreMachine.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
-)
+StoreMachine.TestCase.settings = machine_settings(examples=15, steps=25)
 TestStore = StoreMachine.TestCase
