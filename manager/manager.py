@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from manager.access import Access
 from manager.ca import CertificateAuthority
-from manager.leader import Leader
+from manager.leader import Leader, Term
 from manager.proposer import RaftProposer, require_applied
 from manager.raft import state_files
 from manager.raft.grpc_wire import GrpcWire, RaftServicer
@@ -158,6 +158,19 @@ class Manager:
         if term is not None:
             lengths |= {**term.loop.backlog, **term.dispatcher.backlog}
         return lengths
+
+    @property
+    def raft(self) -> SyncObjLog:
+        return self._raft
+
+    @property
+    def store(self) -> Store:
+        return self._store
+
+    @property
+    def term(self) -> Term | None:
+        """What runs here while this manager leads."""
+        return self._leader.term
 
     @property
     def raft_id(self) -> str:

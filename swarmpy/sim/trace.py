@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -17,6 +19,7 @@ import structlog
 from swarmpy.sim.process import current_process
 
 LINES_KEPT = 600
+ERRORS_KEPT = 50
 _LEVELS = {"info": "", "debug": "", "warning": "!", "error": "!!", "critical": "!!"}
 _UNHASHED = frozenset({"exc_info", "took_ms"})
 
@@ -31,8 +34,9 @@ class Trace:
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self.counts: Counter[str] = Counter()
         """How often each event came up."""
-        self.errors: list[str] = []
-        """What production code logged as an error."""
+        self.errors: deque[str] = deque(maxlen=ERRORS_KEPT)
+        """What production code logged as an error, with its traceback."""
+        self.is_over = False
 
     def install(self) -> None:
         """Take in what production code logs, from now on, in this interpreter."""
@@ -57,11 +61,14 @@ class Trace:
         return self._hash.hexdigest()[:16]
 
     def _take(self, logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+        if self.is_over:
+            raise structlog.DropEvent
         process = current_process()
         name = process.name if process is not None else "world"
         text = str(event.pop("event"))
         if method in ("error", "critical", "exception"):
-            self.errors.append(f"{self._now() - self._began:.3f} {name} {text} {_shown(event)}")
+            where = f"{self._now() - self._began:.3f} {name}"
+            self.errors.append(f"{where} {text} {_shown(event)}\n{_traceback(event.get('exc_info'))}")
         self._add(name, _LEVELS.get(method, "!!") + text, event)
         raise structlog.DropEvent
 
@@ -71,6 +78,11 @@ class Trace:
         line = f"{self._now() - self._began:10.4f} {name:<10} {event} {_shown(hashed)}"
         self._hash.update(line.encode())
         self.lines.append(line if len(hashed) == len(facts) else f"{line} {_shown(facts)}")
+
+
+def _traceback(error: object) -> str:
+    found = sys.exc_info()[1] if error is True else error
+    return "".join(traceback.format_exception(found)) if isinstance(found, BaseException) else ""
 
 
 def _shown(facts: MutableMapping[str, Any]) -> str:

@@ -135,6 +135,8 @@ def _slot_reasons(scene: Scene, service: Service, tasks: Sequence[Task]) -> Iter
         return
     if not wished:
         policy = restart_policy(service.spec.task_template)
+        if policy.condition == RestartCondition.NONE:
+            return  # once ended, for whatever reason, it is not replaced
         may_settle = policy.condition != RestartCondition.ANY or policy.max_attempts
         if not may_settle or newest.status.state not in _ENDED_BY_ITSELF:
             yield f"{where}: nothing is to run there, newest is task {newest.id}"

@@ -1,0 +1,194 @@
+"""``Fleet``: all simulated hosts, and how an operator makes a swarm of them through their APIs.
+
+Calls here are patient: what is refused for the moment is tried again until its deadline, in virtual time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from random import Random
+from typing import Any
+
+from manager.api.control import LocalState
+from swarmpy.model.states import NodeRole
+from swarmpy.sim.host import Disconnected, Host, Seams
+from swarmpy.sim.http import Answer
+from swarmpy.sim.machine import description
+
+PORT = 2377
+REQUEST_TIMEOUT_S = 60.0
+"""Of a client: longer than any bound on the daemon's side."""
+RETRY_S = 0.5
+JOINS_PARALLEL = 64
+PATIENCE_S = 300.0
+"""For what an operator wants done while faults go on."""
+
+
+class Impatient(Exception):
+    """Something that had to work did not within its time."""
+
+
+class Fleet:
+    """Hosts named m1 … (founding managers) and w1 … (workers), in a swarm once ``found`` has returned."""
+
+    def __init__(self, seams: Seams, *, managers: int, nodes: int) -> None:
+        self._seams = seams
+        self._random = Random(f"{seams.seed}/fleet")
+        self.hosts: list[Host] = []
+        for number in range(nodes):
+            name = f"m{number + 1}" if number < managers else f"w{number + 1 - managers}"
+            self.hosts.append(Host(seams, _address(number), description(name)))
+        self.founders = self.hosts[:managers]
+        self.tokens: dict[NodeRole, str] = {}
+
+    # --- looking
+
+    @property
+    def by_name(self) -> dict[str, Host]:
+        return {host.name: host for host in self.hosts}
+
+    def managers(self) -> list[Host]:
+        """Hosts whose daemon serves as a manager now."""
+        return [host for host in self.hosts if host.manager is not None]
+
+    def leader(self) -> Host | None:
+        leading = [host for host in self.managers() if host.manager and host.manager.raft.status().is_leader]
+        return leading[0] if len(leading) == 1 else None
+
+    # --- making a swarm
+
+    async def found(self) -> None:
+        """The first host founds the swarm, the other managers join one by one, then everybody else."""
+        for host in self.hosts:
+            host.start()
+        first, *others = self.founders
+        await self.until(lambda: first.daemon is not None, "the first daemon starts")
+        await self.call(
+            first, "POST", "/swarm/init", {"ListenAddr": first.address, "AdvertiseAddr": first.address}
+        )
+        await self.learn_tokens(first)
+        for host in others:
+            await self.join(host, NodeRole.MANAGER)
+        waiting = list(self.hosts[len(self.founders) :])
+        waiting.reverse()
+
+        async def join_some() -> None:
+            while waiting:
+                await self.join(waiting.pop(), NodeRole.WORKER)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(JOINS_PARALLEL):
+                tasks.create_task(join_some())
+
+    async def learn_tokens(self, host: Host) -> None:
+        answer = await self.call(host, "GET", "/swarm")
+        self.tokens = {
+            NodeRole.WORKER: answer.json["JoinTokens"]["Worker"],
+            NodeRole.MANAGER: answer.json["JoinTokens"]["Manager"],
+        }
+
+    async def join(self, host: Host, role: NodeRole, *, patience_s: float = PATIENCE_S) -> None:
+        """Until the host is in the swarm; whoever is a manager then is asked."""
+        deadline = self._seams.loop.time() + patience_s
+        while host.state is not LocalState.ACTIVE:
+            remotes = [manager.address for manager in self.managers() if manager is not host]
+            self._random.shuffle(remotes)
+            wish = {
+                "ListenAddr": host.address,
+                "AdvertiseAddr": host.address,
+                "RemoteAddrs": remotes,
+                "JoinToken": self.tokens[role],
+            }
+            reason = "no manager is up"
+            if remotes and host.state is LocalState.INACTIVE:
+                try:
+                    answer = await self.ask(host, "POST", "/swarm/join", wish)
+                    reason = answer.message
+                except Disconnected as error:
+                    reason = str(error)
+            if self._seams.loop.time() > deadline:
+                raise Impatient(f"{host.name} could not join within {patience_s:.0f} s: {reason}")
+            if host.state is not LocalState.ACTIVE:
+                await asyncio.sleep(RETRY_S)
+
+    # --- asking
+
+    async def ask(
+        self,
+        host: Host,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """One request of one host. ``Disconnected`` if its daemon goes, or does not answer in time."""
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                return await host.request(method, path, body=body, query=query)
+        except TimeoutError:
+            raise Disconnected(f"{host.name} does not answer") from None
+
+    async def call(self, host: Host, method: str, path: str, body: object = None, **options: Any) -> Answer:
+        """The same, which has to succeed within ``PATIENCE_S``."""
+        deadline = self._seams.loop.time() + PATIENCE_S
+        while True:
+            try:
+                answer = await self.ask(host, method, path, body, **options)
+            except Disconnected as error:
+                reason = str(error)
+            else:
+                if answer.status < 400:
+                    return answer
+                reason = f"{answer.status} {answer.message}"
+            if self._seams.loop.time() > deadline:
+                raise Impatient(f"{method} {path} at {host.name}: {reason}")
+            await asyncio.sleep(RETRY_S)
+
+    async def call_any(self, method: str, path: str, body: object = None, **options: Any) -> Answer:
+        """Ask managers in turn until one has done it."""
+        deadline = self._seams.loop.time() + PATIENCE_S
+        reason = "no manager is up"
+        while True:
+            for host in self._shuffled(self.managers()):
+                try:
+                    answer = await self.ask(host, method, path, body, **options)
+                except Disconnected as error:
+                    reason = str(error)
+                    continue
+                if answer.status < 400:
+                    return answer
+                reason = f"{host.name}: {answer.status} {answer.message}"
+            if self._seams.loop.time() > deadline:
+                raise Impatient(f"{method} {path}: {reason}")
+            await asyncio.sleep(RETRY_S)
+
+    def _shuffled(self, hosts: Iterable[Host]) -> list[Host]:
+        found = list(hosts)
+        self._random.shuffle(found)
+        return found
+
+    async def until(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        *,
+        patience_s: float = PATIENCE_S,
+        period_s: float = 0.1,
+    ) -> None:
+        deadline = self._seams.loop.time() + patience_s
+        while not condition():
+            if self._seams.loop.time() > deadline:
+                raise Impatient(f"not within {patience_s:.0f} s: {what}")
+            await asyncio.sleep(period_s)
+
+    def dispose(self) -> None:
+        for host in self.hosts:
+            host.dispose()
+
+
+def _address(number: int) -> str:
+    """10.1.0.1, 10.1.0.2, …, 10.1.1.1, …"""
+    high, low = divmod(number, 250)
+    return f"10.1.{high}.{low + 1}:{PORT}"

@@ -1,0 +1,59 @@
+"""What a simulated machine is: its description, its answer to ``docker info``, and no images of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from manager.api.control import Image, SystemInfo
+from swarmpy.config import NodeConfig
+from swarmpy.errors import NotFound, Unimplemented
+from swarmpy.model.objects import NodeDescription
+from swarmpy.model.specs import Platform, Resources
+
+CPU_NANOS = 1_000_000_000
+CPUS = 8
+MEMORY_BYTES = 32 << 30
+
+
+def description(hostname: str) -> NodeDescription:
+    return NodeDescription(
+        hostname=hostname,
+        platform=Platform(architecture="x86_64", os="linux"),
+        resources=Resources(nano_cpus=CPUS * CPU_NANOS, memory_bytes=MEMORY_BYTES),
+    )
+
+
+def read_system(config: NodeConfig, *, executor: str, tasks: int) -> SystemInfo:
+    return SystemInfo(
+        hostname=config.hostname,
+        kernel_version="simulated",
+        operating_system="simulated",
+        os_version="",
+        architecture="x86_64",
+        cpus=CPUS,
+        memory_bytes=MEMORY_BYTES,
+        data_dir=str(config.data_dir),
+        executor=executor,
+        cgroup_version=2,
+        labels=config.labels,
+        tasks=tasks,
+        tasks_running=tasks,
+    )
+
+
+class NoImages:
+    """The executor of the simulation takes any image's name; none is stored."""
+
+    def prepare(self) -> None:
+        """There is nothing to prepare."""
+
+    async def list(self) -> tuple[Image, ...]:
+        return ()
+
+    async def load(
+        self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
+    ) -> tuple[str, ...]:
+        raise Unimplemented("images are not simulated")
+
+    async def remove(self, name: str) -> Image:
+        raise NotFound(f"No such image: {name}")

@@ -1,0 +1,112 @@
+"""What the world sees of the managers and agents of a simulation: it watches, and feeds the checkers.
+
+A manager is found soon after it was made; its store is then judged whole, and from there on change by change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from agent.events import Record
+from agent.journal import IN_MEMORY, Journal
+from manager.manager import Manager
+from manager.store.events import Resync
+from manager.store.watch import Watch
+from swarmpy.model.ids import NodeId
+from swarmpy.sim.checkers import Checkers
+from swarmpy.sim.fleet import Fleet
+from swarmpy.sim.host import Host
+
+LOOK_PERIOD_S = 0.1
+CHECK_PERIOD_S = 1.0
+
+
+class ObservedJournal(Journal):
+    """An agent's journal that outlives its daemon, and says what it was given."""
+
+    def __init__(self, on_commit: Callable[[tuple[Record, ...]], None]) -> None:
+        super().__init__(IN_MEMORY)
+        self._on_commit = on_commit
+
+    def commit(self, records: Iterable[Record]) -> None:
+        given = tuple(records)
+        self._on_commit(given)
+        super().commit(given)
+
+
+class Observer:
+    """``run`` until cancelled."""
+
+    def __init__(self, fleet: Fleet, checkers: Checkers) -> None:
+        self._fleet = fleet
+        self._checkers = checkers
+        self._seen: dict[str, tuple[Manager, Watch]] = {}
+        self._node_ids: dict[str, str] = {}
+        for host in fleet.hosts:
+            self._wire(host)
+
+    def _wire(self, host: Host) -> None:
+        def started(task_id: object) -> None:
+            self._checkers.machine_started(NodeId(self.node_id(host)), task_id)  # type: ignore[arg-type]
+
+        host.machine.on_start = started
+        host.make_journal = lambda: ObservedJournal(
+            lambda records: self._checkers.persisted(NodeId(self.node_id(host)), records)
+        )
+
+    def node_id(self, host: Host) -> str:
+        """The node that the host is, or was last."""
+        found = host.node_id
+        if found:
+            self._node_ids[host.name] = found
+        return self._node_ids.get(host.name, "")
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._check_now_and_then())
+            while True:
+                for host in self._fleet.hosts:
+                    seen = self._seen.get(host.name)
+                    if seen is not None and seen[0] is not host.manager:
+                        seen[1].close()
+                    elif seen is None and host.manager is not None:
+                        tasks.create_task(self._follow(host, host.manager))
+                await asyncio.sleep(LOOK_PERIOD_S)
+
+    async def _follow(self, host: Host, manager: Manager) -> None:
+        """One manager, until it is stopped or its process ends."""
+        name, process = host.name, host.process
+        assert process is not None
+        with manager.store.watch() as watch:
+            self._seen[name] = manager, watch
+            self._checkers.started(name, manager.store)
+            self._checkers.status(name, manager.raft.status())
+            unsubscribe = manager.raft.subscribe(lambda status: self._checkers.status(name, status))
+            forget = process.on_end(watch.close)
+            try:
+                while not process.is_dead and host.manager is manager:
+                    for notice in watch.take():
+                        if isinstance(notice, Resync):
+                            self._checkers.resynced(name, manager.store)
+                        else:
+                            self._checkers.committed(name, notice)
+                    await watch.wait()
+            finally:
+                unsubscribe()
+                forget()
+                self._checkers.ended(name)
+                del self._seen[name]
+
+    async def _check_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_PERIOD_S)
+            for host in self._fleet.hosts:
+                part = host.daemon.part if host.daemon is not None and host.is_up else None
+                if part is None:
+                    continue
+                part.agent.core.check()
+                self._checkers.queues(host.name, part.agent)
+                if part.manager is not None:
+                    self._checkers.status(host.name, part.manager.raft.status())
+                    self._checkers.queues(host.name, part.manager)

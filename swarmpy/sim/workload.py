@@ -1,0 +1,310 @@
+"""What simulated users do: random services, made, read, changed and removed by clients that get in each
+other's way, through whichever manager they happen to ask.
+
+Every spec carries a mark of its own, and every call goes into the history, so that what the clients were told
+can be held against the store. A client gives up after its own timeout and then knows nothing of the outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from agent.executor.base import Launch
+from agent.executor.fake import Behaviour
+from swarmpy.sim.checkers.history import MARK_LABEL, Operation, Outcome, Refused, Seen, Verb
+from swarmpy.sim.fleet import Fleet
+from swarmpy.sim.host import Disconnected, Host
+from swarmpy.sim.http import Answer
+from swarmpy.sim.loop import SimLoop
+
+SECOND_NS = 1_000_000_000
+STEADY = "steady"
+IMAGES = {
+    STEADY: Behaviour(stop_s=0.1),
+    "stubborn": Behaviour(stop_s=None),
+    "slow-to-stop": Behaviour(stop_s=4.0),
+    "crashing": Behaviour(run_s=3.0, exit_code=1),
+    "finishing": Behaviour(run_s=6.0, exit_code=0),
+    "broken": Behaviour(fails_to_start="exec: no such file"),
+}
+"""Tasks by the image's name, and how they behave. Any other image is steady."""
+WEIGHTS = {"steady": 60, "stubborn": 6, "slow-to-stop": 14, "crashing": 8, "finishing": 6, "broken": 6}
+PORT_FIRST, PORT_LAST = 8000, 8005
+"""Few, so that services get in each other's way."""
+CERTAIN = ("does not have a leader", "update out of sequence", "This node is not a swarm manager")
+"""Answers with a server's error code that still promise that nothing was done."""
+
+
+def plan(launch: Launch) -> Behaviour:
+    """How a simulated task behaves."""
+    return IMAGES.get(launch.image.reference.partition(":")[0], IMAGES[STEADY])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How large the workload is."""
+
+    services: int = 12
+    """Names in use; at most that many services."""
+    tasks: int = 100
+    """Replicas of all services together, on the average."""
+    clients: int = 4
+    pause_s: float = 0.5
+    """Between two calls of one client, on the average."""
+
+
+class Workload:
+    """``run`` until cancelled; ``note`` takes each call's outcome."""
+
+    def __init__(
+        self, loop: SimLoop, fleet: Fleet, shape: Shape, *, seed: int, note: Callable[[Operation], None]
+    ) -> None:
+        self._loop = loop
+        self._fleet = fleet
+        self._shape = shape
+        self._note = note
+        self._seed = seed
+        self._random = Random(f"{seed}/workload")
+        self._marks = 0
+        self.names = [f"s{number}" for number in range(shape.services)]
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as clients:
+            for number in range(self._shape.clients):
+                clients.create_task(self._client(f"c{number}", Random(f"{self._seed}/client/{number}")))
+
+    async def _client(self, client: str, dice: Random) -> None:
+        while True:
+            await asyncio.sleep(dice.expovariate(1 / self._shape.pause_s))
+            managers = self._fleet.managers()
+            if managers:
+                await self.act(client, dice.choice(managers), dice)
+
+    async def act(self, client: str, host: Host, dice: Random) -> None:
+        """One thing that a user may do."""
+        name = dice.choice(self.names)
+        match dice.choices(["create", "update", "read", "remove", "list"], [30, 30, 20, 10, 10])[0]:
+            case "create":
+                await self.create(host, name, self.random_spec(name, dice), client=client)
+            case "update":
+                await self.change(host, name, dice, client=client)
+            case "read":
+                await self.read(host, name, client=client)
+            case "remove":
+                await self.remove(host, name, client=client)
+            case _:
+                await self.list(host, client=client)
+
+    # --- calls
+
+    async def create(self, host: Host, name: str, spec: dict[str, Any], *, client: str) -> None:
+        began = self._loop.now
+        answer = await self._ask(host, "POST", "/services/create", spec)
+        told = answer.json["ID"] if answer is not None and answer.status == 201 else ""
+        self._tell(Verb.CREATE, name, began, answer, client=client, id=told, mark=mark_in(spec))
+
+    async def read(self, host: Host, name: str, *, client: str) -> Seen | None:
+        found = await self._inspect(host, name, client=client)
+        return None if found is None else _seen(found)
+
+    async def _inspect(self, host: Host, name: str, *, client: str) -> Any:
+        began = self._loop.now
+        answer = await self._ask(host, "GET", f"/services/{name}")
+        if answer is None or answer.status not in (200, 404):
+            return None  # a read that was not answered says nothing
+        found = answer.json if answer.status == 200 else None
+        seen = () if found is None else (_seen(found),)
+        self._note(self._operation(Verb.READ, name, began, Outcome.OK, client=client, seen=seen))
+        return found
+
+    async def list(self, host: Host, *, client: str) -> None:
+        began = self._loop.now
+        answer = await self._ask(host, "GET", "/services")
+        if answer is not None and answer.status == 200:
+            seen = tuple(_seen(each) for each in answer.json)
+            self._note(self._operation(Verb.LIST, "", began, Outcome.OK, client=client, seen=seen))
+
+    async def change(self, host: Host, name: str, dice: Random, *, client: str) -> None:
+        """Read, then update from what was read, as every client does."""
+        found = await self._inspect(host, name, client=client)
+        if found is not None:
+            await self.update(host, found, self.altered(found["Spec"], dice), client=client)
+
+    async def update(self, host: Host, found: Any, spec: dict[str, Any], *, client: str) -> bool:
+        began = self._loop.now
+        version = found["Version"]["Index"]
+        path = f"/services/{found['ID']}/update"
+        answer = await self._ask(host, "POST", path, spec, query={"version": str(version)})
+        name = found["Spec"]["Name"]
+        facts: dict[str, Any] = {"id": found["ID"], "version": version, "mark": mark_in(spec)}
+        self._tell(Verb.UPDATE, name, began, answer, client=client, **facts)
+        return answer is not None and answer.status == 200
+
+    async def remove(self, host: Host, name: str, *, client: str) -> None:
+        began = self._loop.now
+        answer = await self._ask(host, "DELETE", f"/services/{name}")
+        self._tell(Verb.REMOVE, name, began, answer, client=client)
+
+    async def _ask(
+        self, host: Host, method: str, path: str, body: object = None, *, query: dict[str, str] | None = None
+    ) -> Answer | None:
+        try:
+            return await self._fleet.ask(host, method, path, body, query=query)
+        except Disconnected:
+            return None
+
+    def _tell(
+        self, verb: Verb, name: str, began: float, answer: Answer | None, *, client: str, **facts: Any
+    ) -> None:
+        outcome, refused = outcome_of(answer)
+        self._note(self._operation(verb, name, began, outcome, refused=refused, client=client, **facts))
+
+    def _operation(self, verb: Verb, name: str, began: float, outcome: Outcome, **facts: Any) -> Operation:
+        return Operation(
+            verb=verb, name=name, called_at=began, returned_at=self._loop.now, outcome=outcome, **facts
+        )
+
+    async def calm(self, name: str) -> None:
+        """Give a service, if it exists, an image that keeps running; patiently."""
+        while True:
+            found = await self._fleet.call_any("GET", "/services")
+            known = [each for each in found.json if each["Spec"]["Name"] == name]
+            if not known:
+                return
+            container = known[0]["Spec"]["TaskTemplate"]["ContainerSpec"]
+            if container["Image"].startswith(STEADY):
+                return
+            spec = {**known[0]["Spec"], "Labels": {MARK_LABEL: self._mark()}}
+            template = spec["TaskTemplate"]
+            spec["TaskTemplate"] = {**template, "ContainerSpec": {**container, "Image": f"{STEADY}:0"}}
+            managers = self._fleet.managers()
+            if managers and await self.update(managers[0], known[0], spec, client="calm"):
+                return
+            await asyncio.sleep(self._shape.pause_s)
+
+    # --- specs
+
+    def random_spec(self, name: str, dice: Random) -> dict[str, Any]:
+        spec: dict[str, Any] = {
+            "Name": name,
+            "Labels": {MARK_LABEL: self._mark()},
+            "TaskTemplate": {
+                "ContainerSpec": {"Image": self._image(dice), "StopGracePeriod": 2 * SECOND_NS},
+                "RestartPolicy": {
+                    "Condition": dice.choice(["any", "any", "any", "on-failure", "none"]),
+                    "Delay": dice.choice([0, SECOND_NS, 5 * SECOND_NS]),
+                    "MaxAttempts": dice.choice([0, 0, 3]),
+                },
+                "Resources": {
+                    "Reservations": {
+                        "NanoCPUs": dice.choice([0, 0, 10**8]),
+                        "MemoryBytes": dice.choice([0, 1 << 26]),
+                    }
+                },
+                "Placement": self._placement(dice),
+            },
+            "Mode": self._mode(dice),
+            "UpdateConfig": {
+                "Parallelism": dice.choice([0, 1, 2, 5]),
+                "Delay": dice.choice([0, 0, SECOND_NS]),
+                "Order": dice.choice(["stop-first", "start-first"]),
+                "FailureAction": dice.choice(["pause", "continue", "rollback"]),
+                "Monitor": 2 * SECOND_NS,
+            },
+        }
+        if dice.random() < 0.15:
+            port = dice.randint(PORT_FIRST, PORT_LAST)
+            spec["EndpointSpec"] = {
+                "Ports": [
+                    {
+                        "Protocol": "tcp",
+                        "TargetPort": 80,
+                        "PublishedPort": port,
+                        "PublishMode": dice.choice(["host", "ingress"]),
+                    }
+                ]
+            }
+        return spec
+
+    def altered(self, spec: dict[str, Any], dice: Random) -> dict[str, Any]:
+        """The same service, another wish."""
+        changed = {**spec, "Labels": {**spec.get("Labels", {}), MARK_LABEL: self._mark()}}
+        template = {**spec["TaskTemplate"]}
+        match dice.choice(["scale", "scale", "image", "image", "placement", "force", "label"]):
+            case "scale" if "Replicated" in spec["Mode"]:
+                changed["Mode"] = {"Replicated": {"Replicas": self._replicas(dice)}}
+            case "image":
+                container = {**template["ContainerSpec"], "Image": self._image(dice)}
+                changed["TaskTemplate"] = {**template, "ContainerSpec": container}
+            case "placement":
+                changed["TaskTemplate"] = {**template, "Placement": self._placement(dice)}
+            case "force":
+                changed["TaskTemplate"] = {**template, "ForceUpdate": template.get("ForceUpdate", 0) + 1}
+            case _:
+                pass  # only the label
+        return changed
+
+    def _mode(self, dice: Random) -> dict[str, Any]:
+        if dice.random() < 0.15:
+            return {"Global": {}}
+        return {"Replicated": {"Replicas": self._replicas(dice)}}
+
+    def _replicas(self, dice: Random) -> int:
+        mean = max(1, self._shape.tasks // self._shape.services)
+        return dice.choice([0, 1, 1, mean, mean, dice.randint(0, 3 * mean)])
+
+    @staticmethod
+    def _image(dice: Random) -> str:
+        kind = dice.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        return f"{kind}:{dice.randint(1, 3)}"
+
+    @staticmethod
+    def _placement(dice: Random) -> dict[str, Any]:
+        match dice.randrange(8):
+            case 0:
+                return {"Constraints": ["node.role==worker"]}
+            case 1:
+                return {"Constraints": ["node.labels.zone==a"]}
+            case 2:
+                return {"MaxReplicas": dice.randint(1, 3)}
+            case 3:
+                return {"Preferences": [{"Spread": {"SpreadDescriptor": "node.labels.zone"}}]}
+            case _:
+                return {}
+
+    def _mark(self) -> str:
+        self._marks += 1
+        return f"k{self._marks}"
+
+
+def mark_in(spec: dict[str, Any]) -> str:
+    mark: str = spec["Labels"][MARK_LABEL]
+    return mark
+
+
+def outcome_of(answer: Answer | None) -> tuple[Outcome, Refused]:
+    """What the answer to a change tells of its effect."""
+    if answer is None:
+        return Outcome.UNKNOWN, Refused.OTHERWISE
+    if answer.status < 400:
+        return Outcome.OK, Refused.OTHERWISE
+    if answer.status == 404:
+        return Outcome.REFUSED, Refused.MISSING
+    if answer.status == 409:
+        return Outcome.REFUSED, Refused.EXISTS
+    if answer.status >= 500 and not any(text in answer.message for text in CERTAIN):
+        return Outcome.UNKNOWN, Refused.OTHERWISE
+    return Outcome.REFUSED, Refused.OTHERWISE
+
+
+def _seen(service: Any) -> Seen:
+    return Seen(
+        name=service["Spec"]["Name"],
+        id=service["ID"],
+        version=service["Version"]["Index"],
+        mark=service["Spec"].get("Labels", {}).get(MARK_LABEL, ""),
+    )
