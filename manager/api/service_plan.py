@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from manager.allocate.ports import is_open
 from manager.api import texts
 from manager.api.lookup import find
 from manager.schedule import constraint
@@ -181,15 +182,34 @@ def _endpoint(spec: ServiceSpec, stored: Endpoint) -> Endpoint:
         return Endpoint()
     if spec.endpoint_spec == stored.spec:
         return stored
-    ports = tuple(
-        replace(
+    given = _given_numbers(stored, spec)
+    ports = []
+    for port in _ports(spec):
+        port = replace(
             port,
             protocol=port.protocol or PortProtocol.TCP,
             publish_mode=port.publish_mode or PublishMode.INGRESS,
         )
-        for port in _ports(spec)
-    )
-    return replace(stored, spec=spec.endpoint_spec, ports=ports)
+        numbers = given.get((port.target_port, port.protocol))
+        if numbers and is_open(port):
+            port = replace(port, published_port=numbers.pop(0))
+        ports.append(port)
+    return replace(stored, spec=spec.endpoint_spec, ports=tuple(ports))
+
+
+def _given_numbers(stored: Endpoint, spec: ServiceSpec) -> dict[tuple[int, PortProtocol], list[int]]:
+    """The numbers that the allocator chose for the service's ports: clients know them, so they are kept.
+
+    But for one that the new spec itself asks for by number.
+    """
+    wishes = () if stored.spec is None else stored.spec.ports
+    named = {_port_key(port) for port in _ports(spec)}
+    given: dict[tuple[int, PortProtocol], list[int]] = {}
+    for wish, port in zip(wishes, stored.ports, strict=False):
+        if is_open(wish) and port.published_port and _port_key(port) not in named:
+            key = (port.target_port, port.protocol or PortProtocol.TCP)
+            given.setdefault(key, []).append(port.published_port)
+    return given
 
 
 def _check_ports_free(view: View, spec: ServiceSpec, of: Service | None) -> None:

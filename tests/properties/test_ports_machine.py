@@ -1,0 +1,208 @@
+"""Published ports through the life of services: nothing is held twice, what has a number keeps it.
+
+Users create, change, roll back and remove services by the API's own plans; the leader fills in what they left
+open; leaders change, and each begins with the stored objects alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+from budget import machine_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
+from world import World
+
+from manager.allocate.ports import FIRST_PORT, LAST_PORT
+from manager.api import service_plan
+from manager.store.draft import Draft
+from swarmpy.errors import Rejected
+from swarmpy.model.changes import Change, Delete, Group
+from swarmpy.model.ids import ServiceId
+from swarmpy.model.objects import Kind, Service
+from swarmpy.model.specs import (
+    ContainerSpec,
+    EndpointSpec,
+    PortConfig,
+    Replicated,
+    ServiceMode,
+    ServiceSpec,
+    TaskSpec,
+)
+from swarmpy.model.states import Owner, PortProtocol, PublishMode
+
+NAMES = ("a", "b", "c", "d")
+Holding = tuple[PortProtocol, int]
+
+ports = st.builds(
+    PortConfig,
+    target_port=st.sampled_from([80, 81, 82]),
+    published_port=st.sampled_from([0, 0, 0, 8080, FIRST_PORT, FIRST_PORT + 1, LAST_PORT]),
+    protocol=st.sampled_from([PortProtocol.TCP, PortProtocol.TCP, PortProtocol.UDP]),
+    publish_mode=st.sampled_from([PublishMode.INGRESS] * 3 + [PublishMode.HOST]),
+)
+endpoints = st.lists(ports, max_size=3, unique_by=lambda port: (port.protocol, port.target_port)).map(tuple)
+
+
+def is_open(port: PortConfig) -> bool:
+    return port.publish_mode == PublishMode.INGRESS and not port.published_port
+
+
+class Publishing(RuleBasedStateMachine):
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.is_settled = True
+        self.numbers = itertools.count(1)
+        self.known: dict[tuple[str, PortProtocol, int], int] = {}
+        """The numbers that the leader chose, by service, protocol and target."""
+
+    def find(self, name: str) -> Service | None:
+        found = self.world.tables.by_name(Kind.SERVICE, name)
+        assert found is None or isinstance(found, Service)
+        return found
+
+    def commit(self, *changes: Change) -> None:
+        self.world.apply(Group(owner=Owner.API, changes=changes))
+        self.is_settled = False
+
+    # --- users
+
+    @rule(name=st.sampled_from(NAMES), wanted=endpoints, count=st.integers(0, 1))
+    def put(self, name: str, wanted: tuple[PortConfig, ...], count: int) -> None:
+        template = TaskSpec(container_spec=ContainerSpec(image="host"))
+        spec = ServiceSpec(
+            name=name,
+            mode=ServiceMode(replicated=Replicated(replicas=count)),
+            task_template=template,
+            endpoint_spec=EndpointSpec(ports=wanted),
+        )
+        number, view, service = next(self.numbers), Draft(self.world.tables), self.find(name)
+        try:
+            accepted = service_plan.accept(view, spec, of=service)
+        except Rejected:
+            self.check_is_taken(wanted, service)
+            return
+        if service is None:
+            made = service_plan.create(view, accepted, service_id=f"{name}{number}", revision_id=f"r{number}")
+        else:
+            made = service_plan.update(
+                view, service, accepted, base_version=service.version, revision_id=f"r{number}"
+            )
+        if made:
+            self.commit(*made)
+
+    def check_is_taken(self, wanted: tuple[PortConfig, ...], of: Service | None) -> None:
+        """Refused, so a number is wished twice: in the spec itself, or by another service."""
+        others = [each for each in self.world.tables.services() if of is None or each.id != of.id]
+        taken = [port for each in others for port in each.endpoint.ports]
+        fixed = [(port.protocol, port.published_port) for port in wanted if port.published_port]
+        held = {(port.protocol, port.published_port) for port in taken}
+        assert len(set(fixed)) < len(fixed) or held.intersection(fixed)
+
+    @rule(name=st.sampled_from(NAMES))
+    def roll_back(self, name: str) -> None:
+        service = self.find(name)
+        if service is not None and service.previous_id:
+            plan = service_plan.rollback(
+                self.world.tables, service, base_version=service.version, now=self.world.now
+            )
+            self.commit(*plan)
+
+    @rule(name=st.sampled_from(NAMES))
+    def remove(self, name: str) -> None:
+        service = self.find(name)
+        if service is not None:
+            self.commit(Delete(kind=Kind.SERVICE, id=service.id))
+
+    # --- the leader
+
+    @rule()
+    def settle(self) -> None:
+        self.world.settle()
+        self.is_settled = True
+        self.note_numbers()
+
+    @rule()
+    def change_leader(self) -> None:
+        self.world = self.world.successor()
+        self.settle()
+
+    def note_numbers(self) -> None:
+        now: dict[tuple[str, PortProtocol, int], int] = {}
+        for service in self.world.tables.services():
+            for wish, port in zip(asked(service), service.endpoint.ports, strict=True):
+                if is_open(wish):
+                    assert FIRST_PORT <= port.published_port <= LAST_PORT
+                    now[service.id, port.protocol, port.target_port] = port.published_port
+        for key, number in now.items():
+            assert self.known.get(key, number) == number, f"{key} had {self.known[key]} and now has {number}"
+        self.known = now
+
+    # --- what must hold
+
+    @invariant()
+    def nothing_is_held_twice(self) -> None:
+        ingress: Counter[Holding] = Counter()
+        host: dict[Holding, set[str]] = {}
+        for service in self.world.tables.services():
+            for port in service.endpoint.ports:
+                if port.published_port and port.publish_mode == PublishMode.INGRESS:
+                    ingress[port.protocol, port.published_port] += 1
+                elif port.published_port:
+                    host.setdefault((port.protocol, port.published_port), set()).add(service.id)
+        assert not [holding for holding, count in ingress.items() if count > 1]
+        assert not set(ingress) & set(host)
+
+    @invariant()
+    def what_users_chose_is_what_they_have(self) -> None:
+        for service in self.world.tables.services():
+            for wish, port in zip(asked(service), service.endpoint.ports, strict=True):
+                assert replace(port, published_port=wish.published_port) == wish
+                assert is_open(wish) or port.published_port == wish.published_port
+
+    @invariant()
+    def nobody_waits_once_it_is_quiet(self) -> None:
+        if self.is_settled:
+            ports = [port for each in self.world.tables.services() for port in each.endpoint.ports]
+            assert not [port for port in ports if is_open(port)]
+            self.world.assert_quiet()
+
+
+def asked(service: Service) -> tuple[PortConfig, ...]:
+    return service.spec.endpoint_spec.ports if service.spec.endpoint_spec is not None else ()
+
+
+TestPublishing = Publishing.TestCase
+TestPublishing.settings = machine_settings(examples=60, steps=25)
+
+
+# --- found by the machine
+
+
+@pytest.mark.parametrize("is_rollback", [False, True], ids=["update", "rollback"])
+def test_a_service_that_gets_another_port_keeps_the_number_of_the_first(*, is_rollback: bool) -> None:
+    machine = Publishing()
+    first = PortConfig(target_port=80, protocol=PortProtocol.TCP, publish_mode=PublishMode.INGRESS)
+    machine.put("b", (replace(first, target_port=81),), 0)
+    machine.put("a", (first,), 0)
+    machine.settle()
+    before = endpoint(machine, "a")
+    machine.put("a", (replace(first, target_port=82), first), 0)
+    if is_rollback:
+        machine.roll_back("a")
+    machine.settle()
+    assert set(before) <= set(endpoint(machine, "a"))
+
+
+def endpoint(machine: Publishing, name: str) -> tuple[tuple[int, int], ...]:
+    service = machine.find(name)
+    assert service is not None
+    stored = machine.world.tables.service(ServiceId(service.id))
+    assert stored is not None
+    return tuple((port.target_port, port.published_port) for port in stored.endpoint.ports)
