@@ -83,7 +83,7 @@ class FakeMachine:
         self.tasks: dict[TaskId, FakeTask] = {}
         self.logs: dict[TaskId, list[LogLine]] = {}
         self.starts: dict[TaskId, int] = {}
-        self.watchers: set[asyncio.Queue[ExitEvent]] = set()
+        self.watchers: dict[asyncio.Queue[ExitEvent], None] = {}
         self.grown = asyncio.Event()
         self._pids = 1000
 
@@ -150,13 +150,13 @@ class FakeExecutor:
         self._exits: asyncio.Queue[ExitEvent] = asyncio.Queue()
 
     async def start_up(self) -> None:
-        self.machine.watchers.add(self._exits)
+        self.machine.watchers[self._exits] = None
         for task_id, task in sorted(self.machine.tasks.items()):
             if task.exit is not None:
                 self._exits.put_nowait(ExitEvent(task_id=task_id, exit=task.exit))
 
     async def shut_down(self) -> None:
-        self.machine.watchers.discard(self._exits)
+        self.machine.watchers.pop(self._exits, None)
 
     async def probe(self) -> Capabilities:
         return Capabilities(name=self.name, is_usable=True)

@@ -43,6 +43,14 @@ def test_keeps_what_it_was_given(path: Path) -> None:
     assert Journal(path).load() == Content(managers=("m2:2377", "m1:2377"))
 
 
+def test_a_destroyed_journal_leaves_no_file(path: Path) -> None:
+    journal = Journal(path)
+    journal.commit([SaveTask(TASK, False, 15)])
+    journal.destroy()
+    assert list(path.parent.iterdir()) == []
+    assert Journal(path).load() == Content()
+
+
 def test_a_round_is_kept_whole_or_not_at_all(path: Path) -> None:
     journal = Journal(path)
     broken: list[Record] = [SaveRevision(WEB), SaveTask(TASK, False, "x" * 3)]  # type: ignore[arg-type]

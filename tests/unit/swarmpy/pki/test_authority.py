@@ -90,6 +90,21 @@ def test_the_same_entropy_makes_the_same_cluster() -> None:
     assert pki.create_csr(b"k" * pki.KEY_BYTES) == pki.create_csr(b"k" * pki.KEY_BYTES)
 
 
+def test_the_same_request_gets_the_same_certificate(cluster: PkiCluster) -> None:
+    """No signature draws chance, so a run of the simulation can be repeated byte for byte."""
+    root = cluster.cluster.root_ca
+    _, csr = pki.create_csr(b"k" * pki.KEY_BYTES)
+    subject = Subject(node_id=NODE, role=Role.MANAGER, cluster_id=cluster.id)
+    validity = pki.validity_from(NOW, DAY)
+    issued = {
+        pki.issue_certificate(root, csr, subject, validity=validity, serial=b"s" * pki.SERIAL_BYTES)
+        for _ in range(3)
+    }
+    assert len(issued) == 1
+    token = pki.parse_token(root.join_tokens.worker)
+    assert pki.join_identity(token) == pki.join_identity(token)
+
+
 def test_rotation_changes_only_the_token_that_is_meant(cluster: PkiCluster) -> None:
     before = cluster.cluster.root_ca
     after = pki.rotate_tokens(before, manager=os.urandom(pki.SECRET_BYTES))
