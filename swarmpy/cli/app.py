@@ -45,6 +45,9 @@ _VERBS: Final = {
     "info": ("system", "Show what this node is and does"),
     "events": ("system", "Show what changes in the swarm, as it changes"),
     "version": ("system", "Show the versions of client and daemon"),
+    "backup": ("recovery", "Write everything that the swarm knows into a file"),
+    "restore": ("recovery", "Make this node the only manager of the swarm that a backup is of"),
+    "recover": ("recovery", "Make this manager the only one of a swarm that has lost its quorum for good"),
     "daemon": ("daemon", "Run this node's daemon in the foreground"),
 }
 _DEV_SUMMARY: Final = "Run a whole cluster on this machine, and break it"

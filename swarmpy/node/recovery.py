@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from manager import manager as managers
 from manager import recovery
@@ -84,17 +85,22 @@ class Restored:
     state: NodeState
 
 
+def files_of(data_dir: Path, state: NodeState, env: Env) -> ManagerConfig:
+    """Where a manager's files are, or are to be."""
+    return ManagerConfig(
+        folder=data_dir / "raft",
+        key=raft_key(data_dir / "certificates" / "raft.key", env),
+        listen_addr=state.listen_addr,
+        advertise_addr=state.advertise_addr,
+    )
+
+
 async def receive(
     request: RestoreRequest, chunks: AsyncIterator[bytes], config: NodeConfig, state: NodeState, env: Env
 ) -> Restored:
     """Take a backup in and make it a manager's files. If it raises, the caller clears the folders."""
     node_id = NodeId(make_id(env.entropy.token_bytes(ID_BYTES)))
-    manager_config = ManagerConfig(
-        folder=config.data_dir / "raft",
-        key=raft_key(config.data_dir / "certificates" / "raft.key", env),
-        listen_addr=state.listen_addr,
-        advertise_addr=state.advertise_addr,
-    )
+    manager_config = files_of(config.data_dir, state, env)
     me = recovery.Claimant(
         node_id=node_id,
         hostname=config.hostname,
