@@ -24,11 +24,12 @@ from manager.raft import state_files
 from manager.raft.codec import Change
 from manager.raft.journal import Identity
 from manager.raft.members import check_removal
+from manager.raft.parts import Parts
 from manager.raft.proposer import Member, RaftStatus, StateMachine, StatusCallback
 from manager.raft.reading import ReadRounds
 from manager.raft.sealing import Sealer
 from manager.raft.snapshotter import Snapshotter
-from manager.raft.syncobj import Parts, Settled, SyncObjCore, Verdict
+from manager.raft.syncobj import Settled, SyncObjCore, Verdict
 from manager.raft.wire import Wire
 from swarmpy import limits
 from swarmpy.errors import (
@@ -349,7 +350,7 @@ class SyncObjLog:
     def _publish(self) -> None:
         """Tell subscribers if anything but the indexes has changed."""
         status = self.status()
-        if _essence(status) == _essence(self._seen):
+        if status.essence == self._seen.essence:
             return
         self._seen = status
         self._wake()
@@ -490,14 +491,3 @@ class SyncObjLog:
     def _raise_stopped(self) -> None:
         if self._is_stopped:
             raise Unavailable(self._fatal or "this manager is stopping")
-
-
-def _essence(status: RaftStatus) -> tuple[object, ...]:
-    return (
-        status.leader,
-        status.is_leader,
-        status.is_ready_leader,
-        status.members,
-        status.is_removed,
-        status.fatal,
-    )

@@ -46,9 +46,15 @@ class RaftStatus:
     fatal: str | None = None
     """Why this manager has stopped acknowledging anything. The process must exit."""
 
+    @property
+    def essence(self) -> tuple[object, ...]:
+        """What subscribers are told of: all but the indexes and the term."""
+        is_leader = (self.leader, self.is_leader, self.is_ready_leader)
+        return (*is_leader, self.members, self.is_removed, self.fatal)
+
 
 class StateMachine(Protocol):
-    """What entries are applied to. Every method is called in the event loop except ``encode``."""
+    """What entries are applied to. ``encode`` and ``load`` run in a thread, all else in the event loop."""
 
     def apply(self, entry: bytes, index: int) -> object:
         """Deterministic; must not raise. The result goes to the local caller of ``propose``, if any."""
@@ -62,8 +68,15 @@ class StateMachine(Protocol):
         """The picture in slices. Runs in a thread; short slices keep the event loop responsive."""
         ...
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the whole state by the slices that ``encode`` gave, in their order."""
+    def load(self, chunks: Iterable[bytes]) -> object:
+        """A whole state from the slices that ``encode`` gave, in their order; the present one stays.
+
+        Runs in a thread, slice by slice as ``encode`` does; raises ``Corrupt``.
+        """
+        ...
+
+    def adopt(self, loaded: object) -> None:
+        """Replace the whole state by one that ``load`` returned. Must not take long."""
         ...
 
 

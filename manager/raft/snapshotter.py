@@ -7,7 +7,8 @@ Invariants:
 * A transfer reads one file from its beginning to its end, even if that file is replaced meanwhile, and no
   new snapshot is begun while a transfer is under way (within a bound), so that the log still holds what
   follows the one being sent.
-* A received snapshot is used only after all of it has been read back and checked.
+* A received snapshot is used only after all of it has been read back, checked and decoded, in the thread.
+  Until then the next one is not listened to.
 
 When to take one, and what its place in the log means, is decided by its caller.
 """
@@ -52,6 +53,14 @@ class Chunk:
     """Where the snapshot being sent stands; known to the sender only."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A received snapshot, checked, with its state decoded."""
+
+    head: SnapshotHead
+    state: object
+
+
 class _Sending:
     """One transfer: the frames not yet sent, read lazily."""
 
@@ -92,6 +101,7 @@ class Snapshotter:
         self._sending: dict[str, _Sending] = {}
         self._received: AppendFile | None = None
         self._received_bytes = 0
+        self._loading: Future[Loaded] | None = None
 
     # --- taking
 
@@ -105,7 +115,8 @@ class Snapshotter:
 
     def may_take(self, now: float) -> bool:
         is_sending = any(now - s.began_at < RAFT_SNAPSHOT_SEND_MAX_S for s in self._sending.values())
-        return self._taking is None and now >= self._retry_at and not is_sending
+        is_idle = self._taking is None and self._loading is None
+        return is_idle and now >= self._retry_at and not is_sending
 
     def poll(self, now: float) -> Progress:
         """DONE and FAILED are reported once."""
@@ -156,7 +167,7 @@ class Snapshotter:
     # --- receiving
 
     def accept(self, data: bytes, *, offset: int, is_last: bool) -> SnapshotHead | None:
-        """Take a piece in; after the last one, the head of the whole snapshot if it is undamaged."""
+        """Take a piece in; after the last one, the head of the whole, which ``load`` has still to check."""
         try:
             return self._accept(data, offset=offset, is_last=is_last)
         except OSError as error:
@@ -166,6 +177,8 @@ class Snapshotter:
             ) from error
 
     def _accept(self, data: bytes, *, offset: int, is_last: bool) -> SnapshotHead | None:
+        if self.is_loading:
+            return None
         if offset == 0:
             self.discard()
             self._received = self._disk.append(self._inbox)
@@ -181,11 +194,44 @@ class Snapshotter:
         self._received.close()
         self._received = None
         try:
-            return snapshot.verify(self._disk, self._inbox, self._sealer)
+            return snapshot.read_head(self._disk, self._inbox, self._sealer)
         except Corrupt as error:
-            log.warning("raft snapshot received damaged", path=str(self._inbox), reason=str(error))
-            self.discard()
+            self._refuse(error)
             return None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether a received snapshot is about to be installed."""
+        return self._loading is not None
+
+    def load(self, machine: StateMachine) -> None:
+        """Begin checking and decoding the snapshot just accepted, in the thread."""
+
+        def run() -> Loaded:
+            head, state = snapshot.load(self._disk, self._inbox, self._sealer, machine.load, rest=self._rest)
+            return Loaded(head=head, state=state)
+
+        self._loading = self._executor.submit(run)
+
+    def loaded(self) -> Loaded | None:
+        """What ``load`` has come to, once; None while it is at it, and if the snapshot is damaged."""
+        if self._loading is None or not self._loading.done():
+            return None
+        loading, self._loading = self._loading, None
+        try:
+            return loading.result()
+        except Corrupt as error:
+            self._refuse(error)
+        except OSError as error:
+            raise DiskFailed(
+                f"cannot read the raft snapshot {self._inbox}: {error.strerror or error}; "
+                "repair the disk, then start again"
+            ) from error
+        return None
+
+    def _refuse(self, error: Corrupt) -> None:
+        log.warning("raft snapshot received damaged", path=str(self._inbox), reason=str(error))
+        self.discard()
 
     def discard(self) -> None:
         """Forget what has been received so far."""
@@ -196,18 +242,10 @@ class Snapshotter:
         self._disk.remove(self._inbox)
 
     def install(self) -> None:
-        """Make the snapshot just accepted the present one."""
+        """Make the snapshot just loaded the present one."""
         self._is_stale = True
         self._sending.clear()
         self._disk.replace(self._inbox, self.path)
-
-    # --- reading
-
-    def restore(self, machine: StateMachine) -> SnapshotHead:
-        """Load the present snapshot into the state machine."""
-        head = snapshot.verify(self._disk, self.path, self._sealer)
-        machine.restore(snapshot.slices_of(self._disk, self.path, self._sealer))
-        return head
 
     def close(self) -> None:
         if self._received is not None:

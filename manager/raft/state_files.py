@@ -59,8 +59,8 @@ def load(disk: Disk, folder: Path, sealer: Sealer, *, into: StateMachine) -> Loa
             raise Corrupt(f"{path} is missing, and {journal.path} starts after it")
         start = {m.raft_id: m.address for m in journal.identity.members}
         return Loaded(journal=journal, head=None, members=members_after(start, journal.entries, after=0))
-    head = snapshot.verify(disk, path, sealer)
-    into.restore(snapshot.slices_of(disk, path, sealer))
+    head, state = snapshot.load(disk, path, sealer, into.load)
+    into.adopt(state)
     if journal.first > head.previous[1]:
         raise Corrupt(f"{journal.path} starts after its snapshot {path}: entries are missing")
     reconcile(journal, head)

@@ -20,7 +20,6 @@ import math
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
@@ -33,16 +32,14 @@ from pysyncobj.syncobj import SyncObj
 from manager.raft import codec
 from manager.raft.codec import Change, Entry, change_of
 from manager.raft.journal import Journal
+from manager.raft.parts import Parts
 from manager.raft.ports import JournalPort, SerializerPort
-from manager.raft.proposer import Member, StateMachine
+from manager.raft.proposer import Member
 from manager.raft.read_index import ReadIndex
 from manager.raft.replication import Replication
 from manager.raft.snapshot import SnapshotHead
-from manager.raft.snapshotter import Snapshotter
 from manager.raft.transport import PeerTransport
-from manager.raft.wire import Wire
 from swarmpy import limits
-from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
 
@@ -119,23 +116,6 @@ class _NoPoller:
 
     def poll(self, timeout: float) -> None:
         return
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What one member is made of."""
-
-    journal: Journal
-    snapshotter: Snapshotter
-    machine: StateMachine
-    wire: Wire
-    env: Env
-    members: dict[str, str]
-    """In effect, by raft id: after the whole log."""
-    head: SnapshotHead | None
-    """Of the snapshot already restored into ``machine``."""
-    snapshot_entries: int = limits.RAFT_SNAPSHOT_ENTRIES
-    batch_bytes: int = limits.RAFT_BATCH_BYTES_MAX
 
 
 def check_library() -> None:
@@ -228,6 +208,10 @@ class SyncObjCore(SyncObj):
         """Whether another tick would get on without waiting for anything."""
         return self.raftCommitIndex > self.raftLastApplied or (self._isLeader() and self._has_news())
 
+    @property
+    def is_installing(self) -> bool:
+        return self.snapshotter.is_loading
+
     def members(self) -> dict[str, str]:
         """Addresses by raft id of the members in effect."""
         found = {node.id: getattr(node, "address", "") for node in self._SyncObj__otherNodes}
@@ -257,6 +241,7 @@ class SyncObjCore(SyncObj):
     def tick(self) -> None:
         """Everything that is due: answers, elections, commits, applying, sending, snapshots."""
         self._forgive_lag()
+        self._finish_loading()
         self.transport.flush()
         is_alone = not self._SyncObj__otherNodes
         if self.transport.has_new_answers or is_alone:
@@ -343,8 +328,14 @@ class SyncObjCore(SyncObj):
         self.reads.sent()
 
     def _SyncObj__loadDumpFile(self, clearJournal: bool) -> None:
-        """Install the snapshot that was just accepted. The answer to the leader waits for the next sync."""
-        head = self.snapshotter.restore(self.machine)
+        raise AssertionError("a snapshot is installed by the tick")
+
+    # --- inside
+
+    def _install(self, head: SnapshotHead, state: object) -> None:
+        """Go on from a snapshot that was loaded. The answer to the leader waits for the next sync."""
+        self.snapshotter.install()
+        self.machine.adopt(state)
         self.journal.start_over([head.previous, head.last])
         self._stand_at(head)
         others = [RaftNode(m.raft_id, m.address) for m in head.members if m.raft_id != self.raft_id]
@@ -354,8 +345,6 @@ class SyncObjCore(SyncObj):
             for _, callback in waiting.pop(index):
                 callback(None, FAIL_REASON.UNKNOWN_OUTCOME)
         self.on_install()
-
-    # --- inside
 
     @contextmanager
     def _library_made_ours(self) -> Iterator[None]:
@@ -455,17 +444,30 @@ class SyncObjCore(SyncObj):
         self.snapshotter.take(head, self.machine.encode(self.machine.freeze()))
 
     def _accept_snapshot(self, data: bytes, offset: int, is_last: bool) -> bool:
+        """Take in a piece; the whole is loaded in the thread, and installed by a later tick."""
         head = self.snapshotter.accept(data, offset=offset, is_last=is_last)
-        if head is None:
-            return False
+        if head is not None and self._has_all_of(head):
+            self.snapshotter.discard()
+            self.transport.agree_up_to(head.last[1])
+        elif head is not None:
+            self.snapshotter.load(self.machine)
+        return False
+
+    def _finish_loading(self) -> None:
+        loaded = self.snapshotter.loaded()
+        if loaded is None:
+            return
+        if self._has_all_of(loaded.head):
+            self.snapshotter.discard()
+        else:
+            self._install(loaded.head, loaded.state)
+        if self.leader not in (None, self.raft_id):
+            self.transport.agree_up_to(loaded.head.last[1], peer=self.leader)
+
+    def _has_all_of(self, head: SnapshotHead) -> bool:
         _, index, term = head.last
         is_known = self.journal.has(index) and self.journal.term_at(index) == term
-        if index <= self.raftLastApplied or is_known:
-            self.snapshotter.discard()
-            self.transport.agree_up_to(index)
-            return False
-        self.snapshotter.install()
-        return True
+        return index <= self.raftLastApplied or is_known
 
     def _other_ids(self) -> list[str]:
         return [node.id for node in self._SyncObj__otherNodes]

@@ -51,6 +51,11 @@ class Consensus(Protocol):
 
     def now(self) -> float: ...
 
+    @property
+    def is_installing(self) -> bool:
+        """Whether a snapshot received whole is about to replace log and state."""
+        ...
+
     def sync(self) -> None:
         """Make the log durable."""
         ...
@@ -174,9 +179,9 @@ class PeerTransport:
     def backlog(self, peer: str) -> int:
         return self._wire.backlog(peer)
 
-    def agree_up_to(self, index: int) -> None:
-        """Answer the sender of the message under way: we have everything up to ``index``."""
-        self._queue_answer(self._sender, _answer(next_index=index + 1, is_success=True))
+    def agree_up_to(self, index: int, *, peer: str = "") -> None:
+        """Tell ``peer``, or the sender of the message under way: we have everything up to ``index``."""
+        self._queue_answer(peer or self._sender, _answer(next_index=index + 1, is_success=True))
 
     # --- called by the wire
 
@@ -287,7 +292,9 @@ class PeerTransport:
     def _refusal(self, peer: str, term: int, prev: int, next_index: int) -> Callable[[Message], Message]:
         known_term, known_next, at = self._refusals.get(peer, (-1, 0, 0.0))
         now = self._core.now()
-        if term == known_term and prev >= known_next and now - at < RAFT_NACK_PERIOD_S:
+        is_repeated = term == known_term and prev >= known_next and now - at < RAFT_NACK_PERIOD_S
+        if is_repeated or self._core.is_installing:
+            # A refusal proper would have the leader send its snapshot again.
             silent = _answer(next_index=next_index, is_success=False)
             return lambda answer: answer | silent
         self._refusals[peer] = (term, next_index, now)

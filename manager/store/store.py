@@ -1,7 +1,7 @@
 """``Store``: the replicated state of the cluster on one manager.
 
 It is a ``View`` for whoever reads, the ``StateMachine`` of the raft log, and the source of watches. ``apply``
-is the only way to change it. All methods run in the event loop, ``encode`` excepted.
+is the only way to change it. All methods run in the event loop, ``encode`` and ``load`` excepted.
 
 Collections that it hands out are live: copy them before an await.
 """
@@ -60,12 +60,22 @@ class Store:
             raise TypeError(f"a {type(frozen).__name__} was not made by freeze()")
         return snapshot.encode(frozen)
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the whole state, or raise ``Corrupt`` and change nothing. Watchers are told to resync."""
-        self._tables = snapshot.load(chunks)
+    def load(self, chunks: Iterable[bytes]) -> Tables:
+        """The state that was encoded, apart from the present one; ``Corrupt``. May run in a thread."""
+        return snapshot.load(chunks)
+
+    def adopt(self, loaded: object) -> None:
+        """Replace the whole state by a loaded one. Watchers are told to resync."""
+        if not isinstance(loaded, Tables):
+            raise TypeError(f"a {type(loaded).__name__} was not made by load()")
+        self._tables = loaded
         self._restores += 1
         for watch in self._watches:
             watch.publish_resync(self.version)
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Load and adopt in one step, or raise ``Corrupt`` and change nothing."""
+        self.adopt(self.load(chunks))
 
     # --- watching
 

@@ -45,10 +45,13 @@ class Counter:
         yield b"%d" % count
         yield from (b"%d %b" % item for item in last.items())
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
+    def load(self, chunks: Iterable[bytes]) -> object:
         first, *rest = chunks
-        self.count = int(first)
-        self.last = {int(key): value for key, _, value in (chunk.partition(b" ") for chunk in rest)}
+        last = {int(key): value for key, _, value in (chunk.partition(b" ") for chunk in rest)}
+        return int(first), last
+
+    def adopt(self, loaded: Any) -> None:
+        self.count, self.last = loaded
 
 
 class Member:

@@ -66,9 +66,12 @@ class Machine:
         for start in range(0, len(items), 7):
             yield b"\n".join(b"%d %b" % item for item in items[start : start + 7])
 
-    def restore(self, chunks: Iterable[bytes]) -> None:
+    def load(self, chunks: Iterable[bytes]) -> object:
         lines = [line.split() for chunk in chunks for line in chunk.split(b"\n")]
-        self.applied = {int(index): entry for index, entry in lines}
+        return {int(index): entry for index, entry in lines}
+
+    def adopt(self, loaded: Any) -> None:
+        self.applied = loaded
         self.numbers = {int(entry) for entry in self.applied.values()}
         for index, entry in self.applied.items():
             self._world.check_applied(self._name, index, entry)

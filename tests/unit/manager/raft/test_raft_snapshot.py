@@ -14,7 +14,7 @@ from manager.raft import snapshot
 from manager.raft.proposer import Member
 from manager.raft.sealing import KEY_BYTES, AesGcmSealer, NoSealer, Sealer
 from manager.raft.snapshot import SnapshotHead
-from manager.raft.snapshotter import Chunk, Progress, Snapshotter
+from manager.raft.snapshotter import Chunk, Loaded, Progress, Snapshotter
 from swarmpy.errors import Corrupt, DiskFailed
 from swarmpy.runtime import SystemEntropy
 from swarmpy.sim.disk import SimDisk
@@ -33,6 +33,13 @@ def snapshotter(disk: SimDisk, sealer: Sealer | None = None) -> Snapshotter:
     return Snapshotter(disk, PATH, sealer or NoSealer(), executor=InlineThread(), rest=lambda: None)
 
 
+def restore(disk: SimDisk, machine: ListMachine, sealer: Sealer | None = None) -> SnapshotHead:
+    """As at the start of a manager."""
+    head, state = snapshot.load(disk, PATH, sealer or NoSealer(), machine.load)
+    machine.adopt(state)
+    return head
+
+
 def taken(disk: SimDisk, sealer: Sealer | None = None) -> Snapshotter:
     made = snapshotter(disk, sealer)
     made.take(HEAD, SLICES)
@@ -48,40 +55,40 @@ def disk() -> SimDisk:
 def test_what_was_taken_is_restored(disk: SimDisk) -> None:
     made = taken(disk)
     machine = ListMachine()
-    assert made.restore(machine) == HEAD
+    assert restore(disk, machine) == HEAD
     assert machine.entries == SLICES
     assert made.poll(0.0) is Progress.IDLE
 
 
 def test_sealed_slices_are_not_in_the_file(disk: SimDisk) -> None:
     sealer = AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy())
-    made = taken(disk, sealer)
+    taken(disk, sealer)
     assert b"slice" not in disk.read(PATH)
     machine = ListMachine()
-    made.restore(machine)
+    restore(disk, machine, sealer)
     assert machine.entries == SLICES
     with pytest.raises(Corrupt, match="another key"):
-        snapshotter(disk, AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy())).restore(machine)
+        restore(disk, machine, AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy()))
 
 
 @pytest.mark.parametrize("place", [0.02, 0.5, 0.999])
 def test_damage_anywhere_is_refused_with_the_file(disk: SimDisk, place: float) -> None:
-    made = taken(disk)
+    taken(disk)
     disk.damage(PATH, int(len(disk.read(PATH)) * place))
     with pytest.raises(Corrupt, match=str(PATH)):
-        made.restore(ListMachine())
+        restore(disk, ListMachine())
 
 
 @pytest.mark.parametrize("cut", [1, 20, 5000])
 def test_a_shortened_or_lengthened_file_is_refused(disk: SimDisk, cut: int) -> None:
-    made = taken(disk)
+    taken(disk)
     whole = disk.read(PATH)
     disk.write_atomic(PATH, whole[:-cut])
     with pytest.raises(Corrupt, match=str(PATH)):
-        made.restore(ListMachine())
+        restore(disk, ListMachine())
     disk.write_atomic(PATH, whole + whole[:cut])
     with pytest.raises(Corrupt, match=str(PATH)):
-        made.restore(ListMachine())
+        restore(disk, ListMachine())
 
 
 def test_a_file_that_lacks_a_slice_is_refused(disk: SimDisk) -> None:
@@ -112,6 +119,17 @@ def chunks(sender: Snapshotter) -> list[Chunk]:
     return found
 
 
+def load(receiver: Snapshotter, machine: ListMachine) -> Loaded | None:
+    """Check and decode what was accepted, and take it if it is sound."""
+    receiver.load(machine)
+    loaded = receiver.loaded()
+    assert not receiver.is_loading
+    if loaded is not None:
+        receiver.install()
+        machine.adopt(loaded.state)
+    return loaded
+
+
 def test_a_transfer_arrives_whole_under_another_key(disk: SimDisk) -> None:
     sender = taken(disk, AesGcmSealer(os.urandom(KEY_BYTES), SystemEntropy()))
     own_disk = SimDisk(random.Random(2))
@@ -122,9 +140,10 @@ def test_a_transfer_arrives_whole_under_another_key(disk: SimDisk) -> None:
     heads = [receiver.accept(p.data, offset=p.offset, is_last=p.is_last) for p in pieces]
     assert heads[-1] == HEAD
     assert set(heads[:-1]) == {None}
-    receiver.install()
     machine = ListMachine()
-    receiver.restore(machine)
+    loaded = load(receiver, machine)
+    assert loaded is not None
+    assert loaded.head == HEAD
     assert machine.entries == SLICES
     assert b"slice" not in own_disk.read(PATH)
 
@@ -154,16 +173,38 @@ def test_a_missing_piece_spoils_the_transfer_and_a_new_one_begins_at_zero(disk: 
     assert heads[-1] == HEAD
 
 
-def test_a_damaged_piece_is_not_installed(disk: SimDisk) -> None:
+@pytest.mark.parametrize("damaged", [0, 2, 4])
+def test_a_damaged_piece_is_not_installed(disk: SimDisk, damaged: int) -> None:
     sender = taken(disk)
-    receiver = snapshotter(SimDisk(random.Random(2)))
-    heads = []
+    own_disk = SimDisk(random.Random(2))
+    receiver = snapshotter(own_disk)
+    head = None
     for number, piece in enumerate(chunks(sender)):
         data = bytearray(piece.data)
-        if number == 2:
+        if number == damaged:
             data[20] ^= 1
-        heads.append(receiver.accept(bytes(data), offset=piece.offset, is_last=piece.is_last))
-    assert set(heads) == {None}
+        head = receiver.accept(bytes(data), offset=piece.offset, is_last=piece.is_last)
+    machine = ListMachine()
+    assert head is None or load(receiver, machine) is None
+    assert machine.restores == 0
+    assert not own_disk.exists(PATH)
+
+
+def test_while_one_is_being_loaded_the_next_is_not_listened_to(disk: SimDisk) -> None:
+    sender = taken(disk)
+    receiver = snapshotter(SimDisk(random.Random(2)))
+    pieces = chunks(sender)
+    for piece in pieces:
+        receiver.accept(piece.data, offset=piece.offset, is_last=piece.is_last)
+    machine = ListMachine()
+    receiver.load(machine)
+    assert not receiver.may_take(1000.0)
+    for piece in pieces:
+        assert receiver.accept(piece.data, offset=piece.offset, is_last=piece.is_last) is None
+    loaded = receiver.loaded()
+    assert loaded is not None
+    assert loaded.head == HEAD
+    assert receiver.loaded() is None, "told once"
 
 
 def test_a_full_disk_while_receiving_is_fatal(disk: SimDisk) -> None:
@@ -183,8 +224,7 @@ def test_an_older_snapshot_still_being_written_does_not_replace_an_installed_one
     receiver.take(HEAD, [b"an older state"])
     for piece in chunks(sender):
         receiver.accept(piece.data, offset=piece.offset, is_last=piece.is_last)
-    receiver.install()
-    assert receiver.poll(0.0) is Progress.IDLE
     machine = ListMachine()
-    receiver.restore(machine)
+    load(receiver, machine)
+    assert receiver.poll(0.0) is Progress.IDLE
     assert machine.entries == SLICES
