@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from manager.schedule.needs import HostPort
 from swarmpy.model.defaults import port_protocol, publish_mode
 from swarmpy.model.objects import Endpoint, Service
-from swarmpy.model.specs import PortConfig
+from swarmpy.model.specs import EndpointSpec, PortConfig, ServiceSpec
 from swarmpy.model.states import PublishMode
 
 FIRST_PORT: Final = 30_000
@@ -30,6 +30,37 @@ def is_open(port: PortConfig) -> bool:
 
 def needs_ports(service: Service) -> bool:
     return any(is_open(port) for port in service.endpoint.ports)
+
+
+def endpoint_of(spec: ServiceSpec, stored: Endpoint) -> Endpoint:
+    """The endpoint of a service whose spec becomes ``spec``: what users chose is known at once.
+
+    Numbers that were chosen for ports still wished stay, since clients know them; but for one that the new
+    spec itself asks for by number.
+    """
+    if spec.endpoint_spec is None:
+        return Endpoint()
+    if spec.endpoint_spec == stored.spec:
+        return stored
+    given = _given_numbers(spec.endpoint_spec, stored)
+    ports = []
+    for port in spec.endpoint_spec.ports:
+        port = replace(port, protocol=port_protocol(port), publish_mode=publish_mode(port))
+        numbers = given.get((port.protocol, port.target_port))
+        if numbers and is_open(port):
+            port = replace(port, published_port=numbers.pop(0))
+        ports.append(port)
+    return replace(stored, spec=spec.endpoint_spec, ports=tuple(ports))
+
+
+def _given_numbers(spec: EndpointSpec, stored: Endpoint) -> dict[tuple[str, int], list[int]]:
+    """By protocol and target the numbers that were chosen for ports left open."""
+    named = {(port_protocol(port), port.published_port) for port in spec.ports}
+    given: dict[tuple[str, int], list[int]] = {}
+    for wish, port in zip(stored.spec.ports, stored.ports, strict=False):
+        if is_open(wish) and port.published_port and (port_protocol(port), port.published_port) not in named:
+            given.setdefault((port_protocol(port), port.target_port), []).append(port.published_port)
+    return given
 
 
 def assign_ports(service: Service, services: Iterable[Service]) -> Endpoint:

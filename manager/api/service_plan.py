@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from manager.allocate.ports import is_open
+from manager.allocate.ports import endpoint_of
 from manager.api import texts
 from manager.api.lookup import find
 from manager.schedule import constraint
@@ -54,7 +54,7 @@ def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str) 
         spec=spec,
         revision_id=revision.id,
         template_id=revision.id,
-        endpoint=_endpoint(spec, Endpoint()),
+        endpoint=endpoint_of(spec, Endpoint()),
     )
     return (Create(object=service), Create(object=revision))
 
@@ -76,7 +76,7 @@ def update(
         revision_id=revision.id,
         template_id=revision.id if restarts_tasks(service.spec, spec) else service.template_id,
         previous_id=service.revision_id,
-        endpoint=_endpoint(spec, service.endpoint),
+        endpoint=endpoint_of(spec, service.endpoint),
         update_status=None,
     )
     return (Create(object=revision), Update(object=changed))
@@ -88,13 +88,17 @@ def rollback(view: View, service: Service, *, base_version: int, now: Timestamp)
     previous = view.revision(service.previous_id) if service.previous_id else None
     if previous is None:
         raise texts.precondition(f"service {service.id} does not have a previous spec")
+    try:
+        _check_ports_free(view, previous.spec, service)
+    except Rejected as error:
+        raise texts.invalid(error) from None
     changed = replace(
         service,
         spec=previous.spec,
         revision_id=previous.id,
         template_id=previous.id if restarts_tasks(service.spec, previous.spec) else service.template_id,
         previous_id=service.revision_id,
-        endpoint=_endpoint(previous.spec, service.endpoint),
+        endpoint=endpoint_of(previous.spec, service.endpoint),
         update_status=UpdateStatus(
             state=UpdateState.ROLLBACK_STARTED, message="manually requested rollback", started_at=now
         ),
@@ -174,42 +178,6 @@ def _check_files(view: View, container: ContainerSpec | None) -> None:
 
 def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
     return () if spec.endpoint_spec is None else spec.endpoint_spec.ports
-
-
-def _endpoint(spec: ServiceSpec, stored: Endpoint) -> Endpoint:
-    """Ports that the user chose are known at once; the allocator adds the rest and the virtual IPs."""
-    if spec.endpoint_spec is None:
-        return Endpoint()
-    if spec.endpoint_spec == stored.spec:
-        return stored
-    given = _given_numbers(stored, spec)
-    ports = []
-    for port in _ports(spec):
-        port = replace(
-            port,
-            protocol=port.protocol or PortProtocol.TCP,
-            publish_mode=port.publish_mode or PublishMode.INGRESS,
-        )
-        numbers = given.get((port.target_port, port.protocol))
-        if numbers and is_open(port):
-            port = replace(port, published_port=numbers.pop(0))
-        ports.append(port)
-    return replace(stored, spec=spec.endpoint_spec, ports=tuple(ports))
-
-
-def _given_numbers(stored: Endpoint, spec: ServiceSpec) -> dict[tuple[int, PortProtocol], list[int]]:
-    """The numbers that the allocator chose for the service's ports: clients know them, so they are kept.
-
-    But for one that the new spec itself asks for by number.
-    """
-    wishes = () if stored.spec is None else stored.spec.ports
-    named = {_port_key(port) for port in _ports(spec)}
-    given: dict[tuple[int, PortProtocol], list[int]] = {}
-    for wish, port in zip(wishes, stored.ports, strict=False):
-        if is_open(wish) and port.published_port and _port_key(port) not in named:
-            key = (port.target_port, port.protocol or PortProtocol.TCP)
-            given.setdefault(key, []).append(port.published_port)
-    return given
 
 
 def _check_ports_free(view: View, spec: ServiceSpec, of: Service | None) -> None:

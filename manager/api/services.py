@@ -90,7 +90,9 @@ class Services:
             )
 
         # the base version is the client's, so a change that came in between ends in Stale, not in a repeat
-        await self._api.decide(plan, is_guarded=not service_plan.publishes_ports(spec))
+        # what a rollback publishes is known only once the service was read
+        is_guarded = how != "previous" and not service_plan.publishes_ports(spec)
+        await self._api.decide(plan, is_guarded=is_guarded)
         return self._api.answer({"Warnings": warnings(spec)})
 
     async def remove(self, request: web.Request) -> web.StreamResponse:

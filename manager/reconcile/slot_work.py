@@ -14,6 +14,7 @@ from typing import Final, Generic
 
 from msgspec.structs import replace
 
+from manager.allocate.ports import endpoint_of
 from manager.reconcile.builder import PlanBuilder
 from manager.reconcile.restart import Restart, after_displacement, after_end, is_displaced
 from manager.reconcile.slots import K, NodeFitness, Slots, age, is_wished
@@ -200,6 +201,7 @@ class SlotWork(Generic[K]):
                 revision_id=previous.id,
                 template_id=previous.id,
                 previous_id="",
+                endpoint=endpoint_of(previous.spec, changed.endpoint),
             )
         self._builder.add(Update(object=changed))
         self._builder.note(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from contextlib import suppress
 
 import pytest
 from budget import machine_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
-from world import World
+from world import World, make_node
 
 from manager.allocate.ports import FIRST_PORT, LAST_PORT
 from manager.api import service_plan
@@ -31,8 +32,9 @@ from swarmpy.model.specs import (
     ServiceMode,
     ServiceSpec,
     TaskSpec,
+    UpdateConfig,
 )
-from swarmpy.model.states import Owner, PortProtocol, PublishMode
+from swarmpy.model.states import FailureAction, Owner, PortProtocol, PublishMode
 
 NAMES = ("a", "b", "c", "d")
 Holding = tuple[PortProtocol, int]
@@ -109,10 +111,9 @@ class Publishing(RuleBasedStateMachine):
     def roll_back(self, name: str) -> None:
         service = self.find(name)
         if service is not None and service.previous_id:
-            plan = service_plan.rollback(
-                self.world.tables, service, base_version=service.version, now=self.world.now
-            )
-            self.commit(*plan)
+            view, now = self.world.tables, self.world.now
+            with suppress(Rejected):  # another service may have the ports by now
+                self.commit(*service_plan.rollback(view, service, base_version=service.version, now=now))
 
     @rule(name=st.sampled_from(NAMES))
     def remove(self, name: str) -> None:
@@ -198,6 +199,43 @@ def test_a_service_that_gets_another_port_keeps_the_number_of_the_first(*, is_ro
         machine.roll_back("a")
     machine.settle()
     assert set(before) <= set(endpoint(machine, "a"))
+
+
+def test_a_rollback_does_not_take_a_port_that_another_service_has_now() -> None:
+    machine = Publishing()
+    fixed = PortConfig(
+        target_port=80, published_port=8080, protocol=PortProtocol.TCP, publish_mode=PublishMode.INGRESS
+    )
+    machine.put("a", (fixed,), 0)
+    machine.put("a", (), 0)
+    machine.put("b", (fixed,), 0)
+    machine.roll_back("a")
+    machine.nothing_is_held_twice()
+
+
+def test_an_automatic_rollback_brings_the_old_ports_back() -> None:
+    world = World(make_node("n1"))
+    old, new = (
+        ServiceSpec(
+            name="a",
+            mode=ServiceMode(replicated=Replicated(replicas=1)),
+            task_template=TaskSpec(container_spec=ContainerSpec(image=f"image-{port}")),
+            endpoint_spec=EndpointSpec(ports=(PortConfig(target_port=80, published_port=port),)),
+            update_config=UpdateConfig(failure_action=FailureAction.ROLLBACK),
+        )
+        for port in (8080, 9090)
+    )
+    view = Draft(world.tables)
+    made = service_plan.create(view, old, service_id="a", revision_id="r1")
+    world.apply(Group(owner=Owner.API, changes=made))
+    world.live(60)
+    changed = service_plan.update(
+        view, world.service("a"), new, base_version=world.service("a").version, revision_id="r2"
+    )
+    world.apply(Group(owner=Owner.API, changes=changed))
+    world.live(60, may_run=lambda task: task.revision_id == "r1")
+    assert world.service("a").revision_id == "r1"
+    assert [port.published_port for port in world.service("a").endpoint.ports] == [8080]
 
 
 def endpoint(machine: Publishing, name: str) -> tuple[tuple[int, int], ...]:
