@@ -23,11 +23,13 @@ from lab_services import lab_of
 from swarmpy.lab import hosts
 from swarmpy.lab.cluster import Lab
 
-DURATION_S: Final = 75.0
-"""Unless ``CRASH_MINUTES`` says otherwise."""
+DURATION_S: Final = float(os.environ.get("CRASH_MINUTES", "0")) * 60 or 75.0
 WRITERS: Final = 3
 SETTLE_S: Final = 90.0
 MARK: Final = f"8000{os.getpid()}"
+
+
+pytestmark = pytest.mark.timeout(DURATION_S + 4 * SETTLE_S)
 
 
 @pytest.fixture
@@ -38,12 +40,11 @@ def lab() -> Iterator[Lab]:
 
 def test_nothing_acknowledged_is_lost_and_nothing_unwanted_is_left(lab: Lab) -> None:
     seed = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
-    duration_s = float(os.environ.get("CRASH_MINUTES", "0")) * 60 or DURATION_S
-    print(f"SEED={seed}, {duration_s:.0f} s")
+    print(f"SEED={seed}, {DURATION_S:.0f} s")
     lab.call("node-1", "POST", "/services/create", spec("steady", 10, MARK))
     wait_for(lambda: len(all_live_tasks(lab, MARK)) == 10, what="ten tasks should run")
     first = all_live_tasks(lab, MARK)
-    until = time.monotonic() + duration_s
+    until = time.monotonic() + DURATION_S
     writers = [Writer(lab, seed=seed + number, until=until, mark=MARK) for number in range(1, WRITERS + 1)]
     sampler = Sampler(lab, until=until)
     wrecker = Wrecker(lab, seed, MARK)
@@ -64,7 +65,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_unwanted_is_left(lab: Lab) -> 
     defects += wrecker.defects + sampler.defects
     print("\n".join(defects))
     assert defects == []
-    assert wrecker.counts.total() >= duration_s / PERIOD_S / 2
+    assert wrecker.counts.total() >= DURATION_S / PERIOD_S / 2
     assert counts["create acknowledged"] >= 20, "the load was too small to say anything"
     services = {name: owned for writer in writers for name, owned in writer.history.services.items()}
     check_services(lab, services, gone={name for writer in writers for name in writer.history.gone})
