@@ -36,6 +36,7 @@ from swarmpy.model.objects import (
 )
 from swarmpy.model.specs import NodeSpec, Platform, Replicated, Resources, ServiceMode, ServiceSpec
 from swarmpy.model.states import NodeAvailability, NodeState, Owner, TaskState
+from swarmpy.sim.checkers.quiet import wanted_changes
 
 START = Timestamp(1_700_000_000 * SECOND_NS)
 GIB = 1 << 30
@@ -273,16 +274,9 @@ class World:
         return self._wakes[0][0] if self._wakes else None
 
     def assert_quiet(self) -> None:
-        """Asked for everything anew, no reconciler wants anything.
-
-        But for the words of why a task waits: what takes up room elsewhere can change which filter is the
-        first to refuse a node, and does not make anybody look again.
-        """
-        for reconciler in self.reconcilers:
-            for key in reconciler.keys(self.tables):
-                plan = reconciler.reconcile(self.tables, key, self.now)
-                wanted = [group for group in plan.groups if not _is_new_reason(group)]
-                assert not wanted, f"{reconciler.name} {key} is not quiet: {wanted[:3]}"
+        """Asked for everything anew, no reconciler wants anything (see ``wanted_changes``)."""
+        wanted = list(wanted_changes(self.tables, self.now, reconcilers=self.reconcilers))
+        assert not wanted, f"not quiet: {wanted[:3]}"
 
     # --- looking
 
@@ -320,9 +314,3 @@ class World:
 
     def running(self, service_id: str = "") -> list[Task]:
         return [task for task in self.live_tasks(service_id) if task.status.state == TaskState.RUNNING]
-
-
-def _is_new_reason(group: Group) -> bool:
-    return all(
-        isinstance(change, Report) and change.status.state == TaskState.PENDING for change in group.changes
-    )

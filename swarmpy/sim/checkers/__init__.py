@@ -29,6 +29,7 @@ from manager.store.view import View
 from swarmpy.limits import SIM_SEARCH_STEPS_MAX
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Kind, Node, Revision, Service, Task
+from swarmpy.model.states import TaskState
 from swarmpy.sim.checkers import acknowledged, linearizable, quiet, replicas
 from swarmpy.sim.checkers.demand import NO_DEMAND, Demand, demand_of
 from swarmpy.sim.checkers.exclusive import Exclusive
@@ -44,7 +45,7 @@ from swarmpy.sim.checkers.starts import Starts
 from swarmpy.sim.checkers.task_life import TaskLife
 from swarmpy.sim.checkers.violations import Violation, Violations
 
-__all__ = ["Checkers", "Operation", "Scene", "Summary", "Violation", "Violations"]
+__all__ = ["Checkers", "Operation", "Options", "Scene", "Summary", "Violation", "Violations"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,15 +138,18 @@ class Checkers:
                 self._demands.pop(event.old.id, None)
 
     def _take_event(self, event: Event, *, is_gap: bool) -> None:
-        old, new = event.old, event.new
-        match event.kind:
-            case Kind.TASK:
-                assert old is None or isinstance(old, Task)
-                assert new is None or isinstance(new, Task)
-                self._life.event(old, new, is_gap=is_gap)
-                self._exclusive.event(old, new)
-                self._slots.task_event(old, new)
-                self._reservations.task_event(old, new, is_gap=is_gap)
+        kind, old, new = event.kind, event.old, event.new
+        if kind is Kind.TASK:  # nearly all of them
+            assert old is None or isinstance(old, Task)
+            assert new is None or isinstance(new, Task)
+            self._life.event(old, new, is_gap=is_gap)
+            if not is_gap and old is not None and new is not None and _is_mere_progress(old, new):
+                return
+            self._exclusive.task_event(old, new)
+            self._slots.task_event(old, new)
+            self._reservations.task_event(old, new, is_gap=is_gap)
+            return
+        match kind:
             case Kind.NODE:
                 assert old is None or isinstance(old, Node)
                 assert new is None or isinstance(new, Node)
@@ -222,3 +226,14 @@ class Checkers:
             operations=result.operations,
             stuck_at="; ".join(str(operation) for operation in result.last),
         )
+
+
+def _is_mere_progress(old: Task, new: Task) -> bool:
+    """Whether the task only got further on its agent: it holds what it held, and is wished what it was."""
+    return (
+        old.status.state >= TaskState.ASSIGNED
+        and new.status.state <= TaskState.RUNNING
+        and old.desired_state is new.desired_state
+        and old.node_id == new.node_id
+        and old.networks == new.networks
+    )

@@ -41,15 +41,20 @@ class Exclusive:
         subject = new if new is not None else old
         match subject:
             case Task():
-                keys = self._of_task(new) if isinstance(new, Task) else ()
-                if keys or subject.id in self._held:
-                    self._hold(f"{subject.id}", keys)
+                self.task_event(old, new)  # type: ignore[arg-type]
             case Service():
                 self._hold(f"service {subject.id}", _of_service(new) if isinstance(new, Service) else ())
             case Network():
                 self._hold(f"network {subject.id}", _of_network(new) if isinstance(new, Network) else ())
             case _:
                 pass
+
+    def task_event(self, old: Task | None, new: Task | None) -> None:
+        """The same, for a task."""
+        keys = self._of_task(new) if new is not None else ()
+        subject = new if new is not None else old
+        if subject is not None and (keys or subject.id in self._held):
+            self._hold(subject.id, keys)
 
     def _of_task(self, task: Task) -> tuple[Key, ...]:
         demand = self._demands.get(task.revision_id)

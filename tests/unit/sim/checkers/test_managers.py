@@ -16,8 +16,9 @@ from manager.store.watch import Watch
 from swarmpy.model.changes import Delete, Order, Report
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Kind, TaskStatus
-from swarmpy.model.states import Owner, TaskState
-from swarmpy.sim.checkers import Checkers, Violations
+from swarmpy.model.specs import EndpointSpec, PortConfig, ServiceSpec
+from swarmpy.model.states import Owner, PublishMode, TaskState
+from swarmpy.sim.checkers import Checkers, Options, Violations
 from swarmpy.sim.checkers.raft_terms import RaftTerms
 from swarmpy.sim.checkers.replicas import Replicas, compare_stores, digest_of
 
@@ -336,6 +337,25 @@ def test_the_facade_notices_a_state_out_of_nowhere_and_a_second_start() -> None:
     checkers.status("m1", status("a", 1, leads=True))
     checkers.status("m2", status("b", 1, leads=True))
     assert checkers.violations.counts == {"task life": 1, "starts": 1, "raft": 1}
+
+
+def test_what_is_held_is_known_across_a_gap() -> None:
+    """A manager was killed before it was heard, and another one begins where nobody saw it go."""
+    checkers = Checkers(lambda: 1.0, options=Options(has_reports=False))
+    ports = (PortConfig(target_port=80, published_port=80, publish_mode=PublishMode.HOST),)
+    spec = ServiceSpec(name="s1", endpoint_spec=EndpointSpec(ports=ports))
+    first = Manager("m1", checkers)
+    first.accept(
+        creates(node("n1"), node("n2"), service("s1"), replace(revision("s1-r", "s1"), spec=spec)),
+        creates(task("t1", on="n1", slot=1), task("t2", on="n2", slot=2)),
+    )
+    ahead = restored(first.store)
+    accept(ahead, report("t1", TaskState.RUNNING), report("t2", TaskState.FAILED))
+    second = Manager("m2", checkers, ahead)
+    second.accept(creates(task("t3", on="n2", slot=3)))
+    assert sentences(checkers.violations) == []
+    second.accept(creates(task("t4", on="n1", slot=4)))
+    assert sentences(checkers.violations) == ["host port n1 tcp 80 is held twice"]
 
 
 def test_the_end_compares_the_stores() -> None:
