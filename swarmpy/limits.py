@@ -146,6 +146,8 @@ STATUS_BATCH_MAX = 500
 STATUS_QUEUE_MAX = 10_000
 ASSIGNMENT_BATCH_S = 0.05
 ASSIGNMENT_CHANGES_MAX = 500
+ASSIGNMENT_BYTES_MAX = 1 << 20
+"""One assignment message ends with the change that reaches this size; far below RPC_MESSAGE_BYTES_MAX."""
 HEARTBEAT_MISSES_MAX = 3
 STATUS_COMMIT_GAP_S = 0.02
 """The leader's pause between two commits of statuses, in which more of them gather."""
@@ -300,7 +302,8 @@ COMPOSE_VALUE_CHARS_MAX = 1 << 20
 COMPOSE_DEFAULTS_DEPTH_MAX = 16
 """How deep defaults may be nested: ${A:-${B:-...}}"""
 COMPOSE_FILES_MAX = 64
-COMPOSE_PORTS_MAX = 2_000
+COMPOSE_SERVICES_MAX = 2_000
+COMPOSE_PORTS_MAX = 1_000
 """Ports of one service with every range written out."""
 
 # --- lab

@@ -19,7 +19,7 @@ from swarmpy.compose.runnable import runnable
 from swarmpy.compose.stack import Document, NamedFile, NamedNetwork, NamedSpec, Stack, StackWarning
 from swarmpy.compose.tree import ComposeError, Mapping, Place
 from swarmpy.errors import InvalidArgument, Rejected
-from swarmpy.limits import COMPOSE_FILES_MAX
+from swarmpy.limits import COMPOSE_FILES_MAX, COMPOSE_SERVICES_MAX
 from swarmpy.model import validate
 
 __all__ = [
@@ -54,7 +54,8 @@ def read_stack(
     except Rejected as error:
         raise InvalidArgument(f'invalid stack name "{name}": {error}') from None
     document, warnings = merged(documents, variables=variables, files=files or {})
-    if not document.get("services"):
+    services = document.get("services")
+    if not isinstance(services, Mapping) or not services.items:
         place = Place(documents[0].file, 1)
         raise ComposeError(place, "no services: write 'services:' with the services below it")
     return Stack(
@@ -100,4 +101,7 @@ def _checked(document: Document, variables: Mappings[str, str]) -> tuple[Mapping
     for place, path, note in check_keys(found.tree).ignored:
         reason = f": {note}" if note else ""
         warnings.append(StackWarning(place, f"Ignoring unsupported option: {path}{reason}"))
+    services = found.tree.get("services")
+    if isinstance(services, Mapping) and len(services.items) > COMPOSE_SERVICES_MAX:
+        raise ComposeError(services.place, f"more than {COMPOSE_SERVICES_MAX} services: make several stacks")
     return found.tree, warnings

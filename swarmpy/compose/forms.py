@@ -188,6 +188,8 @@ def _each_long(
             raise ComposeError(
                 item.place, f"{fields.path}.{key}.{number} must be a string or a mapping, not {kind_of(item)}"
             )
+        if key == "ports" and len(found) > COMPOSE_PORTS_MAX:
+            raise fields.error(key, f"names more than {COMPOSE_PORTS_MAX} ports: publish fewer")
     return found
 
 
@@ -232,12 +234,7 @@ def _ports(fields: Fields, key: str, around: Surroundings) -> Node:
             )
         ]
 
-    found = _each_long(fields, key, write_out)
-    if len(found) > COMPOSE_PORTS_MAX:
-        raise fields.error(
-            key, f"names {len(found)} ports; {COMPOSE_PORTS_MAX} are the most a service can have"
-        )
-    return Sequence(tuple(item for item, _ in found), fields.place(key))
+    return Sequence(tuple(item for item, _ in _each_long(fields, key, write_out)), fields.place(key))
 
 
 # --- mounts
