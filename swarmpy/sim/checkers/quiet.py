@@ -129,7 +129,9 @@ def _slot_reasons(scene: Scene, service: Service, tasks: Sequence[Task]) -> Iter
     wished = [task for task in tasks if task.desired_state <= TaskState.RUNNING]
     newest = tasks[-1]
     where = f"service {service.id} slot {newest.slot or newest.node_id}"
-    if len(wished) > 1:
+    # under start-first one may run on while its successor finds no node, or waits after a failure
+    placed = [task for task in wished if not _is_waiting(task, scene.now)]
+    if len(placed) > 1 or len(wished) > 2:
         yield f"{where}: {len(wished)} tasks are to run there"
     if service.id in scene.unsteady:
         return
@@ -148,16 +150,20 @@ def _slot_reasons(scene: Scene, service: Service, tasks: Sequence[Task]) -> Iter
 
 def _is_settled(view: View, task: Task, now: Timestamp) -> bool:
     """Whether the task runs where it may, or says what it waits for."""
-    state = task.status.state
-    if state == TaskState.PENDING:
-        return bool(task.status.err)
-    if task.desired_state == TaskState.READY and task.not_before > now:
-        return not _has_ended(task)
-    if state != TaskState.RUNNING or task.desired_state != TaskState.RUNNING:
+    if _is_waiting(task, now):
+        return True
+    if task.status.state != TaskState.RUNNING or task.desired_state != TaskState.RUNNING:
         return False
     node = view.node(task.node_id)
     is_drained = node is not None and node.spec.availability == NodeAvailability.DRAIN
     return _is_ready(view, task) and not is_drained
+
+
+def _is_waiting(task: Task, now: Timestamp) -> bool:
+    """Whether it waits for a node, and says why, or for the end of its restart delay."""
+    if task.status.state == TaskState.PENDING:
+        return bool(task.status.err)
+    return task.desired_state == TaskState.READY and task.not_before > now and not _has_ended(task)
 
 
 def _is_eligible(service: Service, node: Node) -> bool:

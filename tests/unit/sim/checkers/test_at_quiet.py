@@ -20,7 +20,7 @@ from agent.executor.fake import Behaviour, FakeMachine, FakeTask
 from manager.store.store import Store
 from swarmpy import limits
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
-from swarmpy.model.objects import Kind, Revision, Service
+from swarmpy.model.objects import Kind, Revision, Service, TaskStatus
 from swarmpy.model.specs import ContainerSpec, Global, ServiceMode, ServiceSpec
 from swarmpy.model.states import NodeAvailability, NodeState, TaskState
 from swarmpy.sim.checkers import Checkers, Scene
@@ -340,6 +340,17 @@ def test_two_tasks_in_a_slot() -> None:
     cluster.world.put(task)
     cluster.run(task.node_id, "twin")
     assert "service s1 slot 1: 2 tasks are to run there" in cluster.reasons()
+
+
+def test_a_successor_that_waits_for_a_node_may_overlap() -> None:
+    cluster = Cluster(replicas=1)
+    task = cluster.one()
+    waiting = TaskStatus(state=TaskState.PENDING, err="no suitable node")
+    twin = replace(task, id=TaskId("twin"), node_id=NodeId(""), status=waiting)
+    cluster.world.put(twin)
+    assert "2 tasks" not in cluster.reasons()
+    cluster.world.put(replace(twin, id=TaskId("triplet")))
+    assert "service s1 slot 1: 3 tasks are to run there" in cluster.reasons()
 
 
 def test_an_unsteady_service_is_judged_by_its_slots_alone() -> None:
