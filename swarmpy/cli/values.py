@@ -5,57 +5,42 @@ Each function raises UsageError with docker's sentence where docker has one.
 
 from __future__ import annotations
 
-import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from swarmpy.cli.flags import UsageError
 from swarmpy.client import Json
+from swarmpy.errors import InvalidArgument
+from swarmpy.model import quantities
 
-_DURATION: Final = re.compile(r"([+-]?\d*\.?\d+)(ns|us|µs|ms|s|m|h)")
-_UNIT_NS: Final = {
-    "ns": 1,
-    "us": 1_000,
-    "µs": 1_000,
-    "ms": 1_000_000,
-    "s": 1_000_000_000,
-    "m": 60_000_000_000,
-    "h": 3_600_000_000_000,
-}
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s?([kmgtp]?)i?b?", re.IGNORECASE)
-_SIZE_POWER: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _TRUE: Final = frozenset({"", "true", "1"})
-_PORT_MAX: Final = 65535
-_PORT_RANGE_MAX: Final = 1_000
+
+
+T = TypeVar("T")
+
+
+def _read(read: Callable[[str], T], text: str) -> T:
+    """A reading that is shared with Compose files, its refusal as one of the command line."""
+    try:
+        return read(text)
+    except InvalidArgument as error:
+        raise UsageError(str(error)) from None
 
 
 def duration_ns(text: str) -> int:
     """``1h30m``, ``500ms``."""
-    if text == "0":
-        return 0
-    found = _DURATION.findall(text)
-    if not found or "".join(f"{number}{unit}" for number, unit in found) != text:
-        raise UsageError(f'invalid duration "{text}": give a number with a unit, such as 10s or 1m30s')
-    return int(sum(float(number) * _UNIT_NS[unit] for number, unit in found))
+    return _read(quantities.duration_ns, text)
 
 
 def memory_bytes(text: str) -> int:
     """``512m``, ``1g``: powers of 1024."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"invalid size: '{text}'")
-    return int(float(match[1]) * 1024 ** _SIZE_POWER[match[2].lower()])
+    return _read(quantities.memory_bytes, text)
 
 
 def nano_cpus(text: str) -> int:
-    try:
-        value = float(text)
-    except ValueError:
-        raise UsageError(f"invalid value for CPUs: '{text}': give a number such as 0.5") from None
-    if not 0 <= value < 1_000_000:
-        raise UsageError(f"invalid value for CPUs: '{text}': give a number such as 0.5")
-    return round(value * 1_000_000_000)
+    return _read(quantities.nano_cpus, text)
 
 
 def ratio(text: str) -> float:
@@ -266,10 +251,8 @@ def _short_ports(text: str) -> list[Json]:
     pieces = body.split(":")
     if len(pieces) > 2:
         raise UsageError(f"hostip is not supported: {text}")
-    targets = _port_range(pieces[-1])
-    published = _port_range(pieces[0]) if len(pieces) == 2 else [0] * len(targets)
-    if len(published) != len(targets):
-        raise UsageError(f"invalid ranges specified for container and host ports: {text}")
+    published = pieces[0] if len(pieces) == 2 else ""
+    pairs = _read(lambda target: quantities.port_pairs(published, target, text=text), pieces[-1])
     return [
         {
             "Protocol": _protocol(protocol or "tcp"),
@@ -277,25 +260,13 @@ def _short_ports(text: str) -> list[Json]:
             "PublishMode": "ingress",
             **({"PublishedPort": outside} if outside else {}),
         }
-        for outside, target in zip(published, targets, strict=True)
+        for outside, target in pairs
     ]
 
 
-def _port_range(text: str) -> list[int]:
-    first, _, last = text.partition("-")
-    low, high = _port(first), _port(last or first)
-    if high < low or high - low >= _PORT_RANGE_MAX:
-        raise UsageError(f"invalid range of ports: {text}")
-    return list(range(low, high + 1))
-
-
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= _PORT_MAX:
-        raise UsageError(f"invalid port '{text}': give a number between 1 and {_PORT_MAX}")
-    return int(text)
+    return _read(quantities.port, text)
 
 
 def _protocol(text: str) -> str:
-    if text.lower() not in ("tcp", "udp", "sctp"):
-        raise UsageError(f"invalid protocol value '{text}'")
-    return text.lower()
+    return _read(quantities.protocol, text).value

@@ -73,8 +73,9 @@ def port(text: str) -> int:
 
 def port_range(text: str) -> tuple[int, ...]:
     """``80`` or ``8000-8010``."""
-    first, _, last = text.partition("-")
-    low, high = port(first), port(last or first)
+    first, is_range, last = text.partition("-")
+    low = port(first)
+    high = port(last) if is_range else low
     if high < low or high - low >= PORT_RANGE_MAX:
         raise InvalidArgument(f"invalid range of ports: {text}")
     return tuple(range(low, high + 1))
