@@ -231,8 +231,8 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 def recover(session: Session, arguments: list[str], options: Options) -> int:
     is_forced = options.on("force")
-    nodes, has_quorum = _nodes(session)
-    if has_quorum and not is_forced:
+    nodes = _nodes(session)
+    if _has_quorum(nodes) and not is_forced:
         fail(
             "The managers of this swarm have a quorum: nothing has to be recovered. Use --force to drop "
             "all managers but this one nevertheless."
@@ -257,17 +257,20 @@ def recover(session: Session, arguments: list[str], options: Options) -> int:
     return 0
 
 
-def _nodes(session: Session) -> tuple[list[Json], bool]:
-    """The nodes as far as this manager knows them, and whether a quorum stands behind that."""
-    try:
-        return session.client.get("/nodes"), True
-    except ErrorAnswer:
-        pass
+def _nodes(session: Session) -> list[Json]:
+    """The nodes as far as this manager knows them; none if it does not run."""
     try:
         found: list[Json] = Client(session.client.address, is_stale=True).get("/nodes")
-    except ErrorAnswer:  # its manager does not even run: the daemon decides whether it may be recovered
-        found = []
-    return found, False
+    except ErrorAnswer:
+        return []
+    return found
+
+
+def _has_quorum(nodes: list[Json]) -> bool:
+    """Whether it seems so from here. The daemon makes sure."""
+    managers = [node["ManagerStatus"] for node in nodes if node.get("ManagerStatus")]
+    reachable = sum(status["Reachability"] == "reachable" for status in managers)
+    return bool(managers) and reachable > len(managers) // 2
 
 
 def _consequences(nodes: list[Json], own: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from cli_run import Run
 from manager.api.control import RecoverRequest
 from manager.backup import Reader
 from swarmpy.errors import NoLeader
+from swarmpy.model.ids import NodeId
+from swarmpy.model.states import NodeRole
 
 
 def mode_of(path: Path) -> int:
@@ -124,10 +127,16 @@ def test_recover_asks_says_what_is_lost_and_refuses_while_there_is_a_quorum(
     assert node.recovered.pop() == RecoverRequest(force=True)
 
     cluster.barrier_error = NoLeader()
+    for number in (2, 3):
+        cluster.add_node(NodeId(f"n{number}" + "a" * 23), f"node-{number}", role=NodeRole.MANAGER)
+    own, *others = cluster.members
+    cluster.members = (own, *(replace(member, is_reachable=False) for member in others))
     said = run("recover")
     assert said.code == 2
     assert "give --yes instead" in said.err
     assert "only manager of the swarm" in said.out
+    assert "node-2" in said.out
+    assert "node-1" not in said.out
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("builtins.input", lambda prompt: "n")
     assert run("recover").code == 1
