@@ -1,8 +1,8 @@
 """The real ``Transport``: gRPC over TCP with mutual TLS 1.2 or better.
 
 A peer that vanishes is noticed within two seconds, by HTTP/2 pings that gRPC's own threads send. A port's
-credentials are asked for before every handshake, so new ones hold from the next connection on. Decides nothing
-about who may call what (``rpc``).
+credentials are asked for before every handshake, so new ones hold from the next connection on. Decides
+nothing about who may call what (``rpc``).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -29,6 +30,9 @@ log = structlog.get_logger(__name__)
 
 WINDOW_BYTES = 64 << 10
 """What one direction of a stream may have under way and unread; one message may go beyond it."""
+EOF_FIRST_PROBABILITY = 0.5
+"""Of a servicer that reads when its client goes: it may see the end of the requests before it is cancelled,
+as in gRPC, where both arrive by ways of their own."""
 FINISHED = "RPC already finished."
 
 Metadata = tuple[tuple[str, str | bytes], ...]
@@ -58,8 +62,11 @@ class SimServer:
     def __init__(
         self,
         interceptors: Sequence[grpc.aio.ServerInterceptor],
+        *,
+        generator: random.Random,
         on_unexpected: Callable[[str, Exception], None],
     ) -> None:
+        self._generator = generator
         self._on_unexpected = on_unexpected
         self._interceptors = tuple(interceptors)
         self._generic: list[grpc.GenericRpcHandler] = []
@@ -79,7 +86,7 @@ class SimServer:
 
     def open(self, end: End, call: SimCall | None, opening: Opening) -> ServedCall:
         """Serve a call. With no client's end it is the shadow of another: nobody hears its answer."""
-        served = ServedCall(end, call, opening)
+        served = ServedCall(end, call, opening, self._generator)
         if call is not None:
             call.served = served
         if self.is_stopping:
@@ -182,8 +189,9 @@ def _same(message: Any) -> Any:
 class ServedCall:
     """One call as the server has it: the context that servicers see, and the requests that arrive."""
 
-    def __init__(self, end: End, call: SimCall | None, opening: Opening) -> None:
+    def __init__(self, end: End, call: SimCall | None, opening: Opening, generator: random.Random) -> None:
         self._end = end
+        self._generator = generator
         self._call = call
         self._inbox: deque[bytes] = deque() if opening.request is None else deque((opening.request,))
         self._reader: asyncio.Future[None] | None = None
@@ -222,7 +230,13 @@ class ServedCall:
         """The client wants it no more, or can't be told any more."""
         self._is_cancelled = True
         self.close()
-        if self.task is not None:
+        if self.task is None:
+            return
+        reader = self._reader
+        if reader is not None and not reader.done() and self._generator.random() < EOF_FIRST_PROBABILITY:
+            reader.set_result(None)
+            asyncio.get_running_loop().call_soon(self.task.cancel)
+        else:
             self.task.cancel()
 
     def lost(self, reason: str) -> None:

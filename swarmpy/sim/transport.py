@@ -59,7 +59,11 @@ class SimTransport:
             self._network,
             self._process,
             host=self._host,
-            server=SimServer([interceptor], self._network.note_unexpected),
+            server=SimServer(
+                [interceptor],
+                generator=self._network.generator,
+                on_unexpected=self._network.note_unexpected,
+            ),
             credentials=credentials,
             now=self._clock.now,
         )
