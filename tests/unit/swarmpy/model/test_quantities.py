@@ -21,19 +21,19 @@ def test_durations(text: str, value: int) -> None:
 
 @pytest.mark.parametrize("text", [f"{NINES}s", "300000000h", "1", "", "s", "1d", "1s 2s", "٣s"])
 def test_refused_durations(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="^invalid duration"):
+    with pytest.raises(InvalidArgument, match=r"^invalid duration"):
         quantities.duration_ns(text)
 
 
 @pytest.mark.parametrize("text", [NINES, "9000000p", "-1", "1x", "", "٣"])
 def test_refused_sizes(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="^invalid size"):
+    with pytest.raises(InvalidArgument, match=r"^invalid size"):
         quantities.memory_bytes(text)
 
 
 @pytest.mark.parametrize("text", [NINES, "nan", "-1", "1000000", ""])
 def test_refused_cpus(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="^invalid value for CPUs"):
+    with pytest.raises(InvalidArgument, match=r"^invalid value for CPUs"):
         quantities.nano_cpus(text)
 
 
@@ -46,13 +46,13 @@ def test_ports() -> None:
 
 @pytest.mark.parametrize("text", ["0", "65536", "2-1", "1-1001", "-", "1-", "-1", "٣", "99999999", ""])
 def test_refused_ports(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="^invalid"):
+    with pytest.raises(InvalidArgument, match=r"^invalid"):
         quantities.port_range(text)
 
 
 def test_ranges_must_be_of_one_length_and_protocols_known() -> None:
-    with pytest.raises(InvalidArgument, match="^invalid ranges specified"):
+    with pytest.raises(InvalidArgument, match=r"^invalid ranges specified"):
         quantities.port_pairs("1-3", "1-2", text="1-3:1-2")
     for text in ("", "icmp"):
-        with pytest.raises(InvalidArgument, match="^invalid protocol"):
+        with pytest.raises(InvalidArgument, match=r"^invalid protocol"):
             quantities.protocol(text)
