@@ -8,7 +8,7 @@ How the world calls it:
 * ``started(name, view)`` when a manager has loaded its store, with the watch opened at that moment; then each
   notice of that watch goes to ``committed``, except ``Resync``: for that one ``resynced`` is called.
   ``ended(name)`` when the manager's life is over.
-* ``status(name, status)`` for each raft status, at each change and as often as it likes besides.
+* ``status(name, status)`` for each raft status: read now, as often as it likes; or a subscriber's, ``is_late``.
 * ``persisted(node_id, records)`` from the agent's journal, before the commit returns;
   ``machine_started(node_id, task_id)`` from ``FakeMachine.on_start``.
 * ``operation(operation)`` when the outcome of a client's call is known, or never will be.
@@ -117,8 +117,8 @@ class Checkers:
     def committed(self, name: str, notice: Notice) -> None:
         self.replicas.committed(name, notice)
 
-    def status(self, name: str, status: RaftStatus) -> None:
-        self._raft.status(name, status)
+    def status(self, name: str, status: RaftStatus, *, is_late: bool = False) -> None:
+        self._raft.status(name, status, is_late=is_late)
 
     def _take_batch(self, events: list[Event], is_gap: bool) -> None:
         """The next batch of the one committed history."""

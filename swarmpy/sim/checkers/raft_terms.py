@@ -39,9 +39,14 @@ class RaftTerms:
         """The manager of that name begins a life."""
         self._lives[name] = _Life(number=self._lives.get(name, _Life()).number + 1)
 
-    def status(self, name: str, status: RaftStatus) -> None:
+    def status(self, name: str, status: RaftStatus, *, is_late: bool = False) -> None:
+        """``is_late``: it was taken some time ago, as a subscriber's is; then only who leads is judged."""
         life = self._lives.setdefault(name, _Life())
         raft_id, term = status.raft_id, status.term
+        if status.is_leader:
+            self._note_leader(term, (raft_id, name, life.number))
+        if is_late:
+            return
         known_term = self._terms.get(raft_id)
         if known_term is None and len(self._terms) >= self._limit:
             del self._terms[next(iter(self._terms))]
@@ -55,8 +60,6 @@ class RaftTerms:
             self._add(name, f"what is applied went back from {life.applied} to {status.applied}")
         life.commit = max(life.commit, status.commit)
         life.applied = max(life.applied, status.applied)
-        if status.is_leader:
-            self._note_leader(term, (raft_id, name, life.number))
 
     def _note_leader(self, term: int, leader: tuple[str, str, int]) -> None:
         known = self._leaders.get(term)

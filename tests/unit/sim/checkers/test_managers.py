@@ -310,6 +310,16 @@ def test_raft_that_goes_wrong(statuses: Any, said: str) -> None:
     assert said in sentence
 
 
+def test_a_late_status_says_only_who_led() -> None:
+    violations = Violations()
+    terms = RaftTerms(violations)
+    terms.status("m1", status("a", 3, commit=9))
+    terms.status("m1", status("a", 2, commit=5, leads=True), is_late=True)
+    assert not violations
+    terms.status("m2", status("b", 2, leads=True), is_late=True)
+    assert sentences(violations) == ["term 2 has a second leader"]
+
+
 # --- the facade
 
 
