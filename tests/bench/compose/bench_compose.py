@@ -1,4 +1,4 @@
-"""How long a Compose file of 200 services takes from text to specs.
+"""How long a Compose file of 200 services takes from text to specs, in seconds of the processor.
 
 Run: python tests/bench/compose/bench_compose.py
 """
@@ -57,9 +57,9 @@ def main() -> int:
     text = document()
     samples = []
     for _ in range(ROUNDS):
-        started_at = time.perf_counter()
+        started_at = time.process_time()
         stack = runnable(read_stack([Document("stack.yml", text)], name="st", variables={"TAG": "2"}))
-        samples.append(time.perf_counter() - started_at)
+        samples.append(time.process_time() - started_at)
         assert len(stack.services) == SERVICES
     median = statistics.median(samples)
     print(
