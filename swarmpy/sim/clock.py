@@ -21,7 +21,8 @@ class SimClock:
         self.jump_s = 0.0
 
     def now(self) -> Timestamp:
-        return Timestamp(int((EPOCH_S + self._loop.time() + self.jump_s) * SECOND_NS))
+        # apart, since a float that holds the epoch has a grain of 200 ns
+        return Timestamp(EPOCH_S * SECOND_NS + round((self._loop.time() + self.jump_s) * SECOND_NS))
 
     def monotonic(self) -> float:
         return self._loop.time()

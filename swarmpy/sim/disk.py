@@ -26,7 +26,7 @@ class Crash(BaseException):
 
 
 class _File:
-    def __init__(self, data: bytes = b"", *, synced: int | None = None) -> None:
+    def __init__(self, data: bytes | bytearray = b"", *, synced: int | None = None) -> None:
         self.data = bytearray(data)
         self.synced = len(data) if synced is None else synced
 

@@ -91,7 +91,7 @@ class Fleet:
     async def join(self, host: Host, role: NodeRole, *, patience_s: float = PATIENCE_S) -> None:
         """Until the host is in the swarm; whoever is a manager then is asked."""
         deadline = self._seams.loop.time() + patience_s
-        while host.state is not LocalState.ACTIVE:
+        while not _is_active(host):
             remotes = [manager.address for manager in self.managers() if manager is not host]
             self._random.shuffle(remotes)
             wish = {
@@ -109,7 +109,7 @@ class Fleet:
                     reason = str(error)
             if self._seams.loop.time() > deadline:
                 raise Impatient(f"{host.name} could not join within {patience_s:.0f} s: {reason}")
-            if host.state is not LocalState.ACTIVE:
+            if not _is_active(host):
                 await asyncio.sleep(RETRY_S)
 
     # --- asking
@@ -186,6 +186,10 @@ class Fleet:
     def dispose(self) -> None:
         for host in self.hosts:
             host.dispose()
+
+
+def _is_active(host: Host) -> bool:
+    return host.state is LocalState.ACTIVE
 
 
 def _address(number: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -143,4 +144,11 @@ class Process:
         return self._rate * true + self._offset
 
     def true_time(self, local: float) -> float:
-        return (local - self._offset) / self._rate
+        """The first moment at which ``local_time`` has reached ``local``.
+
+        A hair sooner, by rounding, and who waits for that time would find that it has not come, for ever.
+        """
+        true = (local - self._offset) / self._rate
+        while self.local_time(true) < local:
+            true = math.nextafter(true, math.inf)
+        return true

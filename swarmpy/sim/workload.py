@@ -70,7 +70,7 @@ class Workload:
         self._seed = seed
         self._random = Random(f"{seed}/workload")
         self._marks = 0
-        self.names = [f"s{number}" for number in range(shape.services)]
+        self.names = [f"web-{number}" for number in range(shape.services)]  # the start of no id
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as clients:

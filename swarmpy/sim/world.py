@@ -154,11 +154,9 @@ class World:
             self.fail("patience", str(error))
             return None
         finally:
-            if watching.done() and not watching.cancelled() and (error := watching.exception()) is not None:
-                raise error
             watching.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await watching  # raises what it failed with, if it did
 
     async def _found(self) -> None:
         self._say("founding")

@@ -7,6 +7,8 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from swarmpy.sim.loop import SimLoop
 from swarmpy.sim.process import Process, current_process
@@ -187,3 +189,11 @@ def test_another_process_is_woken_in_its_own_name(loop: SimLoop) -> None:
     one.spawn(send())
     loop.run_until_complete(other.spawn(receive()))
     assert seen == [other]
+
+
+@given(rate=st.floats(0.5, 2.0), at=st.floats(1000.0, 1e6), delay_s=st.floats(0.0, 1e5))
+def test_who_waits_for_a_time_finds_that_it_has_come(rate: float, at: float, delay_s: float) -> None:
+    process = Process(SimLoop(at), "p")
+    process.set_rate(rate)
+    due = process.local_time(at) + delay_s
+    assert process.local_time(process.true_time(due)) >= due
