@@ -8,7 +8,7 @@ How the world calls it:
 * ``started(name, view)`` when a manager has loaded its store, with the watch opened at that moment; then each
   notice of that watch goes to ``committed``, except ``Resync``: for that one ``resynced`` is called.
   ``ended(name)`` when the manager's life is over.
-* ``status(name, status)`` for each raft status: read now, as often as it likes; or a subscriber's, ``is_late``.
+* ``status(name, status)`` for a raft status: read now, as often as it likes, or a subscriber's, ``is_late``.
 * ``persisted(node_id, records)`` from the agent's journal, before the commit returns;
   ``machine_started(node_id, task_id)`` from ``FakeMachine.on_start``.
 * ``operation(operation)`` when the outcome of a client's call is known, or never will be.
