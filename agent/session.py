@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import structlog
 
 from agent import events
+from agent.assembly import Assembly
 from agent.link import Link, SessionStream
 from agent.logs import LogPublisher
 from agent.managers import Managers
@@ -37,32 +38,13 @@ from swarmpy.limits import (
     SESSION_WELCOME_TIMEOUT_S,
 )
 from swarmpy.model.ids import SECOND_NS, SessionId, TaskId
-from swarmpy.model.objects import (
-    Config,
-    Kind,
-    Network,
-    Node,
-    NodeDescription,
-    Revision,
-    Secret,
-    Task,
-    TaskStatus,
-)
+from swarmpy.model.objects import Node, NodeDescription, TaskStatus
 from swarmpy.pb import dispatcher_pb2 as pb
-from swarmpy.pb import types_pb2
 from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
 
 WIRE_VERSION = 1
-_KINDS = {types_pb2.Kind.Value(f"KIND_{kind.name}"): kind for kind in Kind}
-_ASSIGNABLE: dict[str, type[Task | Revision | Secret | Config | Network]] = {
-    "task": Task,
-    "revision": Revision,
-    "secret": Secret,
-    "config": Config,
-    "network": Network,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +95,7 @@ class Session:
         self._logs = logs
         self._env = env
         self._outbox = Outbox()
+        self._assembly = Assembly()
         self._outbox_changed = asyncio.Event()
         self._nudged = asyncio.Event()
         self._stream: SessionStream | None = None
@@ -332,6 +315,7 @@ class Session:
     # --- what the manager says
 
     async def _read(self, stream: SessionStream, address: str, tasks: asyncio.TaskGroup) -> None:
+        self._assembly = Assembly()
         while (message := await stream.receive()) is not None:
             await self._take(message, address, tasks)
             if self._env.buggify("session.ends"):
@@ -341,7 +325,9 @@ class Session:
     async def _take(self, message: pb.ManagerMessage, address: str, tasks: asyncio.TaskGroup) -> None:
         match message.WhichOneof("message"):
             case "assignments":
-                await self._listener.post(_assignments(message.assignments))
+                received = self._assembly.take(message.assignments)
+                if received is not None:
+                    await self._listener.post(received)
             case "status_ack":
                 self._outbox.acknowledge(message.status_ack.sequence)
                 self._outbox_changed.set()
@@ -361,21 +347,3 @@ class Session:
                 raise _Over("the manager no longer leads")
             case _:
                 pass  # a second welcome, or something newer than this agent
-
-
-def _assignments(update: pb.AssignmentUpdate) -> events.AssignmentsReceived:
-    return events.AssignmentsReceived(
-        is_complete=update.type == pb.AssignmentUpdate.COMPLETE,
-        applies_to=update.applies_to,
-        results_in=update.results_in,
-        changes=tuple(change for item in update.changes if (change := _change(item)) is not None),
-    )
-
-
-def _change(item: pb.AssignmentChange) -> events.AssignmentChange | None:
-    name = item.WhichOneof("change")
-    if name == "removal":
-        return events.Removal(_KINDS[item.removal.kind], item.removal.id)
-    if name is None:
-        return None  # something newer than this agent
-    return codec.from_pb(_ASSIGNABLE[name], getattr(item, name))

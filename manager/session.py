@@ -14,7 +14,7 @@ from collections import deque
 from manager.assignments import Item, NodeAssignments, Removed
 from manager.store.view import View
 from swarmpy import codec
-from swarmpy.limits import ASSIGNMENT_CHANGES_MAX, SESSION_QUEUE_MESSAGES_MAX
+from swarmpy.limits import ASSIGNMENT_BYTES_MAX, ASSIGNMENT_CHANGES_MAX, SESSION_QUEUE_MESSAGES_MAX
 from swarmpy.model.ids import NodeId, SessionId, TaskId
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task
 from swarmpy.pb import dispatcher_pb2 as pb
@@ -108,16 +108,31 @@ class Session:
         return self._pack(items, pb.AssignmentUpdate.INCREMENTAL) if items else []
 
     def _pack(self, items: list[Item], type_: pb.AssignmentUpdate.Type.ValueType) -> list[pb.ManagerMessage]:
-        # a COMPLETE set is one message whatever its size: what it leaves out, the agent takes down
+        """Messages of bounded size. The agent joins those of a COMPLETE set before it acts."""
         is_complete = type_ == pb.AssignmentUpdate.COMPLETE
-        size = max(len(items), 1) if is_complete else ASSIGNMENT_CHANGES_MAX
         messages = []
-        for start in range(0, max(len(items), 1), size):
+        for part in _parts([_change(item) for item in items]):
             update = pb.AssignmentUpdate(type=type_, applies_to=self._chain, results_in=self._chain + 1)
-            update.changes.extend(_change(item) for item in items[start : start + size])
+            update.changes.extend(part)
+            update.continues = is_complete
             self._chain += 1
             messages.append(pb.ManagerMessage(assignments=update))
+            type_ = pb.AssignmentUpdate.INCREMENTAL
+        messages[-1].assignments.continues = False
         return messages
+
+
+def _parts(changes: list[pb.AssignmentChange]) -> list[list[pb.AssignmentChange]]:
+    """At least one part, and as few as the bounds on a message allow. A large change may stand alone."""
+    parts: list[list[pb.AssignmentChange]] = [[]]
+    size = 0
+    for change in changes:
+        if len(parts[-1]) == ASSIGNMENT_CHANGES_MAX or size >= ASSIGNMENT_BYTES_MAX:
+            parts.append([])
+            size = 0
+        parts[-1].append(change)
+        size += change.ByteSize()
+    return parts
 
 
 WIRE_KIND = {kind: types_pb2.Kind.Value(f"KIND_{kind.name}") for kind in Kind}

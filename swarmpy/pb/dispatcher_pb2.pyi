@@ -363,7 +363,9 @@ Global___StatusAck: _TypeAlias = StatusAck  # noqa: Y015
 @_typing.final
 class AssignmentUpdate(_message.Message):
     """A node's assignments: one COMPLETE set, then INCREMENTAL changes. applies_to is the results_in of the
-    message before; a gap tells the agent that one was lost, and it starts a new session.
+    message before; a gap tells the agent that one was lost, and it starts a new session. A large COMPLETE set
+    comes in parts: each but the last says that it continues, and all but the first are INCREMENTAL. It takes effect
+    as a whole, since what it leaves out is not the node's any more.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -385,9 +387,11 @@ class AssignmentUpdate(_message.Message):
     APPLIES_TO_FIELD_NUMBER: _builtins.int
     RESULTS_IN_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    CONTINUES_FIELD_NUMBER: _builtins.int
     type: Global___AssignmentUpdate.Type.ValueType
     applies_to: _builtins.int
     results_in: _builtins.int
+    continues: _builtins.bool
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignmentChange]: ...
     def __init__(
@@ -397,10 +401,11 @@ class AssignmentUpdate(_message.Message):
         applies_to: _builtins.int = ...,
         results_in: _builtins.int = ...,
         changes: _abc.Iterable[Global___AssignmentChange] | None = ...,
+        continues: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies_to", b"applies_to", "changes", b"changes", "results_in", b"results_in", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applies_to", b"applies_to", "changes", b"changes", "continues", b"continues", "results_in", b"results_in", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
