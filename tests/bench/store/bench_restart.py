@@ -61,7 +61,7 @@ def show(name: str, answers: list[dict[str, Any]], *fields: tuple[str, str]) -> 
     print(f"{name:<34} {';  '.join(parts)}")
 
 
-STALLS = (("stall_ms", "ms"), ("p99_ms", "ms"), ("collection_ms", "ms"))
+STALLS = (("stall_ms", "ms"), ("held_ms", "ms"), ("p99_ms", "ms"), ("collection_ms", "ms"))
 
 
 def bench_alone(process: Process, rounds: int, tasks: int) -> None:

@@ -1,6 +1,8 @@
 """One manager's raft and store as a process, told what to do by JSON lines on stdin; for ``bench_restart``.
 
-A probe asks for its turn every few milliseconds; the longest wait is the longest stall of the loop.
+A probe asks for its turn every few milliseconds; the longest wait is the longest stall of the loop. How much
+CPU time the loop's own thread took meanwhile (``held``) tells what of it was ours, on a machine that does other
+work too.
 """
 
 from __future__ import annotations
@@ -35,14 +37,16 @@ class Probe:
 
     def __init__(self) -> None:
         self.waits: list[float] = []
+        self.held: list[float] = []
         self.collections: list[float] = []
         self._began = 0.0
         gc.callbacks.append(self._collected)
 
     async def run(self) -> None:
         while True:
-            due = time.perf_counter() + PROBE_S
+            due, cpu = time.perf_counter() + PROBE_S, time.thread_time()
             await asyncio.sleep(PROBE_S)
+            self.held.append(time.thread_time() - cpu)
             self.waits.append(time.perf_counter() - due)
 
     def _collected(self, phase: str, info: dict[str, int]) -> None:
@@ -53,9 +57,11 @@ class Probe:
 
     def take(self) -> dict[str, float]:
         waits, self.waits = sorted(self.waits) or [0.0], []
+        held, self.held = self.held or [0.0], []
         collections, self.collections = self.collections or [0.0], []
         return {
             "stall_ms": waits[-1] * 1e3,
+            "held_ms": max(held) * 1e3,
             "p99_ms": waits[int(len(waits) * 0.99)] * 1e3,
             "collection_ms": max(collections) * 1e3,
         }
