@@ -61,18 +61,20 @@ def make_sealer(passphrase: bytes, sealing: pb.BackupSealing, entropy: Entropy) 
             f"a passphrase has {BACKUP_PASSPHRASE_BYTES_MIN} to {BACKUP_PASSPHRASE_BYTES_MAX} bytes, "
             f"not {len(passphrase)}"
         )
-    try:
-        key = hashlib.scrypt(
-            passphrase,
-            salt=sealing.salt,
-            n=1 << min(sealing.log2_n, _NUMBER_BYTES * 8),
-            r=sealing.r,
-            p=sealing.p,
-            maxmem=BACKUP_SCRYPT_BYTES_MAX,
-            dklen=KEY_BYTES,
-        )
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument(f"the backup is damaged: its key can't be made ({error})") from error
+    memory = (128 * sealing.r) << min(sealing.log2_n, 64)
+    if not (
+        sealing.log2_n and sealing.r and 1 <= sealing.p <= _SCRYPT_P and memory <= BACKUP_SCRYPT_BYTES_MAX
+    ):
+        raise InvalidArgument("the backup is damaged: it asks for too much work to make its key")
+    key = hashlib.scrypt(
+        passphrase,
+        salt=sealing.salt,
+        n=1 << sealing.log2_n,
+        r=sealing.r,
+        p=sealing.p,
+        maxmem=2 * BACKUP_SCRYPT_BYTES_MAX,
+        dklen=KEY_BYTES,
+    )
     return AesGcmSealer(key, entropy)
 
 
