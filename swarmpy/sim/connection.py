@@ -166,9 +166,9 @@ class Pipe:
         self._disarm()
         self._arm()
 
-    def tear(self) -> None:
-        """Lose a part of what is under way, the last part."""
-        kept = self._network.generator.randint(0, len(self._queue))
+    def tear(self, *, is_all: bool = False) -> None:
+        """Lose a part of what is under way, the last part; or all of it."""
+        kept = 0 if is_all else self._network.generator.randint(0, len(self._queue))
         self._network.stats["packets_lost"] += len(self._queue) - kept
         while len(self._queue) > kept:
             self._queue.pop()

@@ -169,7 +169,7 @@ class SimNetwork:
         machine.listeners.clear()
         for connection in list(self._connections):
             for end in self._ends_at(connection, host):
-                end.out.tear()
+                end.out.tear(is_all=True)
                 end.drop()
         self._review()
 

@@ -41,7 +41,7 @@ class Subject(
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.events: list[str] = []
-        self.lines = 0
+        self.lines = self.echoed = 0
         self.held = asyncio.Event()
         self.batches_written = 0
 
@@ -70,6 +70,7 @@ class Subject(
         try:
             while (frames := await context.read()) is not grpc.aio.EOF:
                 await context.write(frames)
+                self.echoed += 1
                 if self.error is not None:
                     raise self.error
         except asyncio.CancelledError:

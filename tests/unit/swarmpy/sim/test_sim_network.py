@@ -165,6 +165,23 @@ def test_power_loss_resets_nothing() -> None:
     play(scenario)
 
 
+def test_what_a_host_had_not_sent_before_it_lost_power_never_arrives() -> None:
+    """A kernel that has started anew sends nothing again."""
+
+    async def scenario(rig: SimRig, address: str, channel: Any, stream: Any) -> None:
+        rig.network.slow(SERVER, CLIENT, 0.05)
+        for number in range(20):
+            await stream.write(frames(str(number)))
+        await until(lambda: rig.subject.echoed == 21)
+        rig.network.power_off(SERVER)
+        rig.server_process.kill()
+        await asyncio.sleep(0.5)
+        rig.network.power_on(SERVER)
+        assert await broken(stream) is grpc.StatusCode.UNAVAILABLE
+
+    assert play(scenario).network.stats["packets_lost"] == 20
+
+
 def test_a_host_that_is_back_at_once_knows_nothing_of_its_connections() -> None:
     async def scenario(rig: SimRig, address: str, channel: Any, stream: Any) -> None:
         began = rig.loop.now
