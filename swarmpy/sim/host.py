@@ -20,7 +20,7 @@ from typing import Any
 from agent.dataplane.fake import FakeBackend, FakeNetwork
 from agent.executor.base import Exit
 from agent.executor.fake import FakeExecutor, FakeMachine
-from agent.journal import IN_MEMORY, Journal
+from agent.journal import Journal
 from manager.api.context import Api
 from manager.api.control import LocalState
 from manager.api.server import make_app
@@ -33,6 +33,7 @@ from swarmpy.runtime import Env
 from swarmpy.sim.clock import SimClock, SimEntropy
 from swarmpy.sim.disk import SimDisk
 from swarmpy.sim.http import Answer, SimHttp
+from swarmpy.sim.journal import SimJournal
 from swarmpy.sim.loop import SimLoop
 from swarmpy.sim.machine import NoImages, read_system
 from swarmpy.sim.network import SimNetwork
@@ -89,9 +90,9 @@ class Host:
         self._http: SimHttp | None = None
         self._is_wanted = False
         self._processes: list[Process] = []
-        self.make_journal: Callable[[], Journal] = lambda: Journal(IN_MEMORY)
+        self.make_journal: Callable[[Random], SimJournal] = SimJournal
         """How this machine comes by an empty journal; it then outlives the daemon."""
-        self._journal: Journal | None = None
+        self._journal: SimJournal | None = None
         self.disk = SimDisk(self._random)
         self._own_disk(self.disk)
         self.reset_machine()
@@ -187,7 +188,7 @@ class Host:
 
     def _open_journal(self, path: Path) -> Journal:
         if self._journal is None:
-            self._journal = self.make_journal()
+            self._journal = self.make_journal(self._random)
         return self._journal
 
     def _own_disk(self, disk: SimDisk) -> None:
@@ -221,6 +222,8 @@ class Host:
             self.process.kill()
         self.disk.crash()
         self._own_disk(self.disk.reopen())
+        if self._journal is not None:
+            self._journal.lose_power()
         self._lose_tasks()
 
     def _crashed_writing(self) -> None:

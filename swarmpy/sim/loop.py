@@ -36,6 +36,21 @@ TIMERS_PURGE_MIN = 1_000
 ExceptionHandler = Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object]
 
 
+class SimTask(asyncio.Task[_T]):
+    """A task with a hash of its own: TaskGroup and ``wait`` keep tasks in sets, and their order must not
+    depend on where in memory a task happens to lie."""
+
+    def __init__(self, coro: Any, *, number: int, **options: Any) -> None:
+        self._number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
 class Deadlock(Exception):
     """Everything waits for something that can't happen any more."""
 
@@ -53,7 +68,7 @@ class SimLoop(_Loop):
         self._now = start
         self._ready: deque[tuple[Process | None, asyncio.Handle]] = deque()
         self._timers: list[tuple[float, int, Process | None, asyncio.Handle]] = []
-        self._sequence = 0
+        self._sequence = self._tasks = 0
         self._cancelled = 0
         self._is_running = self._is_closed = self._is_stopping = False
         self._exception_handler: ExceptionHandler | None = None
@@ -243,7 +258,10 @@ class SimLoop(_Loop):
         **options: Any,
     ) -> asyncio.Task[_T]:
         label = "task" if name is None else str(name)  # not numbered: the count would outlive the loop
-        task: asyncio.Task[_T] = asyncio.Task(coro, loop=self, name=label, context=context, **options)
+        self._tasks += 1
+        task: SimTask[_T] = SimTask(
+            coro, number=self._tasks, loop=self, name=label, context=context, **options
+        )
         process = PROCESS.get() if context is None else context.get(PROCESS)
         if process is not None:
             process.own(task)

@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from random import Random
 
 from agent.events import Record
-from agent.journal import IN_MEMORY, Journal
 from manager.manager import Manager
+from manager.raft.proposer import RaftStatus
 from manager.store.events import Resync
 from manager.store.watch import Watch
 from swarmpy.model.ids import NodeId
 from swarmpy.sim.checkers import Checkers
 from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Host
+from swarmpy.sim.journal import SimJournal
 
 LOOK_PERIOD_S = 0.1
 CHECK_PERIOD_S = 1.0
 
 
-class ObservedJournal(Journal):
-    """An agent's journal that outlives its daemon, and says what it was given."""
+class ObservedJournal(SimJournal):
+    """An agent's journal that says what it was given."""
 
-    def __init__(self, on_commit: Callable[[tuple[Record, ...]], None]) -> None:
-        super().__init__(IN_MEMORY)
+    def __init__(self, generator: Random, on_commit: Callable[[tuple[Record, ...]], None]) -> None:
+        super().__init__(generator)
         self._on_commit = on_commit
 
     def commit(self, records: Iterable[Record]) -> None:
@@ -51,8 +53,8 @@ class Observer:
             self._checkers.machine_started(NodeId(self.node_id(host)), task_id)  # type: ignore[arg-type]
 
         host.machine.on_start = started
-        host.make_journal = lambda: ObservedJournal(
-            lambda records: self._checkers.persisted(NodeId(self.node_id(host)), records)
+        host.make_journal = lambda generator: ObservedJournal(
+            generator, lambda records: self._checkers.persisted(NodeId(self.node_id(host)), records)
         )
 
     def node_id(self, host: Host) -> str:
@@ -78,11 +80,15 @@ class Observer:
         """One manager, until it is stopped or its process ends."""
         name, process = host.name, host.process
         assert process is not None
+
+        def told(status: RaftStatus) -> None:
+            self._checkers.status(name, status, is_late=True)
+
         with manager.store.watch() as watch:
             self._seen[name] = manager, watch
             self._checkers.started(name, manager.store)
             self._checkers.status(name, manager.raft.status())
-            unsubscribe = manager.raft.subscribe(lambda status: self._checkers.status(name, status))
+            unsubscribe = manager.raft.subscribe(told)
             forget = process.on_end(watch.close)
             try:
                 while not process.is_dead and host.manager is manager:

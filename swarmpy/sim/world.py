@@ -73,6 +73,8 @@ class Report:
     faults: Counter[str]
     stats: Counter[str]
     last_lines: tuple[str, ...]
+    errors: tuple[str, ...] = ()
+    """What production code logged as errors."""
 
     @property
     def is_good(self) -> bool:
@@ -125,7 +127,7 @@ class World:
             asyncio.set_event_loop(None)
             for host in self.fleet.hosts:
                 self.trace.note_random(host.lives)
-            self.trace.note_random((self.network.generator.getstate(), self.loop.steps))
+            self.trace.note_random(self.network.generator.getstate())
             virtual_s = self.loop.now - 1000.0
             self.trace.is_over = True
             self.loop.close()
@@ -141,6 +143,7 @@ class World:
             faults=self.nemesis.counts,
             stats=self.stats + self.network.stats,
             last_lines=tuple(self.trace.lines),
+            errors=tuple(self.trace.errors),
         )
 
     async def _main(self) -> Summary | None:

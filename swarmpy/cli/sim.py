@@ -1,0 +1,149 @@
+"""``swarmpy sim``: a swarm in virtual time, with faults, from a seed; with a stack of one's own if given."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swarmpy.cli.flags import Command, Options, UsageError, listed, number, switch, text
+from swarmpy.cli.session import Session
+from swarmpy.errors import NotFound
+
+if TYPE_CHECKING:
+    from swarmpy.sim.world import Options as WorldOptions
+    from swarmpy.sim.world import Report
+
+NO_FAULTS = "none"
+STACK_NAME = "stack"
+HOSTS_MAX = 20_000
+
+
+def sim(session: Session, arguments: list[str], options: Options) -> int:
+    from swarmpy.sim import runner
+
+    wish = _wish(session, options)
+    seeds = _seeds(options.text("seed"), options.number("seeds"))
+    began = time.monotonic()
+    reports: list[Report] = []
+    runs = _run_here(wish, seeds[0]) if len(seeds) == 1 else runner.run_many(wish, seeds)
+    for report in runs:
+        reports.append(report)
+        print(runner.line_of(report), flush=True)
+        if not report.is_good:
+            print("\n".join(runner.details(report, command=runner.replay(report.options))), flush=True)
+    print("", *runner.table(reports), f"{time.monotonic() - began:.0f} s in all", sep="\n")
+    if options.on("trace"):
+        print("", *reports[-1].last_lines, sep="\n")
+    return 0 if all(report.is_good for report in reports) else 1
+
+
+def _run_here(wish: WorldOptions, seed: int) -> list[Report]:
+    """One run, which says how far it is."""
+    from dataclasses import replace
+
+    from swarmpy.sim.world import World
+
+    world = World(replace(wish, seed=seed), on_progress=lambda line: print(line, file=sys.stderr, flush=True))
+    return [world.run()]
+
+
+def _wish(session: Session, options: Options) -> WorldOptions:
+    from swarmpy.sim.workload import Shape
+    from swarmpy.sim.world import Options as WorldOptions
+
+    managers, nodes = options.number("managers"), options.number("nodes")
+    if not 1 <= managers <= nodes <= HOSTS_MAX:
+        raise UsageError(f"give at least one manager, and from that many to {HOSTS_MAX} nodes")
+    tasks = options.number("tasks") or 2 * nodes
+    stack = _stack(session, options.many("compose-file"))
+    return WorldOptions(
+        managers=managers,
+        nodes=nodes,
+        minutes=_minutes(options.text("minutes")),
+        faults=_faults(options.text("faults")),
+        is_liveness=options.on("liveness"),
+        shape=Shape(tasks=tasks, services=max(4, min(200, tasks // 8)), clients=options.number("clients")),
+        stack=stack,
+    )
+
+
+def _seeds(first: str, count: int) -> list[int]:
+    low, dash, high = first.partition("-")
+    try:
+        begin, end = int(low), int(high) if dash else int(low) + max(count, 1) - 1
+    except ValueError:
+        raise UsageError(f'invalid argument "{first}" for "--seed" flag: give a number, or A-B') from None
+    if end < begin:
+        raise UsageError(f'invalid argument "{first}" for "--seed" flag: the last comes before the first')
+    return list(range(begin, end + 1))
+
+
+def _minutes(given: str) -> float:
+    try:
+        minutes = float(given)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes <= 60 * 24:
+        raise UsageError(f'invalid argument "{given}" for "--minutes" flag: give a number from 0 to 1440')
+    return minutes
+
+
+def _faults(given: str) -> tuple[str, ...]:
+    from swarmpy.sim.faults import FAULTS
+
+    if not given:
+        return tuple(FAULTS)
+    names = [] if given == NO_FAULTS else given.split(",")
+    for name in names:
+        if name not in FAULTS:
+            known = ", ".join(FAULTS)
+            raise UsageError(f'invalid argument "{name}" for "--faults" flag: give some of {known}, or none')
+    return tuple(names)
+
+
+def _stack(session: Session, paths: list[str]) -> tuple[dict[str, Any], ...]:
+    """The specs of the user's stack, as the API takes them."""
+    if not paths:
+        return ()
+    import json
+
+    from manager.api.docker_json import encode
+    from swarmpy.compose import Document, files_named, read_stack, runnable
+
+    documents = [Document(path, _text_of(path), folder=str(Path(path).resolve().parent)) for path in paths]
+    named = files_named(documents, variables=session.environment)
+    files = {path: _text_of(path) for path in named if Path(path).exists()}  # else the error names the line
+    stack = runnable(read_stack(documents, name=STACK_NAME, variables=session.environment, files=files))
+    for warning in stack.warnings:
+        print(warning, file=sys.stderr)
+    return tuple(json.loads(encode(service.spec)) for service in stack.services)
+
+
+def _text_of(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+
+
+COMMANDS = {
+    "sim": Command(
+        sim,
+        "Run a swarm in virtual time, with faults, and judge it",
+        flags=(
+            number("nodes", "How many nodes, managers included", default="10"),
+            number("managers", "How many of them are managers", default="3"),
+            text("seed", "Seed of the first run, or A-B: the same seed makes the same run", default="1"),
+            number("seeds", "How many runs, each with the next seed, as many at a time as there are cores"),
+            text("minutes", "Virtual minutes of faults and clients", default="2"),
+            text("faults", "Which faults, separated by commas (default all of them; none for none)"),
+            switch("liveness", "Faults never end, but spare a majority, which must get its work done"),
+            number("tasks", "Replicas of all services together, about (default two a node)"),
+            number("clients", "Clients at a time", default="4"),
+            listed("compose-file", "Run this stack instead of random services", short="c"),
+            switch("trace", "Print the last events also if all was well"),
+        ),
+    )
+}
