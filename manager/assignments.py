@@ -31,8 +31,8 @@ class Removed(Value, frozen=True, kw_only=True):
 
 Item = Assignable | Removed
 
-_Token = tuple[int, int]
-"""What must differ for a thing to be sent again: its version and a task's desired state."""
+_Token = tuple[int, int, bool]
+"""What must differ for a thing to be sent again: its version, a task's wish, whether it was given up."""
 
 
 class NodeAssignments:
@@ -67,7 +67,9 @@ class NodeAssignments:
         return list(self._send_shared(view, key)) if self._users.get(key) else []
 
     def _hold(self, view: View, task: Task) -> Iterator[Item]:
-        token = (task.version, int(task.desired_state))
+        # given up by the manager: the agent has not heard of that, and a wish may take its time
+        is_given_up = task.status.state in (TaskState.REJECTED, TaskState.ORPHANED)
+        token = (task.version, int(task.desired_state), is_given_up)
         needs = needs_of(view, task)
         before = self._needs.get(task.id, frozenset())
         for key in sorted(needs - before):
@@ -89,7 +91,7 @@ class NodeAssignments:
         if shared is None:
             return
         assert isinstance(shared, Revision | Secret | Config | Network)
-        token = (shared.version, 0)
+        token = (shared.version, 0, False)
         if self._sent.get(key) != token:
             self._sent[key] = token
             yield shared
