@@ -179,8 +179,11 @@ class RealRig(_Base):
                 writer.transport.abort()
 
         proxy = await asyncio.start_server(forward, "127.0.0.1", 0)
-        async with proxy:
+        try:
             yield f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}", break_all
+        finally:
+            proxy.close()
+            break_all()
 
 
 class SimRig(_Base):
