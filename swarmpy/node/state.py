@@ -1,10 +1,16 @@
-"""What a node remembers of its place in a swarm, beside its identity: one small file, replaced whole."""
+"""What a node remembers of its place in a swarm, beside its identity: one small file, replaced whole.
+
+It has a checksum, since a flipped bit would make another address of an address. Who edits the file by hand
+takes the checksum out.
+"""
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmpy.errors import Corrupt
 from swarmpy.runtime import Disk
@@ -19,6 +25,12 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """``host:port`` of the managers known when the file was written; the agent keeps a fresher list."""
 
 
+class _Stored(NodeState, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A name that was damaged is no field, so a checksum can't be lost unseen."""
+
+    crc32: int | None = None
+
+
 class StateFile:
     """``state.json`` in the node's data folder."""
 
@@ -30,12 +42,25 @@ class StateFile:
         if not self._disk.exists(self._path):
             return None
         try:
-            return msgspec.json.decode(self._disk.read(self._path), type=NodeState)
-        except msgspec.DecodeError as error:
+            stored = msgspec.json.decode(self._disk.read(self._path), type=_Stored)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Corrupt(f"{self._path} is damaged: {error}") from error
+        if stored.crc32 not in (None, _checksum(stored)):
+            raise Corrupt(f"{self._path} is damaged: its checksum is wrong (if you edited it, remove that)")
+        return NodeState(
+            listen_addr=stored.listen_addr, advertise_addr=stored.advertise_addr, managers=stored.managers
+        )
 
     def save(self, state: NodeState) -> None:
-        self._disk.write_atomic(self._path, msgspec.json.format(msgspec.json.encode(state)))
+        stored = _Stored(
+            listen_addr=state.listen_addr, advertise_addr=state.advertise_addr, managers=state.managers
+        )
+        stored = replace(stored, crc32=_checksum(stored))
+        self._disk.write_atomic(self._path, msgspec.json.format(msgspec.json.encode(stored)))
 
     def remove(self) -> None:
         self._disk.remove(self._path)
+
+
+def _checksum(stored: _Stored) -> int:
+    return zlib.crc32(msgspec.json.encode(replace(stored, crc32=None)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 from swarmpy.errors import InvalidArgument, PermissionDenied
@@ -54,7 +54,11 @@ def load_identity(*, certificate: bytes, key: bytes, roots: bytes) -> Identity:
     """
     leaf = keys.load_certificates(certificate)[0]
     subject = _verified_subject(leaf, keys.load_certificates(roots))
-    if keys.load_key(key).public_key() != leaf.public_key():
+    try:
+        is_own = keys.load_key(key).public_key() == leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidArgument(f"the certificate's key cannot be read: {error}") from error
+    if not is_own:
         raise InvalidArgument("the private key does not belong to the certificate")
     return Identity(
         certificate=certificate,
@@ -106,7 +110,7 @@ def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
         return False
     try:
         leaf.verify_directly_issued_by(root)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 
@@ -114,7 +118,7 @@ def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
 def _is_ca(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         return False
 
 

@@ -113,7 +113,7 @@ def load_certificates(pem: bytes) -> list[x509.Certificate]:
     """All certificates of a PEM text, at least one."""
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise InvalidArgument(f"this is not a certificate in PEM: {error}") from error
 
 
