@@ -83,6 +83,7 @@ class ControlLoop:
             last_run = float("-inf")
             while True:
                 await self._wait_for_work(watch)
+                await asyncio.sleep(0)  # a thousand events may just have been looked at
                 quiet_s = self._env.clock.monotonic() - last_run
                 if quiet_s < DEBOUNCE_S and not self._has_backlog:
                     await asyncio.sleep(DEBOUNCE_S - quiet_s)
@@ -149,13 +150,12 @@ class ControlLoop:
     async def _run_once(self) -> None:
         run = self._plan()
         self._has_backlog = bool(self._dirty)
+        await asyncio.sleep(0)  # planning and encoding are two slices: let others run between them
         if run.groups:
             started = self._env.clock.monotonic()
             await self._commit(run.groups, run.sources)
             took_ms = round((self._env.clock.monotonic() - started) * 1000, 1)
             log.debug("reconciled", groups=len(run.groups), took_ms=took_ms)
-        else:
-            await asyncio.sleep(0)  # let others run between slices of planning
         for name, note in run.notes:
             log.info(note.event, loop=name, **note.facts)
 

@@ -26,7 +26,7 @@ WATCH_QUEUE_EVENTS_MAX = 20_000
 """Events that a slow watcher may lag behind before it is told to resync."""
 DEBOUNCE_S = 0.05
 DEBOUNCE_MAX_S = 1.0
-SLICE_S = 0.02
+SLICE_S = 0.01
 """The longest that one decision may hold the event loop."""
 PROPOSE_TIMEOUT_S = 10.0
 READ_BARRIER_TIMEOUT_S = 5.0

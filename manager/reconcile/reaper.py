@@ -15,6 +15,7 @@ A deletion names the version that was judged, so a task that got a node in the m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from manager.reconcile.plan import Plan
 from manager.reconcile.slots import age, is_wished
@@ -25,6 +26,8 @@ from swarmpy.model.defaults import is_global, restart_policy, task_history_limit
 from swarmpy.model.ids import ServiceId, Timestamp
 from swarmpy.model.objects import Cluster, Kind, Revision, Service, Task
 from swarmpy.model.states import Owner, TaskState, is_terminal
+
+_RUNNING: Final = TaskState.RUNNING
 
 
 class Reaper:
@@ -56,9 +59,11 @@ class Reaper:
         service_id = ServiceId(key)
         service = view.service(service_id)
         tasks = view.tasks_of_service(service_id)
-        deletes = [_delete_task(task) for task in _removed(tasks)]
+        # of a large service few are to stop, and no other can be deleted: this is the one walk over all of it
+        stopped = [task for task in tasks if task.desired_state > _RUNNING]
+        deletes = [_delete_task(task) for task in _removed(stopped)]
         if service is not None:
-            deletes += [_delete_task(task) for task in _history(view, service, tasks)]
+            deletes += [_delete_task(task) for task in _history(view, service, tasks, stopped)]
         deletes += _revisions(view, service_id, service)
         return Plan(
             groups=tuple(
@@ -102,8 +107,8 @@ def _removed(tasks: Iterable[Task]) -> list[Task]:
     return sorted(removed, key=age)
 
 
-def _history(view: View, service: Service, tasks: Iterable[Task]) -> list[Task]:
-    """Dead tasks beyond the limit, of all slots."""
+def _history(view: View, service: Service, tasks: Iterable[Task], stopped: Iterable[Task]) -> list[Task]:
+    """Dead tasks beyond the limit, of all slots. ``stopped``: those of ``tasks`` that should not run."""
     limit = task_history_limit(view.cluster())
     if limit < 0:
         return []
@@ -111,10 +116,16 @@ def _history(view: View, service: Service, tasks: Iterable[Task]) -> list[Task]:
     if attempts:
         limit = attempts + 1
     kept_by_node = is_global(service.spec)
-    slots: dict[int | str, list[Task]] = {}
+
+    def slot(task: Task) -> int | str:
+        return task.node_id if kept_by_node else task.slot
+
+    slots: dict[int | str, list[Task]] = {slot(task): [] for task in stopped if _is_over(task)}
+    if not slots:
+        return []
     for task in tasks:
-        if task.desired_state != TaskState.REMOVE:
-            slots.setdefault(task.node_id if kept_by_node else task.slot, []).append(task)
+        if task.desired_state != TaskState.REMOVE and (in_slot := slots.get(slot(task))) is not None:
+            in_slot.append(task)
     excess = [
         task
         for in_slot in slots.values()

@@ -29,6 +29,7 @@ class Store:
         self._tables = Tables()
         self._watches: list[Watch] = []
         self._restores = 0
+        codec.prepare(Batch, Applied)
 
     # --- the state machine
 

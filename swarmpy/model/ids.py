@@ -32,16 +32,17 @@ SECOND_NS = 1_000_000_000
 MILLISECOND_NS = 1_000_000
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_PAIRS = [high + low for high in _DIGITS for low in _DIGITS]
 
 
 def base36(raw: bytes, width: int) -> str:
     """``raw`` as a big-endian number in base 36, padded with zeros or cut to its last ``width`` digits."""
     number = int.from_bytes(raw)
-    digits = []
-    for _ in range(width):
-        number, digit = divmod(number, 36)
-        digits.append(_DIGITS[digit])
-    return "".join(reversed(digits))
+    pairs = []
+    for _ in range(0, width, 2):
+        number, pair = divmod(number, 36 * 36)
+        pairs.append(_PAIRS[pair])
+    return "".join(reversed(pairs))[-width:] if width else ""
 
 
 def make_id(raw: bytes) -> str:
