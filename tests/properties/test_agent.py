@@ -61,7 +61,8 @@ class AgentMachine(RuleBasedStateMachine):
         return self.delay_s
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(work)
+        result: T = self.loop.run_until_complete(work)
+        return result
 
     def post(self, event: events.Event) -> None:
         if not self.is_down and not self.is_cut:
