@@ -31,6 +31,7 @@ from swarmpy.sim.host import Host, Seams
 from swarmpy.sim.loop import SimLoop
 from swarmpy.sim.network import SimNetwork
 from swarmpy.sim.observe import Observer
+from swarmpy.sim.operator import Operator
 from swarmpy.sim.trace import Trace
 from swarmpy.sim.workload import Shape, Workload
 
@@ -39,6 +40,8 @@ QUIET_WITHIN_S = 240.0
 QUIET_PERIOD_S = 2.0
 FAULT_GAP_S = 3.0
 """Between two faults, on the average."""
+OPERATOR_PAUSE_S = 8.0
+"""Between two things that an operator does to nodes, on the average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Options:
     """All of them, managers included."""
     minutes: float = 2.0
     faults: tuple[str, ...] = tuple(FAULTS)
+    has_operator: bool = True
+    """Whether nodes are drained, promoted, demoted, removed and replaced meanwhile."""
     is_liveness: bool = False
     shape: Shape = field(default_factory=Shape)
     fault_gap_s: float = FAULT_GAP_S
@@ -109,6 +114,14 @@ class World:
             self.loop, self.fleet, options.shape, seed=options.seed, note=self.checkers.operation
         )
         self.nemesis = Nemesis(self._scene(), options.faults, gap_s=options.fault_gap_s)
+        self.operator = Operator(
+            self.loop,
+            self.fleet,
+            self.trace,
+            seed=options.seed,
+            pause_s=OPERATOR_PAUSE_S,
+            may_touch=lambda host: host in self._victims(),
+        )
         self._is_tormenting = False
         self._converged_in_s: float | None = None
 
@@ -140,7 +153,7 @@ class World:
             virtual_s=virtual_s,
             wall_s=time.perf_counter() - began,
             converged_in_s=self._converged_in_s,
-            faults=self.nemesis.counts,
+            faults=self.nemesis.counts + self.operator.counts,
             stats=self.stats + self.network.stats,
             last_lines=tuple(self.trace.lines),
             errors=tuple(self.trace.errors),
@@ -172,6 +185,8 @@ class World:
         self._say("faults and clients")
         self._is_tormenting = True
         running = [self.loop.create_task(self.nemesis.run()), self.loop.create_task(self.workload.run())]
+        if self.options.has_operator:
+            running.append(self.loop.create_task(self.operator.run()))
         await asyncio.wait(running, timeout=self.options.minutes * 60, return_when=asyncio.FIRST_EXCEPTION)
         for task in running:
             task.cancel()
@@ -189,6 +204,7 @@ class World:
             host.heal()
         healed_at = self.loop.now
         await self.fleet.until(lambda: self.fleet.leader() is not None, "a leader after all faults")
+        await self.operator.tidy()
         await self._calm_services()
         deadline = self.loop.now + QUIET_WITHIN_S
         reasons = self.unrest()
@@ -207,6 +223,11 @@ class World:
 
     def _judge(self) -> Summary:
         self._say("judging")
+        for method, error in self.network.unexpected:
+            self.fail("unforeseen", f"a call of {method} ended with an error: {error!r}")
+        for text in self.trace.errors:
+            if "Traceback" in text:
+                self.fail("unforeseen", text)
         views = {host.name: host.manager.store for host in self.fleet.managers() if host.manager is not None}
         return self.checkers.final(views)
 

@@ -1,7 +1,8 @@
 """One leader per raft term, and no way back.
 
 * A term has one leader, in one life: a member that was restarted leads again only in a new term.
-* A member's term never goes back, also not across restarts: it is on disk before anything is said in it.
+* A member's term never goes back within one life; nor, across restarts, behind the last term that it led:
+  that one was on disk before a vote counted. A term that it only heard of may be lost with the power.
 * What a manager holds for committed and has applied never goes back within one life.
 
 A member is its raft id: a manager that joins again is another member, and begins anew.
@@ -22,6 +23,8 @@ NAME: Final = "raft"
 @dataclass(slots=True)
 class _Life:
     number: int = 0
+    raft_id: str = ""
+    term: int = 0
     commit: int = 0
     applied: int = 0
 
@@ -32,7 +35,8 @@ class RaftTerms:
         self._limit = limit
         self._leaders: dict[int, tuple[str, str, int]] = {}
         """Of each term: raft id, manager and life."""
-        self._terms: dict[str, int] = {}
+        self._led: dict[str, int] = {}
+        """The last term that each member led."""
         self._lives: dict[str, _Life] = {}
 
     def started(self, name: str) -> None:
@@ -47,13 +51,12 @@ class RaftTerms:
             self._note_leader(term, (raft_id, name, life.number))
         if is_late:
             return
-        known_term = self._terms.get(raft_id)
-        if known_term is None and len(self._terms) >= self._limit:
-            del self._terms[next(iter(self._terms))]
-        if known_term is not None and term < known_term:
+        if life.raft_id != raft_id:  # it has joined anew within this life
+            life.raft_id, life.term = raft_id, 0
+        known_term = max(life.term, self._led.get(raft_id, 0))
+        if term < known_term:
             self._add(name, f"member {raft_id} went back from term {known_term} to {term}")
-        else:
-            self._terms[raft_id] = term
+        life.term = max(life.term, term)
         if status.commit < life.commit:
             self._add(name, f"what is committed went back from {life.commit} to {status.commit}")
         if status.applied < life.applied:
@@ -63,6 +66,9 @@ class RaftTerms:
 
     def _note_leader(self, term: int, leader: tuple[str, str, int]) -> None:
         known = self._leaders.get(term)
+        if leader[0] not in self._led and len(self._led) >= self._limit:
+            del self._led[next(iter(self._led))]
+        self._led[leader[0]] = max(term, self._led.get(leader[0], 0))
         if known is None:
             if len(self._leaders) >= self._limit:
                 del self._leaders[next(iter(self._leaders))]

@@ -1,0 +1,216 @@
+"""What simulated operators do to nodes, one thing at a time: drain, label, promote, demote, remove, replace.
+
+Everything goes through the API, while clients and faults go on, so anything may be refused or take its time;
+an operator gives up on what takes too long, and ``tidy`` brings the swarm back to the shape that it had.
+
+A manager's disk is lost only while every other manager is up: a swarm that lost the disks of most of its
+managers is gone by right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+from manager.api.control import LocalState
+from swarmpy.model.states import NodeAvailability, NodeRole
+from swarmpy.sim.fleet import Fleet, Impatient
+from swarmpy.sim.host import Disconnected, Host
+from swarmpy.sim.loop import SimLoop
+from swarmpy.sim.trace import Trace
+
+MANAGERS_MAX = 7
+ZONES = ("a", "b", "c")
+BRIEF_PATIENCE_S = 40.0
+"""After which an operator turns to something else."""
+TIDY_PATIENCE_S = 120.0
+
+
+class Operator:
+    """``run`` until cancelled, then ``tidy`` once faults are over."""
+
+    def __init__(
+        self,
+        loop: SimLoop,
+        fleet: Fleet,
+        trace: Trace,
+        *,
+        seed: int,
+        pause_s: float,
+        may_touch: Callable[[Host], bool],
+    ) -> None:
+        self._loop = loop
+        self._fleet = fleet
+        self._trace = trace
+        self._dice = Random(f"{seed}/operator")
+        self._pause_s = pause_s
+        self._may_touch = may_touch
+        self._wished = len(fleet.founders)
+        self.counts: Counter[str] = Counter()
+
+    async def run(self) -> None:
+        works: dict[str, Callable[[Host], Awaitable[None]]] = {
+            "drain": lambda host: self._set(host, availability=NodeAvailability.DRAIN),
+            "pause node": lambda host: self._set(host, availability=NodeAvailability.PAUSE),
+            "activate": lambda host: self._set(host, availability=NodeAvailability.ACTIVE),
+            "label": lambda host: self._set(host, zone=self._dice.choice(ZONES)),
+            "promote": self._promote,
+            "demote": self._demote,
+            "leave and join": self._leave_and_join,
+            "lose disk": self._lose_disk,
+        }
+        names = [
+            "drain",
+            "pause node",
+            *["activate"] * 2,
+            "label",
+            "promote",
+            "demote",
+            "leave and join",
+            "lose disk",
+        ]
+        while True:
+            await asyncio.sleep(self._dice.expovariate(1 / self._pause_s))
+            hosts = [host for host in self._fleet.hosts if self._may_touch(host)]
+            if not hosts:
+                continue
+            host, name = self._dice.choice(hosts), self._dice.choice(names)
+            self.counts[name] += 1
+            self._trace.record(f"operator {name}", host=host.name)
+            try:
+                async with asyncio.timeout(BRIEF_PATIENCE_S):
+                    await works[name](host)
+            except (Disconnected, Impatient, TimeoutError) as error:
+                self._trace.record("operator gave up", what=name, host=host.name, reason=str(error))
+
+    async def tidy(self) -> None:
+        """Every host is in the swarm, active, and as many are managers as at first; no node is left over."""
+        try:
+            async with asyncio.timeout(TIDY_PATIENCE_S):
+                await self._remove_strangers()
+                for host in self._fleet.hosts:
+                    if host.state is not LocalState.ACTIVE:
+                        await self._rejoin(host)
+                for host in self._fleet.hosts:
+                    await self._settle_role(host)
+                await self._remove_strangers()
+        except TimeoutError:
+            raise Impatient(f"the nodes are not in order within {TIDY_PATIENCE_S:.0f} s") from None
+
+    async def _settle_role(self, host: Host) -> None:
+        is_manager = host in self._fleet.founders
+        role = NodeRole.MANAGER if is_manager else NodeRole.WORKER
+        await self._set(host, availability=NodeAvailability.ACTIVE, role=role)
+        await self._fleet.until(
+            lambda: (host.manager is not None) == is_manager, f"{host.name} is a {role.value}"
+        )
+
+    # --- single changes
+
+    async def _set(
+        self,
+        host: Host,
+        *,
+        availability: NodeAvailability | None = None,
+        role: NodeRole | None = None,
+        zone: str | None = None,
+    ) -> None:
+        """Change a node's spec; a change that came in between is read and kept."""
+        while host.node_id:
+            found = (await self._fleet.call_any("GET", f"/nodes/{host.node_id}")).json
+            spec: dict[str, Any] = {**found["Spec"]}
+            if availability is not None:
+                spec["Availability"] = availability.value
+            if role is not None:
+                spec["Role"] = role.value
+            if zone is not None:
+                spec["Labels"] = {**(spec.get("Labels") or {}), "zone": zone}
+            if spec == found["Spec"] or await self._update(found, spec):
+                return
+            await asyncio.sleep(self._pause_s / 4)
+
+    async def _update(self, found: Any, spec: dict[str, Any]) -> bool:
+        managers = self._fleet.managers()
+        if not managers:
+            return False
+        answer = await self._fleet.ask(
+            self._dice.choice(managers),
+            "POST",
+            f"/nodes/{found['ID']}/update",
+            spec,
+            query={"version": str(found["Version"]["Index"])},
+        )
+        return answer.status == 200
+
+    async def _promote(self, host: Host) -> None:
+        if len(self._fleet.managers()) < MANAGERS_MAX:
+            await self._set(host, role=NodeRole.MANAGER)
+
+    async def _demote(self, host: Host) -> None:
+        if len(self._fleet.managers()) > self._wished:
+            await self._set(host, role=NodeRole.WORKER)
+
+    async def _leave_and_join(self, host: Host) -> None:
+        """In good order: demoted, left, removed, and back as another node."""
+        if host.manager is not None and len(self._fleet.managers()) <= self._wished:
+            return
+        node_id = host.node_id
+        await self._set(host, role=NodeRole.WORKER)
+        await self._fleet.until(lambda: host.manager is None, "it is a worker", patience_s=BRIEF_PATIENCE_S)
+        await self._fleet.ask(host, "POST", "/swarm/leave", query={"force": "1"})
+        await self._remove(node_id)
+        await self._rejoin(host)
+
+    async def _lose_disk(self, host: Host) -> None:
+        """A new disk; the old node is removed, and the host joins as another one."""
+        others = [other for other in self._fleet.hosts if other is not host]
+        if host.manager is not None and not self._is_quorum_safe(others):
+            return
+        node_id = host.node_id
+        host.wipe()
+        host.start()
+        await self._fleet.until(lambda: host.daemon is not None, "its daemon starts")
+        await self._remove(node_id)
+        await self._rejoin(host)
+
+    def _is_quorum_safe(self, others: list[Host]) -> bool:
+        """Whether all the other members of raft are up, and in this swarm with disks of their own."""
+        leader = self._fleet.leader()
+        if leader is None or leader.manager is None:
+            return False
+        members = {member.address for member in leader.manager.raft.status().members}
+        up = {other.address for other in others if other.manager is not None}
+        return len(members) >= 3 and len(members - up) <= 1
+
+    async def _remove(self, node_id: str) -> None:
+        """Demote and remove a node that is gone, whatever stands of it."""
+        while node_id:
+            answer = await self._fleet.call_any("GET", "/nodes")
+            found = [each for each in answer.json if each["ID"] == node_id]
+            if not found:
+                return
+            if found[0]["Spec"]["Role"] == NodeRole.MANAGER.value:
+                await self._update(found[0], {**found[0]["Spec"], "Role": NodeRole.WORKER.value})
+            managers = self._fleet.managers()
+            if managers:
+                host = self._dice.choice(managers)
+                await self._fleet.ask(host, "DELETE", f"/nodes/{node_id}", query={"force": "1"})
+            await asyncio.sleep(self._pause_s / 4)
+
+    async def _remove_strangers(self) -> None:
+        """Nodes that no host is any more."""
+        known = {host.node_id for host in self._fleet.hosts}
+        answer = await self._fleet.call_any("GET", "/nodes")
+        for each in answer.json:
+            if each["ID"] not in known:
+                await self._remove(each["ID"])
+
+    async def _rejoin(self, host: Host) -> None:
+        """Whatever the host believes to be: in the end it is in the swarm."""
+        if host.state is LocalState.ERROR:  # it was removed meanwhile, and knows it
+            await self._fleet.ask(host, "POST", "/swarm/leave", query={"force": "1"})
+        role = NodeRole.MANAGER if host in self._fleet.founders else NodeRole.WORKER
+        await self._fleet.join(host, role, patience_s=BRIEF_PATIENCE_S)
