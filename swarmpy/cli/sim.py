@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,26 +28,30 @@ def sim(session: Session, arguments: list[str], options: Options) -> int:
     seeds = _seeds(options.text("seed"), options.number("seeds"))
     began = time.monotonic()
     reports: list[Report] = []
-    runs = _run_here(wish, seeds[0]) if len(seeds) == 1 else runner.run_many(wish, seeds)
+    log_path = options.text("log")
+    if log_path and len(seeds) > 1:
+        raise UsageError("--log takes the events of one run: give one seed")
+    runs = _run_here(wish, seeds[0], log_path) if len(seeds) == 1 else runner.run_many(wish, seeds)
     for report in runs:
         reports.append(report)
         print(runner.line_of(report), flush=True)
         if not report.is_good:
             print("\n".join(runner.details(report, command=runner.replay(report.options))), flush=True)
     print("", *runner.table(reports), f"{time.monotonic() - began:.0f} s in all", sep="\n")
-    if options.on("trace"):
-        print("", *reports[-1].last_lines, sep="\n")
     return 0 if all(report.is_good for report in reports) else 1
 
 
-def _run_here(wish: WorldOptions, seed: int) -> list[Report]:
+def _run_here(wish: WorldOptions, seed: int, log_path: str) -> list[Report]:
     """One run, which says how far it is."""
     from dataclasses import replace
 
     from swarmpy.sim.world import World
 
-    world = World(replace(wish, seed=seed), on_progress=lambda line: print(line, file=sys.stderr, flush=True))
-    return [world.run()]
+    def tell(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    with open(log_path, "w") if log_path else nullcontext() as log:
+        return [World(replace(wish, seed=seed), on_progress=tell, log=log).run()]
 
 
 def _wish(session: Session, options: Options) -> WorldOptions:
@@ -143,7 +148,7 @@ COMMANDS = {
             number("tasks", "Replicas of all services together, about (default two a node)"),
             number("clients", "Clients at a time", default="4"),
             listed("compose-file", "Run this stack instead of random services", short="c"),
-            switch("trace", "Print the last events also if all was well"),
+            text("log", "Write every event of the run to this file"),
         ),
     )
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -100,7 +101,9 @@ class Fleet:
                 "RemoteAddrs": remotes,
                 "JoinToken": self.tokens[role],
             }
-            reason = "no manager is up"
+            reason = f"it is {host.state.value}, and {len(remotes)} managers are up"
+            if host.state is LocalState.ERROR:  # it was removed, and knows it
+                await self._leave(host)
             if remotes and host.state is LocalState.INACTIVE:
                 try:
                     answer = await self.ask(host, "POST", "/swarm/join", wish)
@@ -111,6 +114,10 @@ class Fleet:
                 raise Impatient(f"{host.name} could not join within {patience_s:.0f} s: {reason}")
             if not _is_active(host):
                 await asyncio.sleep(RETRY_S)
+
+    async def _leave(self, host: Host) -> None:
+        with suppress(Disconnected):
+            await self.ask(host, "POST", "/swarm/leave", query={"force": "1"})
 
     # --- asking
 

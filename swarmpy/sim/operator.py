@@ -209,8 +209,5 @@ class Operator:
                 await self._remove(each["ID"])
 
     async def _rejoin(self, host: Host) -> None:
-        """Whatever the host believes to be: in the end it is in the swarm."""
-        if host.state is LocalState.ERROR:  # it was removed meanwhile, and knows it
-            await self._fleet.ask(host, "POST", "/swarm/leave", query={"force": "1"})
         role = NodeRole.MANAGER if host in self._fleet.founders else NodeRole.WORKER
         await self._fleet.join(host, role, patience_s=BRIEF_PATIENCE_S)

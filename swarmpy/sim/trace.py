@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -25,10 +25,14 @@ _UNHASHED = frozenset({"exc_info", "took_ms"})
 
 
 class Trace:
-    """``record`` for the simulation's own events; the log of production code comes by itself."""
+    """``record`` for the simulation's own events; the log of production code comes by itself.
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    ``out`` gets every line, with tracebacks.
+    """
+
+    def __init__(self, now: Callable[[], float], *, out: TextIO | None = None) -> None:
         self._now = now
+        self._out = out
         self._hash = hashlib.sha256()
         self._began = now()
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
@@ -77,7 +81,9 @@ class Trace:
         hashed = {key: value for key, value in facts.items() if key not in _UNHASHED}
         line = f"{self._now() - self._began:10.4f} {name:<10} {event} {_shown(hashed)}"
         self._hash.update(line.encode())
-        self.lines.append(line if len(hashed) == len(facts) else f"{line} {_shown(facts)}")
+        self.lines.append(line)
+        if self._out is not None:
+            self._out.write(f"{line}\n{_traceback(facts.get('exc_info'))}")
 
 
 def _traceback(error: object) -> str:

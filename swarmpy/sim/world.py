@@ -17,17 +17,18 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, TextIO
 
 from swarmpy.model.ids import NodeId
 from swarmpy.sim import workload
-from swarmpy.sim.checkers import Checkers, Scene, Summary, Violation
+from swarmpy.sim.checkers import Checkers, Operation, Scene, Summary, Violation
 from swarmpy.sim.checkers import Options as CheckerOptions
 from swarmpy.sim.checkers.quiet import NodeTruth
 from swarmpy.sim.faults import FAULTS, Nemesis
 from swarmpy.sim.faults import Scene as FaultScene
 from swarmpy.sim.fleet import Fleet, Impatient
 from swarmpy.sim.host import Host, Seams
+from swarmpy.sim.liveness import GLOBAL_FAULTS, Liveness
 from swarmpy.sim.loop import SimLoop
 from swarmpy.sim.network import SimNetwork
 from swarmpy.sim.observe import Observer
@@ -89,10 +90,16 @@ class Report:
 class World:
     """``run`` once."""
 
-    def __init__(self, options: Options, *, on_progress: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        on_progress: Callable[[str], None] = lambda line: None,
+        log: TextIO | None = None,
+    ) -> None:
         self.options = options
         self.loop = SimLoop()
-        self.trace = Trace(lambda: self.loop.now)
+        self.trace = Trace(lambda: self.loop.now, out=log)
         self.network = SimNetwork(self.loop, Random(f"{options.seed}/network"))
         self.checkers = Checkers(lambda: self.loop.now, options=CheckerOptions(may_roll_back=True))
         self.stats: Counter[str] = Counter()
@@ -111,9 +118,11 @@ class World:
             host.machine.plan = workload.plan
         self.observer = Observer(self.fleet, self.checkers)
         self.workload = Workload(
-            self.loop, self.fleet, options.shape, seed=options.seed, note=self.checkers.operation
+            self.loop, self.fleet, options.shape, seed=options.seed, note=self._note
         )
-        self.nemesis = Nemesis(self._scene(), options.faults, gap_s=options.fault_gap_s)
+        self.liveness = Liveness(self.loop, self.fleet, seed=options.seed, fail=self.fail)
+        faults = [name for name in options.faults if not (options.is_liveness and name in GLOBAL_FAULTS)]
+        self.nemesis = Nemesis(self._scene(), faults, gap_s=options.fault_gap_s)
         self.operator = Operator(
             self.loop,
             self.fleet,
@@ -183,9 +192,12 @@ class World:
     async def _torment(self) -> None:
         """Faults and clients together."""
         self._say("faults and clients")
-        self._is_tormenting = True
+        self._is_tormenting = not self.options.is_liveness
         running = [self.loop.create_task(self.nemesis.run()), self.loop.create_task(self.workload.run())]
-        if self.options.has_operator:
+        if self.options.is_liveness:
+            await self.liveness.prepare(self.network)
+            running.append(self.loop.create_task(self.liveness.run()))
+        elif self.options.has_operator:
             running.append(self.loop.create_task(self.operator.run()))
         await asyncio.wait(running, timeout=self.options.minutes * 60, return_when=asyncio.FIRST_EXCEPTION)
         for task in running:
@@ -264,6 +276,20 @@ class World:
 
     # --- inside
 
+    def _note(self, operation: Operation) -> None:
+        """What a client was told."""
+        self.checkers.operation(operation)
+        self.trace.record(
+            f"client {operation.verb} {operation.outcome}",
+            client=operation.client,
+            name=operation.name,
+            called_at=round(operation.called_at - 1000.0, 4),
+            service_id=operation.id,
+            version=operation.version,
+            mark=operation.mark,
+            seen=",".join(f"{seen.name}@{seen.version}:{seen.mark}" for seen in operation.seen),
+        )
+
     def _scene(self) -> FaultScene:
         return FaultScene(
             loop=self.loop,
@@ -275,6 +301,8 @@ class World:
         )
 
     def _victims(self) -> Sequence[Host]:
+        if self.options.is_liveness:
+            return [host for host in self.fleet.hosts if not self.liveness.is_spared(host)]
         return self.fleet.hosts
 
     def _buggify(self, name: str) -> bool:
