@@ -8,14 +8,16 @@ nothing, since the kernel has the pages. A power cut may lose the last commits, 
 well; tasks whose start a manager was told of are not started again (the assignment says how far they got),
 and others have not been seen to run. A sync per round would only slow every start down.
 
-A damaged journal is put aside: running tasks are then found by the executor and adopted with the first
-assignments, as if their node had been given to another agent. A disk that is full or fails is no damage: the
-journal stays as it is, and the agent does not start without it.
+sqlite does not notice a flipped bit in a row, so each row has a checksum. A damaged journal is put aside:
+running tasks are then found by the executor and adopted with the first assignments, as if their node had
+been given to another agent. A disk that is full or fails is no damage: the journal stays as it is, and the
+agent does not start without it.
 """
 
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -42,10 +44,13 @@ log = structlog.get_logger(__name__)
 
 JOURNAL_NAME = "agent.db"
 
+_CRC_BYTES = 4
+
 IN_MEMORY = Path(":memory:")
 """A journal without a file, for simulation: there it outlives the agent as an object."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""From 2 on every row has a checksum."""
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS task (
     id TEXT PRIMARY KEY, task BLOB NOT NULL, is_released INTEGER NOT NULL,
@@ -89,7 +94,7 @@ class Journal:
         with _failing(path):
             try:
                 self._connection = _open(path)
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # its names may be damaged too
                 self._put_aside(error)
                 self._connection = _open(path)
 
@@ -105,21 +110,24 @@ class Journal:
                 return Content()
 
     def _read(self) -> Content:
+        (verdict,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise Corrupt(verdict)
         rows = self._connection.execute(
-            "SELECT task, is_released, stop_signal, status FROM task ORDER BY id"
+            "SELECT id, task, is_released, stop_signal, status FROM task ORDER BY id"
         ).fetchall()
         tasks = tuple(
             StoredTask(
-                task=codec.decode(Task, task),
-                status=codec.decode(TaskStatus, status),
+                task=codec.decode(Task, _opened(task, id_, is_released, stop_signal)),
+                status=codec.decode(TaskStatus, _opened(status, id_) if status else b""),
                 is_released=bool(is_released),
                 stop_signal=stop_signal,
             )
-            for task, is_released, stop_signal, status in rows
+            for id_, task, is_released, stop_signal, status in rows
         )
         revisions = tuple(
-            codec.decode(Revision, data)
-            for (data,) in self._connection.execute("SELECT revision FROM revision ORDER BY id")
+            codec.decode(Revision, _opened(data, id_))
+            for id_, data in self._connection.execute("SELECT id, revision FROM revision ORDER BY id")
         )
         addresses = self._connection.execute("SELECT addr FROM manager ORDER BY position")
         return Content(tasks=tasks, revisions=revisions, managers=tuple(addr for (addr,) in addresses))
@@ -232,6 +240,19 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _checked(data: bytes, *rest: object) -> bytes:
+    """A row's data behind a checksum of the whole row. Enums count as the numbers that come back."""
+    plain = repr([int(value) if isinstance(value, int) else value for value in rest])
+    return zlib.crc32(plain.encode(), zlib.crc32(data)).to_bytes(_CRC_BYTES) + data
+
+
+def _opened(checked: object, *rest: object) -> bytes:
+    data = checked[_CRC_BYTES:] if isinstance(checked, bytes) else b""
+    if checked != _checked(data, *rest):
+        raise Corrupt(f"the row of {rest[0]!r} was changed")
+    return data
+
+
 def _write(connection: sqlite3.Connection, record: Record) -> None:
     match record:
         case SaveTask(task=task, is_released=is_released, stop_signal=stop_signal):
@@ -239,16 +260,22 @@ def _write(connection: sqlite3.Connection, record: Record) -> None:
                 "INSERT INTO task (id, task, is_released, stop_signal) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET task = excluded.task, is_released = excluded.is_released, "
                 "stop_signal = excluded.stop_signal",
-                (task.id, codec.encode(task), int(is_released), stop_signal),
+                (
+                    task.id,
+                    _checked(codec.encode(task), task.id, int(is_released), stop_signal),
+                    int(is_released),
+                    stop_signal,
+                ),
             )
         case SaveStatus(task_id=task_id, status=status):
-            connection.execute("UPDATE task SET status = ? WHERE id = ?", (codec.encode(status), task_id))
+            data = _checked(codec.encode(status), task_id)
+            connection.execute("UPDATE task SET status = ? WHERE id = ?", (data, task_id))
         case DropTask(task_id=task_id):
             connection.execute("DELETE FROM task WHERE id = ?", (task_id,))
         case SaveRevision(revision=revision):
             connection.execute(
                 "INSERT OR REPLACE INTO revision (id, revision) VALUES (?, ?)",
-                (revision.id, codec.encode(revision)),
+                (revision.id, _checked(codec.encode(revision), revision.id)),
             )
         case DropRevision(revision_id=revision_id):
             connection.execute("DELETE FROM revision WHERE id = ?", (revision_id,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sqlite3
 import subprocess
 from pathlib import Path
@@ -19,6 +20,7 @@ from swarmpy.model.states import TaskState
 
 WEB = make_revision()
 TASK = make_task(1, WEB)
+PLACES = 120
 STATUS = TaskStatus(state=TaskState.RUNNING, report=3, message="started")
 
 
@@ -83,6 +85,30 @@ def test_a_damaged_record_is_put_aside(path: Path) -> None:
     again = Journal(path)
     assert again.load() == Content()
     assert path.with_suffix(".damaged").exists()
+
+
+def test_a_flipped_bit_is_never_served(path: Path) -> None:
+    """All is there as it was, or the file is put aside or refused; a manager's address may be a wrong one."""
+    journal = Journal(path)
+    tasks = [make_task(number, WEB) for number in range(1, 4)]
+    journal.commit([SaveRevision(WEB), *(SaveTask(task, False, 15) for task in tasks)])
+    journal.commit([SaveStatus(tasks[0].id, STATUS), SaveTask(tasks[1], True, 9)])
+    journal.checkpoint()
+    journal.close()
+    whole = path.read_bytes()
+    used = [place for place in range(len(whole)) if whole[place] or place % 97 == 0]
+    content = Journal(path).load()
+    assert len(content.tasks) == 3
+    aside = 0
+    for place in random.Random(5).sample(used, PLACES):
+        for leftover in path.parent.iterdir():
+            leftover.unlink()
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with contextlib.suppress(Corrupt, DiskFailed), contextlib.closing(Journal(path)) as again:
+            found = again.load()
+            assert found in (content, Content()), place
+            aside += found == Content()
+    assert aside > PLACES // 4
 
 
 def test_a_newer_file_is_not_touched(path: Path) -> None:
