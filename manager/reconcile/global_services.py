@@ -16,6 +16,7 @@ from typing import Final
 from manager.reconcile.builder import PlanBuilder
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.replicated import is_task_news
+from manager.reconcile.restart import is_displaced
 from manager.reconcile.slot_work import SlotWork
 from manager.reconcile.slots import NodeFitness, Slots, is_wished
 from manager.schedule.constraint import is_match
@@ -139,8 +140,8 @@ class _PerNode:
         newest = tasks[-1]
         if any(is_wished(task) for task in tasks):
             self._work.tend(node_id, tasks)
-        elif newest.status.state not in _ENDED_BY_ITSELF:
-            # it was shut down when its node went; now the node is back
+        elif newest.status.state not in _ENDED_BY_ITSELF or is_displaced(newest):
+            # it was shut down when its node went or did not fit; now the node is back, or fits again
             is_waiting = self._work.is_alive(newest)
             self._builder.create(self._work.new_task(node_id, is_waiting=is_waiting))
             self._slots.drop(node_id)

@@ -274,7 +274,8 @@ class Convergence(RuleBasedStateMachine):
         for task in waiting:
             assert task.status.err.startswith(NO_SUITABLE_NODE)
         self.check_nobody_waits_for_nothing(waiting)
-        self.check_is_up_to_date(service, running)
+        if not waiting:  # else an update is held up
+            self.check_is_up_to_date(service, running)
 
     def check_global(self, service: Service) -> None:
         wished = self.wished(service)
@@ -283,8 +284,10 @@ class Convergence(RuleBasedStateMachine):
         }
         # what a paused node holds stays as it is, in the middle of an update too
         on_active = [task for task in wished if task.node_id in active]
-        assert len({task.node_id for task in on_active}) == len(on_active)
-        for task in wished:
+        # a successor that is to start first may wait for ever for room that only its predecessor would free
+        running = [task for task in on_active if task.status.state == TaskState.RUNNING]
+        assert len({task.node_id for task in running}) == len(running)
+        for task in on_active:
             assert task.status.state in (TaskState.RUNNING, TaskState.PENDING)
             assert task.status.state == TaskState.RUNNING or task.status.err
         placement = service.spec.task_template.placement
@@ -297,7 +300,6 @@ class Convergence(RuleBasedStateMachine):
                 assert node.id not in {task.node_id for task in wished}
         waiting = [task for task in wished if task.status.state == TaskState.PENDING]
         self.check_nobody_waits_for_nothing(waiting)
-        self.check_is_up_to_date(service, [t for t in on_active if t.status.state == TaskState.RUNNING])
 
     def check_nobody_waits_for_nothing(self, waiting: list[Task]) -> None:
         for task in waiting:
@@ -309,8 +311,28 @@ class Convergence(RuleBasedStateMachine):
         if status is not None and status.state not in (UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED):
             return  # paused by a failure, or held up by a task that finds no node
         for task in running:
-            assert service_plan.is_up_to_date(self.world.tables, service, task.revision_id)
+            # by what is run: a change of placement alone replaces no task that still fits
+            revision = self.world.tables.revision(task.revision_id)
+            assert revision is not None
+            assert revision.spec.task_template.container_spec == service.spec.task_template.container_spec
 
 
 TestConvergence = Convergence.TestCase
 TestConvergence.settings = machine_settings(examples=60, steps=30)
+
+
+def test_a_global_service_comes_back_to_a_node_that_fits_again() -> None:
+    """Found by the machine: what the constraint enforcer had turned down counted as ended by itself."""
+    machine = Convergence()
+    machine.start(1)
+    for constraints in ((), ("node.labels.disk==ssd",), ()):
+        template = TaskSpec(
+            container_spec=ContainerSpec(image="one"),
+            placement=Placement(constraints=constraints),
+            resources=ResourceRequirements(reservations=Resources()),
+        )
+        mode = ServiceMode(global_=Global())
+        machine.put_spec("g", ServiceSpec(name="g", mode=mode, task_template=template))
+        machine.live(30.0)
+    machine.teardown()
+    assert len(machine.world.running()) == 1
