@@ -97,6 +97,8 @@ RAFT_SNAPSHOT_RETRY_S = 30.0
 """After a snapshot that could not be written."""
 RAFT_SNAPSHOT_SEND_MAX_S = 60.0
 """A snapshot under way to a slow member keeps the log from being trimmed for at most this long."""
+RAFT_SNAPSHOT_SETTLE_S = 10.0
+"""After a snapshot was sent its receiver loads it; the log is not trimmed for so long."""
 RAFT_REMOVED_MAX = 1_000
 """Raft ids of removed members that are remembered; they may never come back."""
 RAFT_LAG_S = 0.2

@@ -90,19 +90,18 @@ class Replication:
         return next_index
 
     def _send_snapshot(self, node: Any, next_index: int, head: Message, now: float) -> int:
-        while True:
-            chunk = self._snapshotter.next_chunk(node.id, now)
-            if chunk is None:
-                raise AssertionError("the log was trimmed without a snapshot")
-            piece = {"serialized": (chunk.data, chunk.offset, chunk.is_last)}
-            if not self._transport.send(node, head | piece):
-                self._snapshotter.cancel(node.id)
-                return next_index
-            if chunk.is_last:
-                return chunk.last_index + 1
-            if self._is_full(node.id):
-                self._held_back.add(node.id)
-                return next_index
+        """One piece; the next comes with the next tick, since to read and pack it takes the loop's time."""
+        chunk = self._snapshotter.next_chunk(node.id, now)
+        if chunk is None:
+            raise AssertionError("the log was trimmed without a snapshot")
+        piece = {"serialized": (chunk.data, chunk.offset, chunk.is_last)}
+        if not self._transport.send(node, head | piece):
+            self._snapshotter.cancel(node.id)
+            return next_index
+        if chunk.is_last:
+            return chunk.last_index + 1
+        self._held_back.add(node.id)
+        return next_index
 
     def _place(self, next_index: int) -> Message:
         return {"prevLogIdx": next_index - 1, "prevLogTerm": self._journal.term_at(next_index - 1)}

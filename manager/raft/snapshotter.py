@@ -5,8 +5,8 @@ Invariants:
 * The file at ``path`` is always whole. A new one is written in a thread to a side file; only the event
   loop renames it, and not if a newer one was installed meanwhile.
 * A transfer reads one file from its beginning to its end, even if that file is replaced meanwhile, and no
-  new snapshot is begun while a transfer is under way (within a bound), so that the log still holds what
-  follows the one being sent.
+  new snapshot is begun while one is being sent, or loaded by its receiver (within bounds), so that the log
+  still holds what follows it.
 * A received snapshot is used only after all of it has been read back, checked and decoded, in the thread.
   Until then the next one is not listened to.
 
@@ -29,7 +29,12 @@ from manager.raft.records import Kind, pack, scan
 from manager.raft.sealing import Sealer
 from manager.raft.snapshot import Frame, SnapshotHead
 from swarmpy.errors import Corrupt, DiskFailed
-from swarmpy.limits import RAFT_SNAPSHOT_CHUNK_BYTES, RAFT_SNAPSHOT_RETRY_S, RAFT_SNAPSHOT_SEND_MAX_S
+from swarmpy.limits import (
+    RAFT_SNAPSHOT_CHUNK_BYTES,
+    RAFT_SNAPSHOT_RETRY_S,
+    RAFT_SNAPSHOT_SEND_MAX_S,
+    RAFT_SNAPSHOT_SETTLE_S,
+)
 from swarmpy.runtime import AppendFile, Disk
 
 log = structlog.get_logger(__name__)
@@ -97,7 +102,7 @@ class Snapshotter:
         self._inbox = path.with_name(path.name + ".received")
         self._taking: Future[None] | None = None
         self._is_stale = False
-        self._retry_at = 0.0
+        self._retry_at = self._settled_at = 0.0
         self._sending: dict[str, _Sending] = {}
         self._received: AppendFile | None = None
         self._received_bytes = 0
@@ -116,7 +121,7 @@ class Snapshotter:
     def may_take(self, now: float) -> bool:
         is_sending = any(now - s.began_at < RAFT_SNAPSHOT_SEND_MAX_S for s in self._sending.values())
         is_idle = self._taking is None and self._loading is None
-        return is_idle and now >= self._retry_at and not is_sending
+        return is_idle and now >= max(self._retry_at, self._settled_at) and not is_sending
 
     def poll(self, now: float) -> Progress:
         """DONE and FAILED are reported once."""
@@ -156,6 +161,7 @@ class Snapshotter:
         chunk = sending.next_chunk()
         if chunk.is_last:
             del self._sending[peer]
+            self._settled_at = now + RAFT_SNAPSHOT_SETTLE_S
         return chunk
 
     def is_sending(self, peer: str) -> bool:
@@ -190,9 +196,6 @@ class Snapshotter:
             self._received.write(snapshot.seal_frame((Kind(record.kind), record.payload), self._sealer))
         if not is_last:
             return None
-        self._received.sync()
-        self._received.close()
-        self._received = None
         try:
             return snapshot.read_head(self._disk, self._inbox, self._sealer)
         except Corrupt as error:
@@ -205,9 +208,16 @@ class Snapshotter:
         return self._loading is not None
 
     def load(self, machine: StateMachine) -> None:
-        """Begin checking and decoding the snapshot just accepted, in the thread."""
+        """Begin checking and decoding the snapshot just accepted, in the thread, once it is durable."""
+        file, self._received = self._received, None
+        if file is None:
+            raise AssertionError("no snapshot has been accepted")
 
         def run() -> Loaded:
+            try:
+                file.sync()
+            finally:
+                file.close()
             head, state = snapshot.load(self._disk, self._inbox, self._sealer, machine.load, rest=self._rest)
             return Loaded(head=head, state=state)
 
@@ -224,8 +234,8 @@ class Snapshotter:
             self._refuse(error)
         except OSError as error:
             raise DiskFailed(
-                f"cannot read the raft snapshot {self._inbox}: {error.strerror or error}; "
-                "repair the disk, then start again"
+                f"cannot write the raft snapshot {self._inbox}: {error.strerror or error}; "
+                "free or repair the disk, then start again"
             ) from error
         return None
 

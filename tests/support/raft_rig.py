@@ -14,6 +14,7 @@ from manager.raft.log import RaftConfig, SyncObjLog, create_joined
 from manager.raft.proposer import Member, RaftLog
 from manager.raft.sealing import NoSealer, Sealer
 from manager.raft.state_files import create
+from swarmpy.pb import raft_pb2 as pb
 from swarmpy.runtime import Env, never
 from swarmpy.sim.clock import SimClock, SimEntropy
 from swarmpy.sim.disk import SimDisk
@@ -71,7 +72,9 @@ class Rig:
     ) -> None:
         self.random = random.Random(seed)
         self.loop = SimLoop()
-        self.network = Network(self.loop, self.random, lambda name, frame: None)
+        self.observe: Callable[[str, pb.RaftFrame], None] = lambda name, frame: None
+        self.make_thread: Callable[[], Executor] = InlineThread
+        self.network = Network(self.loop, self.random, self._sent)
         self.config = RaftConfig(
             folder=FOLDER,
             sealer=sealer or NoSealer(),
@@ -105,6 +108,9 @@ class Rig:
         finally:
             self.loop.close()
 
+    def _sent(self, sender: str, frame: pb.RaftFrame) -> None:
+        self.observe(sender, frame)
+
     def env(self, name: str) -> Env:
         return Env(
             clock=SimClock(self.loop),
@@ -119,7 +125,9 @@ class Rig:
     async def start(self, name: str) -> SyncObjLog:
         self.machines[name] = ListMachine()
         wire = SimWire(self.network, name)
-        log = SyncObjLog.open(self.config, self.machines[name], wire, self.env(name), executor=InlineThread())
+        log = SyncObjLog.open(
+            self.config, self.machines[name], wire, self.env(name), executor=self.make_thread()
+        )
         self.logs[name] = log
         await log.start()
         return log

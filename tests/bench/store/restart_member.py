@@ -1,8 +1,8 @@
 """One manager's raft and store as a process, told what to do by JSON lines on stdin; for ``bench_restart``.
 
 A probe asks for its turn every few milliseconds; the longest wait is the longest stall of the loop. How much
-CPU time the loop's own thread took meanwhile (``held``) tells what of it was ours, on a machine that does other
-work too.
+CPU time the loop's own thread took meanwhile (``held``) tells what of it was ours, on a machine that does
+other work too.
 """
 
 from __future__ import annotations
