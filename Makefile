@@ -9,7 +9,7 @@ QUICK = $(wildcard tests/unit tests/properties tests/sim)
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help ready demo test test-parallel test-serial test-python check proto lab-up lab-down bench fmt
+.PHONY: help ready demo test test-parallel test-serial test-python crash-test check proto lab-up lab-down bench fmt
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ test-python: OTHER = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.versi
 test-python:  ## Unit tests and properties under another Python: make test-python PYTHON=python3.13
 	deploy/bootstrap.sh .venv-$(OTHER) $(PYTHON)
 	timeout 300 .venv-$(OTHER)/bin/pytest -q -n 2 --dist worksteal tests/unit tests/properties -m "not root and not slow"
+
+crash-test: MINUTES = 5
+crash-test: ready  ## Real daemons killed at random under load: make crash-test MINUTES=5 [SEED=N]
+	$(ROOT) env CRASH_MINUTES=$(MINUTES) SEED=$(SEED) $(BIN)/pytest -q -s tests/e2e/test_random_kills.py
 
 check: ready  ## Before every commit: style, types, import rules, unit tests and properties, 32 simulations
 	$(BIN)/ruff check $(CODE)

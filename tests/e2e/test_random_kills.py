@@ -39,7 +39,7 @@ def lab() -> Iterator[Lab]:
 
 
 def test_nothing_acknowledged_is_lost_and_nothing_unwanted_is_left(lab: Lab) -> None:
-    seed = int(os.environ.get("SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
+    seed = int(os.environ.get("SEED") or "0") or random.SystemRandom().randrange(1, 1 << 31)
     print(f"SEED={seed}, {DURATION_S:.0f} s")
     lab.call("node-1", "POST", "/services/create", spec("steady", 10, MARK))
     wait_for(lambda: len(all_live_tasks(lab, MARK)) == 10, what="ten tasks should run")
