@@ -58,7 +58,7 @@ class Shape:
 
 
 class Workload:
-    """``run`` until cancelled; ``note`` takes each call's outcome."""
+    """``run`` until ``stop`` and until the calls under way have ended; ``note`` takes each outcome."""
 
     def __init__(
         self, loop: SimLoop, fleet: Fleet, shape: Shape, *, seed: int, note: Callable[[Operation], None]
@@ -70,6 +70,7 @@ class Workload:
         self._seed = seed
         self._random = Random(f"{seed}/workload")
         self._marks = 0
+        self._is_over = False
         self.names = [f"web-{number}" for number in range(shape.services)]  # the start of no id
 
     async def run(self) -> None:
@@ -77,11 +78,15 @@ class Workload:
             for number in range(self._shape.clients):
                 clients.create_task(self._client(f"c{number}", Random(f"{self._seed}/client/{number}")))
 
+    def stop(self) -> None:
+        """No more calls. Those under way are waited for: one that is broken off would have no outcome."""
+        self._is_over = True
+
     async def _client(self, client: str, dice: Random) -> None:
-        while True:
+        while not self._is_over:
             await asyncio.sleep(dice.expovariate(1 / self._shape.pause_s))
             managers = self._fleet.managers()
-            if managers:
+            if managers and not self._is_over:
                 await self.act(client, dice.choice(managers), dice)
 
     async def act(self, client: str, host: Host, dice: Random) -> None:

@@ -117,9 +117,7 @@ class World:
         for host in self.fleet.hosts:
             host.machine.plan = workload.plan
         self.observer = Observer(self.fleet, self.checkers)
-        self.workload = Workload(
-            self.loop, self.fleet, options.shape, seed=options.seed, note=self._note
-        )
+        self.workload = Workload(self.loop, self.fleet, options.shape, seed=options.seed, note=self._note)
         self.liveness = Liveness(self.loop, self.fleet, seed=options.seed, fail=self.fail)
         faults = [name for name in options.faults if not (options.is_liveness and name in GLOBAL_FAULTS)]
         self.nemesis = Nemesis(self._scene(), faults, gap_s=options.fault_gap_s)
@@ -193,27 +191,34 @@ class World:
         """Faults and clients together."""
         self._say("faults and clients")
         self._is_tormenting = not self.options.is_liveness
-        running = [self.loop.create_task(self.nemesis.run()), self.loop.create_task(self.workload.run())]
+        clients = self.loop.create_task(self.workload.run())
+        others = [self.loop.create_task(self.nemesis.run())]
         if self.options.is_liveness:
             await self.liveness.prepare(self.network)
-            running.append(self.loop.create_task(self.liveness.run()))
+            others.append(self.loop.create_task(self.liveness.run()))
         elif self.options.has_operator:
-            running.append(self.loop.create_task(self.operator.run()))
+            others.append(self.loop.create_task(self.operator.run()))
+        running = [clients, *others]
         await asyncio.wait(running, timeout=self.options.minutes * 60, return_when=asyncio.FIRST_EXCEPTION)
-        for task in running:
-            task.cancel()
-        await asyncio.wait(running)
         self._is_tormenting = False
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)
+        self.workload.stop()
+        self._say("healing")
+        self._heal()
+        await asyncio.wait([clients])
         for task in running:
             if not task.cancelled() and (error := task.exception()) is not None:
                 raise error
 
-    async def _settle(self) -> None:
-        """End all faults; have every service be one that can run; wait for rest."""
-        self._say("healing")
+    def _heal(self) -> None:
         self.nemesis.undo_all()
         for host in self.fleet.hosts:
             host.heal()
+
+    async def _settle(self) -> None:
+        """All faults are over: have every service be one that can run, and wait for rest."""
         healed_at = self.loop.now
         await self.fleet.until(lambda: self.fleet.leader() is not None, "a leader after all faults")
         await self.operator.tidy()
