@@ -32,9 +32,10 @@ def pids(host: Host) -> dict[str, int]:
     return {str(id_): task.pid for id_, task in host.machine.tasks.items() if task.exit is None and task.pid}
 
 
-def backup_of(host: Host) -> bytes:
+async def backup_of(host: Host) -> bytes:
     access = host.running.cluster()
     assert access is not None
+    await access.read_barrier()  # as the API does: a follower may lag behind
     return b"".join(access.backup(Env().clock.now()))
 
 
@@ -209,7 +210,7 @@ async def test_a_backup_becomes_the_swarm_again_and_workers_come_back(
         await make_swarm((first, second), (worker,))
         await first.run_service(6)
         await until(lambda: all(len(pids(host)) == 2 for host in (first, second, worker)))
-        data, before = backup_of(second), summary(first.view)
+        data, before = await backup_of(second), summary(first.view)
         former = {id_of(first), id_of(second)}
         ran = pids(worker)
         await first.stop()
@@ -242,7 +243,7 @@ async def test_a_restored_node_of_the_same_name_keeps_the_labels(tmp_path: Path)
         await host.init()
         node = host.node(id_of(host))
         await host.propose(Update(object=replace(node, spec=replace(node.spec, labels={"rack": "r1"}))))
-        data = backup_of(host)
+        data = await backup_of(host)
         await host.running.leave(force=True)
         await restore(host, data)
         assert host.node(id_of(host)).spec.labels == {"rack": "r1"}
@@ -253,7 +254,7 @@ async def test_a_restored_node_of_the_same_name_keeps_the_labels(tmp_path: Path)
 async def test_a_bad_backup_leaves_the_node_as_it_was(tmp_path: Path) -> None:
     async with hosts_in(tmp_path, 1) as (host,):
         await host.init()
-        data = backup_of(host)
+        data = await backup_of(host)
         await host.running.leave(force=True)
         clean = sorted(path.name for path in host.folder.iterdir())
         middle = len(data) // 2
@@ -276,7 +277,7 @@ async def test_a_bad_backup_leaves_the_node_as_it_was(tmp_path: Path) -> None:
 async def test_a_restore_cut_short_anywhere_leaves_the_node_outside_or_restored(tmp_path: Path) -> None:
     async with hosts_in(tmp_path, 1) as (source,):
         await make_swarm((source,))
-        before, data = summary(source.view), backup_of(source)
+        before, data = summary(source.view), await backup_of(source)
     (tmp_path / "album").mkdir()
     host = Host(tmp_path / "host")
     host.folder.mkdir()
