@@ -3,10 +3,10 @@
 It keeps assigned tasks, their last statuses, the revisions that they need and the managers' addresses, in
 one sqlite file; never secrets or configs. Each round of the core is one transaction.
 
-The journal is in WAL mode with synchronous=NORMAL: a commit is a write without a sync. A killed daemon loses
-nothing, since the kernel has the pages. A power cut may lose the last commits, but it ends every task as
-well; tasks whose start a manager was told of are not started again (the assignment says how far they got),
-and others have not been seen to run. A sync per round would only slow every start down.
+The journal is in WAL mode: a commit is a write without a sync. A killed daemon loses nothing, since the kernel
+has the pages. A power cut may lose the last commits. That ends every task as well, but one whose process was
+started must not be started again, so the round that is about to start processes is synced first, and with it
+all before. Syncing the others too would only slow everything down.
 
 sqlite does not notice a flipped bit in a row, so each row has a checksum. A damaged journal is put aside:
 running tasks are then found by the executor and adopted with the first assignments, as if their node had
@@ -39,6 +39,7 @@ from swarmpy import codec
 from swarmpy.errors import Corrupt, DiskFailed, SwarmError, Unavailable
 from swarmpy.limits import JOURNAL_CHECKPOINT_COMMITS, JOURNAL_LOCK_TIMEOUT_S, RETRY_DELAY_MAX_S
 from swarmpy.model.objects import Revision, Task, TaskStatus
+from swarmpy.model.states import TaskState
 
 log = structlog.get_logger(__name__)
 
@@ -133,9 +134,10 @@ class Journal:
         return Content(tasks=tasks, revisions=revisions, managers=tuple(addr for (addr,) in addresses))
 
     def commit(self, records: Iterable[Record]) -> None:
-        """Make the records durable, all or none. Unavailable if the disk takes nothing now."""
-        with self._transaction() as connection:
-            for record in records:
+        """Make the records outlive the daemon, all or none. Unavailable if the disk takes nothing now."""
+        kept = tuple(records)
+        with self._transaction(is_synced=must_outlive_power(kept)) as connection:
+            for record in kept:
                 _write(connection, record)
 
     def save_managers(self, addresses: Sequence[str]) -> None:
@@ -176,8 +178,9 @@ class Journal:
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, is_synced: bool = False) -> Iterator[sqlite3.Connection]:
         try:
+            self._connection.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
             with self._connection as connection:  # commits, or rolls back
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
@@ -204,6 +207,13 @@ class Journal:
         self.path.replace(aside)
 
 
+def must_outlive_power(records: Iterable[Record]) -> bool:
+    """Whether a task's process is started next: then its record must be on the disk before."""
+    return any(
+        isinstance(record, SaveStatus) and record.status.state is TaskState.STARTING for record in records
+    )
+
+
 @contextmanager
 def _failing(path: Path) -> Iterator[None]:
     """Trouble with the disk, as the end of the agent that it is."""
@@ -224,7 +234,6 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, timeout=JOURNAL_LOCK_TIMEOUT_S)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=0")  # it would sync in the middle of a round
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:

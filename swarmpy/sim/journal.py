@@ -1,8 +1,8 @@
 """``SimJournal``: an agent's journal in memory. It outlives its daemon, and may lose its end with the power.
 
 It is the production journal on a database in memory. As on a real disk (``agent.journal``), a killed daemon
-loses nothing of it; a machine that goes down keeps what was folded in by the last checkpoint and a random
-number of the commits since then, in order, each whole or not at all.
+loses nothing of it; a machine that goes down keeps what was synced last, by a checkpoint or by a commit that
+had to be, and a random number of the commits since then, in order, each whole or not at all.
 
 A checkpoint is made at once when it is due: it is a thread's work in production, and never waited for.
 """
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from agent.events import Record
-from agent.journal import IN_MEMORY, Journal
+from agent.journal import IN_MEMORY, Journal, must_outlive_power
 from swarmpy.limits import JOURNAL_CHECKPOINT_COMMITS
 
 
@@ -34,6 +34,8 @@ class SimJournal(Journal):
     def commit(self, records: Iterable[Record]) -> None:
         kept = tuple(records)
         self._write(partial(super().commit, kept))
+        if must_outlive_power(kept):
+            self._checkpoint()
 
     def save_managers(self, addresses: Sequence[str]) -> None:
         self._write(partial(super().save_managers, tuple(addresses)))

@@ -64,6 +64,19 @@ def test_a_round_is_kept_whole_or_not_at_all(path: Path) -> None:
     assert journal.load().revisions == (WEB,)
 
 
+def test_the_round_before_a_start_is_synced_and_no_other(path: Path) -> None:
+    journal = Journal(path)
+    starting = SaveStatus(TASK.id, TaskStatus(state=TaskState.STARTING))
+    rounds: list[tuple[list[Record], int]] = [
+        ([SaveTask(TASK, False, 15)], 1),
+        ([SaveRevision(WEB), starting], 2),
+        ([SaveStatus(TASK.id, STATUS)], 1),
+    ]
+    for records, level in rounds:
+        journal.commit(records)
+        assert journal._connection.execute("PRAGMA synchronous").fetchone() == (level,)
+
+
 def test_a_damaged_file_is_put_aside(path: Path) -> None:
     journal = Journal(path)
     journal.commit([SaveTask(TASK, False, 15)])

@@ -56,6 +56,16 @@ def test_a_power_loss_takes_some_of_the_last_commits_in_order() -> None:
     assert len(left) > 5
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_that_a_process_is_about_to_be_started_survives_a_power_loss(seed: int) -> None:
+    journal = SimJournal(random.Random(seed))
+    journal.commit([SaveTask(TASK, False, 15)])
+    journal.commit([SaveStatus(TASK.id, TaskStatus(state=TaskState.STARTING, report=5))])
+    journal.commit([SaveStatus(TASK.id, status(6))])
+    journal.lose_power()
+    assert last_report(journal) >= 5
+
+
 def test_a_new_journal_may_lose_all_there_is() -> None:
     left = set()
     for seed in range(20):
