@@ -3,10 +3,10 @@
 It keeps assigned tasks, their last statuses, the revisions that they need and the managers' addresses, in
 one sqlite file; never secrets or configs. Each round of the core is one transaction.
 
-The journal is in WAL mode: a commit is a write without a sync. A killed daemon loses nothing, since the kernel
-has the pages. A power cut may lose the last commits. That ends every task as well, but one whose process was
-started must not be started again, so the round that is about to start processes is synced first, and with it
-all before. Syncing the others too would only slow everything down.
+The journal is in WAL mode: a commit is a write without a sync. A killed daemon loses nothing, since the
+kernel has the pages. A power cut may lose the last commits. That ends every task as well, but one whose
+process was started must not be started again, so the round that is about to start processes is synced first,
+and with it all before. Syncing the others too would only slow everything down.
 
 sqlite does not notice a flipped bit in a row, so each row has a checksum. A damaged journal is put aside:
 running tasks are then found by the executor and adopted with the first assignments, as if their node had
