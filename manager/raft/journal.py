@@ -9,7 +9,9 @@ Invariants:
 * A torn tail is cut at start; damage in front of a point that was once synced raises ``Corrupt``. Which of
   the two it is, SYNCED marks tell: each batch starts by saying how much before it was synced, and a
   rewritten file ends by saying so of itself.
-* The whole file is replaced atomically or not at all (compaction, snapshot install, recovery).
+* The whole file is replaced atomically or not at all (compaction, snapshot install, recovery). What a
+  compaction keeps is sealed, written and synced in a thread to a side file, while the log goes on in the old
+  one; the event loop adds what came since, and swaps the two.
 
 It knows nothing of elections, peers, or snapshots.
 """
@@ -17,9 +19,12 @@ It knows nothing of elections, peers, or snapshots.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 from manager.raft.codec import NO_OP_COMMAND, Entry
 from manager.raft.proposer import Member
@@ -28,6 +33,8 @@ from manager.raft.sealing import Sealer
 from swarmpy.errors import Corrupt, DiskFailed
 from swarmpy.pb import raft_pb2 as pb
 from swarmpy.runtime import Disk
+
+log = structlog.get_logger(__name__)
 
 FIRST_ENTRY: Entry = (NO_OP_COMMAND, 1, 0)
 """Every log begins with it, on every member, so that there is always a last entry to speak of."""
@@ -42,6 +49,14 @@ class Identity:
     is_joined: bool = False
     removed: tuple[str, ...] = ()
     """Members of a former life of this cluster, which may not come back (``recover``)."""
+
+
+@dataclass(eq=False)
+class _Compaction:
+    """``kept`` is on its way to the side file, unless it is the journal's no more: that file is another's."""
+
+    kept: list[Entry]
+    written: Future[None] | None = None
 
 
 class Journal:
@@ -60,6 +75,9 @@ class Journal:
         self._is_rewrite_due = False
         self._is_failed = False
         self._written_commit = 0
+        self._side = path.with_name(path.name + ".new")
+        self._executor: Executor | None = None
+        self._compaction: _Compaction | None = None
         self._load()
         self._file = disk.append(path)
         self._synced = self._file.size()
@@ -78,6 +96,10 @@ class Journal:
         term = entries[-1][2]
         with _translated(path):
             disk.write_atomic(path, _image(identity, (term, ""), entries[0][1], entries, sealer))
+
+    def compact_in(self, executor: Executor) -> None:
+        """From now on compactions are written in this thread; they held the caller until then."""
+        self._executor = executor
 
     # --- reading
 
@@ -124,7 +146,11 @@ class Journal:
         """Drop the entries before ``position``: they are in a snapshot that is durable."""
         self.entries = self.entries[position:]
         self._count_bytes()
-        self.rewrite()
+        if self._executor is None:
+            self.rewrite()
+        elif self._compaction is None:
+            # a file that begins too early does no harm, so one at a time will do
+            self._compact(self._executor)
 
     def start_over(self, entries: list[Entry]) -> None:
         """The entries of a snapshot just installed. The old log stays on disk until the next sync."""
@@ -148,6 +174,7 @@ class Journal:
 
     def sync(self) -> None:
         """Make everything so far durable."""
+        self._finish_compaction()
         if self._is_rewrite_due:
             self.rewrite()
         if not self.is_dirty:
@@ -161,6 +188,7 @@ class Journal:
 
     def note(self) -> None:
         """Once a second: write down commit index and what is synced, without a sync of its own."""
+        self._finish_compaction()
         if self.commit != self._written_commit:
             self._written_commit = self.commit
             self._buffer.append(_commit_record(self.commit))
@@ -175,16 +203,89 @@ class Journal:
             self._disk.write_atomic(self.path, image)
             self._file.close()
             self._file = self._disk.append(self.path)
+        self.give_up_compaction()
         self._buffer.clear()
         self.is_dirty = self._is_rewrite_due = False
         self._synced = self._marked = len(image)
 
     def close(self) -> None:
-        """Sync what is left, unless the disk has failed before."""
+        """Sync what is left, unless the disk has failed before. A compaction under way is given up."""
+        self.give_up_compaction()
         if not self._is_failed:
             self.sync()
             self.note()
         self._file.close()
+
+    # --- compaction
+
+    def _compact(self, executor: Executor) -> None:
+        self._compaction = _Compaction(list(self.entries))
+        self._compaction.written = executor.submit(self._write_side, self._compaction)
+
+    def _write_side(self, compaction: _Compaction) -> None:
+        """In the thread: the identity and what is kept, durable."""
+        if self._compaction is not compaction:
+            return
+        self._disk.remove(self._side)
+        file = self._disk.append(self._side)
+        try:
+            file.write(_identity_record(self.identity))
+            for entry in compaction.kept:
+                if self._compaction is not compaction:
+                    return
+                file.write(_entry_record(entry, self._sealer))
+            file.sync()
+        finally:
+            file.close()
+
+    def _finish_compaction(self) -> None:
+        """Swap the files once the side file holds what was kept."""
+        compaction = self._compaction
+        if compaction is None or self._is_rewrite_due:
+            return
+        if compaction.written is None or not compaction.written.done():
+            return
+        self._compaction = None
+        try:
+            compaction.written.result()
+        except OSError as error:
+            log.warning("raft log not compacted", path=str(self.path), reason=str(error))
+            return
+        if self.first > compaction.kept[-1][1] + 1 and self._executor is not None:
+            self._compact(self._executor)  # all that was kept has been cut since
+            return
+        with self._failing_for_good():
+            file = self._disk.append(self._side)
+            file.write(self._since(compaction.kept))
+            file.write(pack(Kind.SYNCED, pb.RaftIndexRecord(index=file.size()).SerializeToString()))
+            file.sync()
+            size = file.size()
+            file.close()
+            self._disk.replace(self._side, self.path)
+            self._file.close()
+            self._file = self._disk.append(self.path)
+        self._buffer.clear()
+        self.is_dirty = False
+        self._synced = self._marked = size
+
+    def give_up_compaction(self) -> None:
+        """The old file serves on. What the thread still does touches no file that anybody else reads."""
+        self._compaction = None
+
+    def _since(self, kept: list[Entry]) -> bytes:
+        """What must follow these entries so that they come to the present state."""
+        shift = self.first - kept[0][1]
+        agreed = 0
+        for old, new in zip(kept[shift:], self.entries, strict=False):
+            if old is not new:
+                break
+            agreed += 1
+        parts = []
+        if shift + agreed < len(kept):
+            index = kept[shift + agreed][1]
+            parts.append(pack(Kind.TRUNCATE, pb.RaftIndexRecord(index=index).SerializeToString()))
+        parts += [_entry_record(entry, self._sealer) for entry in self.entries[agreed:]]
+        return b"".join((*parts, _term_record(self.term, self.vote), _commit_record(self.commit)))
 
     # --- inside
 

@@ -131,6 +131,7 @@ class SyncObjLog:
             rest=functools.partial(env.clock.rest, config.snapshot_pause_s),
         )
         loaded = state_files.load(env.disk, config.folder, config.sealer, into=machine)
+        loaded.journal.compact_in(executor)
         parts = Parts(
             journal=loaded.journal,
             snapshotter=snapshotter,
@@ -159,6 +160,7 @@ class SyncObjLog:
         # A snapshot still being written goes to a side file that nobody will use.
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._core.snapshotter.close()
+        self._core.journal.give_up_compaction()
         if self._fatal is None:
             self._core.journal.close()
 

@@ -26,6 +26,8 @@ from swarmpy.lab.cluster import Lab
 DURATION_S: Final = float(os.environ.get("CRASH_MINUTES", "0")) * 60 or 75.0
 WRITERS: Final = 3
 SETTLE_S: Final = 90.0
+SHIM_LOST: Final = "task: non-zero exit (137): the task's shim was killed, and the task with it"
+"""What a host says of its tasks when it is back from a power failure."""
 MARK: Final = f"8000{os.getpid()}"
 
 
@@ -142,5 +144,4 @@ def check_tasks(lab: Lab, first: dict[str, set[int]], *, had_power_failures: boo
         for task in tasks_of(lab)
         if task["Status"]["State"] in ("failed", "rejected")
     }
-    print(f"ends of tasks: {ends or 'none failed'}")
-    assert ends == set() or had_power_failures, "no task has come to grief by itself"
+    assert ends <= ({SHIM_LOST} if had_power_failures else set()), "no task has come to grief by itself"
