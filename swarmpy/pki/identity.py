@@ -17,8 +17,12 @@ from swarmpy.model.ids import ClusterId, Duration, NodeId, Timestamp
 from swarmpy.pki import keys
 from swarmpy.pki.keys import Role, Validity
 
-BACKDATE = Duration(3600 * 1_000_000_000)
-"""Certificates hold from an hour before their issue, so that clocks may differ by as much."""
+BACKDATE = Duration(7 * 24 * 3600 * 1_000_000_000)
+"""Certificates hold from a week before their issue, so that clocks may differ by as much.
+
+A manager whose clock is a day ahead would else give out certificates that nobody takes until tomorrow, and
+whoever has such a one can't even ask for another.
+"""
 
 RENEW_FRACTION_MIN = 0.5
 RENEW_FRACTION_MAX = 0.8

@@ -139,9 +139,9 @@ def test_a_node_certificate_is_swarm_modes(cluster: PkiCluster, role: Role, name
     ("expiry", "life"),
     [(0, 90 * DAY), (HOUR - 1, 90 * DAY), (HOUR, HOUR), (2 * DAY, 2 * DAY)],
 )
-def test_validity_is_dated_back_an_hour_and_lasts_at_least_one(expiry: int, life: int) -> None:
+def test_validity_is_dated_back_a_week_and_lasts_at_least_an_hour(expiry: int, life: int) -> None:
     validity = pki.validity_from(NOW, Duration(expiry))
-    assert validity.not_before == NOW - HOUR
+    assert validity.not_before == NOW - 7 * DAY
     assert validity.not_after == NOW + life
 
 
