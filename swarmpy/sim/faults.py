@@ -23,6 +23,8 @@ from swarmpy.sim.trace import Trace
 
 Undo = Callable[[], None]
 DAY_S = 86_400.0
+SWIZZLED_MAX = 40
+"""Hosts that one swizzle cuts off: it is to be over in about a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,10 +215,8 @@ def isolate(scene: Scene) -> Undo | None:
 
 def partition(scene: Scene) -> Undo | None:
     """Two groups of hosts that don't reach each other; the managers are torn apart as well."""
-    victims = [host.ip for host in scene.victims()]
-    group = [ip for ip in victims if scene.dice.random() < 0.3]
-    others = [host.ip for host in scene.fleet.hosts if host.ip not in group]
-    return _cut_all(scene, [(a, b) for a in group for b in others])
+    group = [host.ip for host in scene.victims() if scene.dice.random() < 0.3]
+    return scene.network.split(group) if group else None
 
 
 def one_way(scene: Scene) -> Undo | None:
@@ -226,15 +226,16 @@ def one_way(scene: Scene) -> Undo | None:
         return None
     others = [other for other in scene.fleet.hosts if other is not host and scene.dice.random() < 0.5]
     is_out = scene.dice.random() < 0.5
-    for other in others:
-        a, b = (host, other) if is_out else (other, host)
-        scene.network.cut(a.ip, b.ip, one_way=True)
-    return lambda: _heal_all(scene, [(host.ip, other.ip) for other in others])
+    paths = [(host.ip, other.ip) if is_out else (other.ip, host.ip) for other in others]
+    scene.network.cut_one_way(paths)
+    return lambda: scene.network.heal_paths(paths)
 
 
 def swizzle(scene: Scene) -> Undo | None:
     """Hosts are cut off one by one, and come back one by one in another order."""
     hosts = [host for host in scene.victims() if scene.dice.random() < 0.2]
+    if len(hosts) > SWIZZLED_MAX:
+        hosts = scene.dice.sample(hosts, SWIZZLED_MAX)
     at = 0.0
     for host in scene.dice.sample(hosts, len(hosts)):
         at += scene.dice.uniform(0.0, 1.0)
@@ -392,14 +393,3 @@ class Nemesis:
 def _start_all(hosts: Sequence[Host]) -> None:
     for host in hosts:
         host.start()
-
-
-def _cut_all(scene: Scene, pairs: Sequence[tuple[str, str]]) -> Undo | None:
-    for a, b in pairs:
-        scene.network.cut(a, b)
-    return (lambda: _heal_all(scene, pairs)) if pairs else None
-
-
-def _heal_all(scene: Scene, pairs: Sequence[tuple[str, str]]) -> None:
-    for a, b in pairs:
-        scene.network.heal(a, b)

@@ -40,6 +40,7 @@ class Fleet:
         for number in range(nodes):
             name = f"m{number + 1}" if number < managers else f"w{number + 1 - managers}"
             self.hosts.append(Host(seams, _address(number), description(name)))
+        self._by_ip = {host.ip: (number, host) for number, host in enumerate(self.hosts)}
         self.founders = self.hosts[:managers]
         self.tokens: dict[NodeRole, str] = {}
 
@@ -51,7 +52,8 @@ class Fleet:
 
     def managers(self) -> list[Host]:
         """Hosts whose daemon serves as a manager now."""
-        return [host for host in self.hosts if host.manager is not None]
+        serving = sorted(self._by_ip[ip] for ip in self._seams.network.serving())  # few, of thousands
+        return [host for _, host in serving if host.manager is not None]
 
     def leader(self) -> Host | None:
         leading = [host for host in self.managers() if host.manager and host.manager.raft.status().is_leader]

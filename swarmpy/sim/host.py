@@ -10,9 +10,9 @@ Decides nothing about faults: who calls ``kill``, ``power_off`` and the like doe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +23,6 @@ from agent.executor.fake import FakeExecutor, FakeMachine
 from agent.journal import Journal
 from manager.api.context import Api
 from manager.api.control import LocalState
-from manager.api.server import make_app
 from manager.manager import Manager
 from swarmpy.config import NodeConfig
 from swarmpy.errors import SwarmError
@@ -32,7 +31,7 @@ from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.runtime import Env
 from swarmpy.sim.clock import SimClock, SimEntropy
 from swarmpy.sim.disk import SimDisk
-from swarmpy.sim.http import Answer, SimHttp
+from swarmpy.sim.http import Answer, SharedHttp
 from swarmpy.sim.journal import SimJournal
 from swarmpy.sim.loop import SimLoop
 from swarmpy.sim.machine import NoImages, read_system
@@ -62,6 +61,7 @@ class Seams:
     trace: Trace
     seed: int
     buggify: Callable[[str], bool]
+    http: SharedHttp = field(default_factory=SharedHttp)
 
 
 class Host:
@@ -87,7 +87,7 @@ class Host:
         """Called when a daemon has been made, before it does anything."""
         self._seams = seams
         self._random = Random(f"{seams.seed}/{self.name}")
-        self._http: SimHttp | None = None
+        self._api: Api | None = None
         self._is_wanted = False
         self._processes: list[Process] = []
         self.make_journal: Callable[[Random], SimJournal] = SimJournal
@@ -128,7 +128,7 @@ class Host:
         self._seams.network.power_on(self.ip)
         self.lives += 1
         process = Process(self._seams.loop, self.name)
-        self.process, self.daemon, self._http = process, None, None
+        self.process, self.daemon, self._api = process, None, None
         self._processes.append(process)
         process.on_end(self._ended)
         process.spawn(self._live(process))
@@ -145,7 +145,7 @@ class Host:
             buggify=seams.buggify,
         )
         daemon = Daemon(self._config(), env, self._machine())
-        self._http = SimHttp(make_app(Api(daemon, env)))
+        self._api = Api(daemon, env)
         self.daemon = daemon
         self.on_life(self)
         try:
@@ -258,7 +258,7 @@ class Host:
         self._is_wanted = False
         process, daemon = self.process, self.daemon
         if process is not None and daemon is not None and self.is_up:
-            await self._ask(process, daemon.stop())
+            await self._ask(process, daemon.stop)
             process.kill()
 
     def heal(self) -> None:
@@ -285,21 +285,25 @@ class Host:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """As a client on this machine. ``Disconnected`` if the daemon goes before it has answered."""
-        process, http = self.process, self._http
-        if process is None or http is None or not self.is_up:
+        process, api = self.process, self._api
+        if process is None or api is None or not self.is_up:
             raise Disconnected(f"no daemon answers on {self.name}")
-        answer: Answer = await self._ask(
-            process, http.request(method, path, body=body, query=query or {}, headers=headers or {})
-        )
+
+        async def work() -> Answer:
+            return await self._seams.http.request(
+                api, method, path, body=body, query=query or {}, headers=headers or {}
+            )
+
+        answer: Answer = await self._ask(process, work)
         return answer
 
-    async def _ask(self, process: Process, work: Any) -> Any:
+    async def _ask(self, process: Process, work: Callable[[], Awaitable[Any]]) -> Any:
         """Have it done in the process, and wait for the outcome outside of it."""
         outcome: asyncio.Future[Any] = self._seams.loop.create_future()
 
         async def carry_out() -> None:
             try:
-                result = await work
+                result = await work()
             except Exception as error:  # noqa: BLE001 - passed on to who asked
                 if not outcome.done():
                     outcome.set_exception(error)

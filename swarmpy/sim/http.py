@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -26,6 +27,8 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from manager.api.context import Api
+from manager.api.server import make_app
 from swarmpy.errors import Unimplemented
 from swarmpy.limits import API_BODY_BYTES_MAX
 
@@ -81,6 +84,31 @@ class SimHttp:
         if not isinstance(content, bytes | bytearray | None):
             raise TypeError(f"{method} {path} was answered with {type(content).__name__}, not with bytes")
         return Answer(status=response.status, headers=response.headers, body=bytes(content or b""))
+
+
+class SharedHttp:
+    """One application for the APIs of any number of daemons: ten thousand would cost more than what they do.
+
+    It holds nothing of a daemon: its routes ask whose request they serve.
+    """
+
+    def __init__(self) -> None:
+        self._http = SimHttp(make_app(cast(Api, _AskedApi())))
+
+    async def request(self, api: Api, method: str, path: str, **options: Any) -> Answer:
+        """As ``SimHttp.request``, of this daemon. Within a task of its own: the task is that daemon's now."""
+        _API.set(api)
+        return await self._http.request(method, path, **options)
+
+
+_API: ContextVar[Api] = ContextVar("api")
+
+
+class _AskedApi:
+    """The API of the daemon that is asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_API.get(), name)
 
 
 def _request(

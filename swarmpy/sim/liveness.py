@@ -40,11 +40,12 @@ class Liveness:
         workers = fleet.hosts[len(managers) :]
         self.managers = managers[: len(managers) // 2 + 1]
         self.workers = workers[: (len(workers) + 1) // 2]
+        self._spared = frozenset((*self.managers, *self.workers))
         self.took_s: list[float] = []
         """How long each probe took, from create to gone."""
 
     def is_spared(self, host: Host) -> bool:
-        return host in self.managers or host in self.workers
+        return host in self._spared
 
     async def prepare(self, network: SimNetwork) -> None:
         """Mark the spared workers; make one of the other managers deaf in every second world."""
@@ -58,9 +59,7 @@ class Liveness:
         others = [host for host in self._fleet.founders if host not in self.managers]
         if others and self._dice.random() < 0.5:
             deaf = self._dice.choice(others)
-            for host in self._fleet.hosts:
-                if host is not deaf:
-                    network.cut(host.ip, deaf.ip, one_way=True)
+            network.cut_one_way([(host.ip, deaf.ip) for host in self._fleet.hosts if host is not deaf])
 
     async def run(self) -> None:
         number = 0

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from swarmpy.runtime import Clock
@@ -46,6 +47,8 @@ class Host:
         self.name = name
         self.is_powered = True
         self.listeners: dict[int, Listener] = {}
+        self.connections: dict[Connection, None] = {}
+        """Those that it is either end of."""
         self._next_port = PORT_FIRST
 
     def listener(self, port: int) -> Listener | None:
@@ -84,7 +87,9 @@ class SimNetwork:
         self._latency_min_s, self._latency_span_s = latency_s[0], latency_s[1] - latency_s[0]
         self._hosts: dict[str, Host] = {}
         self._connections: dict[Connection, None] = {}
+        self._serving: dict[Host, None] = {}
         self._blocked: dict[tuple[str, str], None] = {}
+        self._splits: list[frozenset[str]] = []
         self._isolated: dict[str, None] = {}
         self._slow: dict[tuple[str, str], float] = {}
 
@@ -92,8 +97,9 @@ class SimNetwork:
         """The transport of one life of one daemon; ``clock`` is its wall clock."""
         from swarmpy.sim.transport import SimTransport
 
-        process.on_pause(self._review)
-        process.on_end(lambda: self._process_ended(process))
+        machine = self.host(host)
+        process.on_pause(lambda: self._review(machine))
+        process.on_end(lambda: self._process_ended(process, machine))
         return SimTransport(self, process, host=host, clock=clock)
 
     @property
@@ -114,30 +120,58 @@ class SimNetwork:
         self._blocked[(a, b)] = None
         if not one_way:
             self._blocked[(b, a)] = None
+        self._review(self.host(a))
+
+    def cut_one_way(self, paths: Iterable[tuple[str, str]]) -> None:
+        """Nothing passes on any of these paths any more, each from its first to its second."""
+        for path in paths:
+            self._stats["cuts_one_way"] += 1
+            self._blocked[path] = None
         self._review()
+
+    def heal_paths(self, paths: Iterable[tuple[str, str]]) -> None:
+        for path in paths:
+            self._stats["heals"] += 1
+            self._blocked.pop(path, None)
+        self._review()
+
+    def split(self, hosts: Iterable[str]) -> Callable[[], None]:
+        """Nothing passes between these hosts and all others, known or not. What is returned undoes that."""
+        group = frozenset(hosts)
+        self._stats["splits"] += 1
+        self._splits.append(group)
+        self._review()
+
+        def mend() -> None:
+            if group in self._splits:
+                self._splits.remove(group)
+                self._review()
+
+        return mend
 
     def heal(self, a: str, b: str) -> None:
         """Undo ``cut``, either way."""
         self._stats["heals"] += 1
         self._blocked.pop((a, b), None)
         self._blocked.pop((b, a), None)
-        self._review()
+        self._review(self.host(a))
 
     def isolate(self, host: str) -> None:
         """Cut a host off from every other, known or not, until ``rejoin`` or ``heal_all``."""
         self._stats["isolations"] += 1
         self._isolated[host] = None
-        self._review()
+        self._review(self.host(host))
 
     def rejoin(self, host: str) -> None:
         self._stats["heals"] += 1
         self._isolated.pop(host, None)
-        self._review()
+        self._review(self.host(host))
 
     def heal_all(self) -> None:
         """Every path is whole again, and fast. Hosts without power stay so."""
         self._stats["heals"] += 1
         self._blocked.clear()
+        self._splits.clear()
         self._isolated.clear()
         self._slow.clear()
         self._review()
@@ -167,17 +201,19 @@ class SimNetwork:
         machine = self.host(host)
         machine.is_powered = False
         machine.listeners.clear()
-        for connection in list(self._connections):
+        self._serving.pop(machine, None)
+        for connection in list(machine.connections):
             for end in self._ends_at(connection, host):
                 end.out.tear(is_all=True)
                 end.drop()
-        self._review()
+        self._review(machine)
 
     def power_on(self, host: str) -> None:
         """The host is back, and knows nothing of its old connections: its kernel resets them."""
-        self.host(host).is_powered = True
-        self._review()
-        for connection in list(self._connections):
+        machine = self.host(host)
+        machine.is_powered = True
+        self._review(machine)
+        for connection in list(machine.connections):
             for end in self._ends_at(connection, host):
                 if end.is_broken and end.peer is not None:
                     end.out.send(end.peer.told, RESET)
@@ -191,7 +227,23 @@ class SimNetwork:
     # --- what connections ask
 
     def host(self, name: str) -> Host:
-        return self._hosts.setdefault(name, Host(name))
+        host = self._hosts.get(name)
+        if host is None:
+            host = self._hosts[name] = Host(name)
+        return host
+
+    def serving(self) -> list[str]:
+        """Hosts on which some port is open, the one that opened its first port first."""
+        return [host.name for host in self._serving]
+
+    def open_port(self, host: Host, port: int, listener: Listener) -> None:
+        host.listeners[port] = listener
+        self._serving[host] = None
+
+    def close_port(self, host: Host, port: int) -> None:
+        del host.listeners[port]
+        if not host.listeners:
+            del self._serving[host]
 
     def is_powered(self, host: str) -> bool:
         return self.host(host).is_powered
@@ -202,8 +254,9 @@ class SimNetwork:
             return False
         if source == target:
             return True
-        is_cut = source in self._isolated or target in self._isolated
-        return not is_cut and (source, target) not in self._blocked
+        if source in self._isolated or target in self._isolated or (source, target) in self._blocked:
+            return False
+        return not any((source in group) is not (target in group) for group in self._splits)
 
     def delay(self, path: tuple[str, str]) -> float:
         delay_s = self._latency_min_s + self._latency_span_s * self.generator.random()
@@ -217,6 +270,8 @@ class SimNetwork:
 
     def forget(self, connection: Connection) -> None:
         self._connections.pop(connection, None)
+        for name in (connection.source, connection.target):
+            self.host(name).connections.pop(connection, None)
 
     # --- connecting
 
@@ -230,6 +285,8 @@ class SimNetwork:
             self, process, source=source, target=target, source_port=self.host(source).free_port()
         )
         self._connections[connection] = None
+        for name in (source, target):
+            self.host(name).connections[connection] = None
         self._stats["connections"] += 1
         connection.review()
         connection.up.send(self._connect_arrived, (connection, int(port)))
@@ -247,13 +304,13 @@ class SimNetwork:
 
     # --- what becomes of processes
 
-    def _process_ended(self, process: Process) -> None:
-        for host in self._hosts.values():
-            for port in [port for port, one in host.listeners.items() if one.process is process]:
-                del host.listeners[port]
-        for connection in list(self._connections):
+    def _process_ended(self, process: Process, host: Host) -> None:
+        for port in [port for port, one in host.listeners.items() if one.process is process]:
+            self.close_port(host, port)
+        for connection in list(host.connections):
             connection.process_ended(process)
 
-    def _review(self) -> None:
-        for connection in list(self._connections):
+    def _review(self, host: Host | None = None) -> None:
+        """Something has changed between this host and others, or between any."""
+        for connection in list(self._connections if host is None else host.connections):
             connection.review()

@@ -22,6 +22,8 @@ from swarmpy.sim.journal import SimJournal
 
 LOOK_PERIOD_S = 0.1
 CHECK_PERIOD_S = 1.0
+AGENTS_CHECKED_MAX = 250
+"""Agents looked at each period, in turn; managers always are."""
 
 
 class ObservedJournal(SimJournal):
@@ -43,7 +45,8 @@ class Observer:
     def __init__(self, fleet: Fleet, checkers: Checkers) -> None:
         self._fleet = fleet
         self._checkers = checkers
-        self._seen: dict[str, tuple[Manager, Watch]] = {}
+        self._seen: dict[str, tuple[Host, Manager, Watch]] = {}
+        self._turn = 0
         self._node_ids: dict[str, str] = {}
         for host in fleet.hosts:
             self._wire(host)
@@ -68,11 +71,11 @@ class Observer:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._check_now_and_then())
             while True:
-                for host in self._fleet.hosts:
-                    seen = self._seen.get(host.name)
-                    if seen is not None and seen[0] is not host.manager:
-                        seen[1].close()
-                    elif seen is None and host.manager is not None:
+                for host, manager, watch in self._seen.values():
+                    if manager is not host.manager:
+                        watch.close()
+                for host in self._fleet.managers():
+                    if host.name not in self._seen and host.manager is not None:
                         tasks.create_task(self._follow(host, host.manager))
                 await asyncio.sleep(LOOK_PERIOD_S)
 
@@ -85,7 +88,7 @@ class Observer:
             self._checkers.status(name, status, is_late=True)
 
         with manager.store.watch() as watch:
-            self._seen[name] = manager, watch
+            self._seen[name] = host, manager, watch
             self._checkers.started(name, manager.store)
             self._checkers.status(name, manager.raft.status())
             unsubscribe = manager.raft.subscribe(told)
@@ -105,14 +108,23 @@ class Observer:
                 del self._seen[name]
 
     async def _check_now_and_then(self) -> None:
+        hosts = self._fleet.hosts
         while True:
             await asyncio.sleep(CHECK_PERIOD_S)
-            for host in self._fleet.hosts:
-                part = host.daemon.part if host.daemon is not None and host.is_up else None
-                if part is None:
-                    continue
-                part.agent.core.check()
-                self._checkers.queues(host.name, part.agent)
-                if part.manager is not None:
-                    self._checkers.status(host.name, part.manager.raft.status())
-                    self._checkers.queues(host.name, part.manager)
+            for _ in range(min(AGENTS_CHECKED_MAX, len(hosts))):
+                self._check_agent(hosts[self._turn])
+                self._turn = (self._turn + 1) % len(hosts)
+            for host in self._fleet.managers():
+                if host.manager is not None:
+                    self._checkers.status(host.name, host.manager.raft.status())
+                    self._checkers.queues(host.name, host.manager)
+
+    def check_agents(self) -> None:
+        for host in self._fleet.hosts:
+            self._check_agent(host)
+
+    def _check_agent(self, host: Host) -> None:
+        part = host.daemon.part if host.daemon is not None and host.is_up else None
+        if part is not None:
+            part.agent.core.check()
+            self._checkers.queues(host.name, part.agent)

@@ -187,14 +187,14 @@ class SimPort:
         port = int(text) or host.free_port()
         if host.listener(port) is not None:
             raise OSError("address already in use")
-        host.listeners[port] = self
+        self._network.open_port(host, port, self)
         self._port = port
         return port
 
     async def stop(self, grace_s: float) -> None:
         host = self._network.host(self._host)
         if self._port is not None and host.listeners.get(self._port) is self:
-            del host.listeners[self._port]
+            self._network.close_port(host, self._port)
         for end in list(self._ends):
             if end.peer is not None:
                 end.out.send(_go_away, end.peer)

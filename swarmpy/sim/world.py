@@ -24,6 +24,7 @@ from swarmpy.sim import workload
 from swarmpy.sim.checkers import Checkers, Operation, Scene, Summary, Violation
 from swarmpy.sim.checkers import Options as CheckerOptions
 from swarmpy.sim.checkers.quiet import NodeTruth
+from swarmpy.sim.collector import rare_collections
 from swarmpy.sim.faults import FAULTS, Nemesis
 from swarmpy.sim.faults import Scene as FaultScene
 from swarmpy.sim.fleet import Fleet, Impatient
@@ -127,7 +128,7 @@ class World:
             self.trace,
             seed=options.seed,
             pause_s=OPERATOR_PAUSE_S,
-            may_touch=lambda host: host in self._victims(),
+            may_touch=lambda host: not (options.is_liveness and self.liveness.is_spared(host)),
         )
         self._is_tormenting = False
         self._converged_in_s: float | None = None
@@ -142,7 +143,8 @@ class World:
         summary = None
         asyncio.set_event_loop(self.loop)
         try:
-            summary = self.loop.run_until_complete(self._main())
+            with rare_collections():
+                summary = self.loop.run_until_complete(self._main())
         finally:
             asyncio.set_event_loop(None)
             for host in self.fleet.hosts:
@@ -240,6 +242,7 @@ class World:
 
     def _judge(self) -> Summary:
         self._say("judging")
+        self.observer.check_agents()
         for method, error in self.network.unexpected:
             self.fail("unforeseen", f"a call of {method} ended with an error: {error!r}")
         for text in self.trace.errors:

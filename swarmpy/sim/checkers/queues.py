@@ -38,7 +38,9 @@ def overfull(part: HasBacklog, *, objects: int = 0) -> list[str]:
     queues of keys."""
     found = []
     for name, length in part.backlog.items():
-        bound = _key_bounds(objects).get(name, BOUNDS.get(name))
+        bound = BOUNDS.get(name)
+        if bound is None:
+            bound = _key_bounds(objects).get(name)
         if bound is None:
             found.append(f"queue {name} has no bound")
         elif length > bound:

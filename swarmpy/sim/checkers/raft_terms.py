@@ -52,7 +52,7 @@ class RaftTerms:
         if is_late:
             return
         if life.raft_id != raft_id:  # it has joined anew within this life
-            life.raft_id, life.term = raft_id, 0
+            life.raft_id, life.term, life.commit, life.applied = raft_id, 0, 0, 0
         known_term = max(life.term, self._led.get(raft_id, 0))
         if term < known_term:
             self._add(name, f"member {raft_id} went back from term {known_term} to {term}")
