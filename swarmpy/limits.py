@@ -298,7 +298,7 @@ COMPOSE_BYTES_MAX = 4 << 20
 COMPOSE_DEPTH_MAX = 64
 """How deep lists and maps may be nested, aliases followed."""
 COMPOSE_NODES_MAX = 200_000
-"""Values in one file with every alias written out: a few lines of aliases of aliases can stand for billions."""
+"""Values in one file, every alias written out: a few lines of aliases of aliases can stand for billions."""
 COMPOSE_VALUE_CHARS_MAX = 1 << 20
 """One value after its variables are put in."""
 COMPOSE_DEFAULTS_DEPTH_MAX = 16

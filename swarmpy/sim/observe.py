@@ -114,10 +114,9 @@ class Observer:
             for _ in range(min(AGENTS_CHECKED_MAX, len(hosts))):
                 self._check_agent(hosts[self._turn])
                 self._turn = (self._turn + 1) % len(hosts)
-            for host in self._fleet.managers():
-                if host.manager is not None:
-                    self._checkers.status(host.name, host.manager.raft.status())
-                    self._checkers.queues(host.name, host.manager)
+            for name, (manager, _) in self._seen.items():
+                self._checkers.status(name, manager.raft.status())
+                self._checkers.queues(name, manager)
 
     def check_agents(self) -> None:
         for host in self._fleet.hosts:
