@@ -367,8 +367,9 @@ class Dispatcher:
         manager_before = before.manager_status if before else None
         manager_after = after.manager_status if after else None
         if manager_before != manager_after:
+            managers = self._managers()
             for session in self._sessions.values():
-                session.notify(self._managers())
+                session.notify(managers)
         if after is None:
             assert before is not None
             if before.id in self._sessions:
@@ -385,7 +386,7 @@ class Dispatcher:
     def _managers(self) -> pb.ManagerMessage:
         peers = [
             pb.ManagerPeer(node_id=node.id, addr=node.manager_status.addr)
-            for node in sorted(self._store.nodes(), key=lambda node: node.id)
+            for node in sorted(self._store.manager_nodes(), key=lambda node: node.id)
             if node.manager_status is not None
         ]
         return pb.ManagerMessage(managers=pb.ManagerList(managers=peers))

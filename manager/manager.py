@@ -383,7 +383,7 @@ class Registry:
         leader = leader_address(self._raft)
         found = [
             (node.id, node.manager_status.addr)
-            for node in self._store.nodes()
+            for node in self._store.manager_nodes()
             if node.manager_status is not None
         ]
         return sorted(found, key=lambda manager: (manager[1] != leader, manager[0]))

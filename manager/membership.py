@@ -62,7 +62,7 @@ def steps(view: View, status: RaftStatus) -> list[Step]:
     members = {member.raft_id: member for member in status.members}
     found: list[Step] = [
         Record(node_id=node.id, status=None)
-        for node in sorted(view.nodes(), key=lambda node: node.id)
+        for node in sorted(view.manager_nodes(), key=lambda node: node.id)
         if node.manager_status is not None and node.manager_status.raft_id not in members
     ]
     by_node: dict[NodeId, list[Member]] = {}

@@ -20,6 +20,7 @@ from manager.store.indexes import (
     ANY_KEY,
     INDEXES,
     INDEXES_OF,
+    MANAGER_NODES,
     NAMES,
     REVISIONS_BY_SERVICE,
     SERVICES_BY_REFERENCE,
@@ -125,6 +126,9 @@ class Draft:
 
     def nodes(self) -> Collection[Node]:
         return self._all(Kind.NODE)
+
+    def manager_nodes(self) -> Collection[Node]:
+        return self._find(MANAGER_NODES, ANY_KEY, self._base.manager_nodes())
 
     def service(self, id_: ServiceId) -> Service | None:
         found: Service | None = self._get(Kind.SERVICE, id_)

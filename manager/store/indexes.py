@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from swarmpy.model.objects import Kind, Revision, Service, Task
+from swarmpy.model.objects import Kind, Node, Revision, Service, Task
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import TaskState
 
@@ -84,6 +84,10 @@ def _task_unplaced(task: Task) -> Keys:
     return (ANY_KEY,) if is_unplaced(task) else ()
 
 
+def _node_manager(node: Node) -> Keys:
+    return (ANY_KEY,) if node.manager_status is not None else ()
+
+
 def _revision_service(revision: Revision) -> Keys:
     return (revision.service_id,)
 
@@ -92,6 +96,7 @@ TASKS_BY_SERVICE = Index(name="tasks by service", kind=Kind.TASK, keys=_task_ser
 TASKS_BY_NODE = Index(name="tasks by node", kind=Kind.TASK, keys=_task_node)
 TASKS_BY_REVISION = Index(name="tasks by revision", kind=Kind.TASK, keys=_task_revision)
 UNPLACED_TASKS = Index(name="unplaced tasks", kind=Kind.TASK, keys=_task_unplaced)
+MANAGER_NODES = Index(name="manager nodes", kind=Kind.NODE, keys=_node_manager)
 REVISIONS_BY_SERVICE = Index(name="revisions by service", kind=Kind.REVISION, keys=_revision_service)
 SERVICES_BY_REFERENCE = Index(name="services by reference", kind=Kind.SERVICE, keys=references_of)
 NAMES = {kind: Index(name=f"{kind.value} names", kind=kind, keys=_name_keys) for kind in NAMED_KINDS}
@@ -101,6 +106,7 @@ INDEXES = (
     TASKS_BY_NODE,
     TASKS_BY_REVISION,
     UNPLACED_TASKS,
+    MANAGER_NODES,
     REVISIONS_BY_SERVICE,
     SERVICES_BY_REFERENCE,
     *NAMES.values(),

@@ -126,6 +126,9 @@ class Store:
     def nodes(self) -> Collection[Node]:
         return self._tables.nodes()
 
+    def manager_nodes(self) -> Collection[Node]:
+        return self._tables.manager_nodes()
+
     def service(self, id_: ServiceId) -> Service | None:
         return self._tables.service(id_)
 

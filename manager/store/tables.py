@@ -18,6 +18,7 @@ from manager.store.indexes import (
     ANY_KEY,
     INDEXES,
     INDEXES_OF,
+    MANAGER_NODES,
     NAMES,
     REVISIONS_BY_SERVICE,
     SERVICES_BY_REFERENCE,
@@ -129,6 +130,9 @@ class Tables:
 
     def nodes(self) -> Collection[Node]:
         return self._nodes.values()
+
+    def manager_nodes(self) -> Collection[Node]:
+        return self._find(MANAGER_NODES, ANY_KEY)
 
     def service(self, id_: ServiceId) -> Service | None:
         return self.rows[Kind.SERVICE].get(id_)

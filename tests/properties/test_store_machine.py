@@ -6,6 +6,7 @@ restored copy has to be what can be computed from it from scratch.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from budget import machine_settings
@@ -35,6 +36,7 @@ from swarmpy.model.changes import (
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     Cluster,
+    Endpoint,
     Kind,
     ManagerStatus,
     Node,
@@ -45,7 +47,10 @@ from swarmpy.model.objects import (
     Task,
     TaskStatus,
 )
-from swarmpy.model.states import Owner, TaskState
+from swarmpy.model.specs import PortConfig
+from swarmpy.model.states import Owner, PortProtocol, PublishMode, TaskState
+
+INGRESS, HOST = PublishMode.INGRESS, PublishMode.HOST
 
 Rows = dict[Kind, dict[str, Any]]
 
@@ -66,6 +71,12 @@ POOLS: dict[Kind, tuple[str, ...]] = {
     Kind.REVISION: REVISIONS,
     Kind.TASK: TASKS,
 }
+PORT_FIELDS: dict[str, Any] = {
+    "published_port": st.sampled_from([0, 80, 81]),
+    "protocol": st.sampled_from([PortProtocol.UNSPECIFIED, PortProtocol.TCP, PortProtocol.UDP]),
+    "publish_mode": st.sampled_from(PublishMode),
+}
+PORTS = list(itertools.product((PortProtocol.TCP, PortProtocol.UDP), (80, 81), (INGRESS, HOST)))
 PREFIXES = ("", "s", "s1", "s1-r", "t", "x", "n2", "zz")
 NAMED = (Kind.NETWORK, Kind.SECRET, Kind.CONFIG, Kind.VOLUME, Kind.SERVICE)
 
@@ -118,7 +129,8 @@ def services(draw: st.DrawFn, id_: str) -> Service:
         configs=draw(some),
     )
     revision_id = draw(st.sampled_from([f"{id_}-r", ""]))
-    return replace(made, revision_id=RevisionId(revision_id))
+    ports = draw(st.lists(st.builds(PortConfig, **PORT_FIELDS), max_size=2).map(tuple))
+    return replace(made, revision_id=RevisionId(revision_id), endpoint=Endpoint(ports=ports))
 
 
 @st.composite
@@ -207,12 +219,14 @@ def reads(view: View) -> dict[object, object]:
     for kind in (Kind.NETWORK, Kind.SECRET, Kind.CONFIG, Kind.REVISION):
         keys = {*POOLS[kind], *NAMES}
         out |= {("using", kind, key): by_id(view.services_using(kind, key)) for key in keys}
+    out |= {("publishing", *each): by_id(view.services_publishing(*each)) for each in PORTS}
     out["nodes"], out["services"], out["tasks"] = map(by_id, (view.nodes(), view.services(), view.tasks()))
     out |= {("tasks of service", s): by_id(view.tasks_of_service(ServiceId(s))) for s in SERVICES}
     out |= {("revisions", s): by_id(view.revisions_of(ServiceId(s))) for s in SERVICES}
     out |= {("tasks of node", n): by_id(view.tasks_of_node(NodeId(n))) for n in NODES}
     out |= {("tasks of revision", r): by_id(view.tasks_of_revision(RevisionId(r))) for r in REVISIONS}
     out["unplaced"] = by_id(view.unplaced_tasks())
+    out["managers"] = by_id(view.manager_nodes())
     out["services with tasks"] = set(view.service_ids_with_tasks())
     return out
 
@@ -234,6 +248,8 @@ def expected_reads(rows: Rows, version: int) -> dict[object, object]:
     for kind in (Kind.NETWORK, Kind.SECRET, Kind.CONFIG, Kind.REVISION):
         for key in {*POOLS[kind], *NAMES}:
             out["using", kind, key] = where(rows[Kind.SERVICE], lambda s, k=kind, i=key: refers(s, k, i))
+    for port in PORTS:
+        out["publishing", *port] = where(rows[Kind.SERVICE], lambda s, p=port: p in published(s))
     out["nodes"], out["services"], out["tasks"] = rows[Kind.NODE], rows[Kind.SERVICE], tasks
     for id_ in SERVICES:
         out["tasks of service", id_] = where(tasks, lambda t, i=id_: t.service_id == i)
@@ -242,6 +258,7 @@ def expected_reads(rows: Rows, version: int) -> dict[object, object]:
     out |= {("tasks of revision", r): where(tasks, lambda t, r=r: t.revision_id == r) for r in REVISIONS}
     wished = (TaskState.READY, TaskState.RUNNING, TaskState.COMPLETE)
     waiting = (TaskState.NEW, TaskState.PENDING)
+    out["managers"] = where(rows[Kind.NODE], lambda n: n.manager_status is not None)
     out["unplaced"] = where(tasks, lambda t: t.status.state in waiting and t.desired_state in wished)
     out["services with tasks"] = {each.service_id for each in tasks.values()}
     return out
@@ -249,6 +266,13 @@ def expected_reads(rows: Rows, version: int) -> dict[object, object]:
 
 def where(rows: dict[str, Any], is_wanted: Any) -> dict[str, Any]:
     return {id_: each for id_, each in rows.items() if is_wanted(each)}
+
+
+def published(made: Service) -> list[tuple[PortProtocol, int, PublishMode]]:
+    return [
+        (port.protocol or PortProtocol.TCP, port.published_port, port.publish_mode or INGRESS)
+        for port in made.endpoint.ports
+    ]
 
 
 def refers(made: Service, kind: Kind, id_: str) -> bool:
@@ -397,6 +421,16 @@ class StoreMachine(RuleBasedStateMachine):
             tasks = by_id(view.tasks_of_node(NodeId(id_)))
             token = (id_, view.node_tasks_version(NodeId(id_)))
             assert self.tasks_at.setdefault(token, tasks) == tasks
+
+    @invariant()
+    def no_port_has_two_holders(self) -> None:
+        holders: dict[tuple[PortProtocol, int], dict[str, set[PublishMode]]] = {}
+        for each in self.rows[Kind.SERVICE].values():
+            for protocol, number, mode in published(each):
+                if number:
+                    holders.setdefault((protocol, number), {}).setdefault(each.id, set()).add(mode)
+        for modes_of in holders.values():
+            assert len(modes_of) == 1 or set().union(*modes_of.values()) == {HOST}
 
     @invariant()
     def every_read_is_right(self) -> None:
