@@ -114,7 +114,7 @@ class Observer:
             for _ in range(min(AGENTS_CHECKED_MAX, len(hosts))):
                 self._check_agent(hosts[self._turn])
                 self._turn = (self._turn + 1) % len(hosts)
-            for name, (manager, _) in self._seen.items():
+            for name, (_, manager, _) in self._seen.items():
                 self._checkers.status(name, manager.raft.status())
                 self._checkers.queues(name, manager)
 
