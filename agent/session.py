@@ -24,6 +24,7 @@ from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.outbox import Outbox
 from swarmpy import codec
+from swarmpy.cancellation import run_apart
 from swarmpy.errors import Corrupt, NodeRemoved, SwarmError, Unavailable
 from swarmpy.limits import (
     HEARTBEAT_JITTER,
@@ -251,11 +252,7 @@ class Session:
         reason = "the agent stops"
         try:
             await self._listener.post(events.SessionUp(SessionId(welcome.session_id)))
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._beat(stream, welcome.heartbeat_period / SECOND_NS))
-                tasks.create_task(self._send_statuses(stream))
-                tasks.create_task(self._watch_end())
-                tasks.create_task(self._read(stream, address, tasks))
+            await run_apart(self._carry(stream, welcome, address))
         except* Corrupt:
             raise
         except* (_Over, SwarmError) as group:
@@ -270,6 +267,13 @@ class Session:
             log.info("session_ended", session_id=welcome.session_id, manager=address, reason=reason)
             await stream.close()
         await self._listener.post(events.SessionDown())
+
+    async def _carry(self, stream: SessionStream, welcome: pb.Welcome, address: str) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._beat(stream, welcome.heartbeat_period / SECOND_NS))
+            tasks.create_task(self._send_statuses(stream))
+            tasks.create_task(self._watch_end())
+            tasks.create_task(self._read(stream, address, tasks))
 
     async def _send(self, stream: SessionStream, message: pb.AgentMessage) -> None:
         async with self._sending:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
+import pytest
 from agent_rig import DEADLINE_S, FakeManager, in_virtual_time, loop_env, make_revision, make_task
 from clusters import Firing
 from fake_link import HEARTBEAT_S, FakeLink
@@ -365,6 +366,22 @@ async def test_stop_says_goodbye_and_leaves_tasks() -> None:
     assert stream.is_finished
     assert stream.is_closed
     assert site.machine.tasks[task.id].exit is None
+
+
+@pytest.mark.parametrize("steps", range(8))
+@in_virtual_time
+async def test_it_stops_also_if_its_session_ends_at_the_same_moment(steps: int) -> None:
+    """The group of a session's tasks must not swallow that the session was told to stop."""
+    site = Site(FakeLink(THREE, leader="m1:2377"))
+    agent = site.make_agent()
+    work = asyncio.create_task(agent.run())
+    await wait(lambda: bool(agent.manager_addr))
+    site.link.sessions[-1].end()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    agent.stop("test", is_returning=False)
+    async with asyncio.timeout(DEADLINE_S):
+        await work
 
 
 @in_virtual_time
