@@ -13,6 +13,7 @@ from manager.allocate.ports import endpoint_of
 from manager.api import texts
 from manager.api.lookup import find
 from manager.schedule import constraint
+from manager.store.publishing import clash_of
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, Rejected, Stale, Unimplemented
 from swarmpy.model import validate
@@ -20,7 +21,7 @@ from swarmpy.model.changes import Change, Create, Update
 from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
 from swarmpy.model.objects import Config, Endpoint, Kind, Network, Revision, Secret, Service, UpdateStatus
 from swarmpy.model.specs import ContainerSpec, NetworkAttachmentConfig, PortConfig, ServiceSpec
-from swarmpy.model.states import PortProtocol, PublishMode, UpdateState
+from swarmpy.model.states import UpdateState
 
 Changes = tuple[Change, ...]
 
@@ -119,11 +120,6 @@ def is_up_to_date(view: View, service: Service, revision_id: RevisionId) -> bool
     return revision is not None and not restarts_tasks(revision.spec, service.spec)
 
 
-def publishes_ports(spec: ServiceSpec) -> bool:
-    """Whether the spec claims ports: whether they are free is checked here alone, not by the store."""
-    return any(port.published_port for port in _ports(spec))
-
-
 def renamed(spec: ServiceSpec, name: str) -> ServiceSpec:
     return replace(spec, name=name)
 
@@ -181,27 +177,7 @@ def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
 
 
 def _check_ports_free(view: View, spec: ServiceSpec, of: Service | None) -> None:
-    """Ingress against everything; host mode against host mode is the scheduler's affair."""
-    if of is not None and _ports(of.spec) == _ports(spec):
-        return
-    wanted = {_port_key(port): port for port in _ports(spec) if port.published_port}
-    if not wanted:
-        return
-    for service in view.services():
-        if of is not None and service.id == of.id:
-            continue
-        for taken in (*_ports(service.spec), *service.endpoint.ports):
-            port = wanted.get(_port_key(taken))
-            if port is not None and not (_is_host(port) and _is_host(taken)):
-                raise InvalidArgument(
-                    f"port '{taken.published_port}' is already in use by service "
-                    f"'{service.spec.name}' ({service.id})"
-                )
-
-
-def _port_key(port: PortConfig) -> tuple[int, PortProtocol]:
-    return port.published_port, port.protocol or PortProtocol.TCP
-
-
-def _is_host(port: PortConfig) -> bool:
-    return port.publish_mode is PublishMode.HOST
+    """``apply`` refuses a port that is taken, too; here it is known before anything is proposed."""
+    clash = clash_of(view, "" if of is None else of.id, _ports(spec))
+    if clash is not None:
+        raise InvalidArgument(clash)

@@ -63,7 +63,7 @@ class Services:
             accepted = service_plan.accept(view, spec)
             return service_plan.create(view, accepted, service_id=service_id, revision_id=revision_id)
 
-        await self._api.decide(plan, is_guarded=not service_plan.publishes_ports(spec))
+        await self._api.decide(plan, is_guarded=True)
         return self._api.answer({"ID": service_id, "Warnings": warnings(spec)}, status=201)
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
@@ -90,9 +90,7 @@ class Services:
             )
 
         # the base version is the client's, so a change that came in between ends in Stale, not in a repeat
-        # what a rollback publishes is known only once the service was read
-        is_guarded = how != "previous" and not service_plan.publishes_ports(spec)
-        await self._api.decide(plan, is_guarded=is_guarded)
+        await self._api.decide(plan, is_guarded=True)
         return self._api.answer({"Warnings": warnings(spec)})
 
     async def remove(self, request: web.Request) -> web.StreamResponse:

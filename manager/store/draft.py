@@ -23,6 +23,7 @@ from manager.store.indexes import (
     MANAGER_NODES,
     NAMES,
     REVISIONS_BY_SERVICE,
+    SERVICES_BY_PORT,
     SERVICES_BY_REFERENCE,
     TASKS_BY_NODE,
     TASKS_BY_REVISION,
@@ -30,12 +31,14 @@ from manager.store.indexes import (
     UNPLACED_TASKS,
     Index,
     name_key,
+    port_key,
     reference_key,
 )
 from manager.store.view import View
 from swarmpy.model.changes import Group, Refusal
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+from swarmpy.model.states import PortProtocol, PublishMode
 
 NEVER = Timestamp(0)
 _serials = itertools.count(1)
@@ -140,6 +143,12 @@ class Draft:
     def services_using(self, kind: Kind, id_: str) -> Collection[Service]:
         base = self._base.services_using(kind, id_)
         return self._find(SERVICES_BY_REFERENCE, reference_key(kind, id_), base)
+
+    def services_publishing(
+        self, protocol: PortProtocol, number: int, mode: PublishMode
+    ) -> Collection[Service]:
+        base = self._base.services_publishing(protocol, number, mode)
+        return self._find(SERVICES_BY_PORT, port_key(protocol, number, mode), base)
 
     def revision(self, id_: RevisionId) -> Revision | None:
         found: Revision | None = self._get(Kind.REVISION, id_)

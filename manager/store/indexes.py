@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from swarmpy.model.defaults import port_protocol, publish_mode
 from swarmpy.model.objects import Kind, Node, Revision, Service, Task
 from swarmpy.model.specs import ServiceSpec
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import PortProtocol, PublishMode, TaskState
 
 Keys = tuple[str, ...]
 
@@ -54,6 +55,20 @@ def references_of(service: Service) -> Keys:
         keys += [(Kind.CONFIG, reference.config_id) for reference in container.configs]
     keys += [(Kind.REVISION, id_) for id_ in revision_ids(service)]
     return tuple(dict.fromkeys(reference_key(kind, id_) for kind, id_ in keys))
+
+
+def port_key(protocol: PortProtocol, number: int, mode: PublishMode) -> str:
+    return f"{protocol.value}:{number}:{mode.value}"
+
+
+def published_by(service: Service) -> Keys:
+    """The ports of the service's endpoint that have a number."""
+    keys = [
+        port_key(port_protocol(port), port.published_port, publish_mode(port))
+        for port in service.endpoint.ports
+        if port.published_port
+    ]
+    return tuple(dict.fromkeys(keys))
 
 
 def network_targets(spec: ServiceSpec) -> Keys:
@@ -99,6 +114,7 @@ UNPLACED_TASKS = Index(name="unplaced tasks", kind=Kind.TASK, keys=_task_unplace
 MANAGER_NODES = Index(name="manager nodes", kind=Kind.NODE, keys=_node_manager)
 REVISIONS_BY_SERVICE = Index(name="revisions by service", kind=Kind.REVISION, keys=_revision_service)
 SERVICES_BY_REFERENCE = Index(name="services by reference", kind=Kind.SERVICE, keys=references_of)
+SERVICES_BY_PORT = Index(name="services by published port", kind=Kind.SERVICE, keys=published_by)
 NAMES = {kind: Index(name=f"{kind.value} names", kind=kind, keys=_name_keys) for kind in NAMED_KINDS}
 
 INDEXES = (
@@ -109,6 +125,7 @@ INDEXES = (
     MANAGER_NODES,
     REVISIONS_BY_SERVICE,
     SERVICES_BY_REFERENCE,
+    SERVICES_BY_PORT,
     *NAMES.values(),
 )
 INDEXES_OF = {kind: tuple(index for index in INDEXES if index.kind is kind) for kind in Kind}

@@ -21,7 +21,7 @@ _BY_CODE: dict[str, type[Rejected]] = {
 
 def error_of(refusal: Refusal) -> Rejected:
     """What to raise towards the client whose change was refused. Other codes become ``Rejected``."""
-    if refusal.is_stale:
+    if refusal.is_stale and refusal.code not in _BY_CODE:
         return Stale()
     code = "".join(word.capitalize() for word in refusal.code.split("_"))
     text = f"rpc error: code = {code or 'Unknown'} desc = {refusal.reason}"

@@ -3,12 +3,13 @@
 * ids and names are unique; an object's name, a task's service and slot, and a revision never change;
 * a task's state moves only as ``model/states.py`` allows its owner; desired states only as the orchestrator
   may wish them; a task that an agent may still run can't be deleted;
+* no published port has two holders that can't share it (see ``publishing``);
 * nothing refers to what is not there: a service's networks, secrets, configs and revisions, a task's service,
   revision and (when it is placed) node. A node may go while tasks name it; the orchestrator orphans those. A
   service may go while its tasks and revisions stay.
 
-References are checked at the end of a group, so the order of changes within it does not matter. Texts are
-Docker's where Docker has one. They must not depend on an index's order, since outcomes are replicated state.
+References and ports are checked at the end of a group, so the order of changes within it does not matter.
+Texts are Docker's where Docker has one. They must not depend on an index's order: outcomes are replicated.
 
 **These rules are part of the wire contract.** Managers of different versions apply the same log: a rule may
 change only together with a feature that all of them have to know.
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 
 from manager.store.events import Event
 from manager.store.indexes import NAMED_KINDS, network_targets, revision_ids
+from manager.store.publishing import clash_of
 from manager.store.view import View
 from swarmpy.model.objects import Config, Kind, Network, Object, Secret, Service, Task
 from swarmpy.model.states import (
@@ -37,7 +39,10 @@ PREDEFINED_NETWORKS = frozenset({"bridge", "host", "none"})
 
 
 class Refused(Exception):
-    """A change breaks a rule, so its group is not applied. ``code`` is a gRPC code's name."""
+    """A change breaks a rule, so its group is not applied. ``code`` is a gRPC code's name.
+
+    ``is_stale``: whoever decides again, on the present state, will come to something else.
+    """
 
     def __init__(self, reason: str, code: str = "FAILED_PRECONDITION", *, is_stale: bool = False) -> None:
         super().__init__(reason)
@@ -131,7 +136,7 @@ def _check_created_task(task: Task, owner: Owner) -> None:
     check_desired(task.id, task.desired_state)
 
 
-# --- references, at the end of a group
+# --- references and ports, at the end of a group
 
 
 def check_references(view: Editable, events: Iterable[Event]) -> None:
@@ -176,6 +181,9 @@ def _check_service(view: Editable, service: Service) -> None:
     for revision_id in revision_ids(service):
         if view.get(Kind.REVISION, revision_id) is None:
             raise not_found(Kind.REVISION, revision_id)
+    clash = clash_of(view, service.id, service.endpoint.ports)
+    if clash is not None:
+        raise Refused(clash, "INVALID_ARGUMENT", is_stale=True)
 
 
 def _check_files(view: Editable, kind: Kind, references: Iterable[tuple[str, str]]) -> None:

@@ -20,6 +20,7 @@ from swarmpy.limits import WATCH_QUEUE_EVENTS_MAX
 from swarmpy.model.changes import Applied, Batch, Refusal
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+from swarmpy.model.states import PortProtocol, PublishMode
 
 
 class Store:
@@ -137,6 +138,11 @@ class Store:
 
     def services_using(self, kind: Kind, id_: str) -> Collection[Service]:
         return self._tables.services_using(kind, id_)
+
+    def services_publishing(
+        self, protocol: PortProtocol, number: int, mode: PublishMode
+    ) -> Collection[Service]:
+        return self._tables.services_publishing(protocol, number, mode)
 
     def revision(self, id_: RevisionId) -> Revision | None:
         return self._tables.revision(id_)

@@ -21,6 +21,7 @@ from manager.store.indexes import (
     MANAGER_NODES,
     NAMES,
     REVISIONS_BY_SERVICE,
+    SERVICES_BY_PORT,
     SERVICES_BY_REFERENCE,
     TASKS_BY_NODE,
     TASKS_BY_REVISION,
@@ -28,11 +29,13 @@ from manager.store.indexes import (
     UNPLACED_TASKS,
     Index,
     name_key,
+    port_key,
     reference_key,
 )
 from swarmpy.model.changes import Applied
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+from swarmpy.model.states import PortProtocol, PublishMode
 
 Bucket = dict[str, Any]
 """Objects by id, all under one key of an index."""
@@ -142,6 +145,11 @@ class Tables:
 
     def services_using(self, kind: Kind, id_: str) -> Collection[Service]:
         return self._find(SERVICES_BY_REFERENCE, reference_key(kind, id_))
+
+    def services_publishing(
+        self, protocol: PortProtocol, number: int, mode: PublishMode
+    ) -> Collection[Service]:
+        return self._find(SERVICES_BY_PORT, port_key(protocol, number, mode))
 
     def revision(self, id_: RevisionId) -> Revision | None:
         return self.rows[Kind.REVISION].get(id_)

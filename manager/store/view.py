@@ -13,6 +13,7 @@ from typing import Protocol
 
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+from swarmpy.model.states import PortProtocol, PublishMode
 
 
 class View(Protocol):
@@ -56,6 +57,12 @@ class View(Protocol):
     def services_using(self, kind: Kind, id_: str) -> Collection[Service]:
         """The services that refer to this secret, config or revision, or, as their spec has it, to a
         network by this id or name."""
+        ...
+
+    def services_publishing(
+        self, protocol: PortProtocol, number: int, mode: PublishMode
+    ) -> Collection[Service]:
+        """The services whose endpoint has this port, chosen by the user or for them."""
         ...
 
     def revision(self, id_: RevisionId) -> Revision | None: ...

@@ -86,8 +86,9 @@ class Batch(Value, frozen=True, kw_only=True):
 
 
 class Refusal(Value, frozen=True, kw_only=True):
-    """Why the group at ``index`` was not applied. ``is_stale``: the base version had moved on.
+    """Why the group at ``index`` was not applied.
 
+    ``is_stale``: what it was decided on had moved on, so whoever decides again comes to something else.
     ``code`` is the name of the gRPC code that the API answers with.
     """
 

@@ -19,9 +19,10 @@ from world import World, make_node
 
 from manager.allocate.ports import FIRST_PORT, LAST_PORT
 from manager.api import service_plan
+from manager.store.apply import apply_group
 from manager.store.draft import Draft
 from swarmpy.errors import Rejected
-from swarmpy.model.changes import Change, Delete, Group
+from swarmpy.model.changes import Change, Delete, Group, Refusal
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import (
@@ -77,6 +78,12 @@ class Publishing(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), wanted=endpoints, count=st.integers(0, 1))
     def put(self, name: str, wanted: tuple[PortConfig, ...], count: int) -> None:
+        made = self.plan(name, wanted, count)
+        if made:
+            self.commit(*made)
+
+    def plan(self, name: str, wanted: tuple[PortConfig, ...], count: int) -> tuple[Change, ...]:
+        """What a manager proposes on the present state; nothing if it refuses."""
         template = TaskSpec(container_spec=ContainerSpec(image="host"))
         spec = ServiceSpec(
             name=name,
@@ -89,15 +96,44 @@ class Publishing(RuleBasedStateMachine):
             accepted = service_plan.accept(view, spec, of=service)
         except Rejected:
             self.check_is_taken(wanted, service)
-            return
+            return ()
         if service is None:
-            made = service_plan.create(view, accepted, service_id=f"{name}{number}", revision_id=f"r{number}")
-        else:
-            made = service_plan.update(
-                view, service, accepted, base_version=service.version, revision_id=f"r{number}"
-            )
-        if made:
-            self.commit(*made)
+            return service_plan.create(view, accepted, service_id=f"{name}{number}", revision_id=f"r{number}")
+        return service_plan.update(
+            view, service, accepted, base_version=service.version, revision_id=f"r{number}"
+        )
+
+    @rule(names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=2), first=endpoints, second=endpoints)
+    def two_managers(
+        self, names: list[str], first: tuple[PortConfig, ...], second: tuple[PortConfig, ...]
+    ) -> None:
+        """Both decide on the same state, and neither knows of the other's proposal."""
+        plans = [self.plan(name, wanted, 0) for name, wanted in zip(names, (first, second), strict=True)]
+        if plans[0]:
+            self.commit(*plans[0])
+        if not plans[1]:
+            return
+        outcome = apply_group(self.world.tables, Group(owner=Owner.API, changes=plans[1]), at=self.world.now)
+        if isinstance(outcome, Refusal):
+            assert plans[0]
+            is_clash = outcome.reason.startswith("port '") and outcome.code == "INVALID_ARGUMENT"
+            assert is_clash or names[0] == names[1], outcome.reason
+            assert not is_clash or self.is_wished_twice(first, second), outcome.reason
+            return
+        for event in outcome:
+            self.world._mark(event.old, event.new)
+        self.is_settled = False
+
+    @staticmethod
+    def is_wished_twice(first: tuple[PortConfig, ...], second: tuple[PortConfig, ...]) -> bool:
+        holdings = [{(port.protocol, port.published_port) for port in each} for each in (first, second)]
+        return any(number for _, number in holdings[0] & holdings[1])
+
+    @rule(name=st.sampled_from(NAMES), wanted=endpoints)
+    def race_with_the_leader(self, name: str, wanted: tuple[PortConfig, ...]) -> None:
+        """While the leader's choice of numbers is under way another manager commits a service."""
+        if self.world.has_work():
+            self.world.run_once(meanwhile=lambda: self.put(name, wanted, 0))
 
     def check_is_taken(self, wanted: tuple[PortConfig, ...], of: Service | None) -> None:
         """Refused, so a number is wished twice: in the spec itself, or by another service."""

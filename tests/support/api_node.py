@@ -78,6 +78,8 @@ class FakeCluster:
         self.barrier_error: SwarmError | None = None
         self.before_barrier: Callable[[], None] = lambda: None
         """What this manager catches up with when it waits for the leader."""
+        self.before_propose: Callable[[], None] = lambda: None
+        """What another manager commits before this one's next proposal."""
         self.members: tuple[Member, ...] = ()
         self.leader = ""
         self.log_lines: tuple[LogLine, ...] = ()
@@ -89,6 +91,8 @@ class FakeCluster:
 
     async def propose(self, batch: Batch) -> Applied:
         await asyncio.sleep(0)
+        others, self.before_propose = self.before_propose, lambda: None
+        others()
         if self.is_lost_after_commit:
             self.is_lost_after_commit = False
             self.store.apply(codec.encode(batch), 1)

@@ -206,6 +206,17 @@ class World:
         for event in outcome:
             self._mark(event.old, event.new)
 
+    def try_apply(self, group: Group) -> bool:
+        """False if it is refused since its base has moved on; that is the one reason that may occur."""
+        outcome = apply_group(self.tables, group, at=self.now)
+        if isinstance(outcome, Refusal):
+            assert outcome.is_stale or outcome.code == "NOT_FOUND", f"{outcome.reason}: {group}"
+            return False
+        self.groups_applied.append(group)
+        for event in outcome:
+            self._mark(event.old, event.new)
+        return True
+
     def settle(self) -> int:
         """Reconcile until nothing is dirty now; the number of groups that it took."""
         count = 0
@@ -222,10 +233,14 @@ class World:
             self._dirty[(index, key)] = None
         return bool(self._dirty)
 
-    def run_once(self) -> int:
-        """One round of the control loop; the number of groups that it stored."""
+    def run_once(self, *, meanwhile: Callable[[], None] = lambda: None) -> int:
+        """One round of the control loop; the number of groups that it stored.
+
+        ``meanwhile`` is what others do while the round's proposal is under way; what is stale then is decided
+        again.
+        """
         draft = Draft(self.tables, at=self.now)
-        groups: list[Group] = []
+        groups: list[tuple[Group, tuple[int, str]]] = []
         while self._dirty and len(groups) < BATCH_GROUPS_MAX:
             index, key = next(iter(self._dirty))
             del self._dirty[(index, key)]
@@ -234,10 +249,16 @@ class World:
                 stamped = self.stamp(group)
                 refusal = draft.apply(stamped)
                 assert refusal is None, f"{self.reconcilers[index].name}: {refusal.reason}: {group}"
-                groups.append(stamped)
+                groups.append((stamped, (index, key)))
             self._note_wake(index, key, plan)
-        for group in groups:
-            self.apply(group)
+        before = self.tables.version
+        meanwhile()
+        is_raced = self.tables.version != before
+        for group, source in groups:
+            if not is_raced:
+                self.apply(group)
+            elif not self.try_apply(group):
+                self._dirty[source] = None
         return len(groups)
 
     def _note_wake(self, index: int, key: str, plan: Plan) -> None:

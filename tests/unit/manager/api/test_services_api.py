@@ -10,7 +10,10 @@ from api_http import Http, spec
 from api_node import FIRST, FakeCluster
 
 from swarmpy.limits import REPLICAS_MAX
-from swarmpy.model.ids import ServiceId
+from swarmpy.model.changes import Create
+from swarmpy.model.ids import RevisionId, ServiceId
+from swarmpy.model.objects import Endpoint, Revision, Service
+from swarmpy.model.specs import PortConfig, ServiceSpec
 from swarmpy.model.states import TaskState
 
 
@@ -186,6 +189,34 @@ async def test_published_ports_do_not_clash(http: Http, cluster: FakeCluster) ->
     udp = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080, "Protocol": "udp", "PublishMode": "host"}]}
     await created(http, spec("dns1", EndpointSpec=udp))
     await created(http, spec("dns2", EndpointSpec=udp))
+
+
+async def test_of_parallel_services_on_one_port_one_gets_it(http: Http, cluster: FakeCluster) -> None:
+    ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
+    wishes = [spec(f"web{number}", EndpointSpec=ports) for number in range(8)]
+    answers = await asyncio.gather(*(http.post("/services/create", each) for each in wishes))
+    assert sorted(answer.status for answer in answers) == [201] + [400] * 7
+    (winner,) = cluster.store.services()
+    expected = (
+        "rpc error: code = InvalidArgument desc = "
+        f"port '8080' is already in use by service '{winner.spec.name}' ({winner.id})"
+    )
+    assert {answer.message for answer in answers if answer.status == 400} == {expected}
+
+
+async def test_a_port_that_another_manager_gave_away_meanwhile(http: Http, cluster: FakeCluster) -> None:
+    """Nothing is known of it here when the plan is made: the store's refusal is docker's sentence."""
+    ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
+    fixed = PortConfig(target_port=80, published_port=8080)
+    revision = Revision(id=RevisionId("r1"), service_id=ServiceId("s1"), spec=ServiceSpec(name="first"))
+    rival = Service(id=ServiceId("s1"), spec=revision.spec, endpoint=Endpoint(ports=(fixed,)))
+    cluster.before_propose = lambda: cluster.change(Create(object=rival), Create(object=revision))
+    answer = await http.post("/services/create", spec(EndpointSpec=ports))
+    assert (answer.status, answer.message) == (
+        400,
+        "rpc error: code = InvalidArgument desc = port '8080' is already in use by service 'first' (s1)",
+    )
+    assert [service.spec.name for service in cluster.store.services()] == ["first"]
 
 
 async def test_update_makes_a_revision_and_keeps_the_former(http: Http, cluster: FakeCluster) -> None:

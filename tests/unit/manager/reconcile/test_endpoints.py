@@ -1,0 +1,37 @@
+"""The leader's choice of numbers for ports that users left open, while others take numbers too."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from world import World
+
+from manager.allocate.ports import FIRST_PORT
+from manager.reconcile.endpoints import Endpoints
+from swarmpy.model.objects import Endpoint
+from swarmpy.model.specs import PortConfig
+
+OPEN = PortConfig(target_port=80)
+
+
+def world_with_open(*ids: str) -> World:
+    world = World(reconcilers=(Endpoints(),))
+    for id_ in ids:
+        publish(world, id_, OPEN)
+    return world
+
+
+def publish(world: World, id_: str, *ports: PortConfig) -> None:
+    world.put(replace(world.create_service(id_, replicas=0), endpoint=Endpoint(ports=ports)))
+
+
+def number_of(world: World, id_: str) -> int:
+    return world.service(id_).endpoint.ports[0].published_port
+
+
+def test_a_number_that_was_taken_while_it_was_proposed_is_chosen_again() -> None:
+    world = world_with_open("web")
+    fixed = replace(OPEN, published_port=FIRST_PORT)
+    world.run_once(meanwhile=lambda: publish(world, "rival", fixed))
+    assert number_of(world, "web") == 0
+    world.settle()
+    assert (number_of(world, "rival"), number_of(world, "web")) == (FIRST_PORT, FIRST_PORT + 1)
