@@ -1,8 +1,8 @@
 """Staying cancelled: what a TaskGroup forgets.
 
 If one of a group's tasks fails at the moment at which the group's own task is cancelled, then until Python
-3.13 the group raises the failure alone. Who takes that failure for an ordinary end goes on for ever, though it
-was told to stop; and ``Task.cancelling`` can't be trusted to tell, since groups leave it counted up.
+3.13 the group raises the failure alone. Who takes that failure for an ordinary end goes on for ever, though
+it was told to stop; and ``Task.cancelling`` can't be trusted to tell, since groups leave it counted up.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class Host:
             entropy=SimEntropy(generator),
             disk=self.disk,
             transport=seams.network.transport(process, self.ip, self.clock),
-            threads=lambda name, workers: SimThreads(seams.loop, generator),
+            threads=lambda name, workers: SimThreads(seams.loop, generator, workers),
             buggify=seams.buggify,
         )
         daemon = Daemon(self._config(), env, self._machine())
