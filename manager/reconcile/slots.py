@@ -36,27 +36,44 @@ def is_wished(task: Task) -> bool:
 
 
 class NodeFitness:
-    """Which nodes may keep what they run. Unknown and disconnected ones are left alone for their grace."""
+    """Which nodes may keep what they run. Unknown and disconnected ones are left alone for their grace.
+
+    Asked of the view node by node: a service with a few tasks costs the same in a cluster of thousands.
+    """
 
     def __init__(self, view: View) -> None:
-        self.keeping: set[NodeId] = set()
-        """Nodes that are neither down nor drained."""
-        self._gone: set[NodeId] = set()
-        self._known: set[NodeId] = set()
-        for node in view.nodes():
-            self._known.add(node.id)
-            if node.status.state == NodeState.DOWN:
-                self._gone.add(node.id)
-            elif node.spec.availability != NodeAvailability.DRAIN:
-                self.keeping.add(node.id)
+        self._view = view
+        self.keeping = _Keeping(view)
+        """By node: whether it is neither down nor drained. A task without a node yet may stay so."""
 
     def may_keep(self, node_id: NodeId) -> bool:
         """Whether a task may stay there; one without a node yet may."""
-        return not node_id or node_id in self.keeping
+        return self.keeping[node_id]
 
     def is_gone(self, node_id: NodeId) -> bool:
         """Whether the node is down or removed: nothing there needs to be waited for."""
-        return bool(node_id) and (node_id in self._gone or node_id not in self._known)
+        if not node_id:
+            return False
+        node = self._view.node(node_id)
+        return node is None or node.status.state == NodeState.DOWN
+
+
+class _Keeping(dict[NodeId, bool]):
+    """Filled as it is asked: it is read once for every task of a service."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__({NodeId(""): True})
+        self._view = view
+
+    def __missing__(self, node_id: NodeId) -> bool:
+        node = self._view.node(node_id)
+        found = (
+            node is not None
+            and node.status.state != NodeState.DOWN
+            and node.spec.availability != NodeAvailability.DRAIN
+        )
+        self[node_id] = found
+        return found
 
 
 class Slots(Generic[K]):
@@ -73,7 +90,7 @@ class Slots(Generic[K]):
         several: dict[K, list[Task]] = {}
         plain: set[K] = set()
         odd: set[K] = set()
-        may_keep = fitness.keeping
+        keeping = fitness.keeping
         for slot, task in tasks:
             desired = task.desired_state
             if desired == _REMOVE:
@@ -90,7 +107,7 @@ class Slots(Generic[K]):
                 desired == _RUNNING
                 and task.revision_id == template_id
                 and task.status.state <= _RUNNING
-                and (task.node_id in may_keep or not task.node_id)
+                and keeping[task.node_id]
                 and slot not in plain
             )
             if is_plain:
