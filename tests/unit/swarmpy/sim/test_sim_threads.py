@@ -58,7 +58,8 @@ def test_an_error_belongs_to_who_waits_and_a_closed_pool_takes_nothing(loop: Sim
 
 
 def test_the_work_of_a_killed_process_is_never_done(loop: SimLoop) -> None:
-    process, done = Process(loop, "p"), []
+    process = Process(loop, "p")
+    done: list[int] = []
 
     async def work() -> None:
         await loop.run_in_executor(SimThreads(loop, Random(1), 1), done.append, 1)
