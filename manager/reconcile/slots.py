@@ -23,6 +23,8 @@ K = TypeVar("K", int, str)
 
 _RUNNING: Final = TaskState.RUNNING
 _REMOVE: Final = TaskState.REMOVE
+_DOWN: Final = NodeState.DOWN
+_DRAIN: Final = NodeAvailability.DRAIN
 
 
 def age(task: Task) -> tuple[int, str]:
@@ -55,7 +57,7 @@ class NodeFitness:
         if not node_id:
             return False
         node = self._view.node(node_id)
-        return node is None or node.status.state == NodeState.DOWN
+        return node is None or node.status.state is _DOWN
 
 
 class _Keeping(dict[NodeId, bool]):
@@ -63,15 +65,11 @@ class _Keeping(dict[NodeId, bool]):
 
     def __init__(self, view: View) -> None:
         super().__init__({NodeId(""): True})
-        self._view = view
+        self._node = view.node
 
     def __missing__(self, node_id: NodeId) -> bool:
-        node = self._view.node(node_id)
-        found = (
-            node is not None
-            and node.status.state != NodeState.DOWN
-            and node.spec.availability != NodeAvailability.DRAIN
-        )
+        node = self._node(node_id)
+        found = node is not None and node.status.state is not _DOWN and node.spec.availability is not _DRAIN
         self[node_id] = found
         return found
 
