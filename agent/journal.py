@@ -90,6 +90,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._commits = 0
+        self._is_synced: bool | None = None
+        """What the connection was told of commits; None: nothing."""
         if path != IN_MEMORY:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _failing(path):
@@ -107,7 +109,7 @@ class Journal:
             except (sqlite3.DatabaseError, SwarmError, ValueError) as error:
                 self._put_aside(error)
                 self._connection.close()
-                self._connection = _open(self.path)
+                self._connection, self._is_synced = _open(self.path), None
                 return Content()
 
     def _read(self) -> Content:
@@ -180,7 +182,9 @@ class Journal:
     @contextmanager
     def _transaction(self, *, is_synced: bool = False) -> Iterator[sqlite3.Connection]:
         try:
-            self._connection.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
+            if is_synced is not self._is_synced:
+                self._connection.execute(f"PRAGMA synchronous={'FULL' if is_synced else 'NORMAL'}")
+                self._is_synced = is_synced
             with self._connection as connection:  # commits, or rolls back
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection

@@ -209,6 +209,8 @@ RPC_PING_INTERVAL_MIN_S = 0.5
 RPC_ERROR_CHARS_MAX = 4_000
 RPC_PEERS_CACHED_MAX = 20_000
 RPC_STOP_GRACE_S = 1.0
+PKI_PARSED_CACHED_MAX = 64
+"""Texts of certificates, and outcomes of checked signatures, that a process remembers."""
 
 # --- tasks on a node
 LOG_FILE_BYTES_MAX = 10 << 20

@@ -7,6 +7,7 @@ ignored: who a node is and what it may do is decided by the caller, from the tok
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import msgspec
 from cryptography import x509
@@ -130,6 +131,7 @@ def _authority_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifi
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
 
 
+@lru_cache(limits.PKI_PARSED_CACHED_MAX)
 def _public_key(csr: bytes) -> PublicKey:
     # The size is checked before any parser sees the bytes.
     if len(csr) > limits.CSR_BYTES_MAX:

@@ -7,11 +7,13 @@ A name in a certificate is only believed after the signature was checked against
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
+from swarmpy import limits
 from swarmpy.errors import InvalidArgument, PermissionDenied
 from swarmpy.model.ids import ClusterId, Duration, NodeId, Timestamp
 from swarmpy.pki import keys
@@ -109,6 +111,7 @@ def _verified_subject(leaf: x509.Certificate, roots: list[x509.Certificate]) -> 
     return _read_subject(leaf)
 
 
+@lru_cache(limits.PKI_PARSED_CACHED_MAX)
 def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
     if not _is_ca(root):
         return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from swarmpy import limits
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.states import NodeRole
@@ -111,8 +113,14 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
 
 def load_certificates(pem: bytes) -> list[x509.Certificate]:
     """All certificates of a PEM text, at least one."""
+    return list(_parsed(pem))
+
+
+@lru_cache(limits.PKI_PARSED_CACHED_MAX)
+def _parsed(pem: bytes) -> tuple[x509.Certificate, ...]:
+    """Remembered: the cluster's roots are read for every certificate that is judged."""
     try:
-        return x509.load_pem_x509_certificates(pem)
+        return tuple(x509.load_pem_x509_certificates(pem))
     except (ValueError, x509.InvalidVersion) as error:
         raise InvalidArgument(f"this is not a certificate in PEM: {error}") from error
 

@@ -112,7 +112,8 @@ class Host:
     @property
     def node_id(self) -> str:
         """Of the swarm that it is in; empty in none."""
-        return self.daemon.local().node_id if self.daemon is not None and self.is_up else ""
+        part = self.daemon.part if self.daemon is not None and self.is_up else None
+        return part.identity.node_id if part is not None else ""
 
     @property
     def state(self) -> LocalState:
