@@ -18,7 +18,16 @@ from manager.allocate.ports import endpoint_of
 from manager.reconcile.builder import PlanBuilder
 from manager.reconcile.restart import Restart, after_displacement, after_end, is_displaced
 from manager.reconcile.slots import K, NodeFitness, Slots, age, is_wished
-from manager.reconcile.update import Outdated, Step, advance, config_of, is_going, progress_of
+from manager.reconcile.update import (
+    Outdated,
+    Step,
+    advance,
+    config_of,
+    is_going,
+    progress_of,
+    rollback_blocked,
+)
+from manager.store.publishing import clash_of
 from swarmpy.limits import RESTART_STOP_WAIT_S
 from swarmpy.model.changes import Order, Update
 from swarmpy.model.defaults import restart_policy
@@ -193,22 +202,29 @@ class SlotWork(Generic[K]):
         assert step.status is not None
         changed = replace(self._service, update_status=step.status)
         if step.is_rollback:
-            previous = self._view.revision(self._service.previous_id)
-            assert previous is not None, "the revision to return to is kept"
-            changed = replace(
-                changed,
-                spec=previous.spec,
-                revision_id=previous.id,
-                template_id=previous.id,
-                previous_id="",
-                endpoint=endpoint_of(previous.spec, changed.endpoint),
-            )
+            changed = self._rolled_back(changed)
         self._builder.add(Update(object=changed))
+        status = changed.update_status
+        assert status is not None
         self._builder.note(
-            "update_status_changed",
-            service_id=self._service.id,
-            state=step.status.state,
-            message=step.status.message,
+            "update_status_changed", service_id=self._service.id, state=status.state, message=status.message
+        )
+
+    def _rolled_back(self, service: Service) -> Service:
+        """The service as it was before the update; paused if another one publishes its ports by now."""
+        previous = self._view.revision(service.previous_id)
+        assert previous is not None, "the revision to return to is kept"
+        endpoint = endpoint_of(previous.spec, service.endpoint)
+        clash = clash_of(self._view, service.id, endpoint.ports)
+        if clash is not None:
+            return replace(service, update_status=rollback_blocked(clash, now=self._now))
+        return replace(
+            service,
+            spec=previous.spec,
+            revision_id=previous.id,
+            template_id=previous.id,
+            previous_id="",
+            endpoint=endpoint,
         )
 
     def _replace_outdated(self, key: K, tasks: Sequence[Task], *, is_start_first: bool) -> None:

@@ -7,9 +7,10 @@ outdated and the monitor period has passed since the last slot came up. A new le
 one was.
 
 A task of the update that ends by itself before it ran, or within the monitor period, is a failure; when
-failures exceed the ratio the update pauses, goes on or rolls back as the service says. The moment a task
-began to run is not stored, so "within the monitor period" is reckoned from its creation and allows
-``UPDATE_START_ALLOWANCE_S`` for fetching and starting.
+failures exceed the ratio the update pauses, goes on or rolls back as the service says. A rollback whose ports
+another service publishes by now is paused at once. The moment a task began to run is not stored, so "within
+the monitor period" is reckoned from its creation and allows ``UPDATE_START_ALLOWANCE_S`` for fetching and
+starting.
 """
 
 from __future__ import annotations
@@ -235,6 +236,14 @@ def _after_failures(
         state=UpdateState.ROLLBACK_STARTED, started_at=now, message=f"update rolled back {cause}"
     )
     return Step(status=rolling_back, is_rollback=True)
+
+
+def rollback_blocked(reason: str, *, now: Timestamp) -> UpdateStatus:
+    """The old spec can't come back at present. It waits for the user, as any rollback that fails does: to try
+    again by itself would restart tasks whenever somebody else's port becomes free."""
+    return UpdateStatus(
+        state=UpdateState.ROLLBACK_PAUSED, started_at=now, message=f"rollback paused: {reason}"
+    )
 
 
 def _is_newer(template: Revision | None, status: UpdateStatus) -> bool:

@@ -314,6 +314,9 @@ class World:
         assert service is not None
         return service
 
+    def has_service(self, id_: str) -> bool:
+        return self.tables.service(ServiceId(id_)) is not None
+
     def task(self, id_: str) -> Task:
         task = self.tables.task(TaskId(id_))
         assert task is not None

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from world import World, make_node, seconds
 
 from swarmpy.model.ids import Duration
-from swarmpy.model.objects import Task
+from swarmpy.model.objects import Endpoint, Task
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -353,3 +353,62 @@ def test_a_task_displaced_by_a_dead_node_is_no_failure() -> None:
     world.live(100)
     assert state_of(world)[0] == UpdateState.COMPLETED
     assert images(world) == ["b"] * 4
+
+
+def rolling_back_to_a_taken_port(*, mode: PublishMode = PublishMode.INGRESS) -> World:
+    """The update gave the port up, the service ``rival`` took it, and then the update fails."""
+    port = PortConfig(target_port=80, published_port=8080, publish_mode=mode)
+    before = spec("good", replicas=3, endpoint_spec=EndpointSpec(ports=(port,)))
+    world = running_world(before)
+    after = spec("bad", replicas=3, update=config(failure_action=FailureAction.ROLLBACK))
+    world.update_service("web", after)
+    rival = world.create_service("rival", replicas=0)
+    world.put(replace(rival, endpoint=Endpoint(ports=(port,))))
+    world.live(120, may_run=lambda task: not is_bad(world, task))
+    return world
+
+
+def test_a_rollback_to_a_port_that_another_service_has_now_pauses_and_says_so() -> None:
+    world = rolling_back_to_a_taken_port()
+    assert state_of(world) == (
+        UpdateState.ROLLBACK_PAUSED,
+        "rollback paused: port '8080' is already in use by service 'rival' (rival)",
+    )
+    service = world.service("web")
+    assert service.spec.endpoint_spec is None
+    assert service.endpoint.ports == ()
+    assert service.previous_id, "the user can still roll back, once the port is free"
+    world.assert_quiet()
+
+
+def test_a_rollback_to_a_port_of_host_mode_that_another_service_wishes_too_goes_on() -> None:
+    world = rolling_back_to_a_taken_port(mode=PublishMode.HOST)
+    assert state_of(world) == (UpdateState.ROLLBACK_COMPLETED, "rollback completed")
+    assert [port.published_port for port in world.service("web").endpoint.ports] == [8080]
+
+
+def test_a_port_that_is_taken_while_the_rollback_is_proposed_pauses_it_too() -> None:
+    port = PortConfig(target_port=80, published_port=8080)
+    world = running_world(spec("good", endpoint_spec=EndpointSpec(ports=(port,))))
+    world.update_service("web", spec("bad", update=config(failure_action=FailureAction.ROLLBACK)))
+
+    def take_port() -> None:
+        if not world.has_service("rival"):
+            rival = world.create_service("rival", replicas=0)
+            world.put(replace(rival, endpoint=Endpoint(ports=(port,))))
+
+    def is_failed() -> bool:
+        return any(task.status.state == TaskState.FAILED for task in world.tasks())
+
+    for _ in range(100):
+        if world.has_work() and not is_failed():
+            world.run_once()
+        elif world.has_work():
+            world.run_once(meanwhile=take_port)
+        elif not world.run_agents(may_run=lambda task: not is_bad(world, task)):
+            break
+    assert world.has_service("rival")
+    assert state_of(world) == (
+        UpdateState.ROLLBACK_PAUSED,
+        "rollback paused: port '8080' is already in use by service 'rival' (rival)",
+    )
