@@ -1,13 +1,14 @@
 """Published ports: a number for each ingress port that the user left open.
 
-Numbers come from 30000 to 32767, per protocol, and are no other service's, whether dynamic or fixed. The
-search begins after the highest number in use, so that a freed one is not handed out next. What has a number
-keeps it. Host-mode ports without a number are the node's to choose.
+Numbers come from 30000 to 32767, per protocol, and are no other service's, whether dynamic or fixed. They are
+handed out in turn: the search goes on after the last one that was chosen, so that a freed one is not handed
+out next. Who does not know the last one begins after the highest in use. What has a number keeps it.
+Host-mode ports without a number are the node's to choose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from manager.schedule.needs import HostPort
 from swarmpy.model.defaults import port_protocol, publish_mode
 from swarmpy.model.objects import Endpoint, Service
 from swarmpy.model.specs import EndpointSpec, PortConfig, ServiceSpec
-from swarmpy.model.states import PublishMode
+from swarmpy.model.states import PortProtocol, PublishMode
 
 FIRST_PORT: Final = 30_000
 LAST_PORT: Final = 32_767
@@ -63,26 +64,46 @@ def _given_numbers(spec: EndpointSpec, stored: Endpoint) -> dict[tuple[str, int]
     return given
 
 
-def assign_ports(service: Service, services: Iterable[Service]) -> Endpoint:
-    """The service's endpoint with numbers for its open ports; what finds none free stays open."""
+def highest_ports(services: Iterable[Service]) -> dict[PortProtocol, int]:
+    """By protocol the highest number of the range in use."""
+    highest: dict[PortProtocol, int] = {}
+    for service in services:
+        for port in service.endpoint.ports:
+            if FIRST_PORT <= port.published_port <= LAST_PORT:
+                protocol = port_protocol(port)
+                highest[protocol] = max(port.published_port, highest.get(protocol, FIRST_PORT))
+    return highest
+
+
+def assign_ports(
+    service: Service, services: Iterable[Service], *, after: Mapping[PortProtocol, int]
+) -> Endpoint:
+    """The service's endpoint with numbers for its open ports; what finds none free stays open.
+
+    ``after``: by protocol the number that was chosen last, as far as that is known.
+    """
+    services = (service, *services)
+    last = {**highest_ports(services), **after}
     taken: set[HostPort] = set()
-    for each in (service, *services):
+    for each in services:
         for port in each.endpoint.ports:
             taken.add((port_protocol(port), port.published_port))
     ports = []
     for port in service.endpoint.ports:
         if is_open(port):
-            number = _free_port(port_protocol(port), taken)
-            taken.add((port_protocol(port), number))
+            protocol = port_protocol(port)
+            number = _free_port(protocol, taken, after=last.get(protocol, FIRST_PORT - 1))
+            taken.add((protocol, number))
+            if number:
+                last[protocol] = number
             port = replace(port, published_port=number)
         ports.append(port)
     return replace(service.endpoint, ports=tuple(ports))
 
 
-def _free_port(protocol: str, taken: set[HostPort]) -> int:
+def _free_port(protocol: PortProtocol, taken: set[HostPort], *, after: int) -> int:
     """A free number, or 0."""
-    in_range = [port for of, port in taken if of == protocol and FIRST_PORT <= port <= LAST_PORT]
-    start = max(in_range, default=FIRST_PORT - 1) + 1 - FIRST_PORT
+    start = after + 1 - FIRST_PORT
     for offset in range(_COUNT):
         number = FIRST_PORT + (start + offset) % _COUNT
         if (protocol, number) not in taken:

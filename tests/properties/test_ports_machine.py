@@ -64,6 +64,8 @@ class Publishing(RuleBasedStateMachine):
         self.numbers = itertools.count(1)
         self.known: dict[tuple[str, PortProtocol, int], int] = {}
         """The numbers that the leader chose, by service, protocol and target."""
+        self.given: set[Holding] = set()
+        """What this leader gave out so far, held still or not."""
 
     def find(self, name: str) -> Service | None:
         found = self.world.tables.by_name(Kind.SERVICE, name)
@@ -72,7 +74,18 @@ class Publishing(RuleBasedStateMachine):
 
     def commit(self, *changes: Change) -> None:
         self.world.apply(Group(owner=Owner.API, changes=changes))
+        self.note_change()
+
+    def note_change(self) -> None:
+        """Whoever gives a port up, or asks by number for what its other port has, loses the number."""
         self.is_settled = False
+        for key, number in list(self.known.items()):
+            service = self.world.tables.service(ServiceId(key[0]))
+            wishes = asked(service) if service is not None else ()
+            is_wished = any((wish.protocol, wish.target_port) == key[1:] for wish in wishes if is_open(wish))
+            is_claimed = any((wish.protocol, wish.published_port) == (key[1], number) for wish in wishes)
+            if is_claimed or not is_wished:
+                del self.known[key]
 
     # --- users
 
@@ -122,7 +135,7 @@ class Publishing(RuleBasedStateMachine):
             return
         for event in outcome:
             self.world._mark(event.old, event.new)
-        self.is_settled = False
+        self.note_change()
 
     @staticmethod
     def is_wished_twice(first: tuple[PortConfig, ...], second: tuple[PortConfig, ...]) -> bool:
@@ -167,23 +180,23 @@ class Publishing(RuleBasedStateMachine):
 
     @rule()
     def change_leader(self) -> None:
-        self.world = self.world.successor()
         self.settle()
+        self.world = self.world.successor()
+        self.given.clear()
 
     def note_numbers(self) -> None:
         now: dict[tuple[str, PortProtocol, int], int] = {}
-        claimed: set[tuple[str, PortProtocol, int]] = set()
-        """What a service asks for by number is no longer its other port's."""
         for service in self.world.tables.services():
             for wish, port in zip(asked(service), service.endpoint.ports, strict=True):
-                claimed.add((service.id, wish.protocol, wish.published_port))
                 if is_open(wish):
                     assert FIRST_PORT <= port.published_port <= LAST_PORT
                     now[service.id, port.protocol, port.target_port] = port.published_port
         for key, number in now.items():
-            before = self.known.get(key, number)
-            is_claimed = (key[0], key[1], before) in claimed
-            assert is_claimed or before == number, f"{key} had {self.known[key]} and now has {number}"
+            if key in self.known:
+                assert self.known[key] == number, f"{key} had {self.known[key]} and now has {number}"
+            else:
+                assert (key[1], number) not in self.given, f"{key} got {number}, which was just given up"
+                self.given.add((key[1], number))
         self.known = now
 
     # --- what must hold

@@ -25,8 +25,8 @@ def service(name: str, *ports: PortConfig) -> Service:
     return Service(id=ServiceId(name), endpoint=Endpoint(ports=ports))
 
 
-def numbers(of: Service, *others: Service) -> list[int]:
-    return [each.published_port for each in assign_ports(of, others).ports]
+def numbers(of: Service, *others: Service, after: dict[PortProtocol, int] | None = None) -> list[int]:
+    return [each.published_port for each in assign_ports(of, others, after=after or {}).ports]
 
 
 def test_numbers_are_distinct_per_protocol_and_fixed_ones_stay() -> None:
@@ -42,6 +42,17 @@ def test_other_services_ports_are_left_alone_fixed_or_not() -> None:
 def test_a_freed_number_is_not_handed_out_next() -> None:
     others = service("b", port(30000), port(30005))
     assert numbers(service("a", port()), others) == [30006]
+
+
+def test_a_freed_number_is_not_handed_out_next_even_if_it_was_the_highest() -> None:
+    others = service("b", port(30000))
+    assert numbers(service("a", port(), port()), others, after={PortProtocol.TCP: 30001}) == [30002, 30003]
+    assert numbers(service("a", port()), others, after={PortProtocol.UDP: 30001}) == [30001]
+
+
+def test_a_fixed_number_at_the_end_of_the_range_does_not_begin_it_again() -> None:
+    others = service("b", port(LAST_PORT))
+    assert numbers(service("a", port()), others, after={PortProtocol.TCP: 30005}) == [30006]
 
 
 def test_after_the_last_it_begins_again_from_the_first() -> None:

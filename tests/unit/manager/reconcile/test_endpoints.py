@@ -7,7 +7,7 @@ from world import World
 
 from manager.allocate.ports import FIRST_PORT
 from manager.reconcile.endpoints import Endpoints
-from swarmpy.model.objects import Endpoint
+from swarmpy.model.objects import Endpoint, Kind
 from swarmpy.model.specs import PortConfig
 
 OPEN = PortConfig(target_port=80)
@@ -35,3 +35,24 @@ def test_a_number_that_was_taken_while_it_was_proposed_is_chosen_again() -> None
     assert number_of(world, "web") == 0
     world.settle()
     assert (number_of(world, "rival"), number_of(world, "web")) == (FIRST_PORT, FIRST_PORT + 1)
+
+
+def test_a_number_that_was_given_up_is_not_the_next_ones() -> None:
+    world = world_with_open("web")
+    world.settle()
+    for later in ("second", "third"):
+        world.delete(Kind.SERVICE, "web" if later == "second" else "second")
+        publish(world, later, OPEN)
+        world.settle()
+    assert number_of(world, "third") == FIRST_PORT + 2
+
+
+def test_a_new_leader_begins_after_what_it_found_in_use() -> None:
+    world = world_with_open("web")
+    world.settle()
+    world = world.successor()
+    world.settle()
+    world.delete(Kind.SERVICE, "web")
+    publish(world, "next", OPEN)
+    world.settle()
+    assert number_of(world, "next") == FIRST_PORT + 1
