@@ -1,7 +1,7 @@
 """What a create, an update and a rollback of a service change in the store. Pure.
 
-A service and the revision of its spec are written together. ``template_id`` moves only when tasks must be
-replaced: when the task template or the published ports changed. A rollback goes back to the stored previous
+A service and the revision of its spec are written together. ``template_id`` moves only when the change
+concerns the tasks (see ``manager/reconcile/outdated.py``). A rollback goes back to the stored previous
 revision itself, so tasks that still run it are up to date at once.
 """
 
@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from manager.allocate.ports import endpoint_of
 from manager.api import texts
 from manager.api.lookup import find
+from manager.reconcile.outdated import concerns_tasks
 from manager.schedule import constraint
 from manager.store.publishing import clash_of
 from manager.store.view import View
@@ -75,7 +76,7 @@ def update(
         service,
         spec=spec,
         revision_id=revision.id,
-        template_id=revision.id if restarts_tasks(service.spec, spec) else service.template_id,
+        template_id=revision.id if concerns_tasks(service.spec, spec) else service.template_id,
         previous_id=service.revision_id,
         endpoint=endpoint_of(spec, service.endpoint),
         update_status=None,
@@ -97,7 +98,7 @@ def rollback(view: View, service: Service, *, base_version: int, now: Timestamp)
         service,
         spec=previous.spec,
         revision_id=previous.id,
-        template_id=previous.id if restarts_tasks(service.spec, previous.spec) else service.template_id,
+        template_id=previous.id if concerns_tasks(service.spec, previous.spec) else service.template_id,
         previous_id=service.revision_id,
         endpoint=endpoint_of(previous.spec, service.endpoint),
         update_status=UpdateStatus(
@@ -105,19 +106,6 @@ def rollback(view: View, service: Service, *, base_version: int, now: Timestamp)
         ),
     )
     return (Update(object=changed),)
-
-
-def restarts_tasks(old: ServiceSpec, new: ServiceSpec) -> bool:
-    """Whether tasks of ``old`` must be replaced to follow ``new``."""
-    return old.task_template != new.task_template or _ports(old) != _ports(new)
-
-
-def is_up_to_date(view: View, service: Service, revision_id: RevisionId) -> bool:
-    """Whether a task of that revision runs what the service asks for now."""
-    if revision_id == service.template_id:
-        return True
-    revision = view.revision(revision_id)
-    return revision is not None and not restarts_tasks(revision.spec, service.spec)
 
 
 def renamed(spec: ServiceSpec, name: str) -> ServiceSpec:

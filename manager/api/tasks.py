@@ -5,14 +5,14 @@ The filter ``_up-to-date`` keeps tasks that run what their service asks for now;
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from aiohttp import web
 
 from manager.api import requests
 from manager.api.context import Api
 from manager.api.lookup import find, find_or_none
-from manager.api.service_plan import is_up_to_date
+from manager.reconcile.outdated import Outdated
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import NodeId, ServiceId
@@ -52,6 +52,7 @@ def select(view: View, wanted: requests.Filters, local: NodeId) -> list[Task]:
     services = _service_ids(view, wanted.get("service"))
     nodes = _node_ids(view, wanted.get("node"), local)
     desired = _states(wanted)
+    is_current = _up_to_date(view)
     found = [
         task
         for task in _candidates(view, services, nodes)
@@ -60,6 +61,7 @@ def select(view: View, wanted: requests.Filters, local: NodeId) -> list[Task]:
         and (desired is None or task.desired_state in desired)
         and requests.matches(wanted, "id", task.id.startswith)
         and _is_wanted(view, task, wanted)
+        and _has_currency(task, wanted, is_current)
     ]
     # old tasks first, as swarm mode lists them; ids make the order total
     found.sort(key=lambda task: (task.created_at, task.id))
@@ -113,17 +115,28 @@ def _is_wanted(view: View, task: Task, wanted: requests.Filters) -> bool:
         wanted, "name", lambda name: spec is not None and _name(spec.name, task).startswith(name)
     ):
         return False
-    if "label" in wanted and not requests.matches_labels(
-        wanted, "label", {} if container is None else container.labels
-    ):
-        return False
-    if "_up-to-date" not in wanted and "up-to-date" not in wanted:
-        return True
-    is_current = service is not None and is_up_to_date(view, service, task.revision_id)
+    return requests.matches_labels(wanted, "label", {} if container is None else container.labels)
+
+
+def _has_currency(task: Task, wanted: requests.Filters, is_current: Callable[[Task], bool]) -> bool:
     return all(
-        requests.matches(wanted, key, lambda value: (value in ("true", "1")) == is_current)
+        requests.matches(wanted, key, lambda value: (value in ("true", "1")) == is_current(task))
         for key in ("_up-to-date", "up-to-date")
     )
+
+
+def _up_to_date(view: View) -> Callable[[Task], bool]:
+    """Whether a task runs what its service asks for now; services are looked at once."""
+    known: dict[ServiceId, Outdated | None] = {}
+
+    def is_current(task: Task) -> bool:
+        if task.service_id not in known:
+            service = view.service(task.service_id)
+            known[task.service_id] = None if service is None else Outdated(view, service)
+        outdated = known[task.service_id]
+        return outdated is not None and not outdated.is_outdated(task)
+
+    return is_current
 
 
 def _name(service_name: str, task: Task) -> str:

@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from manager.allocate.ports import endpoint_of
 from manager.reconcile.builder import PlanBuilder
+from manager.reconcile.outdated import Outdated
 from manager.reconcile.restart import Restart, after_displacement, after_end, is_displaced
 from manager.reconcile.slots import K, NodeFitness, Slots, age, is_wished
 from manager.reconcile.update import (
-    Outdated,
     Step,
     advance,
     config_of,

@@ -21,73 +21,16 @@ from typing import Final, Generic
 
 from manager.reconcile.restart import NEVER, is_displaced
 from manager.reconcile.slots import K
-from manager.schedule.constraint import is_match
-from manager.schedule.needs import parsed_or_never
-from manager.store.view import View
 from swarmpy.limits import UPDATE_START_ALLOWANCE_S
 from swarmpy.model.defaults import EffectiveUpdate, rollback_config, update_config
-from swarmpy.model.ids import SECOND_NS, RevisionId, Timestamp
+from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.objects import Revision, Service, Task, UpdateStatus
-from swarmpy.model.specs import Placement
 from swarmpy.model.states import FailureAction, TaskState, UpdateState
 
 _ALLOWANCE_NS: Final = int(UPDATE_START_ALLOWANCE_S * SECOND_NS)
 _GOING: Final = (UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 _PAUSED: Final = (UpdateState.PAUSED, UpdateState.ROLLBACK_PAUSED)
 _FAILED: Final = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
-
-
-class Outdated:
-    """Whether a task must be replaced since its service changed.
-
-    Not every change of revision restarts a task: one of placement alone does not while the task's node still
-    meets the constraints.
-    """
-
-    def __init__(self, view: View, service: Service) -> None:
-        self._view = view
-        self._template_id = service.template_id
-        self._template = view.revision(service.template_id)
-        self._constraints = parsed_or_never(_placement(self._template).constraints)
-        self._verdicts: dict[RevisionId, bool | None] = {}
-
-    def is_outdated(self, task: Task) -> bool:
-        if task.revision_id == self._template_id or self._template is None:
-            return False
-        if task.revision_id not in self._verdicts:
-            self._verdicts[task.revision_id] = self._verdict(self._view.revision(task.revision_id))
-        verdict = self._verdicts[task.revision_id]
-        if verdict is not None:
-            return verdict
-        node = self._view.node(task.node_id)
-        return node is None or not is_match(self._constraints, node)
-
-    def _verdict(self, old: Revision | None) -> bool | None:
-        """None: it depends on the node."""
-        if old is None or self._template is None:
-            return True
-        before, after = old.spec, self._template.spec
-        ports_before = before.endpoint_spec.ports if before.endpoint_spec is not None else ()
-        ports_after = after.endpoint_spec.ports if after.endpoint_spec is not None else ()
-        if ports_before != ports_after:
-            return True
-        if before.task_template == after.task_template:
-            return False
-        same_but_placement = _without_placement(old) == _without_placement(self._template)
-        return None if same_but_placement else True
-
-
-def _placement(revision: Revision | None) -> Placement:
-    if revision is None or revision.spec.task_template.placement is None:
-        return Placement()
-    return revision.spec.task_template.placement
-
-
-def _without_placement(revision: Revision) -> object:
-    template = revision.spec.task_template
-    fields = {name: getattr(template, name) for name in template.__struct_fields__}
-    del fields["placement"]
-    return fields
 
 
 @dataclass(frozen=True, slots=True)

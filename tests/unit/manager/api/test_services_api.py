@@ -471,6 +471,20 @@ async def test_up_to_date_follows_the_template(http: Http, cluster: FakeCluster)
     assert await current() == []
 
 
+async def test_after_a_change_of_placement_a_task_is_current_where_it_may_stay(
+    http: Http, cluster: FakeCluster
+) -> None:
+    """As the orchestrator sees it, which keeps such a task; a display that waits for it must not hang."""
+    id_ = await created(http, spec())
+    cluster.add_task("t1", id_)
+    for constraint, expected in ((f"node.id=={FIRST}", ["t1"]), (f"node.id!={FIRST}", [])):
+        found = await inspect(http, "web")
+        found["Spec"]["TaskTemplate"]["Placement"] = {"Constraints": [constraint]}
+        assert (await update(http, found)).status == 200
+        answer = await http.get("/tasks", filters={"service": [id_], "_up-to-date": ["true"]})
+        assert [task["ID"] for task in answer.json] == expected
+
+
 async def test_tasks_of_a_removed_service_are_listed(http: Http, cluster: FakeCluster) -> None:
     id_ = await created(http, spec())
     cluster.add_task("t1", id_)

@@ -1,0 +1,70 @@
+"""When a change of a service replaces tasks: the one definition of "up to date".
+
+A change of the task template or of the published ports concerns the tasks; ``template_id`` moves with it. Yet
+not each of these restarts a task: one of placement alone does not while the task's node still meets the
+constraints. Labels, replica counts and settings of updates never do.
+"""
+
+from __future__ import annotations
+
+from manager.schedule.constraint import is_match
+from manager.schedule.needs import parsed_or_never
+from manager.store.view import View
+from swarmpy.model.ids import RevisionId
+from swarmpy.model.objects import Revision, Service, Task
+from swarmpy.model.specs import Placement, PortConfig, ServiceSpec, TaskSpec
+
+
+def concerns_tasks(old: ServiceSpec, new: ServiceSpec) -> bool:
+    """Whether tasks of ``old`` may have to be replaced to follow ``new``."""
+    return old.task_template != new.task_template or _ports(old) != _ports(new)
+
+
+class Outdated:
+    """Whether a task must be replaced since its service changed. For one service, on one view."""
+
+    def __init__(self, view: View, service: Service) -> None:
+        self._view = view
+        self._template_id = service.template_id
+        self._template = view.revision(service.template_id)
+        self._constraints = parsed_or_never(_placement(self._template).constraints)
+        self._verdicts: dict[RevisionId, bool | None] = {}
+
+    def is_outdated(self, task: Task) -> bool:
+        if task.revision_id == self._template_id or self._template is None:
+            return False
+        if task.revision_id not in self._verdicts:
+            self._verdicts[task.revision_id] = self._verdict(self._view.revision(task.revision_id))
+        verdict = self._verdicts[task.revision_id]
+        if verdict is not None:
+            return verdict
+        node = self._view.node(task.node_id)
+        return node is None or not is_match(self._constraints, node)
+
+    def _verdict(self, old: Revision | None) -> bool | None:
+        """None: it depends on the node."""
+        if old is None or self._template is None:
+            return True
+        before, after = old.spec, self._template.spec
+        if not concerns_tasks(before, after):
+            return False
+        is_same = _ports(before) == _ports(after) and (
+            _without_placement(before.task_template) == _without_placement(after.task_template)
+        )
+        return None if is_same else True
+
+
+def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
+    return () if spec.endpoint_spec is None else spec.endpoint_spec.ports
+
+
+def _placement(revision: Revision | None) -> Placement:
+    if revision is None or revision.spec.task_template.placement is None:
+        return Placement()
+    return revision.spec.task_template.placement
+
+
+def _without_placement(template: TaskSpec) -> object:
+    fields = {name: getattr(template, name) for name in template.__struct_fields__}
+    del fields["placement"]
+    return fields
