@@ -15,15 +15,17 @@ from typing import Any
 
 from swarmpy.sim.checkers.history import MARK_LABEL
 from swarmpy.sim.fleet import Fleet
-from swarmpy.sim.host import Disconnected, Host
+from swarmpy.sim.host import Host
 from swarmpy.sim.loop import SimLoop
 from swarmpy.sim.network import SimNetwork
+from swarmpy.sim.workload import Workload
 
 PROBE_WITHIN_S = 60.0
 """For a service to be made and to run, and again to be removed and gone; several elections fit in."""
 PROBE_PERIOD_S = 5.0
 POLL_S = 0.25
 LABEL = "spared"
+CLIENT = "prober"
 GLOBAL_FAULTS = frozenset({"drop"})
 """Faults that befall everybody."""
 
@@ -31,8 +33,11 @@ GLOBAL_FAULTS = frozenset({"drop"})
 class Liveness:
     """``prepare`` once the swarm is founded, then ``run`` until cancelled."""
 
-    def __init__(self, loop: SimLoop, fleet: Fleet, *, seed: int, fail: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, loop: SimLoop, fleet: Fleet, workload: Workload, *, seed: int, fail: Callable[[str, str], None]
+    ) -> None:
         self._loop = loop
+        self._workload = workload
         self._fleet = fleet
         self._fail = fail
         self._dice = Random(f"{seed}/liveness")
@@ -81,10 +86,16 @@ class Liveness:
             },
             "Mode": {"Replicated": {"Replicas": replicas}},
         }
-        await self._within(f"{name} is created", lambda: self._is_created(name, spec))
+        clients = self._workload
+        await self._within(
+            f"{name} is created", lambda: clients.create(self._manager(), name, spec, client=CLIENT)
+        )
         await self._within(f"{name} runs", lambda: self._runs(name, replicas))
-        await self._within(f"{name} is removed", lambda: self._is_removed(name))
+        await self._within(f"{name} is removed", lambda: clients.remove(self._manager(), name, client=CLIENT))
         await self._within(f"{name} is gone", lambda: self._runs(name, 0))
+
+    def _manager(self) -> Host:
+        return self._dice.choice(self.managers)
 
     async def _within(self, what: str, condition: Callable[[], Any]) -> None:
         deadline = self._loop.now + PROBE_WITHIN_S
@@ -95,19 +106,6 @@ class Liveness:
                 )
                 return
             await asyncio.sleep(POLL_S)
-
-    async def _is_created(self, name: str, spec: dict[str, Any]) -> bool:
-        status = await self._ask("POST", "/services/create", spec)
-        return status in (201, 409)
-
-    async def _is_removed(self, name: str) -> bool:
-        return await self._ask("DELETE", f"/services/{name}") in (200, 404)
-
-    async def _ask(self, method: str, path: str, body: object = None) -> int:
-        try:
-            return (await self._fleet.ask(self._dice.choice(self.managers), method, path, body)).status
-        except Disconnected:
-            return 0
 
     async def _runs(self, name: str, count: int) -> bool:
         """What really runs on the spared machines."""

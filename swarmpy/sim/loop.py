@@ -14,6 +14,7 @@ Callbacks that are due at the same time run in the order in which they were sche
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import sys
 from asyncio import events
@@ -23,7 +24,7 @@ from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 
-from swarmpy.sim.process import PROCESS, Process
+from swarmpy.sim.process import PROCESS, Process, abandon
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -73,6 +74,8 @@ class SimLoop(_Loop):
         self._is_running = self._is_closed = self._is_stopping = False
         self._exception_handler: ExceptionHandler | None = None
         self._forgotten: list[AsyncGenerator[Any, Any]] = []
+        self._strays: set[asyncio.Task[Any]] = set()
+        """Tasks that run now and are of no process."""
         self.steps = 0
         """Callbacks that were run."""
 
@@ -233,10 +236,17 @@ class SimLoop(_Loop):
         return self._is_closed
 
     def close(self) -> None:
+        """End what will never run again, rather than leave it to the garbage collector: that one clears what
+        a suspended coroutine holds before it lets the coroutine clean up, which can crash the interpreter."""
+        for task in self._strays:
+            abandon(task)
+        while self._forgotten:
+            with contextlib.suppress(BaseException):
+                self._forgotten.pop().aclose().send(None)
         self._is_closed = True
+        self._strays.clear()
         self._ready.clear()
         self._timers.clear()
-        self._forgotten.clear()
 
     async def shutdown_asyncgens(self) -> None:
         """Abandoned generators are never run again."""
@@ -265,6 +275,9 @@ class SimLoop(_Loop):
         process = PROCESS.get() if context is None else context.get(PROCESS)
         if process is not None:
             process.own(task)
+        else:
+            self._strays.add(task)
+            task.add_done_callback(self._strays.discard)
         return task
 
     def run_in_executor(

@@ -177,13 +177,14 @@ class Operator:
         await self._rejoin(host)
 
     def _is_quorum_safe(self, others: list[Host]) -> bool:
-        """Whether all the other members of raft are up, and in this swarm with disks of their own."""
+        """Whether the members that the other hosts are make a majority. A member whose disk was lost before
+        and that is not removed yet counts, and is none of them."""
         leader = self._fleet.leader()
         if leader is None or leader.manager is None:
             return False
-        members = {member.address for member in leader.manager.raft.status().members}
-        up = {other.address for other in others if other.manager is not None}
-        return len(members) >= 3 and len(members - up) <= 1
+        members = {member.raft_id for member in leader.manager.raft.status().members}
+        left = {other.manager.raft_id for other in others if other.manager is not None}
+        return 2 * len(members & left) > len(members)
 
     async def _remove(self, node_id: str) -> None:
         """Demote and remove a node that is gone, whatever stands of it."""

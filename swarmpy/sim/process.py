@@ -125,11 +125,7 @@ class Process:
         """Free what it holds, once the loop runs no more. What its code does meanwhile reaches nobody."""
         self.is_dead = self.is_held = True
         for task in self._tasks:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
-            coroutine = task.get_coro()
-            with contextlib.suppress(BaseException):
-                if coroutine is not None:
-                    coroutine.close()
+            abandon(task)
         self._tasks.clear()
         self._held.clear()
 
@@ -152,3 +148,12 @@ class Process:
         while self.local_time(true) < local:
             true = math.nextafter(true, math.inf)
         return true
+
+
+def abandon(task: asyncio.Task[Any]) -> None:
+    """End a task that never runs again. What its ``finally`` blocks say or want is ignored."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    coroutine = task.get_coro()
+    with contextlib.suppress(BaseException):
+        if coroutine is not None:
+            coroutine.close()

@@ -106,11 +106,13 @@ class Workload:
 
     # --- calls
 
-    async def create(self, host: Host, name: str, spec: dict[str, Any], *, client: str) -> None:
+    async def create(self, host: Host, name: str, spec: dict[str, Any], *, client: str) -> bool:
+        """Whether the service is there now, or was before."""
         began = self._loop.now
         answer = await self._ask(host, "POST", "/services/create", spec)
         told = answer.json["ID"] if answer is not None and answer.status == 201 else ""
         self._tell(Verb.CREATE, name, began, answer, client=client, id=told, mark=mark_in(spec))
+        return answer is not None and answer.status in (201, 409)
 
     async def read(self, host: Host, name: str, *, client: str) -> Seen | None:
         found = await self._inspect(host, name, client=client)
@@ -149,10 +151,12 @@ class Workload:
         self._tell(Verb.UPDATE, name, began, answer, client=client, **facts)
         return answer is not None and answer.status == 200
 
-    async def remove(self, host: Host, name: str, *, client: str) -> None:
+    async def remove(self, host: Host, name: str, *, client: str) -> bool:
+        """Whether the service is gone."""
         began = self._loop.now
         answer = await self._ask(host, "DELETE", f"/services/{name}")
         self._tell(Verb.REMOVE, name, began, answer, client=client)
+        return answer is not None and answer.status in (200, 404)
 
     async def _ask(
         self, host: Host, method: str, path: str, body: object = None, *, query: dict[str, str] | None = None

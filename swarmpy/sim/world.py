@@ -119,7 +119,7 @@ class World:
             host.machine.plan = workload.plan
         self.observer = Observer(self.fleet, self.checkers)
         self.workload = Workload(self.loop, self.fleet, options.shape, seed=options.seed, note=self._note)
-        self.liveness = Liveness(self.loop, self.fleet, seed=options.seed, fail=self.fail)
+        self.liveness = Liveness(self.loop, self.fleet, self.workload, seed=options.seed, fail=self.fail)
         faults = [name for name in options.faults if not (options.is_liveness and name in GLOBAL_FAULTS)]
         self.nemesis = Nemesis(self._scene(), faults, gap_s=options.fault_gap_s)
         self.operator = Operator(
@@ -152,8 +152,8 @@ class World:
             self.trace.note_random(self.network.generator.getstate())
             virtual_s = self.loop.now - 1000.0
             self.trace.is_over = True
-            self.loop.close()
             self.fleet.dispose()
+            self.loop.close()
         return Report(
             options=self.options,
             violations=(*self.failures, *self.checkers.violations),
