@@ -25,8 +25,8 @@ from agent.link import Link
 from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.session import Greeting, Listener, Session
-from swarmpy.errors import Unavailable
-from swarmpy.limits import TASK_STOP_GRACE_S
+from swarmpy.errors import Retry, Unavailable
+from swarmpy.limits import TASK_RETRIES_MAX, TASK_STOP_GRACE_S
 from swarmpy.model.ids import ID_BYTES, NodeId, ServiceId, TaskId, make_id
 from swarmpy.model.objects import Node, NodeDescription
 from swarmpy.model.states import is_terminal
@@ -174,15 +174,19 @@ class Agent:
 
 
 async def wipe(executor: Executor, backend: Backend, journal: Journal) -> None:
-    """Take down every task and forget them all: the node leaves its swarm. Only while no agent runs."""
+    """Take down every task and forget them all: the node leaves its swarm. Only while no agent runs.
+
+    ``Unavailable`` if something could not be taken down within a few tries; it may be called again.
+    """
     known = {stored.task.id for stored in journal.load().tasks}  # of ended ones the log is left
     await backend.start_up()
     await executor.start_up()
     try:
         known.update(found.task_id for found in await executor.list())
         async with asyncio.TaskGroup() as tasks:
-            for task_id in sorted(known):
-                tasks.create_task(_take_down(executor, task_id))
+            running = [tasks.create_task(_take_down(executor, task_id)) for task_id in sorted(known)]
+        if failures := [failure for task in running if (failure := task.result())]:
+            raise Unavailable("; ".join(failures))
         await backend.destroy()
     finally:
         await executor.shut_down()
@@ -190,6 +194,16 @@ async def wipe(executor: Executor, backend: Backend, journal: Journal) -> None:
     journal.destroy()
 
 
-async def _take_down(executor: Executor, task_id: TaskId) -> None:
-    await executor.stop(task_id, signal=SIGTERM, grace_s=TASK_STOP_GRACE_S)
-    await executor.remove(task_id)
+async def _take_down(executor: Executor, task_id: TaskId) -> str:
+    """What was wrong in the end; empty if the task is gone."""
+    reason = ""
+    for _ in range(TASK_RETRIES_MAX):
+        try:
+            await executor.stop(task_id, signal=SIGTERM, grace_s=TASK_STOP_GRACE_S)
+            await executor.remove(task_id)
+        except Retry as error:
+            reason = f"task {task_id} could not be taken down: {error}"
+            await asyncio.sleep(error.delay_s)
+        else:
+            return ""
+    return reason

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 from agent_rig import DEADLINE_S, make_revision, make_task
 from fake_link import FakeLink
 
@@ -16,6 +17,7 @@ from agent.describe import describe
 from agent.executor.fake import FakeExecutor, FakeMachine
 from agent.journal import JOURNAL_NAME, Journal
 from swarmpy import codec
+from swarmpy.errors import Unavailable
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import TaskState
@@ -91,6 +93,34 @@ async def test_restart_and_leave(tmp_path: Path) -> None:
     assert machine.logs == {}, "the log of a task that had ended goes too"
     assert network.sandboxes == {}
     assert list(tmp_path.iterdir()) == []
+
+
+class Moody:
+    """A machine on which the first operations fail."""
+
+    def __init__(self, failures: int) -> None:
+        self.left = failures
+
+    def script(self, verb: str, subject: str) -> float:
+        if verb in ("stop", "remove") and self.left:
+            self.left -= 1
+            raise Unavailable(f"{verb} failed", delay_s=0.0)
+        return 0.0
+
+
+async def test_leaving_is_tried_again_and_says_what_it_could_not_take_down(tmp_path: Path) -> None:
+    link = FakeLink(["m:1"], leader="m:1", acknowledges=True)
+    machine, network = FakeMachine(), FakeNetwork()
+    async with running(make_agent(tmp_path, link, machine, network)) as agent:
+        await wait(lambda: bool(link.sessions))
+        assign(link, *TASKS)
+        await wait(lambda: all(state_of(agent, task) is TaskState.RUNNING for task in TASKS))
+    machine.script = Moody(1000).script
+    with pytest.raises(Unavailable, match=f"task {TASKS[0].id} could not be taken down: stop failed"):
+        await wipe(FakeExecutor(machine), FakeBackend(network), Journal(tmp_path / JOURNAL_NAME))
+    machine.script = Moody(4).script
+    await wipe(FakeExecutor(machine), FakeBackend(network), Journal(tmp_path / JOURNAL_NAME))
+    assert machine.tasks == {}
 
 
 async def test_incarnations_differ(tmp_path: Path) -> None:
