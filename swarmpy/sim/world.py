@@ -42,6 +42,10 @@ QUIET_WITHIN_S = 240.0
 QUIET_PERIOD_S = 2.0
 FAULT_GAP_S = 3.0
 """Between two faults, on the average."""
+FAULT_POINT_CHANCE = 0.01
+COSTLY_POINTS = frozenset({"raft.snapshot_early"})
+"""Fault points whose cost grows with the swarm: with more than ``COSTLY_NODES`` nodes they are as much rarer."""
+COSTLY_NODES = 100
 OPERATOR_PAUSE_S = 8.0
 """Between two things that an operator does to nodes, on the average."""
 
@@ -314,7 +318,9 @@ class World:
         return self.fleet.hosts
 
     def _buggify(self, name: str) -> bool:
-        if not self._is_tormenting or self._fault_points.random() > 0.01:
+        if not self._is_tormenting or self._fault_points.random() > FAULT_POINT_CHANCE:
+            return False
+        if name in COSTLY_POINTS and self._fault_points.random() * self.options.nodes > COSTLY_NODES:
             return False
         self.stats[f"fault point {name}"] += 1
         return True
