@@ -44,7 +44,7 @@ FAULT_GAP_S = 3.0
 """Between two faults, on the average."""
 FAULT_POINT_CHANCE = 0.01
 COSTLY_POINTS = frozenset({"raft.snapshot_early"})
-"""Fault points whose cost grows with the swarm: with more than ``COSTLY_NODES`` nodes they are as much rarer."""
+"""What grows with the swarm: with more than ``COSTLY_NODES`` nodes such a fault point is as much rarer."""
 COSTLY_NODES = 100
 OPERATOR_PAUSE_S = 8.0
 """Between two things that an operator does to nodes, on the average."""
