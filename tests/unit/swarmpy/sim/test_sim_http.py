@@ -15,7 +15,7 @@ from manager.api.server import make_app
 from swarmpy.errors import NoLeader
 from swarmpy.limits import API_BODY_BYTES_MAX
 from swarmpy.runtime import Env
-from swarmpy.sim.http import Answer, SimHttp
+from swarmpy.sim.http import Answer, SharedHttp, SimHttp
 from swarmpy.sim.loop import SimLoop
 
 Scenario = Callable[[SimHttp, FakeNode], Awaitable[None]]
@@ -108,3 +108,29 @@ def test_many_requests_at_once() -> None:
         assert len(listed) == 20
 
     play(scenario)
+
+
+def test_one_application_serves_many_daemons() -> None:
+    """Requests that overlap are each answered by the daemon that was asked."""
+    nodes = [FakeNode() for _ in range(3)]
+    for node in nodes:
+        node.become_manager()
+    apis = [Api(node, Env()) for node in nodes]
+    http = SharedHttp()
+
+    async def create(number: int) -> None:
+        answer = await http.request(apis[number], "POST", "/services/create", body=spec(f"web-{number}"))
+        assert answer.status == 201, answer.message
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(3):
+                tasks.create_task(create(number))
+
+    loop = SimLoop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    names = [[service.spec.name for service in node.access.store.services()] for node in nodes]
+    assert names == [["web-0"], ["web-1"], ["web-2"]]

@@ -61,11 +61,24 @@ async def broken(stream: Any) -> grpc.StatusCode:
         lambda rig: rig.network.cut(SERVER, CLIENT),
         lambda rig: rig.network.cut(SERVER, CLIENT, one_way=True),
         lambda rig: rig.network.cut(CLIENT, SERVER, one_way=True),
+        lambda rig: rig.network.cut_one_way([(CLIENT, SERVER)]),
+        lambda rig: rig.network.split([SERVER]),
+        lambda rig: rig.network.split([CLIENT, "elsewhere"]),
         lambda rig: rig.network.isolate(SERVER),
         lambda rig: rig.network.isolate(CLIENT),
         lambda rig: rig.server_process.pause(),
     ],
-    ids=["cut", "from the server", "from the client", "server alone", "client alone", "server paused"],
+    ids=[
+        "cut",
+        "from the server",
+        "from the client",
+        "path",
+        "split",
+        "split off",
+        "server alone",
+        "client alone",
+        "server paused",
+    ],
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_no_answer_breaks_the_connection(fault: Fault, seed: int) -> None:
@@ -111,6 +124,48 @@ def test_a_short_cut_only_delays() -> None:
         await asyncio.sleep(5)  # nobody has given up meanwhile
         await stream.write(frames("last"))
         assert (await within(stream.read())).frames[0].hello.raft_id == "last"
+
+    play(scenario)
+
+
+def test_a_split_leaves_alone_who_is_on_one_side_and_can_be_mended() -> None:
+    async def scenario(rig: SimRig, address: str, channel: Any, stream: Any) -> None:
+        network = rig.network
+        mend_others = network.split([SERVER, CLIENT])
+        assert network.is_open(CLIENT, SERVER)
+        assert not network.is_open(CLIENT, "elsewhere")
+        mend = network.split([SERVER])
+        assert not network.is_open(CLIENT, SERVER)
+        assert network.is_open("elsewhere", "far away")
+        mend()
+        mend()
+        assert network.is_open(CLIENT, SERVER)
+        assert not network.is_open("elsewhere", SERVER)
+        mend_others()
+        assert network.is_open("elsewhere", SERVER)
+        await stream.write(frames("through"))
+        assert (await within(stream.read())).frames[0].hello.raft_id == "through"
+
+    play(scenario)
+
+
+def test_paths_that_were_cut_are_healed_together() -> None:
+    async def scenario(rig: SimRig, address: str, channel: Any, stream: Any) -> None:
+        paths = [(CLIENT, SERVER), (CLIENT, "elsewhere")]
+        rig.network.cut_one_way(paths)
+        assert not any(rig.network.is_open(*path) for path in paths)
+        assert rig.network.is_open(SERVER, CLIENT)
+        rig.network.heal_paths(paths)
+        assert all(rig.network.is_open(*path) for path in paths)
+
+    play(scenario)
+
+
+def test_who_serves_is_known() -> None:
+    async def scenario(rig: SimRig, address: str, channel: Any, stream: Any) -> None:
+        assert rig.network.serving() == [SERVER]
+        rig.server_process.kill()
+        await until(lambda: not rig.network.serving())
 
     play(scenario)
 
