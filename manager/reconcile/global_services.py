@@ -140,11 +140,15 @@ class _PerNode:
         newest = tasks[-1]
         if any(is_wished(task) for task in tasks):
             self._work.tend(node_id, tasks)
-        elif newest.status.state not in _ENDED_BY_ITSELF or is_displaced(newest):
-            # it was shut down when its node went or did not fit; now the node is back, or fits again
-            is_waiting = self._work.is_alive(newest)
-            self._builder.create(self._work.new_task(node_id, is_waiting=is_waiting))
-            self._slots.drop(node_id)
+            return
+        # it was told to stop when its node went or did not fit; now the node is back, or fits again
+        if newest.status.state in _ENDED_BY_ITSELF and not is_displaced(newest):
+            # it died with its node, or the policy let it rest: the policy says which
+            if self._work.restart_of(newest, tasks) is None:
+                return
+        is_waiting = self._work.is_alive(newest)
+        self._builder.create(self._work.new_task(node_id, is_waiting=is_waiting))
+        self._slots.drop(node_id)
 
     def _first_task(self, node_id: str) -> Task:
         return Task(

@@ -104,7 +104,7 @@ class SlotWork(Generic[K]):
             # at once too, so to replace it now would turn the pace of the delays into that of failing
             self._builder.wake(newest.not_before)
             return
-        restart = self._restart_of(newest, tasks)
+        restart = self.restart_of(newest, tasks)
         stops = [change for task in lost for change in self._builder.stop(task)]
         if restart is None:
             self._builder.add(*stops)
@@ -117,7 +117,8 @@ class SlotWork(Generic[K]):
         self._builder.create(task, *stops)
         self._replaced.add(key)
 
-    def _restart_of(self, task: Task, history: Sequence[Task]) -> Restart | None:
+    def restart_of(self, task: Task, history: Sequence[Task]) -> Restart | None:
+        """What follows a task that lost its node or has ended, as the policy says; None: nothing."""
         template_id = self._service.template_id
         if not is_terminal(task.status.state) or is_displaced(task):
             return after_displacement(task, self._policy, template_id=template_id, now=self._now)

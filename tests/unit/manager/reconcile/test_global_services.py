@@ -102,6 +102,34 @@ def test_shut_down_when_the_node_goes_and_back_when_it_returns(loss: str) -> Non
     world.assert_quiet()
 
 
+@pytest.mark.parametrize("end", [TaskState.FAILED, TaskState.COMPLETE])
+def test_back_also_if_the_task_died_with_its_machine(end: TaskState) -> None:
+    """A machine lost its power: its daemon, back again, reports how the old task ended."""
+    world = world_with(spec())
+    lost = next(task for task in world.running("g") if task.node_id == "n2")
+    world.set_node_state("n2", NodeState.DOWN)
+    world.live(5)
+    assert where(world) == ["n1", "n3"]
+    world.set_node_state("n2", NodeState.READY)
+    world.report(lost.id, end)
+    world.live(5)
+    assert where(world) == ["n1", "n2", "n3"]
+    world.assert_quiet()
+
+
+def test_what_the_policy_would_not_restart_stays_ended_also_if_it_died_with_its_machine() -> None:
+    policy = RestartPolicy(condition=RestartCondition.ON_FAILURE)
+    world = world_with(spec(restart_policy=policy))
+    lost = next(task for task in world.running("g") if task.node_id == "n2")
+    world.set_node_state("n2", NodeState.DOWN)
+    world.live(5)
+    world.set_node_state("n2", NodeState.READY)
+    world.report(lost.id, TaskState.COMPLETE)
+    world.live(5)
+    assert where(world) == ["n1", "n3"]
+    world.assert_quiet()
+
+
 def test_paused_means_nothing_new_no_update_and_no_restart() -> None:
     world = world_with(spec())
     kept = next(task for task in world.running() if task.node_id == "n2")
