@@ -45,7 +45,6 @@ class Listener(Protocol):
 class Host:
     def __init__(self, name: str) -> None:
         self.name = name
-        self.is_powered = True
         self.listeners: dict[int, Listener] = {}
         self.connections: dict[Connection, None] = {}
         """Those that it is either end of."""
@@ -88,6 +87,8 @@ class SimNetwork:
         self._hosts: dict[str, Host] = {}
         self._connections: dict[Connection, None] = {}
         self._serving: dict[Host, None] = {}
+        self._dark: dict[str, None] = {}
+        """Hosts without power."""
         self._blocked: dict[tuple[str, str], None] = {}
         self._splits: list[frozenset[str]] = []
         self._isolated: dict[str, None] = {}
@@ -199,7 +200,7 @@ class SimNetwork:
         """At once, and without a word to anybody. Kill its processes in the same step."""
         self._stats["power_offs"] += 1
         machine = self.host(host)
-        machine.is_powered = False
+        self._dark[host] = None
         machine.listeners.clear()
         self._serving.pop(machine, None)
         for connection in list(machine.connections):
@@ -211,7 +212,7 @@ class SimNetwork:
     def power_on(self, host: str) -> None:
         """The host is back, and knows nothing of its old connections: its kernel resets them."""
         machine = self.host(host)
-        machine.is_powered = True
+        self._dark.pop(host, None)
         self._review(machine)
         for connection in list(machine.connections):
             for end in self._ends_at(connection, host):
@@ -246,11 +247,11 @@ class SimNetwork:
             del self._serving[host]
 
     def is_powered(self, host: str) -> bool:
-        return self.host(host).is_powered
+        return host not in self._dark
 
     def is_open(self, source: str, target: str) -> bool:
         """Whether packets get from one host to the other now."""
-        if not (self.is_powered(source) and self.is_powered(target)):
+        if source in self._dark or target in self._dark:
             return False
         if source == target:
             return True
