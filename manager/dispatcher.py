@@ -22,7 +22,7 @@ import structlog
 
 from manager.control_loop import commit_barrier
 from manager.proposer import Proposer
-from manager.reconcile.nodes import RESTARTING_MESSAGE
+from manager.reconcile.nodes import RESTARTING_MESSAGE, doubted
 from manager.session import Session
 from manager.store.events import Event, Resync
 from manager.store.store import Store
@@ -73,13 +73,16 @@ class _Update:
 
 
 class Dispatcher:
-    """Serves sessions for one term of leadership."""
+    """Serves sessions for one term of leadership, which ends ``outage_s`` without a leader."""
 
-    def __init__(self, store: Store, proposer: Proposer, env: Env, *, epoch: int) -> None:
+    def __init__(
+        self, store: Store, proposer: Proposer, env: Env, *, epoch: int, outage_s: float = 0.0
+    ) -> None:
         self._store = store
         self._proposer = proposer
         self._env = env
         self._epoch = epoch
+        self._outage_s = outage_s
         self._sessions: dict[NodeId, Session] = {}
         self._updates: asyncio.Queue[_Update] = asyncio.Queue(maxsize=STATUS_UPDATES_MAX)
         self._starts: dict[NodeId, deque[float]] = {}
@@ -107,6 +110,10 @@ class Dispatcher:
         self._is_open.set()
         for session in list(self._sessions.values()):
             session.close("this manager leads no longer", last=pb.ManagerMessage(redirect=pb.Redirect()))
+
+    async def wait_open(self) -> None:
+        """Until sessions are served: what is known of nodes is then no longer an earlier leader's word."""
+        await self._is_open.wait()
 
     def session_of(self, node_id: NodeId) -> Session | None:
         return self._sessions.get(node_id)
@@ -447,15 +454,12 @@ class Dispatcher:
     async def _doubt_all_nodes(self) -> None:
         """A new leader does not know who is alive: nodes are ``unknown`` until they open a session."""
         groups = []
-        for node in sorted(self._store.nodes(), key=lambda node: node.id):
-            if node.status.state == NodeState.READY:
-                status = NodeStatus(
-                    state=NodeState.UNKNOWN,
-                    message='Node moved to "unknown" state due to leadership change in cluster',
-                    addr=node.status.addr,
-                    since=self._env.clock.now(),
-                    epoch=self._epoch,
-                )
+        now, nodes = self._env.clock.now(), self._store.nodes()
+        for node in sorted(nodes, key=lambda node: node.id):
+            status = doubted(
+                node, now=now, epoch=self._epoch, outage_s=self._outage_s, cluster_size=len(nodes)
+            )
+            if status is not None:
                 report = NodeReport(node_id=node.id, status=status)
                 groups.append(Group(owner=Owner.DISPATCHER, changes=(report,)))
         for start in range(0, len(groups), BATCH_GROUPS_MAX):

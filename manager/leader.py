@@ -1,7 +1,8 @@
 """What a leader runs, and for how long: one set of loops per term of leadership.
 
 Gaining leadership first commits a fence: from then on the store refuses every batch that an earlier
-leader's loops proposed, however late it arrives. Losing leadership cancels everything; nothing is handed
+leader's loops proposed, however late it arrives. Then the dispatcher commits which nodes it doubts, and only
+then is anything decided. Losing leadership cancels everything; nothing is handed
 over, since all that matters is in the store.
 
 A loop that fails ends its term: the failure is logged, and the term begins anew after a growing delay, with
@@ -11,6 +12,7 @@ everything dirty and every session opened again. A leader never leads on with a 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -19,6 +21,7 @@ from manager.control_loop import ControlLoop, retry_delay_s
 from manager.dispatcher import Dispatcher
 from manager.log_hub import LogHub
 from manager.membership import Membership
+from manager.outage import Outage
 from manager.proposer import Proposer
 from manager.raft.proposer import RaftLog, RaftStatus
 from manager.reconcile.plan import Reconciler
@@ -35,10 +38,17 @@ class Term:
     """The parts that one term of leadership runs."""
 
     def __init__(
-        self, store: Store, proposer: Proposer, env: Env, *, reconcilers: Sequence[Reconciler], epoch: int
+        self,
+        store: Store,
+        proposer: Proposer,
+        env: Env,
+        *,
+        reconcilers: Sequence[Reconciler],
+        epoch: int,
+        outage_s: float,
     ) -> None:
         self.epoch = epoch
-        self.dispatcher = Dispatcher(store, proposer, env, epoch=epoch)
+        self.dispatcher = Dispatcher(store, proposer, env, epoch=epoch, outage_s=outage_s)
         self.log_hub = LogHub(store, self.dispatcher, env)
         self.loop = ControlLoop(store, proposer, env, reconcilers=reconcilers, epoch=epoch)
 
@@ -54,7 +64,9 @@ class Leader:
         env: Env,
         *,
         reconcilers: Callable[[], Sequence[Reconciler]],
+        is_new: bool = False,
     ) -> None:
+        """``is_new``: this manager joins now, so until now the cluster had a leader."""
         self._store = store
         self._proposer = proposer
         self._raft = raft
@@ -62,12 +74,14 @@ class Leader:
         self._reconcilers = reconcilers
         self.membership = Membership(store, proposer, raft, env)
         self._changed = asyncio.Event()
+        self._outage = Outage(since=env.clock.monotonic()) if is_new else Outage()
         self.term: Term | None = None
         """The present term, while this manager leads and has its loops running."""
 
     async def run(self) -> None:
         """Until cancelled."""
         unsubscribe = self._raft.subscribe(self._status_changed)
+        self._note_leader(self._raft.status())
         failures = 0
         try:
             while True:
@@ -90,7 +104,12 @@ class Leader:
             unsubscribe()
 
     def _status_changed(self, status: RaftStatus) -> None:
+        self._note_leader(status)
         self._changed.set()
+
+    def _note_leader(self, status: RaftStatus) -> None:
+        leader = status.raft_id if status.is_leader else status.leader
+        self._outage.note(leader, now=self._env.clock.monotonic())
 
     async def _lead(self, epoch: int) -> None:
         try:
@@ -99,8 +118,17 @@ class Leader:
             log.info("leadership_fence_failed", epoch=epoch, reason=str(error))
             await asyncio.sleep(error.delay_s)
             return
-        log.info("leadership_gained", epoch=epoch)
-        term = Term(self._store, self._proposer, self._env, reconcilers=self._reconcilers(), epoch=epoch)
+        outage_s = self._outage.seconds(now=self._env.clock.monotonic())
+        known_s = round(outage_s, 1) if math.isfinite(outage_s) else None
+        log.info("leadership_gained", epoch=epoch, outage_s=known_s)
+        term = Term(
+            self._store,
+            self._proposer,
+            self._env,
+            reconcilers=self._reconcilers(),
+            epoch=epoch,
+            outage_s=outage_s,
+        )
         self.term = term
         work = asyncio.create_task(self._run_term(term))
         try:
@@ -127,6 +155,11 @@ class Leader:
 
     async def _run_term(self, term: Term) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(term.loop.run())
+            tasks.create_task(self._run_loop(term))
             tasks.create_task(term.dispatcher.run())
             tasks.create_task(self.membership.run(epoch=term.epoch))
+
+    async def _run_loop(self, term: Term) -> None:
+        """Nothing is decided on an earlier leader's word of which nodes have gone."""
+        await term.dispatcher.wait_open()
+        await term.loop.run()

@@ -85,7 +85,14 @@ class Manager:
         self._wire = GrpcWire(identify=lambda context: rpc.peer_of(context).node_id, dial=self._dial)
         self._raft = SyncObjLog.open(_raft_config(config, env), self._store, self._wire, env)
         self._proposer = RaftProposer(self._raft)
-        self._leader = Leader(self._store, self._proposer, self._raft, env, reconcilers=all_reconcilers)
+        self._leader = Leader(
+            self._store,
+            self._proposer,
+            self._raft,
+            env,
+            reconcilers=all_reconcilers,
+            is_new=self._raft.is_newcomer,
+        )
         self._registry = Registry(self._store, self._proposer, self._raft, env)
         self.access = Access(self._store, self._proposer, self._raft, self._leader, dial=self._dial)
         self._tasks: list[asyncio.Task[None]] = []

@@ -50,6 +50,12 @@ UNKNOWN_GRACE_S = 3.0
 """After a leader change, for an agent to open its session with the new leader."""
 UNKNOWN_GRACE_PER_NODE_S = 0.005
 """Added for every node of the cluster: each handshake costs the leader some milliseconds."""
+OUTAGE_LONG_S = 5.0
+"""Without a leader for longer than this, agents wait so long between two tries that the grace needs more."""
+OUTAGE_DIALS_S = 3.0
+"""Added after a long outage, as is the agents' wait: for asking managers that are not back yet."""
+OUTAGE_SETTLED_S = 12.0
+"""A leader that was there for so long was found by every agent; a shorter one has not ended the outage."""
 NODE_ORPHAN_S = 24 * 3600.0
 """Tasks of a node that is down this long are given up."""
 NODE_FAILURES_MAX = 5

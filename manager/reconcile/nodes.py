@@ -5,7 +5,9 @@ all nodes when a new leader starts. This loop writes what follows from silence: 
 after which the node is DOWN (and its tasks are replaced). Tasks of a node that was down for
 ``NODE_ORPHAN_S``, or that was removed, are ORPHANED: no agent will report on them.
 
-Times are data on the node (``status.since``), so a new leader waits out what is left. DOWN is written under
+Times are data on the node (``status.since``). Only time in which a leader could have heard of a node counts:
+what a new leader doubts begins its grace anew (``doubted``), and after a long outage of the quorum, when
+agents look for a leader more rarely, later by as much as they may wait. DOWN is written under
 the epoch in which the silence was seen, so it can't overwrite what a later leader has heard. The dispatcher
 in turn reports READY again if a node is called DOWN while its session is open.
 """
@@ -23,18 +25,23 @@ from manager.store.view import View
 from swarmpy.limits import (
     DISCONNECT_GRACE_S,
     NODE_ORPHAN_S,
+    OUTAGE_DIALS_S,
+    OUTAGE_LONG_S,
     PLAN_GROUPS_MAX,
     RESTART_GRACE_S,
+    SESSION_BACKOFF_FRACTION,
+    SESSION_BACKOFF_MAX_S,
     UNKNOWN_GRACE_PER_NODE_S,
     UNKNOWN_GRACE_S,
 )
 from swarmpy.model.changes import Group, NodeReport, Report
 from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
-from swarmpy.model.objects import Node, Task, TaskStatus
+from swarmpy.model.objects import Node, NodeStatus, Task, TaskStatus
 from swarmpy.model.states import NodeState, Owner, TaskState, is_terminal
 
 RESTARTING_MESSAGE: Final = "restarting"
 """``status.message`` of a disconnected node whose daemon announced a planned restart."""
+DOUBTED_MESSAGE: Final = 'Node moved to "unknown" state due to leadership change in cluster'
 DOWN_MESSAGE: Final = "heartbeat failure"
 UNKNOWN_DOWN_MESSAGE: Final = 'heartbeat failure for node in "unknown" state'
 ORPHANED_MESSAGE: Final = "node is down for too long, or was removed: nobody can tell what became of the task"
@@ -80,6 +87,41 @@ class NodeHealth:
         return _down(node, now) if now >= down_at else Plan(wake_at=Timestamp(down_at))
 
 
+def doubted(
+    node: Node, *, now: Timestamp, epoch: int, outage_s: float, cluster_size: int
+) -> NodeStatus | None:
+    """What a new leader makes of a node that it has not heard of; None: its record stands as it is.
+
+    ``outage_s``: how long there was no leader that the node's agent could have found.
+    """
+    status = node.status
+    is_long = outage_s > OUTAGE_LONG_S
+    heard_from = now + _patience_ns(outage_s) if is_long else now
+    match status.state:
+        case NodeState.READY:
+            return NodeStatus(
+                state=NodeState.UNKNOWN,
+                message=DOUBTED_MESSAGE,
+                addr=status.addr,
+                since=Timestamp(heard_from),
+                epoch=epoch,
+            )
+        case NodeState.UNKNOWN:
+            return replace(status, since=Timestamp(max(status.since, heard_from)), epoch=epoch)
+        case NodeState.DISCONNECTED if is_long:
+            # it may have come back all the while, and nobody was there: it gets no less than the others
+            least = heard_from + _unknown_grace(cluster_size) - _disconnect_grace(node)
+            return replace(status, since=Timestamp(max(status.since, least)), epoch=epoch)
+        case _:
+            return None
+
+
+def _patience_ns(outage_s: float) -> int:
+    """How much later than after a change of leaders an agent may come."""
+    wait_s = min(SESSION_BACKOFF_MAX_S, outage_s * SESSION_BACKOFF_FRACTION)
+    return int((wait_s + OUTAGE_DIALS_S) * SECOND_NS)
+
+
 def _since(node: Node) -> int:
     return node.status.since or node.created_at
 
@@ -88,12 +130,19 @@ def _grace(node: Node, *, cluster_size: int) -> int | None:
     """How long the node may stay in its state; None: as long as it likes."""
     match node.status.state:
         case NodeState.DISCONNECTED:
-            is_restart = node.status.message == RESTARTING_MESSAGE
-            return _RESTART_GRACE_NS if is_restart else _DISCONNECT_GRACE_NS
+            return _disconnect_grace(node)
         case NodeState.UNKNOWN | NodeState.UNSPECIFIED:
-            return _UNKNOWN_GRACE_NS + cluster_size * _UNKNOWN_GRACE_PER_NODE_NS
+            return _unknown_grace(cluster_size)
         case _:
             return None
+
+
+def _disconnect_grace(node: Node) -> int:
+    return _RESTART_GRACE_NS if node.status.message == RESTARTING_MESSAGE else _DISCONNECT_GRACE_NS
+
+
+def _unknown_grace(cluster_size: int) -> int:
+    return _UNKNOWN_GRACE_NS + cluster_size * _UNKNOWN_GRACE_PER_NODE_NS
 
 
 def _down(node: Node, now: Timestamp) -> Plan:

@@ -12,14 +12,16 @@ from scripted_raft import ScriptedRaft
 
 from manager.leader import Leader
 from manager.proposer import RaftProposer
+from manager.reconcile.nodes import NodeHealth
 from manager.reconcile.plan import NOTHING, Plan, Reconciler
 from manager.store.store import Store
 from manager.store.view import View
 from swarmpy.errors import NoLeader, Rejected
+from swarmpy.limits import SESSION_BACKOFF_MAX_S, UNKNOWN_GRACE_S
 from swarmpy.model.changes import Applied, Batch, Create
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.objects import Service
-from swarmpy.model.states import NodeRole
+from swarmpy.model.states import NodeRole, NodeState, Owner
 
 DEADLINE_S = 120.0
 
@@ -59,6 +61,15 @@ class RecordingProposer(RaftProposer):
         if self.fails:
             raise self.fails.pop(0)
         self.batches.append(batch)
+        return await super().propose(batch)
+
+
+class SlowDoubts(RecordingProposer):
+    """What the dispatcher proposes takes a while to be committed."""
+
+    async def propose(self, batch: Batch) -> Applied:
+        if any(group.owner is Owner.DISPATCHER for group in batch.groups):
+            await asyncio.sleep(1.0)
         return await super().propose(batch)
 
 
@@ -174,3 +185,26 @@ async def test_a_term_that_fails_at_once_is_tried_again_at_a_growing_distance() 
     async with running(rig):
         await asyncio.sleep(60.0)
         assert 5 < 200 - len(rig.proposer.fails) < 20
+
+
+@in_virtual_time
+async def test_nothing_is_decided_on_an_earlier_leaders_word_of_which_nodes_have_gone() -> None:
+    """The node may have come back while nobody led: it is called down only once it had time to."""
+    rig = Rig()
+    gone = make_node("n3", state=NodeState.DISCONNECTED)
+    apply(rig.store, Create(object=gone))
+    rig.leader = Leader(
+        rig.store, SlowDoubts(rig.raft), rig.raft, loop_env(), reconcilers=lambda: (NodeHealth(), rig.watcher)
+    )
+
+    def state() -> NodeState:
+        node = rig.store.node(gone.id)
+        assert node is not None
+        return node.status.state
+
+    async with running(rig):
+        await until(lambda: rig.watcher.seen == ["web-s"])
+        for _ in range(int((UNKNOWN_GRACE_S + SESSION_BACKOFF_MAX_S) / 0.1)):
+            assert state() is NodeState.DISCONNECTED
+            await asyncio.sleep(0.1)
+        await until(lambda: state() is NodeState.DOWN)
