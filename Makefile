@@ -9,7 +9,7 @@ QUICK = $(wildcard tests/unit tests/properties tests/sim)
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help ready demo test test-parallel test-serial test-python crash-test check proto lab-up lab-down bench fmt
+.PHONY: help ready demo test test-parallel test-serial test-python crash-test sim sim-replay check proto lab-up lab-down bench fmt
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST)
@@ -42,6 +42,16 @@ test-python:  ## Unit tests and properties under another Python: make test-pytho
 crash-test: MINUTES = 5
 crash-test: ready  ## Real daemons killed at random under load: make crash-test MINUTES=5 [SEED=N]
 	$(ROOT) env CRASH_MINUTES=$(MINUTES) SEED=$(SEED) $(BIN)/pytest -q -s tests/e2e/test_random_kills.py
+
+sim: SEEDS = 40
+sim: ready  ## Simulated clusters with faults, many seeds: make sim SEEDS=200
+	$(BIN)/swarmpy sim --nodes 50 --managers 3 --minutes 1 --seeds $(SEEDS)
+	$(BIN)/swarmpy sim --nodes 20 --managers 5 --minutes 1 --liveness --seed 1001 --seeds $$((($(SEEDS) + 3) / 4))
+
+sim-replay: OTHER = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+sim-replay:  ## The same seeds make the same runs under another Python: make sim-replay PYTHON=python3.13
+	deploy/bootstrap.sh .venv-$(OTHER) $(PYTHON)
+	deploy/same-runs.sh $(BIN)/swarmpy .venv-$(OTHER)/bin/swarmpy
 
 check: ready  ## Before every commit: style, types, import rules, unit tests and properties, 32 simulations
 	$(BIN)/ruff check $(CODE)

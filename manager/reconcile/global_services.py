@@ -141,11 +141,11 @@ class _PerNode:
         if any(is_wished(task) for task in tasks):
             self._work.tend(node_id, tasks)
             return
-        # it was told to stop when its node went or did not fit; now the node is back, or fits again
-        if newest.status.state in _ENDED_BY_ITSELF and not is_displaced(newest):
-            # it died with its node, or the policy let it rest: the policy says which
-            if self._work.restart_of(newest, tasks) is None:
-                return
+        # It was told to stop when its node went or did not fit, and now the node is back, or fits again. But
+        # one that has ended by itself may be at rest: it died with its node, or the policy let it be.
+        is_at_rest = newest.status.state in _ENDED_BY_ITSELF and not is_displaced(newest)
+        if is_at_rest and self._work.restart_of(newest, tasks) is None:
+            return
         is_waiting = self._work.is_alive(newest)
         self._builder.create(self._work.new_task(node_id, is_waiting=is_waiting))
         self._slots.drop(node_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,7 @@ HOSTS_MAX = 20_000
 def sim(session: Session, arguments: list[str], options: Options) -> int:
     from swarmpy.sim import runner
 
-    wish = _wish(session, options)
-    seeds = _seeds(options.text("seed"), options.number("seeds"))
+    wish, seeds = wish_of(session, options), seeds_of(options)
     began = time.monotonic()
     reports: list[Report] = []
     log_path = options.text("log")
@@ -43,18 +43,21 @@ def sim(session: Session, arguments: list[str], options: Options) -> int:
 
 def _run_here(wish: WorldOptions, seed: int, log_path: str) -> list[Report]:
     """One run, which says how far it is."""
-    from dataclasses import replace
-
     from swarmpy.sim.world import World
 
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     with open(log_path, "w") if log_path else nullcontext() as log:
-        return [World(replace(wish, seed=seed), on_progress=tell, log=log).run()]
+        return [World(with_seed(wish, seed), on_progress=tell, log=log).run()]
 
 
-def _wish(session: Session, options: Options) -> WorldOptions:
+def with_seed(wish: WorldOptions, seed: int) -> WorldOptions:
+    return replace(wish, seed=seed)
+
+
+def wish_of(session: Session, options: Options) -> WorldOptions:
+    """What the flags ask for, but for the seed."""
     from swarmpy.sim.workload import Shape
     from swarmpy.sim.world import Options as WorldOptions
 
@@ -74,7 +77,8 @@ def _wish(session: Session, options: Options) -> WorldOptions:
     )
 
 
-def _seeds(first: str, count: int) -> list[int]:
+def seeds_of(options: Options) -> list[int]:
+    first, count = options.text("seed"), options.number("seeds")
     low, dash, high = first.partition("-")
     try:
         begin, end = int(low), int(high) if dash else int(low) + max(count, 1) - 1

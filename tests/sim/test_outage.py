@@ -104,6 +104,24 @@ def test_no_task_is_replaced_when_a_quorum_comes_back(outage_s: float, seed: int
     simulate(scenario, seed=seed)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_no_task_is_replaced_when_managers_were_frozen(seed: int) -> None:
+    """They know nothing of the time that has passed, and one of them may lead next."""
+
+    async def scenario(fleet: Fleet) -> None:
+        before = running(fleet)
+        frozen = [host.process for host in (others(fleet) if seed % 2 else fleet.founders[:2])]
+        for process in frozen:
+            assert process is not None
+            process.stall(60.0)
+        await asyncio.sleep(60.0)
+        await fleet.until(lambda: is_whole(fleet), "every node has a session", patience_s=60.0)
+        await asyncio.sleep(30.0)
+        assert {task.id for task in tasks(fleet)} == running(fleet) == before
+
+    simulate(scenario, seed=seed)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_no_task_is_replaced_when_the_whole_swarm_was_down(seed: int) -> None:
     async def scenario(fleet: Fleet) -> None:
