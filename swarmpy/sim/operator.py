@@ -19,6 +19,7 @@ from manager.api.control import LocalState
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.sim.fleet import Fleet, Impatient
 from swarmpy.sim.host import Disconnected, Host
+from swarmpy.sim.http import Answer
 from swarmpy.sim.loop import SimLoop
 from swarmpy.sim.trace import Trace
 
@@ -49,6 +50,8 @@ class Operator:
         self._pause_s = pause_s
         self._may_touch = may_touch
         self._wished = len(fleet.founders)
+        self._leaves: list[asyncio.Task[Answer]] = []
+        """Requests to leave: a daemon goes on with one that nobody waits for any more."""
         self.counts: Counter[str] = Counter()
 
     async def run(self) -> None:
@@ -90,6 +93,7 @@ class Operator:
         """Every host is in the swarm, active, and as many are managers as at first; no node is left over."""
         try:
             async with asyncio.timeout(TIDY_PATIENCE_S):
+                await asyncio.gather(*self._leaves, return_exceptions=True)
                 await self._remove_strangers()
                 for host in self._fleet.hosts:
                     if host.state is not LocalState.ACTIVE:
@@ -160,9 +164,15 @@ class Operator:
         node_id = host.node_id
         await self._set(host, role=NodeRole.WORKER)
         await self._fleet.until(lambda: host.manager is None, "it is a worker", patience_s=BRIEF_PATIENCE_S)
-        await self._fleet.ask(host, "POST", "/swarm/leave", query={"force": "1"})
+        await self._leave(host)
         await self._remove(node_id)
         await self._rejoin(host)
+
+    async def _leave(self, host: Host) -> None:
+        leave = self._loop.create_task(self._fleet.ask(host, "POST", "/swarm/leave", query={"force": "1"}))
+        self._leaves.append(leave)
+        await asyncio.wait([leave])
+        leave.result()
 
     async def _lose_disk(self, host: Host) -> None:
         """A new disk; the old node is removed, and the host joins as another one."""
