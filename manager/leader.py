@@ -27,7 +27,7 @@ from manager.raft.proposer import RaftLog, RaftStatus
 from manager.reconcile.plan import Reconciler
 from manager.store.store import Store
 from swarmpy.errors import Retry
-from swarmpy.limits import TERM_SETTLED_S
+from swarmpy.limits import OUTAGE_LOOK_S, TERM_SETTLED_S
 from swarmpy.model.changes import Batch
 from swarmpy.runtime import Env
 
@@ -81,7 +81,7 @@ class Leader:
     async def run(self) -> None:
         """Until cancelled."""
         unsubscribe = self._raft.subscribe(self._status_changed)
-        self._note_leader(self._raft.status())
+        looking = asyncio.create_task(self._look())
         failures = 0
         try:
             while True:
@@ -102,6 +102,13 @@ class Leader:
                     await asyncio.sleep(delay_s)
         finally:
             unsubscribe()
+            looking.cancel()
+            await asyncio.wait([looking])
+
+    async def _look(self) -> None:
+        while True:
+            self._note_leader(self._raft.status())
+            await asyncio.sleep(OUTAGE_LOOK_S)
 
     def _status_changed(self, status: RaftStatus) -> None:
         self._note_leader(status)

@@ -6,14 +6,15 @@ longer would replace tasks that run.
 
 Each manager keeps the time for itself, on its monotonic clock, from what raft says of the leader. A leader
 that was there only for a moment, which many agents can't have found, has not ended the outage. A manager that
-was started anew does not know how long it was without one: it takes the outage for endless.
+was started anew does not know how long it was without one: it takes the outage for endless. One that was
+frozen does not know what it missed: for it there was no leader meanwhile.
 """
 
 from __future__ import annotations
 
 import math
 
-from swarmpy.limits import OUTAGE_SETTLED_S
+from swarmpy.limits import OUTAGE_LONG_S, OUTAGE_SETTLED_S
 
 
 class Outage:
@@ -23,15 +24,22 @@ class Outage:
         self._since = since
         self._leader: str | None = None
         self._led_since = since
+        self._looked_at = since
 
     def note(self, leader: str | None, *, now: float) -> None:
-        """What is known of the leader from now on; None: there is none."""
+        """What is known of the leader now; None: there is none. Told every ``OUTAGE_LOOK_S``, and at changes."""
+        if now - self._looked_at > OUTAGE_LONG_S:
+            self._change(None, at=self._looked_at)
+        self._looked_at = now
+        self._change(leader, at=now)
+
+    def _change(self, leader: str | None, *, at: float) -> None:
         if leader == self._leader:
             return
-        if self._leader is not None and now - self._led_since >= OUTAGE_SETTLED_S:
-            self._since = now
+        if self._leader is not None and at - self._led_since >= OUTAGE_SETTLED_S:
+            self._since = at
         self._leader = leader
-        self._led_since = now
+        self._led_since = at
 
     def seconds(self, *, now: float) -> float:
         """The length of the outage that lasts, or that the present leader ends; infinite if unknown."""

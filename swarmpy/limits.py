@@ -54,6 +54,8 @@ OUTAGE_LONG_S = 5.0
 """Without a leader for longer than this, agents wait so long between two tries that the grace needs more."""
 OUTAGE_DIALS_S = 3.0
 """Added after a long outage, as is the agents' wait: for asking managers that are not back yet."""
+OUTAGE_LOOK_S = 1.0
+"""How often a manager looks who leads, so that it notices if it was frozen itself."""
 OUTAGE_SETTLED_S = 12.0
 """A leader that was there for so long was found by every agent; a shorter one has not ended the outage."""
 NODE_ORPHAN_S = 24 * 3600.0
@@ -133,6 +135,8 @@ SESSION_WELCOME_TIMEOUT_S = 5.0
 SESSION_SUSPECT_S = 2.0
 """A manager whose session was just lost is not gone back to because another still takes it for the leader."""
 SESSION_REDIRECTS_MAX = 3
+LEADER_WAIT_S = 0.5
+"""How long a manager that knows of no leader keeps an agent waiting for one before it sends it away."""
 SESSION_SETTLED_S = 1.0
 """A session that ended sooner than this counts as a failed attempt to open one."""
 SESSION_GOODBYE_TIMEOUT_S = 1.0

@@ -104,13 +104,14 @@ def test_no_task_is_replaced_when_a_quorum_comes_back(outage_s: float, seed: int
     simulate(scenario, seed=seed)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_no_task_is_replaced_when_managers_were_frozen(seed: int) -> None:
     """They know nothing of the time that has passed, and one of them may lead next."""
 
     async def scenario(fleet: Fleet) -> None:
         before = running(fleet)
-        frozen = [host.process for host in (others(fleet) if seed % 2 else fleet.founders[:2])]
+        which = {1: others(fleet), 2: fleet.founders[:2], 3: fleet.founders}[seed]
+        frozen = [host.process for host in which]
         for process in frozen:
             assert process is not None
             process.stall(60.0)
