@@ -1,9 +1,9 @@
 """Faults: what befalls hosts, disks, clocks and the network, each for a while, from one generator.
 
-A fault is a function that begins it and returns what ends it (or None, if it ends by itself). The table
-``FAULTS`` names them all; ``Nemesis`` lets chosen ones happen at random, several at a time, and undoes them
-all when it is told to. Faults act on the hosts that ``victims`` names, so that a healthy majority can be left
-alone.
+A fault is a function that begins it and returns what ends it for good (or None, if it ends by itself). The
+table ``FAULTS`` names them all; ``Nemesis`` lets chosen ones happen at random, several at a time, and undoes
+them all when it is told to. Faults act on the hosts that ``victims`` names, so that a healthy majority can be
+left alone.
 """
 
 from __future__ import annotations
@@ -137,12 +137,18 @@ def flap(scene: Scene) -> Undo | None:
     if host is None:
         return None
     at = 0.0
+    steps = []
     for _ in range(scene.dice.randint(3, 8)):
         at += scene.dice.uniform(0.2, 3.0)
-        scene.loop.call_later(at, host.kill)
+        steps.append(scene.loop.call_later(at, host.kill))
         at += scene.dice.uniform(0.05, 1.5)
-        scene.loop.call_later(at, host.start)
-    return host.start
+        steps.append(scene.loop.call_later(at, host.start))
+
+    def stay_up() -> None:
+        _call_off(steps)
+        host.start()
+
+    return stay_up
 
 
 # --- disks
@@ -237,14 +243,16 @@ def swizzle(scene: Scene) -> Undo | None:
     if len(hosts) > SWIZZLED_MAX:
         hosts = scene.dice.sample(hosts, SWIZZLED_MAX)
     at = 0.0
+    steps = []
     for host in scene.dice.sample(hosts, len(hosts)):
         at += scene.dice.uniform(0.0, 1.0)
-        scene.loop.call_later(at, scene.network.isolate, host.ip)
+        steps.append(scene.loop.call_later(at, scene.network.isolate, host.ip))
     for host in scene.dice.sample(hosts, len(hosts)):
         at += scene.dice.uniform(0.0, 2.0)
-        scene.loop.call_later(at, scene.network.rejoin, host.ip)
+        steps.append(scene.loop.call_later(at, scene.network.rejoin, host.ip))
 
     def rejoin() -> None:
+        _call_off(steps)
         for host in hosts:
             scene.network.rejoin(host.ip)
 
@@ -388,6 +396,11 @@ class Nemesis:
         for number in list(self._undos):
             self._undo(number)
         self._scene.network.heal_all()
+
+
+def _call_off(steps: Sequence[asyncio.TimerHandle]) -> None:
+    for step in steps:
+        step.cancel()
 
 
 def _start_all(hosts: Sequence[Host]) -> None:
