@@ -1,18 +1,21 @@
 """The gRPC shells of the dispatcher and of the log streams: thin, they only pass on.
 
 They live as long as the manager; the Term they pass on to changes with leadership. An agent that calls a
-manager which does not lead is told who does.
+manager which does not lead is told who does. While nobody leads it is kept waiting for a moment: sent away at
+once it would dial the next manager, and the handshakes of all agents would burden just those who elect.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, Protocol
 
 from manager.leader import Leader, Term
-from manager.raft.proposer import RaftLog
+from manager.raft.proposer import RaftLog, RaftStatus
 from swarmpy.errors import NotLeader
+from swarmpy.limits import LEADER_WAIT_S
 from swarmpy.pb import dispatcher_pb2, dispatcher_pb2_grpc, streams_pb2, streams_pb2_grpc
 from swarmpy.rpc import Context, peer_host, peer_of
 
@@ -27,10 +30,26 @@ class DispatcherServicer(dispatcher_pb2_grpc.DispatcherServicer):
     def __init__(self, leader: Leader, raft: RaftLog) -> None:
         self._leader = leader
         self._raft = raft
+        self._news = asyncio.Event()
+        raft.subscribe(self._tell)
+
+    def _tell(self, status: RaftStatus) -> None:
+        """Wake everybody who waits for a leader."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def _wait_leader(self) -> None:
+        try:
+            async with asyncio.timeout(LEADER_WAIT_S):
+                while self._leader.term is None and not leader_address(self._raft):
+                    await self._news.wait()
+        except TimeoutError:
+            pass  # the agent may look for itself
 
     async def Session(  # type: ignore[override]  # noqa: N802 - the name is the wire's
         self, request_iterator: AsyncIterator[dispatcher_pb2.AgentMessage], context: StreamContext
     ) -> None:
+        await self._wait_leader()
         term = self._leader.term
         if term is None:
             redirect = dispatcher_pb2.Redirect(leader_addr=leader_address(self._raft))
