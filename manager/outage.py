@@ -27,7 +27,7 @@ class Outage:
         self._looked_at = since
 
     def note(self, leader: str | None, *, now: float) -> None:
-        """What is known of the leader now; None: there is none. Told every ``OUTAGE_LOOK_S``, and at changes."""
+        """Who leads now, as far as known. To be told at every change, and every ``OUTAGE_LOOK_S``."""
         if now - self._looked_at > OUTAGE_LONG_S:
             self._change(None, at=self._looked_at)
         self._looked_at = now
