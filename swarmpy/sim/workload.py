@@ -8,7 +8,7 @@ can be held against the store. A client gives up after its own timeout and then 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -35,6 +35,11 @@ IMAGES = {
 WEIGHTS = {"steady": 60, "stubborn": 6, "slow-to-stop": 14, "crashing": 8, "finishing": 6, "broken": 6}
 PORT_FIRST, PORT_LAST = 8000, 8005
 """Few, so that services get in each other's way."""
+CALLS = {"create": 30, "update": 30, "read": 20, "remove": 10, "list": 10}
+"""How often a client does what."""
+STACK_CALLS = {"update": 50, "read": 30, "list": 20}
+CHANGES = ("scale", "scale", "image", "image", "placement", "force", "label")
+STACK_CHANGES = ("scale", "scale", "force", "label")
 CERTAIN = ("does not have a leader", "update out of sequence", "This node is not a swarm manager")
 """Answers with a server's error code that still promise that nothing was done."""
 
@@ -61,9 +66,18 @@ class Workload:
     """``run`` until ``stop`` and until the calls under way have ended; ``note`` takes each outcome."""
 
     def __init__(
-        self, loop: SimLoop, fleet: Fleet, shape: Shape, *, seed: int, note: Callable[[Operation], None]
+        self,
+        loop: SimLoop,
+        fleet: Fleet,
+        shape: Shape,
+        *,
+        seed: int,
+        note: Callable[[Operation], None],
+        stack: Sequence[dict[str, Any]] = (),
     ) -> None:
+        """``stack``: service specs that the clients then only scale, force and relabel."""
         self._loop = loop
+        self._stack = tuple(stack)
         self._fleet = fleet
         self._shape = shape
         self._note = note
@@ -72,6 +86,15 @@ class Workload:
         self._marks = 0
         self._is_over = False
         self.names = [f"web-{number}" for number in range(shape.services)]  # the start of no id
+        if stack:
+            self.names = [spec["Name"] for spec in stack]
+
+    async def deploy(self, host: Host) -> None:
+        """Create the services of the stack, patiently."""
+        for spec in self._stack:
+            marked = {**spec, "Labels": {**spec.get("Labels", {}), MARK_LABEL: self._mark()}}
+            while not await self.create(host, spec["Name"], marked, client="deployer"):
+                await asyncio.sleep(self._shape.pause_s)
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as clients:
@@ -92,7 +115,8 @@ class Workload:
     async def act(self, client: str, host: Host, dice: Random) -> None:
         """One thing that a user may do."""
         name = dice.choice(self.names)
-        match dice.choices(["create", "update", "read", "remove", "list"], [30, 30, 20, 10, 10])[0]:
+        weights = STACK_CALLS if self._stack else CALLS
+        match dice.choices(list(weights), list(weights.values()))[0]:
             case "create":
                 await self.create(host, name, self.random_spec(name, dice), client=client)
             case "update":
@@ -243,7 +267,10 @@ class Workload:
         """The same service, another wish."""
         changed = {**spec, "Labels": {**spec.get("Labels", {}), MARK_LABEL: self._mark()}}
         template = {**spec["TaskTemplate"]}
-        match dice.choice(["scale", "scale", "image", "image", "placement", "force", "label"]):
+        match dice.choice(STACK_CHANGES if self._stack else CHANGES):
+            case "scale" if "Replicated" in spec["Mode"] and self._stack:
+                replicas = spec["Mode"]["Replicated"].get("Replicas", 1)
+                changed["Mode"] = {"Replicated": {"Replicas": dice.randint(1, max(2, 2 * replicas))}}
             case "scale" if "Replicated" in spec["Mode"]:
                 changed["Mode"] = {"Replicated": {"Replicas": self._replicas(dice)}}
             case "image":

@@ -122,7 +122,14 @@ class World:
         for host in self.fleet.hosts:
             host.machine.plan = workload.plan
         self.observer = Observer(self.fleet, self.checkers)
-        self.workload = Workload(self.loop, self.fleet, options.shape, seed=options.seed, note=self._note)
+        self.workload = Workload(
+            self.loop,
+            self.fleet,
+            options.shape,
+            seed=options.seed,
+            note=self._note,
+            stack=options.stack,
+        )
         self.liveness = Liveness(self.loop, self.fleet, self.workload, seed=options.seed, fail=self.fail)
         faults = [name for name in options.faults if not (options.is_liveness and name in GLOBAL_FAULTS)]
         self.nemesis = Nemesis(self._scene(), faults, gap_s=options.fault_gap_s)
@@ -190,8 +197,7 @@ class World:
     async def _found(self) -> None:
         self._say("founding")
         await self.fleet.found()
-        for spec in self.options.stack:
-            await self.fleet.call(self.fleet.founders[0], "POST", "/services/create", spec)
+        await self.workload.deploy(self.fleet.founders[0])
 
     async def _torment(self) -> None:
         """Faults and clients together."""
@@ -241,7 +247,7 @@ class World:
 
     async def _calm_services(self) -> None:
         """Crashing services keep the swarm busy by right: give them an image that runs."""
-        for name in self.workload.names:
+        for name in () if self.options.stack else self.workload.names:
             await self.workload.calm(name)
 
     def _judge(self) -> Summary:
