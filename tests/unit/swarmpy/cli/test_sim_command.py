@@ -1,0 +1,74 @@
+"""``swarmpy sim``: what it prints, what it takes, what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from swarmpy.cli.app import main
+
+STACK = """
+services:
+  web:
+    image: web:1
+    deploy: {replicas: 3}
+  agent:
+    image: agent:1
+    deploy: {mode: global}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def sim(*words: str) -> int:
+    return main(["sim", *words], {})
+
+
+def test_a_run_is_told_in_a_line_and_a_table(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log = tmp_path / "events"
+    assert sim("--nodes", "4", "--minutes", "0.1", "--faults", "kill,power", "--log", str(log)) == 0
+    out, err = capsys.readouterr()
+    first, *rest = out.splitlines()
+    assert first.startswith("seed 1     ok ")
+    assert "1 seeds, 0 bad" in rest
+    assert "healing" in err
+    assert "phase founding" in log.read_text()
+
+
+def test_the_users_own_stack_is_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    stack, log = tmp_path / "stack.yml", tmp_path / "events"
+    stack.write_text(STACK)
+    words = ("-c", str(stack), "--nodes", "4", "--minutes", "0.1", "--faults", "none", "--log", str(log))
+    assert sim(*words) == 0
+    events = log.read_text()
+    assert "name=stack_web" in events
+    assert "name=stack_agent" in events
+    assert "client remove" not in events
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "x"], 'invalid argument "x" for "--seed" flag: give a number, or A-B'),
+        (["--seed", "9-3"], "the last comes before the first"),
+        (["--faults", "kill,rain"], 'invalid argument "rain" for "--faults" flag: give some of kill, '),
+        (["--minutes", "-1"], 'invalid argument "-1" for "--minutes" flag'),
+        (["--nodes", "2"], "give at least one manager, and from that many to 20000 nodes"),
+        (["--seeds", "2", "--log", "x"], "--log takes the events of one run: give one seed"),
+    ],
+)
+def test_wrong_flags_are_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim(*words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_stack_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sim("-c", "/nowhere.yml") == 1
+    assert "/nowhere.yml cannot be read: No such file or directory" in capsys.readouterr().err
