@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from swarmpy.limits import SESSION_SUSPECT_S
+from swarmpy.limits import SESSION_LOST_SUSPECT_S, SESSION_SUSPECT_S
 
 
 class Managers:
@@ -56,9 +56,14 @@ class Managers:
             self._addresses.append(address)
 
     def suspect(self, address: str, now: float) -> None:
-        """It was lost, or did not answer: for a while do not believe others that it leads."""
+        """It did not answer: for a while do not believe others that it leads."""
         self.defer(address)
         self._suspected[address] = now + SESSION_SUSPECT_S
+
+    def lost(self, address: str, now: float) -> None:
+        """Its session broke: the same, but only until others would have noticed that it has gone."""
+        self.defer(address)
+        self._suspected[address] = now + SESSION_LOST_SUSPECT_S
 
     def trust_all(self) -> None:
         """Forget all suspicion: something has changed."""

@@ -263,7 +263,7 @@ class Session:
             self.error = reason
             self._ended.set()
             if not self._ending.is_set():
-                self._managers.suspect(address, self._env.clock.monotonic())
+                self._managers.lost(address, self._env.clock.monotonic())
             log.info("session_ended", session_id=welcome.session_id, manager=address, reason=reason)
             await stream.close()
         await self._listener.post(events.SessionDown())

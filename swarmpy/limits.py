@@ -133,7 +133,9 @@ SESSION_CONNECT_TIMEOUT_S = 1.0
 SESSION_WELCOME_TIMEOUT_S = 5.0
 """For a reached manager's first word; a new leader may first have to commit who is there."""
 SESSION_SUSPECT_S = 2.0
-"""A manager whose session was just lost is not gone back to because another still takes it for the leader."""
+"""A manager that did not answer is not gone back to because another still takes it for the leader."""
+SESSION_LOST_SUSPECT_S = 0.5
+"""The same for one whose session was just lost: it may be well, and ``DISCONNECT_GRACE_S`` is not to pass."""
 SESSION_REDIRECTS_MAX = 3
 LEADER_WAIT_S = 0.5
 """How long a manager that knows of no leader keeps an agent waiting for one before it sends it away."""

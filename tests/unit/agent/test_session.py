@@ -18,6 +18,7 @@ from agent.executor.fake import Behaviour, FakeExecutor, FakeMachine
 from agent.journal import IN_MEMORY, Journal
 from swarmpy import codec
 from swarmpy.errors import PermissionDenied, SwarmError
+from swarmpy.limits import DISCONNECT_GRACE_S
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Node, NodeDescription, Revision, Task, TaskStatus
 from swarmpy.model.states import NodeRole, TaskState
@@ -140,6 +141,19 @@ async def test_a_leader_change_costs_little() -> None:
         await wait(lambda: agent.manager_addr == "m3:2377")
         assert now() - elected < 0.35
         assert site.link.dialled.count("m1:2377") <= 2
+
+
+@in_virtual_time
+async def test_a_stream_that_broke_under_a_healthy_leader_is_replaced_before_the_node_counts_as_down() -> None:
+    site = Site(FakeLink(list(THREE), leader="m1:2377"))
+    async with site.running(tuple(THREE)):
+        for number in range(1, 5):
+            await wait(lambda count=number: len(site.link.sessions) == count)  # type: ignore[misc]
+            await asyncio.sleep(10)
+            site.link.sessions[-1].cut()
+            broke = now()
+            await wait(lambda count=number: len(site.link.sessions) > count)  # type: ignore[misc]
+            assert now() - broke < DISCONNECT_GRACE_S / 2
 
 
 @in_virtual_time
