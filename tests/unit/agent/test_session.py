@@ -144,7 +144,7 @@ async def test_a_leader_change_costs_little() -> None:
 
 
 @in_virtual_time
-async def test_a_stream_that_broke_under_a_healthy_leader_is_replaced_before_the_node_counts_as_down() -> None:
+async def test_a_stream_that_broke_under_a_healthy_leader_is_back_before_the_node_is_down() -> None:
     site = Site(FakeLink(list(THREE), leader="m1:2377"))
     async with site.running(tuple(THREE)):
         for number in range(1, 5):
