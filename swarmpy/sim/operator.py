@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 from manager.api.control import LocalState
+from swarmpy.model.ids import NodeId
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.sim.fleet import Fleet, Impatient
 from swarmpy.sim.host import Disconnected, Host
@@ -159,11 +160,13 @@ class Operator:
 
     async def _leave_and_join(self, host: Host) -> None:
         """In good order: demoted, left, removed, and back as another node."""
+        node_id = host.node_id
+        if not node_id:
+            return  # its daemon is down: it may be a manager
         if host.manager is not None and len(self._fleet.managers()) <= self._wished:
             return
-        node_id = host.node_id
         await self._set(host, role=NodeRole.WORKER)
-        await self._fleet.until(lambda: host.manager is None, "it is a worker", patience_s=BRIEF_PATIENCE_S)
+        await self._fleet.until(lambda: self._is_worker(host), "it is a worker", patience_s=BRIEF_PATIENCE_S)
         await self._leave(host)
         await self._remove(node_id)
         await self._rejoin(host)
@@ -177,14 +180,20 @@ class Operator:
     async def _lose_disk(self, host: Host) -> None:
         """A new disk; the old node is removed, and the host joins as another one."""
         others = [other for other in self._fleet.hosts if other is not host]
-        if host.manager is not None and not self._is_quorum_safe(others):
-            return
+        if not self._is_quorum_safe(others):
+            return  # whatever it is: one that is down or starts may be a manager
         node_id = host.node_id
         host.wipe()
         host.start()
         await self._fleet.until(lambda: host.daemon is not None, "its daemon starts")
         await self._remove(node_id)
         await self._rejoin(host)
+
+    def _is_worker(self, host: Host) -> bool:
+        """By the leader's word too: one that was just promoted may be a member that does not serve yet."""
+        leader = self._fleet.leader()
+        node = leader.manager.store.node(NodeId(host.node_id)) if leader and leader.manager else None
+        return host.manager is None and node is not None and node.role is NodeRole.WORKER
 
     def _is_quorum_safe(self, others: list[Host]) -> bool:
         """Whether the members that the other hosts are make a majority. A member whose disk was lost before

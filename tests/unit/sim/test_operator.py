@@ -36,3 +36,24 @@ def test_a_host_that_still_leaves_when_all_is_tidied_up_is_back() -> None:
     finally:
         structlog.reset_defaults()
     assert report.is_good, "\n".join(map(str, report.violations))
+
+
+class TouchesADownManager(World):
+    """The only manager is down at the moment when it is its turn."""
+
+    async def _torment(self) -> None:
+        host = self.fleet.founders[0]
+        for act in (self.operator._lose_disk, self.operator._leave_and_join):
+            host.kill()
+            acting = self.loop.create_task(act(host))
+            await asyncio.sleep(0.0)
+            host.start()
+            await asyncio.wait([acting], timeout=10.0)
+
+
+def test_a_swarm_is_not_deprived_of_its_only_manager_because_that_is_down() -> None:
+    try:
+        report = TouchesADownManager(Options(nodes=2, managers=1, faults=())).run()
+    finally:
+        structlog.reset_defaults()
+    assert report.is_good, "\n".join(map(str, report.violations))
