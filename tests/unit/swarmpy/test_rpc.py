@@ -121,7 +121,7 @@ async def test_strangers_are_turned_away(cluster: PkiCluster) -> None:
         "of another cluster": replace(other.identity(Role.MANAGER), roots=roots),
         "a token of another cluster": replace(other.joiner(Role.MANAGER), roots=roots),
         "expired": cluster.identity(Role.MANAGER, now=long_ago, expiry=HOUR),
-        "not valid yet": cluster.identity(Role.MANAGER, now=Timestamp(cluster.clock.now() + DAY)),
+        "not valid yet": cluster.identity(Role.MANAGER, now=Timestamp(cluster.clock.now() + 8 * DAY)),
     }
     async with cluster.serve() as (_, address):
         for what, stranger in strangers.items():

@@ -367,7 +367,7 @@ async def test_a_leave_whose_tasks_cannot_be_taken_down_can_be_repeated(tmp_path
             return 0.0
 
         host.machine.script = fails
-        with pytest.raises(ExceptionGroup):
+        with pytest.raises(Unavailable, match="could not be taken down: the machine says no"):
             await host.running.leave(force=True)
         local = host.running.local()
         assert local.state is LocalState.ERROR
