@@ -147,13 +147,10 @@ async def test_a_leader_change_costs_little() -> None:
 async def test_a_stream_that_broke_under_a_healthy_leader_is_back_before_the_node_is_down() -> None:
     site = Site(FakeLink(list(THREE), leader="m1:2377"))
     async with site.running(tuple(THREE)):
-        for number in range(1, 5):
-            await wait(lambda count=number: len(site.link.sessions) == count)  # type: ignore[misc]
-            await asyncio.sleep(10)
-            site.link.sessions[-1].cut()
-            broke = now()
-            await wait(lambda count=number: len(site.link.sessions) > count)  # type: ignore[misc]
-            assert now() - broke < DISCONNECT_GRACE_S / 2
+        await asyncio.sleep(10)
+        site.link.sessions[-1].cut()
+        await asyncio.sleep(DISCONNECT_GRACE_S / 2)
+        assert len(site.link.sessions) == 2
 
 
 @in_virtual_time
