@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NO_FAULTS = "none"
 STACK_NAME = "stack"
 HOSTS_MAX = 20_000
+GAP_MIN_S, GAP_MAX_S = 0.1, 3600.0
 
 
 def sim(session: Session, arguments: list[str], options: Options) -> int:
@@ -70,6 +71,7 @@ def wish_of(session: Session, options: Options) -> WorldOptions:
         managers=managers,
         nodes=nodes,
         minutes=_minutes(options.text("minutes")),
+        fault_gap_s=_gap_s(options.text("gap")),
         faults=_faults(options.text("faults")),
         is_liveness=options.on("liveness"),
         shape=Shape(tasks=tasks, services=max(4, min(200, tasks // 8)), clients=options.number("clients")),
@@ -97,6 +99,18 @@ def _minutes(given: str) -> float:
     if not 0 <= minutes <= 60 * 24:
         raise UsageError(f'invalid argument "{given}" for "--minutes" flag: give a number from 0 to 1440')
     return minutes
+
+
+def _gap_s(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not GAP_MIN_S <= seconds <= GAP_MAX_S:
+        raise UsageError(
+            f'invalid argument "{given}" for "--gap" flag: give seconds from {GAP_MIN_S} to {GAP_MAX_S:.0f}'
+        )
+    return seconds
 
 
 def _faults(given: str) -> tuple[str, ...]:
@@ -148,6 +162,7 @@ COMMANDS = {
             number("seeds", "How many runs, each with the next seed, as many at a time as there are cores"),
             text("minutes", "Virtual minutes of faults and clients", default="2"),
             text("faults", "Which faults, separated by commas (default all of them; none for none)"),
+            text("gap", "Virtual seconds between two faults, on the average", default="3"),
             switch("liveness", "Faults never end, but spare a majority, which must get its work done"),
             number("tasks", "Replicas of all services together, about (default two a node)"),
             number("clients", "Clients at a time", default="4"),

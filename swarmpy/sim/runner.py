@@ -103,6 +103,8 @@ def replay(options: Options, program: str = "swarmpy sim") -> str:
     words.append(f"--minutes {options.minutes:g}")
     if options.faults != Options().faults:
         words.append(f"--faults {','.join(options.faults) or 'none'}")
+    if options.fault_gap_s != Options().fault_gap_s:
+        words.append(f"--gap {options.fault_gap_s:g}")
     if options.is_liveness:
         words.append("--liveness")
     return " ".join(words)

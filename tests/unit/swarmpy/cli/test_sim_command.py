@@ -9,6 +9,8 @@ import pytest
 import structlog
 
 from swarmpy.cli.app import main
+from swarmpy.sim.runner import replay
+from swarmpy.sim.world import Options
 
 STACK = """
 services:
@@ -42,6 +44,16 @@ def test_a_run_is_told_in_a_line_and_a_table(capsys: pytest.CaptureFixture[str],
     assert "phase founding" in log.read_text()
 
 
+def test_faults_come_as_often_as_asked_for_and_the_command_to_repeat_a_run_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert sim("--nodes", "3", "--minutes", "0.5", "--faults", "duplicate", "--gap", "0.2") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert int(line.partition(" faults")[0].split()[-1]) > 75
+    assert "--gap 0.2 " in f"{replay(Options(fault_gap_s=0.2))} "
+    assert "--gap" not in replay(Options())
+
+
 def test_the_users_own_stack_is_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     stack, log = tmp_path / "stack.yml", tmp_path / "events"
     stack.write_text(STACK)
@@ -60,6 +72,7 @@ def test_the_users_own_stack_is_run(capsys: pytest.CaptureFixture[str], tmp_path
         (["--seed", "9-3"], "the last comes before the first"),
         (["--faults", "kill,rain"], 'invalid argument "rain" for "--faults" flag: give some of kill, '),
         (["--minutes", "-1"], 'invalid argument "-1" for "--minutes" flag'),
+        (["--gap", "0"], 'invalid argument "0" for "--gap" flag: give seconds from 0.1 to 3600'),
         (["--nodes", "2"], "give at least one manager, and from that many to 20000 nodes"),
         (["--seeds", "2", "--log", "x"], "--log takes the events of one run: give one seed"),
     ],
