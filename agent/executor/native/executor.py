@@ -147,12 +147,14 @@ class NativeExecutor:
         self._launcher.start()
 
     def _scan(self) -> list[tuple[TaskId, TaskState]]:
-        """Every task that was created. Rubbish is removed: half-made folders, groups without a folder."""
+        """Every task that was created. Rubbish is removed: half-made folders, groups without a folder, and
+        tasks that wait for their start without groups, which a reboot took: they are to be created again."""
         found = []
         for entry in sorted(os.scandir(self._tasks_dir), key=lambda entry: entry.name):
             folder = Path(entry.path)
-            if folders.is_created(folder):
-                found.append((TaskId(entry.name), folders.read_state(folder)))
+            state = folders.read_state(folder) if folders.is_created(folder) else None
+            if state is not None and (state.has_begun or self._cgroups.has(entry.name)):
+                found.append((TaskId(entry.name), state))
             else:
                 self._kill_leftovers(entry.name)
                 folders.remove_tree(folder)

@@ -37,6 +37,11 @@ class TaskState:
     started: StartRecord | None
     ended: ExitRecord | None
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a process of it exists or has existed."""
+        return bool(self.shim or self.started or self.ended)
+
 
 def is_task_id(task_id: str) -> bool:
     """A task id becomes part of paths and of cgroup names."""

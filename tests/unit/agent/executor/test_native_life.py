@@ -66,6 +66,21 @@ async def test_a_killed_shim_takes_its_task_along(rig: NativeRig) -> None:
     assert found.exit == exit
 
 
+async def test_a_created_task_whose_groups_a_reboot_took_is_created_anew(rig: NativeRig) -> None:
+    launch = await rig.launch("waiting", "/bin/sh", "-c", "echo up; sleep 1000")
+    await rig.executor.create(launch)
+    await rig.executor.shut_down()
+    for folder in cgroups_of(rig, launch.task_id):
+        folder.rmdir()
+    rig.executor = NativeExecutor(rig.data_dir, cgroup_parent=rig.parent)
+    await rig.executor.start_up()
+    assert await rig.executor.list() == ()
+    await rig.executor.create(launch)
+    found = await rig.executor.start(launch.task_id)
+    assert is_running(found.pid)
+    assert cgroups_of(rig, launch.task_id)
+
+
 async def test_a_shim_killed_while_no_daemon_runs(rig: NativeRig) -> None:
     task_id = await rig.sh("lost", "sleep 1000")
     pid, shim = await pid_of(rig, task_id), folders.lock_holder(folder_of(rig, task_id))
