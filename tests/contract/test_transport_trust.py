@@ -30,7 +30,7 @@ def test_certificates_that_do_not_fit(rig: Rig) -> None:
         "of another cluster": replace(other.identity(Role.MANAGER), roots=roots),
         "a token of another cluster": replace(other.joiner(Role.MANAGER), roots=roots),
         "expired": cluster.identity(Role.MANAGER, now=Timestamp(now - DAY), expiry=HOUR),
-        "not valid yet": cluster.identity(Role.MANAGER, now=Timestamp(now + DAY)),
+        "not valid yet": cluster.identity(Role.MANAGER, now=Timestamp(now + 8 * DAY)),
         "other roots": replace(cluster.identity(Role.MANAGER), roots=other.cluster.root_ca.ca_cert),
     }
 
