@@ -162,7 +162,10 @@ def test_differences_are_real(record: dict[str, Any]) -> None:
     reason="there is no docker CLI of the recorded version here",
 )
 def test_the_record_is_what_docker_says(record: dict[str, Any], tmp_path: Path) -> None:
-    assert ask_docker(tmp_path) == record
+    said = ask_docker(tmp_path)
+    assert said["lines"] == record["lines"]
+    for case in CASES:  # not word for word: docker puts mounts in any order
+        assert theirs(said, case) == theirs(record, case)
 
 
 if __name__ == "__main__":
