@@ -9,7 +9,7 @@ QUICK = $(wildcard tests/unit tests/properties tests/sim)
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help ready demo test test-parallel test-serial test-python crash-test sim sim-replay check proto lab-up lab-down bench fmt
+.PHONY: help ready demo test test-parallel test-serial test-python crash-test sim sim-replay lint check proto lab-up lab-down bench fmt
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST)
@@ -53,12 +53,14 @@ sim-replay:  ## The same seeds make the same runs under another Python: make sim
 	deploy/bootstrap.sh .venv-$(OTHER) $(PYTHON)
 	deploy/same-runs.sh $(BIN)/swarmpy .venv-$(OTHER)/bin/swarmpy
 
-check: ready  ## Before every commit: style, types, import rules, unit tests and properties, 32 simulations
+lint: ready  ## Style, types, import rules, generated code
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy swarmpy agent manager tests
 	$(BIN)/lint-imports
 	$(PY) proto/generate.py --check >/dev/null
+
+check: lint  ## Before every commit: lint, unit tests and properties, some simulations
 	SIM_SEEDS=32 $(BIN)/pytest -q -n 2 --dist worksteal $(QUICK) -m "not root and not slow"
 
 proto: ready  ## Generate swarmpy/pb from proto/
