@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from swarmpy.codec import unknown
-from swarmpy.model import changes, objects, specs
+from swarmpy.model import changes, discovery, objects, specs
 from swarmpy.model.ids import ID_CHARS
 from swarmpy.model.value import Value
 
@@ -29,7 +29,7 @@ UNKNOWN_NUMBER_MIN = 1_000
 
 VALUE_TYPES: tuple[type[Value], ...] = tuple(
     type_
-    for module in (specs, objects, changes)
+    for module in (specs, objects, changes, discovery)
     for type_ in vars(module).values()
     if isinstance(type_, type) and issubclass(type_, Value) and type_ is not Value
     if type_.__module__ == module.__name__

@@ -2,35 +2,110 @@
 
 Level-triggered: ``apply`` takes the whole desired state of the node's networks, is idempotent, and mends
 whatever it finds. ``attach`` and ``detach`` are the two hot-path verbs for one task; they equal ``apply``
-of one endpoint. The overlay's parts of ``NodeState`` (peers, remote endpoints, services, ports, keys) are
-added as the overlay is built.
+of one endpoint.
+
+Parts of a ``NodeState`` that did not change are the same objects as in the state before, so that a backend
+finds out what did change by identity and a small change costs little however much there is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from agent.executor.base import Sandbox
-from swarmpy.model.ids import TaskId
+from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from swarmpy.model.objects import NetworkKey
 from swarmpy.model.value import Value
 
 
 class BackendCapabilities(Value, frozen=True, kw_only=True):
-    """What ``probe`` found. ``missing`` are sentences for the user, empty if all is well."""
+    """What ``probe`` found. ``missing`` are sentences for the user, empty if all is well.
+
+    ``encryption``: the ways in which this node can encrypt, the best first: esp, wireguard, userspace.
+    ``drivers``: the network drivers that work here. ``lacking``: sentences for what only some networks need.
+    """
 
     name: str
     is_usable: bool
     missing: tuple[str, ...] = ()
+    encryption: tuple[str, ...] = ()
+    drivers: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
 
 
 class HostPort(Value, frozen=True, kw_only=True):
+    """A port of the node. ``host_ip``: an address or an interface on which alone it answers."""
+
     protocol: str
     published_port: int
     target_port: int
+    host_ip: str = ""
+
+
+# --- networks
+
+
+class Subnet(Value, frozen=True, kw_only=True):
+    """``cidr`` and the gateway's address, without prefix."""
+
+    cidr: str
+    gateway: str = ""
+
+
+class NetworkConfig(Value, frozen=True, kw_only=True):
+    """What a network is. ``mtu`` 0: as large as the underlay allows. ``options`` are the driver's."""
+
+    id: NetworkId
+    name: str = ""
+    driver: str = "overlay"
+    vni: int = 0
+    subnets: tuple[Subnet, ...] = ()
+    mtu: int = 0
+    is_internal: bool = False
+    is_encrypted: bool = False
+    is_ingress: bool = False
+    options: dict[str, str] = {}
+
+
+class Rule(Value, frozen=True, kw_only=True):
+    """One line of an endpoint's access list; the first that fits decides. Empty fields fit anything.
+
+    ``action``: allow or deny; ``direction``: in (to the task) or out; ``address``: a CIDR of the other side;
+    ``protocol``: tcp, udp, sctp, icmp; ``ports``: of the side that is called, ``80`` or ``8000-8100``.
+    """
+
+    action: str
+    direction: str
+    address: str = ""
+    protocol: str = ""
+    ports: tuple[str, ...] = ()
+
+
+class Policy(Value, frozen=True, kw_only=True):
+    """What one endpoint may do. Rates in bits per second, 0 means no cap; seen from the task."""
+
+    rules: tuple[Rule, ...] = ()
+    rate_in_bps: int = 0
+    rate_out_bps: int = 0
+
+
+class Leg(Value, frozen=True, kw_only=True):
+    """A task's place in one network. ``addresses`` with prefix; ``link``: its name inside the task."""
+
+    network: NetworkConfig
+    link: str
+    addresses: tuple[str, ...] = ()
+    mac: str = ""
+    policy: Policy | None = None
 
 
 class Endpoint(Value, frozen=True, kw_only=True):
-    """One task's place in the network. Node-local tasks get an address from the node's own bridge."""
+    """One task's places in the network.
+
+    Besides its legs a task has one on the node's own bridge, through which it reaches the outside: unless all
+    its networks are internal, or ``mode`` is host (the node's own namespace) or none (loopback only).
+    """
 
     task_id: TaskId
     hostname: str = ""
@@ -40,12 +115,84 @@ class Endpoint(Value, frozen=True, kw_only=True):
     extra_hosts: tuple[str, ...] = ()
     host_ports: tuple[HostPort, ...] = ()
     """Ports published in host mode: reachable at the node's own addresses."""
+    legs: tuple[Leg, ...] = ()
+    mode: str = ""
+
+
+# --- what the node knows of others
+
+
+class Peer(Value, frozen=True, kw_only=True):
+    """A node that takes part. ``addr``: where its overlay traffic goes; addresses without prefix."""
+
+    node_id: NodeId
+    addr: str
+    ingress_addresses: tuple[str, ...] = ()
+    boot_id: str = ""
+
+
+class RemoteEndpoint(Value, frozen=True, kw_only=True):
+    """A task of another node. Addresses without prefix."""
+
+    node_id: NodeId
+    addresses: tuple[str, ...]
+    mac: str
+
+
+class Balancer(Value, frozen=True, kw_only=True):
+    """A service's virtual addresses on a network, and who is behind them; sorted, without prefix."""
+
+    vips: tuple[str, ...]
+    backends: tuple[str, ...] = ()
+    is_sticky: bool = False
+
+
+class PublishedPort(Value, frozen=True, kw_only=True):
+    """A port that this node answers on for a service, wherever its tasks run. ``backends``: in the ingress
+    network.
+
+    ``is_source_nat``: tasks see the node's ingress address instead of the client's.
+    """
+
+    protocol: str
+    published_port: int
+    target_port: int
+    backends: tuple[str, ...] = ()
+    is_source_nat: bool = False
+    is_sticky: bool = False
+    host_ip: str = ""
+
+
+class Names(Value, frozen=True, kw_only=True):
+    """What a network's names lead to: lower case, addresses without prefix. ``pointers``: address to name."""
+
+    addresses: Mapping[str, tuple[str, ...]] = {}
+    pointers: Mapping[str, str] = {}
+
+
+class NetworkState(Value, frozen=True, kw_only=True):
+    """One network as this node should have it."""
+
+    config: NetworkConfig
+    remotes: Mapping[TaskId, RemoteEndpoint] = {}
+    balancers: Mapping[ServiceId, Balancer] = {}
+    names: Names = Names()
 
 
 class NodeState(Value, frozen=True, kw_only=True):
-    """All endpoints that should exist on this node."""
+    """All that should exist on this node.
 
-    endpoints: tuple[Endpoint, ...] = ()
+    ``peers`` has this node too. ``published`` is served through the ingress network, which is among
+    ``networks`` then. ``keys``: the one with the largest tag is sent with.
+    """
+
+    node_id: NodeId = NodeId("")
+    data_path_port: int = 0
+    keys: tuple[NetworkKey, ...] = ()
+    peers: Mapping[NodeId, Peer] = {}
+    networks: Mapping[NetworkId, NetworkState] = {}
+    published: tuple[PublishedPort, ...] = ()
+    endpoints: Mapping[TaskId, Endpoint] = {}
 
 
 class Backend(Protocol):
@@ -68,11 +215,18 @@ class Backend(Protocol):
         ...
 
     async def attach(self, endpoint: Endpoint) -> Sandbox:
-        """The task's namespace with loopback and its legs up; of an attached one, the same again."""
+        """The task's namespace with loopback and its legs up; of an attached one, the same again.
+
+        Networks that it is the first on are made; what is known of them is as applied last.
+        """
         ...
 
     async def detach(self, task_id: TaskId) -> None:
         """Remove the namespace, addresses and ports; an unknown task is fine."""
+        ...
+
+    async def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
+        """End connections of local tasks to these addresses: who had them is gone for good."""
         ...
 
     async def list(self) -> tuple[TaskId, ...]: ...

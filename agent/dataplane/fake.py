@@ -7,13 +7,13 @@ It passes the same contract suite as the real ones.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from agent.dataplane.base import BackendCapabilities, Endpoint, NodeState
 from agent.executor.base import Sandbox
 from swarmpy.errors import Unavailable
-from swarmpy.model.ids import TaskId
+from swarmpy.model.ids import NetworkId, TaskId
 
 
 def no_trouble(verb: str, task_id: TaskId) -> float:
@@ -29,6 +29,7 @@ class FakeNetwork:
     endpoints: dict[TaskId, Endpoint] = field(default_factory=dict)
     sandboxes: dict[TaskId, Sandbox] = field(default_factory=dict)
     given: int = 0
+    cuts: list[Mapping[NetworkId, tuple[str, ...]]] = field(default_factory=list)
 
 
 class FakeBackend:
@@ -49,10 +50,9 @@ class FakeBackend:
         return BackendCapabilities(name=self.name, is_usable=True)
 
     async def apply(self, state: NodeState) -> None:
-        wanted = {endpoint.task_id: endpoint for endpoint in state.endpoints}
-        for task_id in sorted(set(self.network.sandboxes) - set(wanted)):
+        for task_id in sorted(set(self.network.sandboxes) - set(state.endpoints)):
             await self.detach(task_id)
-        for endpoint in wanted.values():
+        for endpoint in state.endpoints.values():
             await self.attach(endpoint)
 
     async def attach(self, endpoint: Endpoint) -> Sandbox:
@@ -79,6 +79,9 @@ class FakeBackend:
         await asyncio.sleep(self.network.script("detach", task_id))
         self.network.endpoints.pop(task_id, None)
         self.network.sandboxes.pop(task_id, None)
+
+    async def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
+        self.network.cuts.append(addresses)
 
     async def list(self) -> tuple[TaskId, ...]:
         return tuple(sorted(self.network.sandboxes))

@@ -24,12 +24,18 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from swarmpy.model.value import Value
-from swarmpy.pb import changes_pb2, objects_pb2, specs_pb2, types_pb2
+from swarmpy.pb import changes_pb2, discovery_pb2, objects_pb2, specs_pb2, types_pb2
 
 PACKAGE = "swarmpy.v1"
 UNKNOWN_FIELD = "unknown_fields"
 
-_FILES = (specs_pb2.DESCRIPTOR, objects_pb2.DESCRIPTOR, changes_pb2.DESCRIPTOR, types_pb2.DESCRIPTOR)
+_FILES = (
+    specs_pb2.DESCRIPTOR,
+    objects_pb2.DESCRIPTOR,
+    changes_pb2.DESCRIPTOR,
+    discovery_pb2.DESCRIPTOR,
+    types_pb2.DESCRIPTOR,
+)
 
 _SCALARS: dict[type, int] = {
     str: FieldDescriptor.TYPE_STRING,

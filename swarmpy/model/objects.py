@@ -80,6 +80,15 @@ class RemovedNode(Value, frozen=True, kw_only=True):
     expires_at: Timestamp = Timestamp(0)
 
 
+class NetworkKey(Value, frozen=True, kw_only=True):
+    """A secret that keys of encrypted networks are derived from. The one with the largest tag is sent with,
+    all are received with."""
+
+    tag: int = 0
+    secret: bytes = b""
+    created_at: Timestamp = Timestamp(0)
+
+
 class Cluster(Value, frozen=True, kw_only=True):
     id: ClusterId
     version: int = 0
@@ -93,6 +102,7 @@ class Cluster(Value, frozen=True, kw_only=True):
     default_address_pool: tuple[str, ...] = ()
     subnet_size: int = 0
     data_path_port: int = 0
+    network_keys: tuple[NetworkKey, ...] = ()
 
 
 # --- nodes
@@ -123,6 +133,10 @@ class NodeDescription(Value, frozen=True, kw_only=True):
     resources: Resources = Resources()
     engine: EngineDescription = EngineDescription()
     tls_info: TLSInfo | None = None
+    data_path_addr: str = ""
+    """Where the node takes traffic of overlay networks; empty: the address that it is reached under."""
+    boot_id: str = ""
+    """Fresh for every boot of the machine: keys of encrypted networks are derived anew with it."""
 
 
 class NodeStatus(Value, frozen=True, kw_only=True):
@@ -143,6 +157,15 @@ class ManagerStatus(Value, frozen=True, kw_only=True):
     addr: str = ""
 
 
+class NetworkAttachment(Value, frozen=True, kw_only=True):
+    network_id: NetworkId = NetworkId("")
+    addresses: tuple[str, ...] = ()
+    """With prefix, IPv4 before IPv6."""
+    aliases: tuple[str, ...] = ()
+    mac: str = ""
+    """Empty: derived from the first address."""
+
+
 class Node(Value, frozen=True, kw_only=True):
     """``spec.role`` is the role that is wished for, ``role`` the one that certificates are issued for."""
 
@@ -155,6 +178,8 @@ class Node(Value, frozen=True, kw_only=True):
     description: NodeDescription = NodeDescription()
     status: NodeStatus = NodeStatus()
     manager_status: ManagerStatus | None = None
+    attachments: tuple[NetworkAttachment, ...] = ()
+    """The node's own places in networks: its address in the ingress network."""
 
 
 # --- services and tasks
@@ -236,12 +261,6 @@ class TaskStatus(Value, frozen=True, kw_only=True):
     container_status: ContainerStatus | None = None
     port_status: PortStatus | None = None
     addresses: tuple[str, ...] = ()
-
-
-class NetworkAttachment(Value, frozen=True, kw_only=True):
-    network_id: NetworkId = NetworkId("")
-    addresses: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
 
 
 class Task(Value, frozen=True, kw_only=True):

@@ -307,6 +307,10 @@ class PortConfig(Value, frozen=True, kw_only=True):
     target_port: int = 0
     published_port: int = 0
     publish_mode: PublishMode = PublishMode.UNSPECIFIED
+    host_ip: str = ""
+    """An address or an interface of each node on which alone the port answers; empty: on all."""
+    source_nat: bool = False
+    """In ingress mode: tasks see the node's ingress address instead of the client's."""
 
 
 class EndpointSpec(Value, frozen=True, kw_only=True):

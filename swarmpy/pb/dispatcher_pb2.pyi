@@ -14,6 +14,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from swarmpy.pb import discovery_pb2 as _discovery_pb2
 from swarmpy.pb import objects_pb2 as _objects_pb2
 from swarmpy.pb import types_pb2 as _types_pb2
 import builtins as _builtins
@@ -423,6 +424,11 @@ class AssignmentChange(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     NETWORK_FIELD_NUMBER: _builtins.int
     REMOVAL_FIELD_NUMBER: _builtins.int
+    NETWORK_SETTINGS_FIELD_NUMBER: _builtins.int
+    PEER_FIELD_NUMBER: _builtins.int
+    NETWORK_SERVICE_FIELD_NUMBER: _builtins.int
+    NETWORK_ENDPOINT_FIELD_NUMBER: _builtins.int
+    RECORD_REMOVAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def task(self) -> _objects_pb2.Task: ...
     @_builtins.property
@@ -435,6 +441,16 @@ class AssignmentChange(_message.Message):
     def network(self) -> _objects_pb2.Network: ...
     @_builtins.property
     def removal(self) -> Global___Removal: ...
+    @_builtins.property
+    def network_settings(self) -> _discovery_pb2.NetworkSettings: ...
+    @_builtins.property
+    def peer(self) -> _discovery_pb2.NodePeer: ...
+    @_builtins.property
+    def network_service(self) -> _discovery_pb2.NetworkService: ...
+    @_builtins.property
+    def network_endpoint(self) -> _discovery_pb2.NetworkEndpoint: ...
+    @_builtins.property
+    def record_removal(self) -> _discovery_pb2.RecordRemoval: ...
     def __init__(
         self,
         *,
@@ -444,12 +460,17 @@ class AssignmentChange(_message.Message):
         config: _objects_pb2.Config | None = ...,
         network: _objects_pb2.Network | None = ...,
         removal: Global___Removal | None = ...,
+        network_settings: _discovery_pb2.NetworkSettings | None = ...,
+        peer: _discovery_pb2.NodePeer | None = ...,
+        network_service: _discovery_pb2.NetworkService | None = ...,
+        network_endpoint: _discovery_pb2.NetworkEndpoint | None = ...,
+        record_removal: _discovery_pb2.RecordRemoval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "config", b"config", "network", b"network", "removal", b"removal", "revision", b"revision", "secret", b"secret", "task", b"task"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "config", b"config", "network", b"network", "network_endpoint", b"network_endpoint", "network_service", b"network_service", "network_settings", b"network_settings", "peer", b"peer", "record_removal", b"record_removal", "removal", b"removal", "revision", b"revision", "secret", b"secret", "task", b"task"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "config", b"config", "network", b"network", "removal", b"removal", "revision", b"revision", "secret", b"secret", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "config", b"config", "network", b"network", "network_endpoint", b"network_endpoint", "network_service", b"network_service", "network_settings", b"network_settings", "peer", b"peer", "record_removal", b"record_removal", "removal", b"removal", "revision", b"revision", "secret", b"secret", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["task", "revision", "secret", "config", "network", "removal"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["task", "revision", "secret", "config", "network", "removal", "network_settings", "peer", "network_service", "network_endpoint", "record_removal"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 

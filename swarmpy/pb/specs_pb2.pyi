@@ -1232,11 +1232,17 @@ class PortConfig(_message.Message):
     TARGET_PORT_FIELD_NUMBER: _builtins.int
     PUBLISHED_PORT_FIELD_NUMBER: _builtins.int
     PUBLISH_MODE_FIELD_NUMBER: _builtins.int
+    HOST_IP_FIELD_NUMBER: _builtins.int
+    SOURCE_NAT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     protocol: _types_pb2.PortProtocol.ValueType
     target_port: _builtins.int
     published_port: _builtins.int
     publish_mode: _types_pb2.PublishMode.ValueType
+    host_ip: _builtins.str
+    """An address or an interface of each node on which alone the port answers; empty: on all."""
+    source_nat: _builtins.bool
+    """In ingress mode: tasks see the node's ingress address instead of the client's."""
     def __init__(
         self,
         *,
@@ -1245,10 +1251,12 @@ class PortConfig(_message.Message):
         target_port: _builtins.int = ...,
         published_port: _builtins.int = ...,
         publish_mode: _types_pb2.PublishMode.ValueType = ...,
+        host_ip: _builtins.str = ...,
+        source_nat: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "protocol", b"protocol", "publish_mode", b"publish_mode", "published_port", b"published_port", "target_port", b"target_port"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_ip", b"host_ip", "name", b"name", "protocol", b"protocol", "publish_mode", b"publish_mode", "published_port", b"published_port", "source_nat", b"source_nat", "target_port", b"target_port"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,7 @@ class BackendContract:
     async def test_apply_makes_it_so(self, backend: Backend) -> None:
         await backend.attach(endpoint(1))
         kept = await backend.attach(endpoint(2))
-        await backend.apply(NodeState(endpoints=(endpoint(2), endpoint(3))))
+        await backend.apply(NodeState(endpoints={each.task_id: each for each in (endpoint(2), endpoint(3))}))
         assert set(await backend.list()) == {task_id(2), task_id(3)}
         assert await backend.attach(endpoint(2)) == kept
         await backend.apply(NodeState())

@@ -17,7 +17,7 @@ import errno
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
@@ -33,7 +33,7 @@ from agent.dataplane.linux.nftables import Nftables, NftError
 from agent.dataplane.linux.ports import PortReservations
 from agent.executor.base import Sandbox
 from swarmpy.errors import InvalidArgument, SwarmError, TaskRejected, Unavailable
-from swarmpy.model.ids import TaskId
+from swarmpy.model.ids import NetworkId, TaskId
 
 T = TypeVar("T")
 
@@ -142,11 +142,13 @@ class LinuxBackend:
     # --- endpoints
 
     async def apply(self, state: NodeState) -> None:
-        wanted = {endpoint.task_id: endpoint for endpoint in state.endpoints}
-        surplus = sorted(set(self._records) - set(wanted))
+        surplus = sorted(set(self._records) - set(state.endpoints))
         await self._run(partial(self._detach, surplus))
-        for endpoint in wanted.values():
+        for endpoint in state.endpoints.values():
             await self.attach(endpoint)
+
+    async def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
+        pass  # tasks have no connections to other nodes' tasks but through published ports
 
     async def attach(self, endpoint: Endpoint) -> Sandbox:
         return await self._run(partial(self._attach, endpoint))

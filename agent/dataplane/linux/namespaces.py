@@ -52,10 +52,17 @@ def make(path: Path) -> Netlink:
     return netlink
 
 
-def enter(path: Path) -> Netlink:
-    """A socket in the namespace at ``path``."""
+@contextmanager
+def inside(path: Path) -> Iterator[None]:
+    """Be in the namespace at ``path`` until the block ends."""
     with open(path, "rb") as netns, _returning():
         kernel.setns(netns.fileno(), kernel.CLONE_NEWNET)
+        yield
+
+
+def enter(path: Path) -> Netlink:
+    """A socket in the namespace at ``path``."""
+    with inside(path):
         return Netlink()
 
 

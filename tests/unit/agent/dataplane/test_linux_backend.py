@@ -272,7 +272,7 @@ async def test_the_gateway_is_made_anew_under_running_tasks(backend: LinuxBacken
         netlink.do(delete_link(plan.GATEWAY_LINK))
     successor = LinuxBackend(run_dir=tmp_path / "run")
     await successor.start_up()
-    await successor.apply(NodeState(endpoints=(endpoint("one"),)))
+    await successor.apply(NodeState(endpoints={TaskId("one"): endpoint("one")}))
     assert await successor.attach(endpoint("one")) == before
     with closing(listen_in(before.netns, 80)) as listener:
         connect(socket.socket(), address(before), 80, listener)
@@ -287,7 +287,7 @@ async def test_what_broke_is_mended_by_apply(backend: LinuxBackend, tmp_path: Pa
     inode = os.stat(before.netns).st_ino
     with at_bridge(tmp_path) as netlink:
         netlink.do(delete_link(plan.port_name(TaskId("one"))))
-    await backend.apply(NodeState(endpoints=(wish,)))
+    await backend.apply(NodeState(endpoints={wish.task_id: wish}))
     after = await backend.attach(wish)
     assert after == before
     assert os.stat(after.netns).st_ino == inode
