@@ -131,7 +131,10 @@ class Executor(Protocol):
         ...
 
     async def create(self, launch: Launch) -> None:
-        """Prepare the task (root filesystem, cgroup, log) without running it."""
+        """Prepare the task (root filesystem, cgroup, log) without running it.
+
+        Repeated before the start in each life of the agent: what a reboot took of it is made anew.
+        """
         ...
 
     async def start(self, task_id: TaskId) -> Found:

@@ -166,10 +166,6 @@ class Cgroups:
                     raise Unavailable(f"cannot remove the cgroup {folder}: {error.strerror}") from None
                 self._remove_busy(task_id, folder)
 
-    def has(self, task_id: str) -> bool:
-        """Whether all of a task's groups are there."""
-        return all(folder.is_dir() for folder in self._layout.folders(task_id))
-
     def task_ids(self) -> set[str]:
         """Every task that has a group here."""
         found: set[str] = set()

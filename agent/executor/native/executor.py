@@ -7,6 +7,9 @@ A task's truth is its folder; memory only holds what is being watched. So a daem
 every task, running or ended, by reading folders, and watches living shims by pidfd, which needs no
 parenthood. Every end is announced once per life of the daemon, those of a former life too.
 
+A task that waits for its start outlives a power failure, which takes its control groups and may tear its
+files: creating it again, which the agent does in each of its lives before it starts a task, makes both anew.
+
 Blocking work runs in a small thread pool; the loop itself only sends orders, reads reports and watches.
 """
 
@@ -147,14 +150,12 @@ class NativeExecutor:
         self._launcher.start()
 
     def _scan(self) -> list[tuple[TaskId, TaskState]]:
-        """Every task that was created. Rubbish is removed: half-made folders, groups without a folder, and
-        tasks that wait for their start without groups, which a reboot took: they are to be created again."""
+        """Every task that was created. Rubbish is removed: half-made folders, groups without a folder."""
         found = []
         for entry in sorted(os.scandir(self._tasks_dir), key=lambda entry: entry.name):
             folder = Path(entry.path)
-            state = folders.read_state(folder) if folders.is_created(folder) else None
-            if state is not None and (state.has_begun or self._cgroups.has(entry.name)):
-                found.append((TaskId(entry.name), state))
+            if folders.is_created(folder):
+                found.append((TaskId(entry.name), folders.read_state(folder)))
             else:
                 self._kill_leftovers(entry.name)
                 folders.remove_tree(folder)
@@ -204,7 +205,8 @@ class NativeExecutor:
 
     def _create(self, launch: Launch) -> None:
         task_id, folder = launch.task_id, self._folder(launch.task_id)
-        if folders.is_created(folder):
+        was_created = folders.is_created(folder)
+        if was_created and folders.read_state(folder).has_begun:
             return
         groups, oom_file = self._cgroups.places(task_id)
         job = plan_job(
@@ -223,8 +225,9 @@ class NativeExecutor:
             self._cgroups.create(task_id, launch.limits)
             folders.create(folder, job)
         except SwarmError:
-            self._cgroups.remove(task_id)
-            folders.remove_tree(folder)
+            if not was_created:  # what was acknowledged stays, and a shim may just be taking it up
+                self._cgroups.remove(task_id)
+                folders.remove_tree(folder)
             raise
 
     def _forget_unmade(self, task_id: TaskId, task: _Task) -> None:

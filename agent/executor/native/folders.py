@@ -4,7 +4,8 @@
 (see ``shim/supervise``), ``hostname``, and for images ``root``, ``upper`` and ``work``. Logs lie elsewhere
 and may outlive the folder.
 
-``read_state`` is the one place that judges a folder. All functions block briefly: call them in a thread.
+``read_state`` is the one place that judges a folder. A power failure may leave the name of a file without its
+text: such a record counts as far as its name goes. All functions block briefly: call them in a thread.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from agent.executor.native.job import ExitRecord, Job, StartRecord
 from agent.executor.native.shim.supervise import write_record
 from swarmpy.errors import TaskRejected, Unavailable
 
+log = structlog.get_logger(__name__)
+
 _FLOCK = struct.Struct("hhqqi4x")
 """struct flock of 64-bit Linux: type, whence, start, length, pid."""
+_UNKNOWN_START = StartRecord(pid=0, pid_start=0, shim=0, at=0)
+"""Something ran, and nobody can tell which process it was."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -74,6 +81,7 @@ def is_created(folder: Path) -> bool:
 
 
 def read_job(folder: Path) -> Job | None:
+    """None if there is none, or a power failure tore it: then the task is created again before it starts."""
     job: Job | None = _read_json(folder / "job.json")
     return job
 
@@ -81,7 +89,7 @@ def read_job(folder: Path) -> Job | None:
 def read_state(folder: Path) -> TaskState:
     """What became of the task. The lock is asked first: after a free lock the files are final."""
     shim = lock_holder(folder)
-    started: StartRecord | None = _read_json(folder / "started")
+    started: StartRecord | None = _read_json(folder / "started", torn=_UNKNOWN_START)
     ended: ExitRecord | None = _read_json(folder / "exit")
     return TaskState(shim=shim, started=started, ended=ended)
 
@@ -129,10 +137,12 @@ def _unprotect(retry: object, path: str, _: object) -> None:
         os.unlink(path)
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, *, torn: StartRecord | None = None) -> Any:
+    """None if the file is not there, ``torn`` if it does not read."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise Unavailable(f"{path} does not read: {error}") from None
+        log.warning("task_record_torn", path=str(path), error=str(error))
+        return torn

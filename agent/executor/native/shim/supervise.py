@@ -8,8 +8,11 @@ Files in the task's folder, each written whole by renaming:
 * ``exit``: the task is over: code, whether memory ran out, when, and why if it never started.
 
 ``lock`` free and no ``exit``: with ``started``, the shim was killed, and its task with it (parent-death
-signal); without, nothing was run. The shim is no child of the daemon and holds nothing of it but the
-report pipe of the start order, which it closes as soon as the command runs.
+signal); without, nothing was run. So that a power failure does not make the one look like the other,
+``started`` is synced, after it was reported: the task need not wait for the disk.
+
+The shim is no child of the daemon and holds nothing of it but the report pipe of the start order, which it
+closes as soon as the command runs.
 """
 
 from __future__ import annotations
@@ -89,6 +92,7 @@ def _supervise(folder: str, job: Job, report: int) -> None:
     }
     write_record(f"{folder}/started", json.dumps(started))
     _send(report, {"state": "started"})
+    sync_record(folder, "started")
     _write_log(job, outputs, child)
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -187,10 +191,23 @@ def process_start(pid: int) -> int:
 
 
 def write_record(path: str, text: str) -> None:
-    """Whole or not at all. No sync: after a power failure no task runs, and that is seen without it."""
+    """Whole or not at all, but for a power failure: this does not sync."""
     with open(f"{path}.tmp", "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(f"{path}.tmp", path)
+
+
+def sync_record(folder: str, name: str) -> None:
+    """Have a record outlive a power failure: its text, then its name."""
+    for path in (f"{folder}/{name}", folder):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:  # removed meanwhile, or a failing disk: the task is not to die of it
+            os.write(2, f"swarmpy-shim: {path} is not synced: {error.strerror}\n".encode())
 
 
 def _read_all(fd: int) -> bytes:

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from native_rig import NativeRig, is_running, wait_until
 
-from agent.executor.base import ExitEvent, LogQuery
+from agent.executor.base import ExitEvent, Found, LogQuery
 from agent.executor.native import folders
 from agent.executor.native.executor import NativeExecutor
+from agent.executor.native.shim import supervise
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId
+from swarmpy.model.specs import Limits
 
 pytestmark = [
     pytest.mark.root,
@@ -66,19 +68,89 @@ async def test_a_killed_shim_takes_its_task_along(rig: NativeRig) -> None:
     assert found.exit == exit
 
 
-async def test_a_created_task_whose_groups_a_reboot_took_is_created_anew(rig: NativeRig) -> None:
-    launch = await rig.launch("waiting", "/bin/sh", "-c", "echo up; sleep 1000")
+async def test_a_created_task_whose_groups_a_reboot_took_is_kept_and_can_be_started(rig: NativeRig) -> None:
+    """The agent may have it on record as STARTING: were it not found here, it would count as lost."""
+    limits = Limits(memory_bytes=64 << 20)
+    launch = await rig.launch("waiting", "/bin/sh", "-c", "echo up; sleep 1000", limits=limits)
     await rig.executor.create(launch)
     await rig.executor.shut_down()
-    for folder in cgroups_of(rig, launch.task_id):
+    groups = cgroups_of(rig, launch.task_id)
+    for folder in groups:
         folder.rmdir()
     rig.executor = NativeExecutor(rig.data_dir, cgroup_parent=rig.parent)
     await rig.executor.start_up()
-    assert await rig.executor.list() == ()
+    assert await rig.executor.list() == (Found(task_id=launch.task_id),)
     await rig.executor.create(launch)
     found = await rig.executor.start(launch.task_id)
     assert is_running(found.pid)
-    assert cgroups_of(rig, launch.task_id)
+    assert cgroups_of(rig, launch.task_id) == groups
+    assert memory_limit(groups) == limits.memory_bytes
+    assert all(str(found.pid) in (group / "cgroup.procs").read_text().split() for group in groups)
+
+
+def memory_limit(groups: list[Path]) -> int:
+    files = [group / name for group in groups for name in ("memory.max", "memory.limit_in_bytes")]
+    return next(int(file.read_text()) for file in files if file.exists())
+
+
+async def test_a_creation_that_fails_takes_nothing_from_a_task_that_was_created_before(
+    rig: NativeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = await rig.launch("waiting", "/bin/sh", "-c", "echo up; sleep 1000")
+    await rig.executor.create(launch)
+    executor = await rig.reopen()
+
+    def fail(task_id: str, limits: Limits) -> None:
+        raise Unavailable("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(executor._cgroups, "create", fail)
+        with pytest.raises(Unavailable, match="not now"):
+            await executor.create(launch)
+    assert await executor.list() == (Found(task_id=launch.task_id),)
+    assert is_running((await executor.start(launch.task_id)).pid)
+
+
+async def test_a_creation_that_is_repeated_does_not_touch_a_running_task(rig: NativeRig) -> None:
+    task_id = await rig.sh("runs", "echo up; sleep 1000")
+    launch = await rig.launch("runs", "/bin/true")
+    job = (folder_of(rig, task_id) / "job.json").read_text()
+    executor = await rig.reopen()
+    await executor.create(launch)
+    assert (folder_of(rig, task_id) / "job.json").read_text() == job
+    assert is_running((await executor.start(task_id)).pid)
+
+
+@pytest.mark.parametrize("torn", [b"", b"\0" * 4096, b'{"pid": 1'])
+async def test_a_task_whose_records_a_power_failure_tore(rig: NativeRig, torn: bytes) -> None:
+    """A record's name may reach the disk before its text: the daemon starts, and says what is sure."""
+    launch = await rig.launch("waiting", "/bin/sh", "-c", "echo up; sleep 1000")
+    await rig.executor.create(launch)
+    (folder_of(rig, "waiting") / "job.json").write_bytes(torn)
+    for name in ("ran", "ended"):
+        await rig.executor.create(await rig.launch(name, "/bin/true"))
+        (folder_of(rig, name) / "started").write_bytes(torn)
+    record = {"pid": 1 << 22, "pid_start": 1, "shim": 1 << 22, "at": 1}
+    (folder_of(rig, "ended") / "started").write_text(json.dumps(record))
+    (folder_of(rig, "ended") / "exit").write_bytes(torn)
+    executor = await rig.reopen()
+    found = {each.task_id: each for each in await executor.list()}
+    assert found.pop(launch.task_id) == Found(task_id=launch.task_id)
+    assert {name: each.exit and each.exit.code for name, each in found.items()} == {"ran": 137, "ended": 137}
+    await executor.create(launch)
+    assert is_running((await executor.start(launch.task_id)).pid)
+
+
+def test_the_record_of_a_start_is_synced_and_a_failing_disk_does_not_end_the_shim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    supervise.write_record(f"{tmp_path}/started", "{}")
+    supervise.sync_record(str(tmp_path), "started")
+    assert synced == [f"{tmp_path}/started", str(tmp_path)]
+    supervise.sync_record(f"{tmp_path}/gone", "started")
+    assert capfd.readouterr().err.count("is not synced: No such file or directory") == 2
 
 
 async def test_a_shim_killed_while_no_daemon_runs(rig: NativeRig) -> None:
@@ -142,6 +214,7 @@ async def test_the_launcher_ends_with_the_daemon_and_tasks_do_not(rig: NativeRig
 import asyncio, pathlib
 from agent.executor.base import Launch, Sandbox
 from agent.executor.native.executor import NativeExecutor
+from agent.executor.native.shim import supervise
 from swarmpy.model.specs import ContainerSpec
 async def main():
     executor = NativeExecutor(pathlib.Path({str(rig.data_dir)!r}), cgroup_parent={rig.parent!r})
