@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from swarmpy.cli.flags import Command, Options, UsageError, listed, number, switch, text
 from swarmpy.cli.session import Session
-from swarmpy.errors import NotFound
+from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.limits import REPLICAS_MAX
 
 if TYPE_CHECKING:
     from swarmpy.sim.world import Options as WorldOptions
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 NO_FAULTS = "none"
 STACK_NAME = "stack"
 HOSTS_MAX = 20_000
+SEEDS_MAX = 100_000
+CLIENTS_MAX = 1_000
+MINUTES_MAX = 60.0 * 24
 GAP_MIN_S, GAP_MAX_S = 0.1, 3600.0
 
 
@@ -32,12 +37,14 @@ def sim(session: Session, arguments: list[str], options: Options) -> int:
     log_path = options.text("log")
     if log_path and len(seeds) > 1:
         raise UsageError("--log takes the events of one run: give one seed")
+    stack_flags = "".join(f" -c {shlex.quote(path)}" for path in options.many("compose-file"))
     runs = _run_here(wish, seeds[0], log_path) if len(seeds) == 1 else runner.run_many(wish, seeds)
     for report in runs:
         reports.append(report)
         print(runner.line_of(report), flush=True)
         if not report.is_good:
-            print("\n".join(runner.details(report, command=runner.replay(report.options))), flush=True)
+            command = runner.replay(report.options) + stack_flags
+            print("\n".join(runner.details(report, command=command)), flush=True)
     print("", *runner.table(reports), f"{time.monotonic() - began:.0f} s in all", sep="\n")
     return 0 if all(report.is_good for report in reports) else 1
 
@@ -49,8 +56,15 @@ def _run_here(wish: WorldOptions, seed: int, log_path: str) -> list[Report]:
     def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    with open(log_path, "w") if log_path else nullcontext() as log:
+    with _log_at(log_path) as log:
         return [World(with_seed(wish, seed), on_progress=tell, log=log).run()]
+
+
+def _log_at(path: str) -> AbstractContextManager[TextIO | None]:
+    try:
+        return open(path, "w") if path else nullcontext()
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be written: {error.strerror}") from error
 
 
 def with_seed(wish: WorldOptions, seed: int) -> WorldOptions:
@@ -59,28 +73,28 @@ def with_seed(wish: WorldOptions, seed: int) -> WorldOptions:
 
 def wish_of(session: Session, options: Options) -> WorldOptions:
     """What the flags ask for, but for the seed."""
-    from swarmpy.sim.workload import Shape
+    from swarmpy.sim.workload import shape_of, tasks_of
     from swarmpy.sim.world import Options as WorldOptions
 
     managers, nodes = options.number("managers"), options.number("nodes")
     if not 1 <= managers <= nodes <= HOSTS_MAX:
         raise UsageError(f"give at least one manager, and from that many to {HOSTS_MAX} nodes")
-    tasks = options.number("tasks") or 2 * nodes
+    tasks = _count(options, "tasks", most=REPLICAS_MAX) or tasks_of(nodes)
     stack = _stack(session, options.many("compose-file"))
     return WorldOptions(
         managers=managers,
         nodes=nodes,
-        minutes=_minutes(options.text("minutes")),
-        fault_gap_s=_gap_s(options.text("gap")),
+        minutes=_decimal(options, "minutes", "a number", 0, MINUTES_MAX),
+        fault_gap_s=_decimal(options, "gap", "seconds", GAP_MIN_S, GAP_MAX_S),
         faults=_faults(options.text("faults")),
         is_liveness=options.on("liveness"),
-        shape=Shape(tasks=tasks, services=max(4, min(200, tasks // 8)), clients=options.number("clients")),
+        shape=shape_of(tasks, clients=_count(options, "clients", most=CLIENTS_MAX)),
         stack=stack,
     )
 
 
 def seeds_of(options: Options) -> list[int]:
-    first, count = options.text("seed"), options.number("seeds")
+    first, count = options.text("seed"), _count(options, "seeds", most=SEEDS_MAX)
     low, dash, high = first.partition("-")
     try:
         begin, end = int(low), int(high) if dash else int(low) + max(count, 1) - 1
@@ -88,29 +102,29 @@ def seeds_of(options: Options) -> list[int]:
         raise UsageError(f'invalid argument "{first}" for "--seed" flag: give a number, or A-B') from None
     if end < begin:
         raise UsageError(f'invalid argument "{first}" for "--seed" flag: the last comes before the first')
+    if end - begin >= SEEDS_MAX:
+        raise UsageError(f'invalid argument "{first}" for "--seed" flag: give {SEEDS_MAX} seeds at the most')
     return list(range(begin, end + 1))
 
 
-def _minutes(given: str) -> float:
+def _decimal(options: Options, flag: str, what: str, least: float, most: float) -> float:
+    given = options.text(flag)
     try:
-        minutes = float(given)
+        value = float(given)
     except ValueError:
-        minutes = -1.0
-    if not 0 <= minutes <= 60 * 24:
-        raise UsageError(f'invalid argument "{given}" for "--minutes" flag: give a number from 0 to 1440')
-    return minutes
-
-
-def _gap_s(given: str) -> float:
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = 0.0
-    if not GAP_MIN_S <= seconds <= GAP_MAX_S:
+        value = float("nan")
+    if not least <= value <= most:
         raise UsageError(
-            f'invalid argument "{given}" for "--gap" flag: give seconds from {GAP_MIN_S} to {GAP_MAX_S:.0f}'
+            f'invalid argument "{given}" for "--{flag}" flag: give {what} from {least:g} to {most:g}'
         )
-    return seconds
+    return value
+
+
+def _count(options: Options, flag: str, *, most: int) -> int:
+    value = options.number(flag)
+    if not 0 <= value <= most:
+        raise UsageError(f'invalid argument "{value}" for "--{flag}" flag: give a number from 0 to {most}')
+    return value
 
 
 def _faults(given: str) -> tuple[str, ...]:
@@ -149,6 +163,8 @@ def _text_of(path: str) -> str:
         return Path(path).read_text()
     except OSError as error:
         raise NotFound(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgument(f"{path} is not a text file in UTF-8: give a Compose file") from error
 
 
 COMMANDS = {

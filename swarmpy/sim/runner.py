@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 
+from swarmpy.sim.workload import Shape, tasks_of
 from swarmpy.sim.world import Options, Report, World
 
 VIOLATIONS_SHOWN = 10
@@ -98,13 +99,18 @@ def _columns(counts: Counter[str]) -> list[str]:
 
 
 def replay(options: Options, program: str = "swarmpy sim") -> str:
-    """The command that makes the same run."""
+    """The command that makes the same run; but for a stack, which has its own flags."""
+    shape = options.shape
     words = [program, f"--seed {options.seed}", f"--nodes {options.nodes}", f"--managers {options.managers}"]
     words.append(f"--minutes {options.minutes:g}")
     if options.faults != Options().faults:
         words.append(f"--faults {','.join(options.faults) or 'none'}")
     if options.fault_gap_s != Options().fault_gap_s:
         words.append(f"--gap {options.fault_gap_s:g}")
+    if shape.tasks != tasks_of(options.nodes):
+        words.append(f"--tasks {shape.tasks}")
+    if shape.clients != Shape.clients:
+        words.append(f"--clients {shape.clients}")
     if options.is_liveness:
         words.append("--liveness")
     return " ".join(words)

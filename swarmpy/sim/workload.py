@@ -15,13 +15,15 @@ from typing import Any
 
 from agent.executor.base import Launch
 from agent.executor.fake import Behaviour
+from swarmpy.model.ids import SECOND_NS
 from swarmpy.sim.checkers.history import MARK_LABEL, Operation, Outcome, Refused, Seen, Verb
 from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Disconnected, Host
 from swarmpy.sim.http import Answer
 from swarmpy.sim.loop import SimLoop
 
-SECOND_NS = 1_000_000_000
+SERVICES_MIN, SERVICES_MAX = 4, 200
+REPLICAS_MEAN = 8
 STEADY = "steady"
 IMAGES = {
     STEADY: Behaviour(stop_s=0.1),
@@ -60,6 +62,17 @@ class Shape:
     clients: int = 4
     pause_s: float = 0.5
     """Between two calls of one client, on the average."""
+
+
+def tasks_of(nodes: int) -> int:
+    """How many tasks a swarm of so many nodes gets, where nobody says."""
+    return 2 * nodes
+
+
+def shape_of(tasks: int, *, clients: int = Shape.clients) -> Shape:
+    """A workload of about so many replicas, in services of eight, within bounds."""
+    services = max(SERVICES_MIN, min(SERVICES_MAX, tasks // REPLICAS_MEAN))
+    return Shape(tasks=tasks, services=services, clients=clients)
 
 
 class Workload:
