@@ -34,7 +34,6 @@ class Trace:
         self._now = now
         self._out = out
         self._hash = hashlib.sha256()
-        self._began = now()
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self.counts: Counter[str] = Counter()
         """How often each event came up."""
@@ -71,7 +70,7 @@ class Trace:
         name = process.name if process is not None else "world"
         text = str(event.pop("event"))
         if method in ("error", "critical", "exception"):
-            where = f"{self._now() - self._began:.3f} {name}"
+            where = f"{self._now():.3f} {name}"
             self.errors.append(f"{where} {text} {_shown(event)}\n{_traceback(event.get('exc_info'))}")
         self._add(name, _LEVELS.get(method, "!!") + text, event)
         raise structlog.DropEvent
@@ -79,7 +78,7 @@ class Trace:
     def _add(self, name: str, event: str, facts: MutableMapping[str, Any]) -> None:
         self.counts[event] += 1
         hashed = {key: value for key, value in facts.items() if key not in _UNHASHED}
-        line = f"{self._now() - self._began:10.4f} {name:<10} {event} {_shown(hashed)}"
+        line = f"{self._now():10.4f} {name:<10} {event} {_shown(hashed)}"
         self._hash.update(line.encode())
         self.lines.append(line)
         if self._out is not None:

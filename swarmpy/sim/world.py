@@ -103,7 +103,7 @@ class World:
         log: TextIO | None = None,
     ) -> None:
         self.options = options
-        self.loop = SimLoop()
+        self.loop = SimLoop(start=0.0)
         self.trace = Trace(lambda: self.loop.now, out=log)
         self.network = SimNetwork(self.loop, Random(f"{options.seed}/network"))
         self.checkers = Checkers(lambda: self.loop.now, options=CheckerOptions(may_roll_back=True))
@@ -161,7 +161,7 @@ class World:
             for host in self.fleet.hosts:
                 self.trace.note_random(host.lives)
             self.trace.note_random(self.network.generator.getstate())
-            virtual_s = self.loop.now - 1000.0
+            virtual_s = self.loop.now
             self.trace.is_over = True
             self.fleet.dispose()
             self.loop.close()
@@ -301,7 +301,7 @@ class World:
             f"client {operation.verb} {operation.outcome}",
             client=operation.client,
             name=operation.name,
-            called_at=round(operation.called_at - 1000.0, 4),
+            called_at=round(operation.called_at, 4),
             service_id=operation.id,
             version=operation.version,
             mark=operation.mark,
@@ -340,4 +340,4 @@ class World:
 
     def _say(self, phase: str) -> None:
         self.trace.record(f"phase {phase}")
-        self._on_progress(f"{self.loop.now - 1000.0:8.1f} s  {phase}")
+        self._on_progress(f"{self.loop.now:8.1f} s  {phase}")
