@@ -19,6 +19,7 @@ import structlog
 
 from manager.control_loop import ControlLoop, retry_delay_s
 from manager.dispatcher import Dispatcher
+from manager.keys import NetworkKeys
 from manager.log_hub import LogHub
 from manager.membership import Membership
 from manager.outage import Outage
@@ -50,6 +51,7 @@ class Term:
         self.epoch = epoch
         self.dispatcher = Dispatcher(store, proposer, env, epoch=epoch, outage_s=outage_s)
         self.log_hub = LogHub(store, self.dispatcher, env)
+        self.network_keys = NetworkKeys(store, proposer, env, epoch=epoch)
         self.loop = ControlLoop(store, proposer, env, reconcilers=reconcilers, epoch=epoch)
 
 
@@ -165,6 +167,7 @@ class Leader:
             tasks.create_task(self._run_loop(term))
             tasks.create_task(term.dispatcher.run())
             tasks.create_task(self.membership.run(epoch=term.epoch))
+            tasks.create_task(term.network_keys.run())
 
     async def _run_loop(self, term: Term) -> None:
         """Nothing is decided on an earlier leader's word of which nodes have gone."""

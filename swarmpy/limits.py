@@ -120,7 +120,7 @@ RAFT_PING_TIMEOUT_S = 5.0
 # --- sessions between agent and manager
 KEEPALIVE_PERIOD_S = 1.0
 KEEPALIVE_TIMEOUT_S = 1.0
-DISCONNECT_GRACE_S = 1.5
+DISCONNECT_GRACE_S = 2.0
 """Between the end of a session's stream and the node being down."""
 RESTART_GRACE_S = 30.0
 """The same, for a daemon that announced a planned restart."""
@@ -167,6 +167,10 @@ STATUS_COMMIT_GAP_S = 0.02
 """The leader's pause between two commits of statuses, in which more of them gather."""
 STATUS_UPDATES_MAX = 1_000
 """Status updates that wait at the leader; then agents' streams are not read on."""
+
+NETWORK_KEYS_MAX = 3
+"""Keys of encrypted networks that are known at a time: the last, the one in use, the next."""
+NETWORK_KEY_ROTATION_S = 12 * 3600.0
 
 TERM_SETTLED_S = 60.0
 """A term of leadership that failed after this long was no failing start: its delay is short again."""

@@ -183,7 +183,7 @@ class NodeState(Value, frozen=True, kw_only=True):
     """All that should exist on this node.
 
     ``peers`` has this node too. ``published`` is served through the ingress network, which is among
-    ``networks`` then. ``keys``: the one with the largest tag is sent with.
+    ``networks`` then. ``keys``: by tag, the newest first; the second is sent with, all are received with.
     """
 
     node_id: NodeId = NodeId("")

@@ -16,6 +16,7 @@ from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
     Healthcheck,
+    NetworkSpec,
     NodeSpec,
     PortConfig,
     ServiceSpec,
@@ -44,6 +45,8 @@ HEARTBEAT_TICK: Final = 1
 ADDRESS_POOL: Final = ("10.0.0.0/8",)
 SUBNET_SIZE: Final = 24
 DATA_PATH_PORT: Final = 4789
+OVERLAY_DRIVER: Final = "overlay"
+ENCRYPTED_OPTION: Final = "encrypted"
 
 REPLICAS: Final = 1
 RESTART_DELAY: Final = Duration(5 * SECOND_NS)
@@ -168,6 +171,20 @@ def port_protocol(port: PortConfig) -> PortProtocol:
 
 def publish_mode(port: PortConfig) -> PublishMode:
     return port.publish_mode or PublishMode.INGRESS
+
+
+# --- networks
+
+
+def network_driver(spec: NetworkSpec) -> str:
+    driver = spec.driver_configuration
+    return (driver.name if driver else "") or OVERLAY_DRIVER
+
+
+def is_encrypted(spec: NetworkSpec) -> bool:
+    """The driver option counts by being there: ``--opt encrypted`` has an empty value."""
+    driver = spec.driver_configuration
+    return driver is not None and driver.options.get(ENCRYPTED_OPTION, "false").lower() != "false"
 
 
 # --- containers

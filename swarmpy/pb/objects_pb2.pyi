@@ -160,7 +160,9 @@ Global___Cluster: _TypeAlias = Cluster  # noqa: Y015
 
 @_typing.final
 class NetworkKey(_message.Message):
-    """A secret that keys of encrypted networks are derived from. The newest one is sent with, all are received with."""
+    """A secret that keys of encrypted networks are derived from. The second newest one is sent with, since others
+    may not have heard of the newest yet; all are received with.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
