@@ -46,10 +46,6 @@ class Fleet:
 
     # --- looking
 
-    @property
-    def by_name(self) -> dict[str, Host]:
-        return {host.name: host for host in self.hosts}
-
     def managers(self) -> list[Host]:
         """Hosts whose daemon serves as a manager now."""
         serving = sorted(self._by_ip[ip] for ip in self._seams.network.serving())  # few, of thousands

@@ -79,12 +79,8 @@ class Host:
         self.process: Process | None = None
         self.daemon: Daemon | None = None
         self.lives = 0
-        self.last_words: list[str] = []
-        """What daemons said of why they had to end."""
         self.on_disk_operation: Callable[[], None] | None = None
         """A fault's: called at each operation on the disk."""
-        self.on_life: Callable[[Host], None] = lambda host: None
-        """Called when a daemon has been made, before it does anything."""
         self._seams = seams
         self._random = Random(f"{seams.seed}/{self.name}")
         self._api: Api | None = None
@@ -148,14 +144,12 @@ class Host:
         daemon = Daemon(self._config(), env, self._machine())
         self._api = Api(daemon, env)
         self.daemon = daemon
-        self.on_life(self)
         try:
             await daemon.resume()
             reason = await asyncio.shield(daemon.fatal)
             await daemon.stop()
         except (SwarmError, OSError) as error:
             reason = f"{type(error).__name__}: {error}"
-        self.last_words.append(reason)
         seams.trace.record("daemon_ended", host=self.name, reason=reason)
         process.kill()
 
@@ -230,10 +224,7 @@ class Host:
     def _crashed_writing(self) -> None:
         """Down in the middle of a disk operation; the rest of this step of its code reaches nobody."""
         self.power_off()
-        self._seams.loop.call_later(SUPERVISOR_DELAY_S, self._recover, context=Context())
-
-    def _recover(self) -> None:
-        self.start()
+        self._seams.loop.call_later(SUPERVISOR_DELAY_S, self.start, context=Context())
 
     def _lose_tasks(self) -> None:
         """Nothing runs after a reboot; containers are found stopped."""

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import sys
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, MutableMapping
 from typing import Any, TextIO
 
@@ -35,8 +35,6 @@ class Trace:
         self._out = out
         self._hash = hashlib.sha256()
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
-        self.counts: Counter[str] = Counter()
-        """How often each event came up."""
         self.errors: deque[str] = deque(maxlen=ERRORS_KEPT)
         """What production code logged as an error, with its traceback."""
         self.is_over = False
@@ -76,7 +74,6 @@ class Trace:
         raise structlog.DropEvent
 
     def _add(self, name: str, event: str, facts: MutableMapping[str, Any]) -> None:
-        self.counts[event] += 1
         hashed = {key: value for key, value in facts.items() if key not in _UNHASHED}
         line = f"{self._now():10.4f} {name:<10} {event} {_shown(hashed)}"
         self._hash.update(line.encode())
