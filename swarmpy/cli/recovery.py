@@ -179,10 +179,8 @@ def restore(session: Session, arguments: list[str], options: Options) -> int:
         f"Swarm {head.cluster_id} restored as it was at {taken}: current node ({node_id}) is its manager.\n"
     )
     print("Workers come back by themselves if they reach this node at the address of a manager they knew;")
-    print(
-        "'swarmpy leave' and 'swarmpy join' bring the others. The former managers are refused: 'swarmpy leave"
-    )
-    print("--force' on each, then join it anew. 'swarmpy join-token manager' tells how.")
+    print("'swarmpy leave' and 'swarmpy join' bring the others.")
+    print(_FORMER)
     return 0
 
 
@@ -250,10 +248,8 @@ def recover(session: Session, arguments: list[str], options: Options) -> int:
     }
     node_id = session.client.post("/swarmpy/recover", request)
     print(f"Swarm recovered: current node ({node_id}) is now its only manager.\n")
-    print(
-        "The other managers were removed and are refused when they return: 'swarmpy leave --force' on each,"
-    )
-    print("then join it anew. 'swarmpy join-token manager' tells how. Workers come back by themselves.")
+    print("The other managers were removed; workers come back by themselves.")
+    print(_FORMER)
     return 0
 
 
