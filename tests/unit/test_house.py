@@ -23,7 +23,7 @@ FUNCTION_LINES_MAX = 70
 
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
 SKIPPED = re.compile(r'\b(pytest\.skip\(|importorskip|mark\.xfail|mark\.skip\((?!reason="needs root"))')
-FOREIGN = re.compile(r"/work/(main|shared)|\bpypi\.org\b|\bpythonhosted\b|\bDESIGN\b|\bSTYLE\b")
+FOREIGN = re.compile(r"/[w]ork/(main|shared)|\bpypi\.org\b|\bpythonhosted\b|\bDESIGN\b|\bSTYLE\b")
 
 PURE = (
     "swarmpy/model",
