@@ -129,6 +129,10 @@ class Peer(Value, frozen=True, kw_only=True):
     addr: str
     ingress_addresses: tuple[str, ...] = ()
     boot_id: str = ""
+    number: int = 0
+    encryption: tuple[str, ...] = ()
+    """The ways in which it can encrypt, the best first."""
+    wireguard_key: bytes = b""
 
 
 class RemoteEndpoint(Value, frozen=True, kw_only=True):

@@ -51,6 +51,9 @@ class NodePeer(Value, frozen=True, kw_only=True):
     ingress_addresses: tuple[str, ...] = ()
     boot_id: str = ""
     hostname: str = ""
+    number: int = 0
+    encryption: tuple[str, ...] = ()
+    wireguard_key: bytes = b""
 
     @property
     def record_id(self) -> str:

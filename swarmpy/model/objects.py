@@ -140,6 +140,10 @@ class NodeDescription(Value, frozen=True, kw_only=True):
     """Where the node takes traffic of overlay networks; empty: the address that it is reached under."""
     boot_id: str = ""
     """Fresh for every boot of the machine: keys of encrypted networks are derived anew with it."""
+    encryption: tuple[str, ...] = ()
+    """The ways in which the node can encrypt networks, the best first."""
+    wireguard_key: bytes = b""
+    """The public key of its WireGuard device, if it can have one."""
 
 
 class NodeStatus(Value, frozen=True, kw_only=True):
@@ -183,6 +187,8 @@ class Node(Value, frozen=True, kw_only=True):
     manager_status: ManagerStatus | None = None
     attachments: tuple[NetworkAttachment, ...] = ()
     """The node's own places in networks: its address in the ingress network."""
+    number: int = 0
+    """From 1; no other node's. What a node is known by where an id has no room."""
 
 
 # --- services and tasks

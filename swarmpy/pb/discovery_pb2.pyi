@@ -102,12 +102,19 @@ class NodePeer(_message.Message):
     INGRESS_ADDRESSES_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
     HOSTNAME_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_FIELD_NUMBER: _builtins.int
+    WIREGUARD_KEY_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     addr: _builtins.str
     boot_id: _builtins.str
     hostname: _builtins.str
+    number: _builtins.int
+    wireguard_key: _builtins.bytes
     @_builtins.property
     def ingress_addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def encryption(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -116,10 +123,13 @@ class NodePeer(_message.Message):
         ingress_addresses: _abc.Iterable[_builtins.str] | None = ...,
         boot_id: _builtins.str = ...,
         hostname: _builtins.str = ...,
+        number: _builtins.int = ...,
+        encryption: _abc.Iterable[_builtins.str] | None = ...,
+        wireguard_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "boot_id", b"boot_id", "hostname", b"hostname", "ingress_addresses", b"ingress_addresses", "node_id", b"node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addr", b"addr", "boot_id", b"boot_id", "encryption", b"encryption", "hostname", b"hostname", "ingress_addresses", b"ingress_addresses", "node_id", b"node_id", "number", b"number", "wireguard_key", b"wireguard_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

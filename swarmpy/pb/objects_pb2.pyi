@@ -294,11 +294,15 @@ class NodeDescription(_message.Message):
     TLS_INFO_FIELD_NUMBER: _builtins.int
     DATA_PATH_ADDR_FIELD_NUMBER: _builtins.int
     BOOT_ID_FIELD_NUMBER: _builtins.int
+    ENCRYPTION_FIELD_NUMBER: _builtins.int
+    WIREGUARD_KEY_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     data_path_addr: _builtins.str
     """Where the node takes traffic of overlay networks; empty: the address that it is reached under."""
     boot_id: _builtins.str
     """Fresh for every boot of the machine: keys of encrypted networks are derived anew with it."""
+    wireguard_key: _builtins.bytes
+    """The public key of its WireGuard device, if it can have one."""
     @_builtins.property
     def platform(self) -> _specs_pb2.Platform: ...
     @_builtins.property
@@ -307,6 +311,10 @@ class NodeDescription(_message.Message):
     def engine(self) -> Global___EngineDescription: ...
     @_builtins.property
     def tls_info(self) -> Global___TLSInfo: ...
+    @_builtins.property
+    def encryption(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The ways in which the node can encrypt networks, the best first."""
+
     def __init__(
         self,
         *,
@@ -317,10 +325,12 @@ class NodeDescription(_message.Message):
         tls_info: Global___TLSInfo | None = ...,
         data_path_addr: _builtins.str = ...,
         boot_id: _builtins.str = ...,
+        encryption: _abc.Iterable[_builtins.str] | None = ...,
+        wireguard_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "platform", b"platform", "resources", b"resources", "tls_info", b"tls_info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "data_path_addr", b"data_path_addr", "engine", b"engine", "hostname", b"hostname", "platform", b"platform", "resources", b"resources", "tls_info", b"tls_info"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "data_path_addr", b"data_path_addr", "encryption", b"encryption", "engine", b"engine", "hostname", b"hostname", "platform", b"platform", "resources", b"resources", "tls_info", b"tls_info", "wireguard_key", b"wireguard_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -402,11 +412,14 @@ class Node(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     MANAGER_STATUS_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
     updated_at: _builtins.int
     role: _types_pb2.NodeRole.ValueType
+    number: _builtins.int
+    """From 1; no other node's. What a node is known by where an id has no room."""
     @_builtins.property
     def spec(self) -> _specs_pb2.NodeSpec: ...
     @_builtins.property
@@ -432,10 +445,11 @@ class Node(_message.Message):
         status: Global___NodeStatus | None = ...,
         manager_status: Global___ManagerStatus | None = ...,
         attachments: _abc.Iterable[Global___NetworkAttachment] | None = ...,
+        number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "manager_status", b"manager_status", "spec", b"spec", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "created_at", b"created_at", "description", b"description", "id", b"id", "manager_status", b"manager_status", "role", b"role", "spec", b"spec", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "created_at", b"created_at", "description", b"description", "id", b"id", "manager_status", b"manager_status", "number", b"number", "role", b"role", "spec", b"spec", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
