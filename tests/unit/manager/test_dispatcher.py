@@ -3,88 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
-from clusters import Firing, apply, make_service, memory_proposer, seeded_env, store_with
+from clusters import Firing, apply, make_service, memory_proposer, store_with
+from dispatcher_rig import DEADLINE_S, NODE, ScriptedAgent, dispatching, state_of, until
 from msgspec.structs import replace
 
-from manager.dispatcher import Dispatcher
 from manager.reconcile.nodes import RESTARTING_MESSAGE
 from manager.store.events import Commit
 from manager.store.store import Store
-from swarmpy import codec
 from swarmpy.errors import PermissionDenied
 from swarmpy.model.changes import Applied, Batch, Create, Delete, NodeReport, Order, Update
 from swarmpy.model.ids import Duration, NodeId, RaftId, RevisionId, ServiceId, TaskId
-from swarmpy.model.objects import Cluster, Kind, ManagerStatus, NodeDescription, Task, TaskStatus
+from swarmpy.model.objects import Cluster, Kind, ManagerStatus, Task, TaskStatus
 from swarmpy.model.specs import ClusterSpec, DispatcherConfig
 from swarmpy.model.states import NodeRole, NodeState, Owner, TaskState
 from swarmpy.pb import dispatcher_pb2 as pb
-
-DEADLINE_S = 5.0
-NODE = NodeId("node-1")
-
-
-class ScriptedAgent:
-    """An agent's stream: what it says, and what it was told."""
-
-    def __init__(self, dispatcher: Dispatcher, node_id: NodeId = NODE) -> None:
-        self.says: asyncio.Queue[pb.AgentMessage | None] = asyncio.Queue()
-        self.told: list[pb.ManagerMessage] = []
-        self.session = asyncio.create_task(
-            dispatcher.serve(node_id, "10.9.9.9", messages=self._messages(), send=self._take)
-        )
-
-    async def _messages(self) -> AsyncIterator[pb.AgentMessage]:
-        while (message := await self.says.get()) is not None:
-            yield message
-
-    async def _take(self, message: pb.ManagerMessage) -> None:
-        self.told.append(message)
-
-    def hello(self, addr: str = "") -> None:
-        description = codec.to_pb(NodeDescription(hostname="h1"))
-        self.says.put_nowait(
-            pb.AgentMessage(hello=pb.Hello(description=description, incarnation="i", advertise_addr=addr))
-        )
-
-    def report(self, sequence: int, *statuses: tuple[str, TaskState]) -> None:
-        update = pb.StatusUpdate(sequence=sequence)
-        for task_id, state in statuses:
-            update.statuses.add(task_id=task_id, status=codec.to_pb(TaskStatus(state=state)))
-        self.says.put_nowait(pb.AgentMessage(statuses=update))
-
-    def of_kind(self, kind: str) -> list[pb.ManagerMessage]:
-        return [message for message in self.told if message.WhichOneof("message") == kind]
-
-
-@asynccontextmanager
-async def dispatching(
-    store: Store, *, epoch: int = 1, fault_point: Firing | None = None
-) -> AsyncIterator[Dispatcher]:
-    log, proposer = memory_proposer(store)
-    await log.start()
-    dispatcher = Dispatcher(store, proposer, seeded_env(fault_point=fault_point), epoch=epoch)
-    running = asyncio.create_task(dispatcher.run())
-    try:
-        yield dispatcher
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def state_of(store: Store, node_id: NodeId = NODE) -> NodeState:
-    node = store.node(node_id)
-    assert node is not None
-    return node.status.state
 
 
 def add_task(store: Store, name: str, node_id: NodeId = NODE) -> None:
@@ -157,14 +91,11 @@ async def test_the_welcome_comes_first_even_if_the_node_changes_while_it_registe
             applied: Applied = await super().propose(batch)
             return applied
 
-    dispatcher = Dispatcher(store, Meddling(log), seeded_env(), epoch=1)
-    running = asyncio.create_task(dispatcher.run())
-    agent = ScriptedAgent(dispatcher)
-    agent.hello()
-    await until(lambda: bool(agent.of_kind("assignments")))
-    assert agent.told[0].WhichOneof("message") == "welcome"
-    running.cancel()
-    await asyncio.wait([running])
+    async with dispatching(store, proposer=Meddling(log)) as dispatcher:
+        agent = ScriptedAgent(dispatcher)
+        agent.hello()
+        await until(lambda: bool(agent.of_kind("assignments")))
+        assert agent.told[0].WhichOneof("message") == "welcome"
 
 
 async def test_a_session_that_does_not_start_with_hello_is_refused() -> None:
@@ -173,7 +104,7 @@ async def test_a_session_that_does_not_start_with_hello_is_refused() -> None:
         agent = ScriptedAgent(dispatcher)
         agent.says.put_nowait(pb.AgentMessage(heartbeat=pb.Heartbeat()))
         with pytest.raises(PermissionDenied, match="hello"):
-            await agent.session
+            await agent.call
 
 
 async def test_a_removed_node_gets_no_session_and_loses_the_one_it_has() -> None:
@@ -182,14 +113,14 @@ async def test_a_removed_node_gets_no_session_and_loses_the_one_it_has() -> None
         stranger = ScriptedAgent(dispatcher, NodeId("gone"))
         stranger.hello()
         with pytest.raises(PermissionDenied, match="removed"):
-            await stranger.session
+            await stranger.call
 
         agent = ScriptedAgent(dispatcher)
         agent.hello()
         await until(lambda: state_of(store) is NodeState.READY)
         apply(store, Delete(kind=Kind.NODE, id=NODE))
         async with asyncio.timeout(DEADLINE_S):
-            await agent.session
+            await agent.call
 
 
 async def test_statuses_are_committed_then_acknowledged() -> None:
@@ -295,7 +226,7 @@ async def test_missed_heartbeats_end_the_session() -> None:
         await until(lambda: state_of(store) is NodeState.READY)
         await until(lambda: state_of(store) is NodeState.DISCONNECTED)
         async with asyncio.timeout(DEADLINE_S):
-            await agent.session
+            await agent.call
 
 
 async def test_a_second_session_takes_over_and_the_first_ones_end_says_nothing() -> None:
@@ -307,7 +238,7 @@ async def test_a_second_session_takes_over_and_the_first_ones_end_says_nothing()
         second = ScriptedAgent(dispatcher)
         second.hello()
         async with asyncio.timeout(DEADLINE_S):
-            await first.session
+            await first.call
         await until(lambda: bool(second.of_kind("assignments")))
         assert state_of(store) is NodeState.READY
         assert dispatcher.session_of(NODE) is not None
@@ -338,6 +269,6 @@ async def test_losing_leadership_sends_agents_to_look_elsewhere() -> None:
         agent.hello()
         await until(lambda: bool(agent.of_kind("assignments")))
     async with asyncio.timeout(DEADLINE_S):
-        await agent.session
+        await agent.call
     assert state_of(store) is NodeState.READY, "a deposed leader has nothing to say of nodes"
     assert agent.told[-1].WhichOneof("message") == "redirect"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from clusters import apply, make_service, memory_proposer, seeded_env, store_with
+from clusters import apply, make_service, memory_proposer, store_with
+from dispatcher_rig import NODE, ScriptedAgent, dispatching, state_of, until
 
 from manager import dispatcher as dispatcher_module
 from manager import proposer as proposer_module
@@ -18,41 +19,10 @@ from swarmpy import codec
 from swarmpy.errors import NoLeader, PermissionDenied, Unavailable
 from swarmpy.limits import SESSION_QUEUE_MESSAGES_MAX, SESSION_STARTS_MAX
 from swarmpy.model.changes import Applied, Batch, Create
-from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
-from swarmpy.model.objects import NodeDescription, Task, TaskStatus
+from swarmpy.model.ids import RevisionId, ServiceId, TaskId
+from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import NodeState, Owner, TaskState
 from swarmpy.pb import dispatcher_pb2 as pb
-
-DEADLINE_S = 5.0
-NODE = NodeId("node-1")
-
-
-class Agent:
-    """An agent's stream. While ``reads`` is clear it takes no message."""
-
-    def __init__(self, dispatcher: Dispatcher, node_id: NodeId = NODE) -> None:
-        self.says: asyncio.Queue[pb.AgentMessage | None] = asyncio.Queue()
-        self.told: list[pb.ManagerMessage] = []
-        self.reads = asyncio.Event()
-        self.reads.set()
-        self.call = asyncio.create_task(
-            dispatcher.serve(node_id, "10.9.9.9", messages=self._messages(), send=self._take)
-        )
-
-    async def _messages(self) -> AsyncIterator[pb.AgentMessage]:
-        while (message := await self.says.get()) is not None:
-            yield message
-
-    async def _take(self, message: pb.ManagerMessage) -> None:
-        await self.reads.wait()
-        self.told.append(message)
-
-    def hello(self) -> None:
-        description = codec.to_pb(NodeDescription(hostname="h1"))
-        self.says.put_nowait(pb.AgentMessage(hello=pb.Hello(description=description, incarnation="i")))
-
-    def has_heard(self, kind: str) -> bool:
-        return any(message.WhichOneof("message") == kind for message in self.told)
 
 
 class HaltingProposer(RaftProposer):
@@ -85,31 +55,14 @@ class HaltingProposer(RaftProposer):
 
 
 @asynccontextmanager
-async def dispatching(store: Store) -> AsyncIterator[tuple[Dispatcher, HaltingProposer]]:
+async def halting(store: Store) -> AsyncIterator[tuple[Dispatcher, HaltingProposer]]:
+    """A dispatcher, and the proposer that may hold it up."""
     proposer = HaltingProposer(store)
-    dispatcher = Dispatcher(store, proposer, seeded_env(), epoch=1)
-    running = asyncio.create_task(dispatcher.run())
-    try:
+    async with dispatching(store, proposer=proposer) as dispatcher:
         yield dispatcher, proposer
-        assert not running.done(), running.exception()
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
-def state_of(store: Store, node_id: NodeId = NODE) -> NodeState:
-    node = store.node(node_id)
-    assert node is not None
-    return node.status.state
-
-
-async def cancelled(agent: Agent) -> None:
+async def cancelled(agent: ScriptedAgent) -> None:
     """As gRPC does when the caller is gone."""
     agent.call.cancel()
     await asyncio.wait([agent.call])
@@ -117,10 +70,10 @@ async def cancelled(agent: Agent) -> None:
 
 async def test_a_call_that_is_cancelled_while_it_registers_leaves_no_session_behind() -> None:
     store = store_with(nodes=1)
-    async with dispatching(store) as (dispatcher, proposer):
+    async with halting(store) as (dispatcher, proposer):
         await until(lambda: state_of(store) is NodeState.UNKNOWN)
         proposer.goes.clear()
-        agent = Agent(dispatcher)
+        agent = ScriptedAgent(dispatcher)
         agent.hello()
         await until(lambda: dispatcher.session_of(NODE) is not None and proposer.waiting > 0)
         await cancelled(agent)
@@ -131,10 +84,10 @@ async def test_a_call_that_is_cancelled_while_it_registers_leaves_no_session_beh
 
 async def test_the_end_of_a_session_is_reported_also_if_its_call_was_cancelled() -> None:
     store = store_with(nodes=1)
-    async with dispatching(store) as (dispatcher, proposer):
-        agent = Agent(dispatcher)
+    async with halting(store) as (dispatcher, proposer):
+        agent = ScriptedAgent(dispatcher)
         agent.hello()
-        await until(lambda: agent.has_heard("assignments"))
+        await until(lambda: bool(agent.of_kind("assignments")))
         proposer.fails = 3  # meanwhile there is no quorum
         await cancelled(agent)
         await until(lambda: state_of(store) is NodeState.DISCONNECTED)
@@ -142,26 +95,26 @@ async def test_the_end_of_a_session_is_reported_also_if_its_call_was_cancelled()
 
 async def test_a_node_that_is_back_before_its_absence_was_committed_stays_ready() -> None:
     store = store_with(nodes=1)
-    async with dispatching(store) as (dispatcher, proposer):
-        first = Agent(dispatcher)
+    async with halting(store) as (dispatcher, proposer):
+        first = ScriptedAgent(dispatcher)
         first.hello()
-        await until(lambda: first.has_heard("assignments"))
+        await until(lambda: bool(first.of_kind("assignments")))
         proposer.fails = 2
         await cancelled(first)
-        second = Agent(dispatcher)
+        second = ScriptedAgent(dispatcher)
         second.hello()
-        await until(lambda: second.has_heard("assignments"))
+        await until(lambda: bool(second.of_kind("assignments")))
         await until(lambda: not dispatcher._doubtful and proposer.waiting == 0)
         assert state_of(store) is NodeState.READY
 
 
 async def test_many_nodes_that_go_at_once_cost_few_commits() -> None:
     store = store_with(nodes=40)
-    async with dispatching(store) as (dispatcher, proposer):
-        agents = [Agent(dispatcher, node.id) for node in store.nodes()]
+    async with halting(store) as (dispatcher, proposer):
+        agents = [ScriptedAgent(dispatcher, node.id) for node in store.nodes()]
         for agent in agents:
             agent.hello()
-        await until(lambda: all(agent.has_heard("assignments") for agent in agents))
+        await until(lambda: all(agent.of_kind("assignments") for agent in agents))
         before = proposer.proposed
         proposer.goes.clear()
         for agent in agents:
@@ -174,21 +127,21 @@ async def test_many_nodes_that_go_at_once_cost_few_commits() -> None:
 
 async def test_an_agent_that_says_nothing_is_told_what_was_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "RPC_TIMEOUT_S", 0.05)
-    async with dispatching(store_with(nodes=1)) as (dispatcher, _):
+    async with halting(store_with(nodes=1)) as (dispatcher, _):
         with pytest.raises(PermissionDenied, match="hello"):
-            await Agent(dispatcher).call
+            await ScriptedAgent(dispatcher).call
 
 
 async def test_one_identity_on_two_machines_is_told_apart_from_a_restart() -> None:
     store = store_with(nodes=1)
-    async with dispatching(store) as (dispatcher, _):
+    async with halting(store) as (dispatcher, _):
         calls = []
         for _ in range(SESSION_STARTS_MAX):
-            agent = Agent(dispatcher)
+            agent = ScriptedAgent(dispatcher)
             agent.hello()
-            await until(lambda agent=agent: agent.has_heard("welcome"))  # type: ignore[misc]
+            await until(lambda agent=agent: bool(agent.of_kind("welcome")))  # type: ignore[misc]
             calls.append(agent.call)
-        one_too_many = Agent(dispatcher)
+        one_too_many = ScriptedAgent(dispatcher)
         one_too_many.hello()
         with pytest.raises(Unavailable, match="copied to another machine"):
             await one_too_many.call
@@ -198,10 +151,10 @@ async def test_one_identity_on_two_machines_is_told_apart_from_a_restart() -> No
 async def test_an_agent_that_beats_but_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "SESSION_LAST_WORDS_S", 0.05)
     store = store_with(nodes=1)
-    async with dispatching(store) as (dispatcher, _):
-        agent = Agent(dispatcher)
+    async with halting(store) as (dispatcher, _):
+        agent = ScriptedAgent(dispatcher)
         agent.hello()
-        await until(lambda: agent.has_heard("assignments"))
+        await until(lambda: bool(agent.of_kind("assignments")))
         agent.reads.clear()
         session = dispatcher.session_of(NODE)
         assert session is not None
@@ -228,10 +181,10 @@ async def test_statuses_too_large_for_one_entry_are_committed_in_parts(
             status=TaskStatus(state=TaskState.ASSIGNED),
         )
         apply(store, Create(object=task), owner=Owner.ORCHESTRATOR)
-    async with dispatching(store) as (dispatcher, _):
-        agent = Agent(dispatcher)
+    async with halting(store) as (dispatcher, _):
+        agent = ScriptedAgent(dispatcher)
         agent.hello()
-        await until(lambda: agent.has_heard("assignments"))
+        await until(lambda: bool(agent.of_kind("assignments")))
         monkeypatch.setattr(proposer_module, "ENTRY_BYTES_MAX", 1_000)
         update = pb.StatusUpdate(sequence=1)
         for name in names:
@@ -239,6 +192,6 @@ async def test_statuses_too_large_for_one_entry_are_committed_in_parts(
             status = codec.to_pb(TaskStatus(state=TaskState.RUNNING, message=words))
             update.statuses.add(task_id=name, status=status)
         agent.says.put_nowait(pb.AgentMessage(statuses=update))
-        await until(lambda: agent.has_heard("status_ack"))
+        await until(lambda: bool(agent.of_kind("status_ack")))
         late = [task.id for task in store.tasks() if task.status.state is not TaskState.RUNNING]
         assert late == ["t3"], "what fits no entry is dropped, and nothing else"
