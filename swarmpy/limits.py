@@ -13,8 +13,6 @@ PLAN_GROUPS_MAX = 250
 """Atomic groups in one plan: what a reconcile decides before the loop looks at its time slice."""
 ENTRY_BYTES_MAX = 1_500_000
 """Size of one raft entry; the same limit as swarm mode's transaction."""
-OBJECT_BYTES_MAX = 1_400_000
-"""Size of one stored object."""
 REQUEST_IDS_MAX = 1_000
 """Named batches whose outcomes the store remembers. Replicated state follows from it: a change needs every
 manager to have it."""
@@ -25,7 +23,6 @@ STORE_RECORD_BYTES_MAX = 64 << 20
 WATCH_QUEUE_EVENTS_MAX = 20_000
 """Events that a slow watcher may lag behind before it is told to resync."""
 DEBOUNCE_S = 0.05
-DEBOUNCE_MAX_S = 1.0
 SLICE_S = 0.01
 """The longest that one decision may hold the event loop."""
 PROPOSE_TIMEOUT_S = 10.0
@@ -157,8 +154,6 @@ STATUS_BATCH_S = 0.1
 STATUS_GAP_S = 0.02
 """Between two status updates of an agent in which tasks got to run, or ended."""
 STATUS_BATCH_MAX = 500
-STATUS_QUEUE_MAX = 10_000
-ASSIGNMENT_BATCH_S = 0.05
 ASSIGNMENT_CHANGES_MAX = 500
 ASSIGNMENT_BYTES_MAX = 1 << 20
 """One assignment message ends with the change that reaches this size; far below RPC_MESSAGE_BYTES_MAX."""

@@ -29,7 +29,6 @@ Duration = NewType("Duration", int)
 ID_BYTES = 17
 ID_CHARS = 25
 SECOND_NS = 1_000_000_000
-MILLISECOND_NS = 1_000_000
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PAIRS = [high + low for high in _DIGITS for low in _DIGITS]
