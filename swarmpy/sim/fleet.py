@@ -137,26 +137,19 @@ class Fleet:
 
     async def call(self, host: Host, method: str, path: str, body: object = None, **options: Any) -> Answer:
         """The same, which has to succeed within ``PATIENCE_S``."""
-        deadline = self._seams.loop.time() + PATIENCE_S
-        while True:
-            try:
-                answer = await self.ask(host, method, path, body, **options)
-            except Disconnected as error:
-                reason = str(error)
-            else:
-                if answer.status < 400:
-                    return answer
-                reason = f"{answer.status} {answer.message}"
-            if self._seams.loop.time() > deadline:
-                raise Impatient(f"{method} {path} at {host.name}: {reason}")
-            await asyncio.sleep(RETRY_S)
+        return await self._insist(lambda: [host], method, path, body, **options)
 
     async def call_any(self, method: str, path: str, body: object = None, **options: Any) -> Answer:
-        """Ask managers in turn until one has done it."""
+        """Ask managers in turn until one has done it, within ``PATIENCE_S``."""
+        return await self._insist(lambda: self._shuffled(self.managers()), method, path, body, **options)
+
+    async def _insist(
+        self, hosts: Callable[[], list[Host]], method: str, path: str, body: object, **options: Any
+    ) -> Answer:
         deadline = self._seams.loop.time() + PATIENCE_S
         reason = "no manager is up"
         while True:
-            for host in self._shuffled(self.managers()):
+            for host in hosts():
                 try:
                     answer = await self.ask(host, method, path, body, **options)
                 except Disconnected as error:

@@ -106,12 +106,15 @@ class Operator:
             raise Impatient(f"the nodes are not in order within {TIDY_PATIENCE_S:.0f} s") from None
 
     async def _settle_role(self, host: Host) -> None:
-        is_manager = host in self._fleet.founders
-        role = NodeRole.MANAGER if is_manager else NodeRole.WORKER
+        role = self._role_of(host)
         await self._set(host, availability=NodeAvailability.ACTIVE, role=role)
         await self._fleet.until(
-            lambda: (host.manager is not None) == is_manager, f"{host.name} is a {role.value}"
+            lambda: (host.manager is not None) == (role is NodeRole.MANAGER), f"{host.name} is a {role.value}"
         )
+
+    def _role_of(self, host: Host) -> NodeRole:
+        """The one that it had at first."""
+        return NodeRole.MANAGER if host in self._fleet.founders else NodeRole.WORKER
 
     # --- single changes
 
@@ -229,5 +232,4 @@ class Operator:
                 await self._remove(each["ID"])
 
     async def _rejoin(self, host: Host) -> None:
-        role = NodeRole.MANAGER if host in self._fleet.founders else NodeRole.WORKER
-        await self._fleet.join(host, role, patience_s=BRIEF_PATIENCE_S)
+        await self._fleet.join(host, self._role_of(host), patience_s=BRIEF_PATIENCE_S)
