@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab_cli import Cli
 from lab_services import lab_of, new_name
 
 from swarmpy.lab.cluster import Lab
@@ -43,6 +44,14 @@ def lab() -> Iterator[Lab]:
     """Three managers and two workers, shared by the tests of a module; they leave it whole."""
     with lab_of(managers=3, workers=2) as lab:
         yield lab
+
+
+@pytest.fixture
+def cli(lab: Lab) -> Iterator[Cli]:
+    """The command line on the first host of the module's lab; services that a test leaves are removed."""
+    cli = Cli(lab)
+    yield cli
+    cli.remove_all()
 
 
 @pytest.fixture

@@ -31,10 +31,7 @@ def cli(lab: Lab) -> Iterator[Cli]:
     """What is refused may not be there: a test removes all that it means to make."""
     cli = Cli(lab)
     yield cli
-    left = cli.good("service", "ls", "--format", "{{.Name}}").split()
-    if left:
-        cli.remove(*left)
-    assert left == []
+    assert cli.remove_all() == []
 
 
 def spec(name: str, **container: Any) -> dict[str, Any]:

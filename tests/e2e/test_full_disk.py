@@ -45,9 +45,7 @@ def cli(lab: Lab) -> Iterator[Cli]:
         if hosts.daemon(host) is None:
             lab.start(host.name)
     lab.wait_ready()
-    names = cli.good("service", "ls", "--format", "{{.Name}}").split()
-    if names:
-        cli.remove(*names)
+    cli.remove_all()
 
 
 def run(lab: Lab, name: str, *argv: str) -> None:

@@ -88,16 +88,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def cli(lab: Lab) -> Iterator[Cli]:
-    """The first host's command line; services that a test leaves are removed."""
-    cli = Cli(lab)
-    yield cli
-    names = cli.good("service", "ls", "--format", "{{.Name}}").split()
-    if names:
-        cli.remove(*names)
-
-
 def log_of(cli: Cli, service: str) -> list[str]:
     return cli.good("service", "logs", "--raw", service).splitlines()
 

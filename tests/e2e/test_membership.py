@@ -46,9 +46,7 @@ def cli(lab: Lab) -> Iterator[Cli]:
     cli = Cli(lab)
     cluster = cli.good("info", "--format", "{{.Swarm.Cluster.ID}}")
     yield cli
-    names = cli.good("service", "ls", "--format", "{{.Name}}").split()
-    if names:
-        cli.remove(*names)
+    cli.remove_all()
     lab.wait_ready()
     roles = {n["Description"]["Hostname"]: n["Spec"]["Role"] for n in lab.nodes()}
     assert roles == {host.name: "manager" if host.is_manager else "worker" for host in lab.layout.hosts}

@@ -37,14 +37,10 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def cli(lab: Lab) -> Iterator[Cli]:
-    cli = Cli(lab)
+def cli(cli: Cli) -> Iterator[Cli]:
     yield cli
-    names = cli.good("service", "ls", "--format", "{{.Name}}").split()
-    if names:
-        cli.remove(*names)
     for name in NODES:
-        node = lab.call("node-1", "GET", f"/nodes/{name}")
+        node = cli.lab.call("node-1", "GET", f"/nodes/{name}")
         labels = [word for key in node["Spec"].get("Labels") or {} for word in ("--label-rm", key)]
         if labels or node["Spec"]["Availability"] != "active":
             cli.good("node", "update", "--availability", "active", *labels, name)

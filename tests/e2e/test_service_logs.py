@@ -43,15 +43,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def cli(lab: Lab) -> Iterator[Cli]:
-    cli = Cli(lab)
-    yield cli
-    names = cli.good("service", "ls", "--format", "{{.Name}}").split()
-    if names:
-        cli.remove(*names)
-
-
 def lines(cli: Cli, *words: str, at: str = "") -> list[str]:
     return cli.good("service", "logs", *words, at=at).splitlines()
 

@@ -39,15 +39,6 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture
-def cli(lab: Lab) -> Iterator[Cli]:
-    cli = Cli(lab)
-    yield cli
-    names = cli.good("service", "ls", "--format", "{{.Name}}").split()
-    if names:
-        cli.remove(*names)
-
-
 def only_process(mark: str) -> int:
     return wait_for(lambda: processes(mark), lambda pids: len(pids) == 1, what=f"one process {mark}").pop()
 

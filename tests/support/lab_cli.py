@@ -68,6 +68,13 @@ class Cli:
             what=f"{names} should be gone",
         )
 
+    def remove_all(self) -> list[str]:
+        """Remove the services that are left; their names."""
+        names = self.good("service", "ls", "--format", "{{.Name}}").split()
+        if names:
+            self.remove(*names)
+        return names
+
 
 def error(reason: str) -> str:
     """How the command line tells what the daemon refused."""
