@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from lab_services import DEADLINE_S, SleepService, refusal
@@ -110,8 +111,8 @@ def test_a_restarted_daemon_adopts_its_tasks(lab: Lab, web: SleepService) -> Non
 def test_tasks_go_on_when_every_daemon_is_killed_and_are_adopted(lab: Lab, web: SleepService) -> None:
     processes = web.wait_processes(5)
 
-    for node in NODES:
-        lab.kill(node)
+    with ThreadPoolExecutor(len(NODES)) as pool:  # at once: none is there to call the others down
+        list(pool.map(lab.kill, NODES))
     assert web.processes() == processes
     for node in NODES:
         lab.start(node, wait=False)
