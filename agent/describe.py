@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from swarmpy.model.objects import EngineDescription, EnginePlugin, NodeDescription, TLSInfo
 from swarmpy.model.specs import Platform, Resources
 from swarmpy.version import VERSION
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_SO_NETNS_COOKIE = 71
+_COOKIE_BYTES = 8
 _CPU_NANOS = 1_000_000_000
 _PLUGINS = (
     EnginePlugin(type="Log", name="json-file"),
@@ -29,7 +34,25 @@ def describe(
         resources=Resources(nano_cpus=_cpus() * _CPU_NANOS, memory_bytes=_memory_bytes()),
         engine=EngineDescription(engine_version=VERSION, labels=dict(labels or {}), plugins=_PLUGINS),
         tls_info=tls_info,
+        boot_id=_boot_id(),
     )
+
+
+def _boot_id() -> str:
+    """Fresh whenever the network stack under us is: with the kernel's boot, and in another namespace.
+
+    Counters of packets begin anew then, so no key may be used on. Empty where the kernel does not tell.
+    """
+    try:
+        boot = _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, _COOKIE_BYTES)
+        except OSError:
+            return boot  # a kernel before 5.14
+    return f"{boot}.{int.from_bytes(cookie, sys.byteorder):x}"
 
 
 def _cpus() -> int:

@@ -18,6 +18,9 @@ _CONTAINER_LINKS = ("lo", "docker", "br-", "veth", "sw-", "podman", "cni", "virb
 """Bridges and tunnels of containers: never what other nodes should use."""
 
 
+_NO_DATA_PATH = "data path address must be a non-zero IP address or network interface (without a port number)"
+
+
 def with_port(address: str, port: int = SWARM_PORT) -> str:
     """``host`` or ``host:port`` as ``host:port``; a bare IPv6 address gets its brackets."""
     host, colon, text = address.rpartition(":")
@@ -53,6 +56,19 @@ def resolve_advertise(wanted: str, listen: str) -> str:
             f"({', '.join(found)}) - specify one with --advertise-addr"
         )
     return with_port(found[0], _port_of(listen))
+
+
+def resolve_data_path(wanted: str) -> str:
+    """Where overlay traffic is taken: an address or an interface's name; empty stays empty."""
+    if not wanted:
+        return ""
+    try:
+        address = ipaddress.ip_address(resolve_host(wanted).strip("[]"))
+    except InvalidArgument:
+        raise InvalidArgument(_NO_DATA_PATH) from None
+    if address.is_unspecified:
+        raise InvalidArgument(_NO_DATA_PATH)
+    return str(address)
 
 
 def resolve_host(host: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from agent import identity as identities
 from agent.dataplane.base import Backend
@@ -40,7 +41,7 @@ from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import NodeAvailability
 from swarmpy.node import founding
-from swarmpy.node.addresses import resolve_advertise, resolve_listen, with_port
+from swarmpy.node.addresses import resolve_advertise, resolve_data_path, resolve_listen, with_port
 from swarmpy.node.part import Part, PartConfig, sentence
 from swarmpy.node.state import NodeState, StateFile
 from swarmpy.pki import Identity, Role
@@ -200,7 +201,12 @@ class Daemon:
             advertise = resolve_advertise(request.advertise_addr or self._config.advertise_address, listen)
             wish = founding.Wish(request=request, hostname=self._config.hostname, advertise_addr=advertise)
             cluster, node, identity = founding.make_cluster(wish, self._env)
-            state = NodeState(listen_addr=listen, advertise_addr=advertise, managers=(advertise,))
+            state = NodeState(
+                listen_addr=listen,
+                advertise_addr=advertise,
+                data_path_addr=self._data_path(request.data_path_addr),
+                managers=(advertise,),
+            )
             part = self._make_part(identity, state)
 
             self._part, self._state = part, LocalState.PENDING
@@ -223,6 +229,7 @@ class Daemon:
             listen = resolve_listen(request.listen_addr or self._config.listen_address)
             wanted = request.advertise_addr or self._config.advertise_address
             advertise = resolve_advertise(wanted, listen) if wanted else ""
+            data_path = self._data_path(request.data_path_addr)
             admission = await identities.join(
                 identities.JoinRequest(
                     addresses=tuple(with_port(address) for address in request.remote_addrs),
@@ -235,7 +242,9 @@ class Daemon:
             )
             known = tuple(addr for _, addr in admission.managers) or request.remote_addrs
             advertise = advertise or with_port(admission.observed_host, int(listen.rpartition(":")[2]))
-            state = NodeState(listen_addr=listen, advertise_addr=advertise, managers=known)
+            state = NodeState(
+                listen_addr=listen, advertise_addr=advertise, data_path_addr=data_path, managers=known
+            )
             part = self._make_part(admission.identity, state)
 
             self._part, self._state = part, LocalState.PENDING
@@ -342,7 +351,13 @@ class Daemon:
         advertise = advertise or (known.advertise_addr if known else self._config.advertise_address)
         advertise = resolve_advertise(advertise, listen)
         managers = known.managers if known else (advertise,)
-        return NodeState(listen_addr=listen, advertise_addr=advertise, managers=managers)
+        data_path = known.data_path_addr if known else self._data_path("")
+        return NodeState(
+            listen_addr=listen, advertise_addr=advertise, data_path_addr=data_path, managers=managers
+        )
+
+    def _data_path(self, wanted: str) -> str:
+        return resolve_data_path(wanted or self._config.data_path_address)
 
     def _make_part(self, identity: Identity, state: NodeState) -> Part:
         config = PartConfig(
@@ -350,7 +365,7 @@ class Daemon:
             make_executor=self._machine.make_executor,
             make_backend=self._machine.make_backend,
             open_journal=self._machine.open_journal,
-            describe=self._machine.describe,
+            describe=lambda: replace(self._machine.describe(), data_path_addr=state.data_path_addr),
             on_fatal=self._end,
             on_removed=self._removed,
         )

@@ -21,6 +21,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
 
     listen_addr: str
     advertise_addr: str
+    data_path_addr: str = ""
+    """Where overlay traffic is taken, without a port; empty: the address that others reach us under."""
     managers: tuple[str, ...] = ()
     """``host:port`` of the managers known when the file was written; the agent keeps a fresher list."""
 
@@ -47,14 +49,10 @@ class StateFile:
             raise Corrupt(f"{self._path} is damaged: {error}") from error
         if stored.crc32 not in (None, _checksum(stored)):
             raise Corrupt(f"{self._path} is damaged: its checksum is wrong (if you edited it, remove that)")
-        return NodeState(
-            listen_addr=stored.listen_addr, advertise_addr=stored.advertise_addr, managers=stored.managers
-        )
+        return NodeState(**{name: getattr(stored, name) for name in NodeState.__struct_fields__})
 
     def save(self, state: NodeState) -> None:
-        stored = _Stored(
-            listen_addr=state.listen_addr, advertise_addr=state.advertise_addr, managers=state.managers
-        )
+        stored = _Stored(**{name: getattr(state, name) for name in NodeState.__struct_fields__})
         stored = replace(stored, crc32=_checksum(stored))
         self._disk.write_atomic(self._path, msgspec.json.format(msgspec.json.encode(stored)))
 

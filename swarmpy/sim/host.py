@@ -17,6 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from agent.dataplane.fake import FakeBackend, FakeNetwork
 from agent.executor.base import Exit
 from agent.executor.fake import FakeExecutor, FakeMachine
@@ -79,6 +81,7 @@ class Host:
         self.process: Process | None = None
         self.daemon: Daemon | None = None
         self.lives = 0
+        self.boots = 0
         self.on_disk_operation: Callable[[], None] | None = None
         """A fault's: called at each operation on the disk."""
         self._seams = seams
@@ -176,7 +179,7 @@ class Host:
             make_executor=lambda: FakeExecutor(self.machine),
             make_backend=lambda: FakeBackend(self.network),
             open_journal=self._open_journal,
-            describe=lambda: self.description,
+            describe=lambda: replace(self.description, boot_id=f"{self.name}.{self.boots}"),
             read_system=read_system,
             images=NoImages(),
         )
@@ -212,6 +215,7 @@ class Host:
     def power_off(self) -> None:
         """The machine goes down: unsynced writes may be lost, its tasks are, and nobody hears of it."""
         self._is_wanted = False
+        self.boots += 1
         self._seams.network.power_off(self.ip)
         if self.process is not None:
             self.process.kill()

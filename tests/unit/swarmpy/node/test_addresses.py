@@ -6,7 +6,7 @@ import pytest
 
 from swarmpy.errors import FailedPrecondition, InvalidArgument
 from swarmpy.node import addresses
-from swarmpy.node.addresses import resolve_advertise, resolve_listen, with_port
+from swarmpy.node.addresses import resolve_advertise, resolve_data_path, resolve_listen, with_port
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,22 @@ def test_a_port_is_added_where_none_is_named(given: str, full: str) -> None:
 def test_what_is_no_port_is_refused(given: str) -> None:
     with pytest.raises(InvalidArgument, match="is not a port"):
         with_port(given)
+
+
+def test_the_data_path_is_an_address_or_an_interface_without_a_port() -> None:
+    assert resolve_data_path("") == ""
+    assert resolve_data_path("10.0.0.1") == "10.0.0.1"
+    assert resolve_data_path("fd00::1") == "fd00::1"
+    assert resolve_data_path("lo") == "127.0.0.1"
+
+
+@pytest.mark.parametrize("given", ["nowhere0", "0.0.0.0", "::", "10.0.0.1:99", "-"])
+def test_what_is_no_data_path_is_refused_in_dockers_words(given: str) -> None:
+    with pytest.raises(InvalidArgument) as refusal:
+        resolve_data_path(given)
+    assert str(refusal.value) == (
+        "data path address must be a non-zero IP address or network interface (without a port number)"
+    )
 
 
 def test_an_interfaces_name_stands_for_its_address() -> None:

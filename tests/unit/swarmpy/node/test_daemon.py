@@ -10,7 +10,7 @@ from manager_rig import until
 from node_rig import FailingDisk, Host, hosts_in
 
 from manager.api import nodes as api_nodes
-from manager.api.control import JoinRequest, LocalState
+from manager.api.control import InitRequest, JoinRequest, LocalState
 from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument, NotInSwarm, SwarmError, Unavailable
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import NodeRole, NodeState, TaskState
@@ -48,6 +48,38 @@ async def test_init_makes_a_manager_that_runs_tasks(tmp_path: Path) -> None:
         await until(lambda: running_tasks(host) == 2)
         with pytest.raises(NotInSwarm, match="already part of a swarm"):
             await host.init()
+
+
+async def test_nodes_say_where_they_take_overlay_traffic_also_after_a_restart(tmp_path: Path) -> None:
+    async with hosts_in(tmp_path, 2) as (manager, worker):
+        node_id = await manager.running.init(InitRequest(data_path_addr="lo"))
+        cluster = manager.view.cluster()
+        assert cluster is not None
+        request = JoinRequest(
+            remote_addrs=(manager.address,),
+            join_token=cluster.root_ca.join_tokens.worker,
+            data_path_addr="10.1.2.3",
+        )
+        await worker.running.join(request)
+        worker_id = id_of(worker)
+
+        def told(id_: NodeId) -> str:
+            return manager.node(id_).description.data_path_addr
+
+        await until(lambda: (told(node_id), told(worker_id)) == ("127.0.0.1", "10.1.2.3"))
+        assert manager.node(node_id).description.boot_id
+        await worker.stop()
+        await until(lambda: manager.node(worker_id).status.state is not NodeState.READY)
+        await worker.start()
+        await until(lambda: manager.node(worker_id).status.state is NodeState.READY)
+        assert told(worker_id) == "10.1.2.3"
+
+
+async def test_a_data_path_that_is_none_is_refused_before_anything_happens(tmp_path: Path) -> None:
+    async with hosts_in(tmp_path, 1) as (host,):
+        with pytest.raises(InvalidArgument, match="data path address must be"):
+            await host.running.init(InitRequest(data_path_addr="nowhere0"))
+        assert_outside(host)
 
 
 async def test_a_worker_joins_and_leaves_and_its_tasks_go_elsewhere(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import pytest
 from manager_rig import DEADLINE_S, Host, managers_in, until
+from msgspec.structs import replace
 
 from agent.identity import IdentityFiles
 from manager import manager as manager_module
@@ -120,6 +121,7 @@ def tried(load: Callable[[], T]) -> tuple[T | None, str]:
 def test_a_flipped_byte_of_the_addresses_is_refused_by_name(tmp_path: Path) -> None:
     file, path = StateFile(SystemDisk(), tmp_path), tmp_path / "state.json"
     state = NodeState(listen_addr="0.0.0.0:2377", advertise_addr="10.0.0.1:2377", managers=("10.0.0.2:2377",))
+    state = replace(state, data_path_addr="10.1.0.1")
     file.save(state)
     whole = path.read_bytes()
     for place in range(len(whole)):
