@@ -20,27 +20,36 @@ from manager.store.indexes import (
     ANY_KEY,
     INDEXES,
     INDEXES_OF,
+    INGRESS_NETWORKS,
     MANAGER_NODES,
     NAMES,
+    NETWORKS_BY_VNI,
+    NODES_BY_NETWORK,
     REVISIONS_BY_SERVICE,
+    SERVICES_BY_ADDRESS,
     SERVICES_BY_PORT,
     SERVICES_BY_REFERENCE,
+    SERVICES_IN_INGRESS,
+    TASKS_BY_NETWORK,
     TASKS_BY_NODE,
     TASKS_BY_REVISION,
     TASKS_BY_SERVICE,
     UNPLACED_TASKS,
     Index,
+    holder_key,
     name_key,
     port_key,
     reference_key,
 )
+from manager.store.networking import services_on
 from manager.store.view import View
 from swarmpy.model.changes import Group, Refusal
-from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
-from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+from swarmpy.model.ids import NetworkId, NodeId, RevisionId, ServiceId, TaskId, Timestamp
+from swarmpy.model.objects import Cluster, Kind, Network, Node, Object, Revision, Service, Task
 from swarmpy.model.states import PortProtocol, PublishMode
 
 NEVER = Timestamp(0)
+_HOLDERS = (TASKS_BY_NETWORK, SERVICES_BY_ADDRESS, NODES_BY_NETWORK)
 _serials = itertools.count(1)
 """Tells the drafts of a process apart, for ``node_tasks_version`` alone: only equality of it matters."""
 
@@ -149,6 +158,44 @@ class Draft:
     ) -> Collection[Service]:
         base = self._base.services_publishing(protocol, number, mode)
         return self._find(SERVICES_BY_PORT, port_key(protocol, number, mode), base)
+
+    def services_in_ingress(self) -> Collection[Service]:
+        return self._find(SERVICES_IN_INGRESS, ANY_KEY, self._base.services_in_ingress())
+
+    def services_on_network(self, network_id: NetworkId) -> Collection[Service]:
+        return services_on(self, network_id)
+
+    def network(self, id_: NetworkId) -> Network | None:
+        found: Network | None = self._get(Kind.NETWORK, id_)
+        return found
+
+    def networks(self) -> Collection[Network]:
+        return self._all(Kind.NETWORK)
+
+    def ingress_network(self) -> Network | None:
+        below = self._base.ingress_network()
+        found = self._find(INGRESS_NETWORKS, ANY_KEY, () if below is None else (below,))
+        return next(iter(found), None)
+
+    def networks_with_vni(self, vni: int) -> Collection[Network]:
+        return self._find(NETWORKS_BY_VNI, str(vni), self._base.networks_with_vni(vni))
+
+    def tasks_of_network(self, network_id: NetworkId) -> Collection[Task]:
+        return self._find(TASKS_BY_NETWORK, network_id, self._base.tasks_of_network(network_id))
+
+    def holders_of(self, network_id: NetworkId, address: str) -> tuple[Task | Service | Node, ...]:
+        key = holder_key(network_id, address)
+        held: Collection[Any] = self._base.holders_of(network_id, address)
+        for index in _HOLDERS:
+            held = self._find(index, key, held)
+        return tuple(held)
+
+    def holder_count(self, network_id: NetworkId) -> int:
+        count = self._base.holder_count(network_id)
+        for index in _HOLDERS:
+            changes = self._marks[index].get(network_id)
+            count += changes.growth if changes is not None else 0
+        return count
 
     def revision(self, id_: RevisionId) -> Revision | None:
         found: Revision | None = self._get(Kind.REVISION, id_)

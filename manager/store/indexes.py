@@ -6,12 +6,13 @@ here is stored: after a restart the same functions build the same indexes from t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from swarmpy.model.defaults import port_protocol, publish_mode
-from swarmpy.model.objects import Kind, Node, Revision, Service, Task
+from swarmpy.model.objects import Kind, Network, NetworkAttachment, Node, Revision, Service, Task
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import PortProtocol, PublishMode, TaskState
 
@@ -19,6 +20,11 @@ Keys = tuple[str, ...]
 
 ANY_KEY = ""
 """The one key of an index that only tells whether an object belongs to it."""
+
+VXLAN_IDS_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
+"""The option of a network's driver state that names its VNI, as docker spells it."""
+_DERIVED_MAC = re.compile("02:42" + ":([0-9a-f]{2})" * 4)
+"""MACs that follow from an IPv4 address."""
 
 NAMED_KINDS = (Kind.NETWORK, Kind.SECRET, Kind.CONFIG, Kind.VOLUME, Kind.SERVICE)
 
@@ -71,6 +77,51 @@ def published_by(service: Service) -> Keys:
     return tuple(dict.fromkeys(keys))
 
 
+def holder_key(network_id: str, address: str) -> str:
+    """``address`` without prefix, or a MAC."""
+    return f"{network_id} {address}"
+
+
+def held_by(attachments: Iterable[NetworkAttachment]) -> Keys:
+    """For each network its id, and a key for each address there.
+
+    A MAC of our own form stands for an address, so who wishes for it holds that address as well.
+    """
+    keys: list[str] = []
+    for attachment in attachments:
+        network_id = attachment.network_id
+        keys.append(network_id)
+        keys += [f"{network_id} {address.partition('/')[0]}" for address in attachment.addresses]
+        if mac := attachment.mac:
+            keys.append(holder_key(network_id, mac))
+            if address := address_in(mac):
+                keys.append(holder_key(network_id, address))
+    return tuple(dict.fromkeys(keys)) if len(keys) > 2 else tuple(keys)
+
+
+def address_in(mac: str) -> str:
+    """The IPv4 address that a MAC of our own form stands for, else nothing. Never raises, as no key may."""
+    found = _DERIVED_MAC.fullmatch(mac)
+    return ".".join(str(int(part, 16)) for part in found.groups()) if found is not None else ""
+
+
+def virtual_addresses(service: Service) -> Keys:
+    """The same for the addresses of a service's endpoint."""
+    keys: list[str] = []
+    for each in service.endpoint.virtual_ips:
+        keys.append(each.network_id)
+        if each.addr:
+            keys.append(holder_key(each.network_id, each.addr.partition("/")[0]))
+    return tuple(dict.fromkeys(keys))
+
+
+def vni_of(network: Network) -> int:
+    """The network's VXLAN number; 0 while it has none."""
+    state = network.driver_state
+    text = state.options.get(VXLAN_IDS_OPTION, "") if state is not None else ""
+    return int(text) if text.isdecimal() else 0
+
+
 def network_targets(spec: ServiceSpec) -> Keys:
     return tuple(attachment.target for attachment in (*spec.task_template.networks, *spec.networks))
 
@@ -99,6 +150,30 @@ def _task_unplaced(task: Task) -> Keys:
     return (ANY_KEY,) if is_unplaced(task) else ()
 
 
+def _task_held(task: Task) -> Keys:
+    """What a task holds until it has ended."""
+    return held_by(task.networks) if task.networks and task.status.state <= TaskState.RUNNING else ()
+
+
+def _node_held(node: Node) -> Keys:
+    return held_by(node.attachments)
+
+
+def _service_ingress(service: Service) -> Keys:
+    endpoint = service.spec.endpoint_spec
+    ports = endpoint.ports if endpoint is not None else ()
+    return (ANY_KEY,) if any(publish_mode(port) is PublishMode.INGRESS for port in ports) else ()
+
+
+def _network_ingress(network: Network) -> Keys:
+    return (ANY_KEY,) if network.spec.ingress else ()
+
+
+def _network_vni(network: Network) -> Keys:
+    vni = vni_of(network)
+    return (str(vni),) if vni else ()
+
+
 def _node_manager(node: Node) -> Keys:
     return (ANY_KEY,) if node.manager_status is not None else ()
 
@@ -111,10 +186,18 @@ TASKS_BY_SERVICE = Index(name="tasks by service", kind=Kind.TASK, keys=_task_ser
 TASKS_BY_NODE = Index(name="tasks by node", kind=Kind.TASK, keys=_task_node)
 TASKS_BY_REVISION = Index(name="tasks by revision", kind=Kind.TASK, keys=_task_revision)
 UNPLACED_TASKS = Index(name="unplaced tasks", kind=Kind.TASK, keys=_task_unplaced)
+TASKS_BY_NETWORK = Index(name="tasks by network and by address", kind=Kind.TASK, keys=_task_held)
+NODES_BY_NETWORK = Index(name="nodes by network and by address", kind=Kind.NODE, keys=_node_held)
 MANAGER_NODES = Index(name="manager nodes", kind=Kind.NODE, keys=_node_manager)
 REVISIONS_BY_SERVICE = Index(name="revisions by service", kind=Kind.REVISION, keys=_revision_service)
 SERVICES_BY_REFERENCE = Index(name="services by reference", kind=Kind.SERVICE, keys=references_of)
 SERVICES_BY_PORT = Index(name="services by published port", kind=Kind.SERVICE, keys=published_by)
+SERVICES_BY_ADDRESS = Index(
+    name="services by network and by virtual address", kind=Kind.SERVICE, keys=virtual_addresses
+)
+SERVICES_IN_INGRESS = Index(name="services in ingress", kind=Kind.SERVICE, keys=_service_ingress)
+INGRESS_NETWORKS = Index(name="ingress networks", kind=Kind.NETWORK, keys=_network_ingress)
+NETWORKS_BY_VNI = Index(name="networks by VNI", kind=Kind.NETWORK, keys=_network_vni)
 NAMES = {kind: Index(name=f"{kind.value} names", kind=kind, keys=_name_keys) for kind in NAMED_KINDS}
 
 INDEXES = (
@@ -122,10 +205,16 @@ INDEXES = (
     TASKS_BY_NODE,
     TASKS_BY_REVISION,
     UNPLACED_TASKS,
+    TASKS_BY_NETWORK,
+    NODES_BY_NETWORK,
     MANAGER_NODES,
     REVISIONS_BY_SERVICE,
     SERVICES_BY_REFERENCE,
     SERVICES_BY_PORT,
+    SERVICES_BY_ADDRESS,
+    SERVICES_IN_INGRESS,
+    INGRESS_NETWORKS,
+    NETWORKS_BY_VNI,
     *NAMES.values(),
 )
 INDEXES_OF = {kind: tuple(index for index in INDEXES if index.kind is kind) for kind in Kind}

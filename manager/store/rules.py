@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from manager.store.events import Event
 from manager.store.indexes import NAMED_KINDS, network_targets, revision_ids
+from manager.store.networking import PREDEFINED_NETWORKS
 from manager.store.publishing import clash_of
 from manager.store.view import View
 from swarmpy.model.objects import Config, Kind, Network, Object, Secret, Service, Task
@@ -33,9 +34,6 @@ from swarmpy.model.states import (
     TaskState,
     is_terminal,
 )
-
-PREDEFINED_NETWORKS = frozenset({"bridge", "host", "none"})
-"""Networks that every node has by itself; specs may name them, and no object stands for them."""
 
 
 class Refused(Exception):
@@ -226,10 +224,8 @@ def _check_unused_network(view: Editable, gone: Object, services: list[Service])
         raise Refused(f"network {gone.id} is in use by service {services[0].id}")
     tasks = [
         task.id
-        for task in view.tasks()
+        for task in view.tasks_of_network(gone.id)  # type: ignore[arg-type]
         if task.desired_state <= TaskState.RUNNING
-        and task.status.state <= TaskState.RUNNING
-        and any(attachment.network_id == gone.id for attachment in task.networks)
     ]
     if tasks:
         raise Refused(f"network {gone.id} is in use by task {min(tasks)}")

@@ -18,8 +18,8 @@ from swarmpy import codec
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import WATCH_QUEUE_EVENTS_MAX
 from swarmpy.model.changes import Applied, Batch, Refusal
-from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
-from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+from swarmpy.model.ids import NetworkId, NodeId, RevisionId, ServiceId, TaskId
+from swarmpy.model.objects import Cluster, Kind, Network, Node, Object, Revision, Service, Task
 from swarmpy.model.states import PortProtocol, PublishMode
 
 
@@ -143,6 +143,33 @@ class Store:
         self, protocol: PortProtocol, number: int, mode: PublishMode
     ) -> Collection[Service]:
         return self._tables.services_publishing(protocol, number, mode)
+
+    def services_in_ingress(self) -> Collection[Service]:
+        return self._tables.services_in_ingress()
+
+    def services_on_network(self, network_id: NetworkId) -> Collection[Service]:
+        return self._tables.services_on_network(network_id)
+
+    def network(self, id_: NetworkId) -> Network | None:
+        return self._tables.network(id_)
+
+    def networks(self) -> Collection[Network]:
+        return self._tables.networks()
+
+    def ingress_network(self) -> Network | None:
+        return self._tables.ingress_network()
+
+    def networks_with_vni(self, vni: int) -> Collection[Network]:
+        return self._tables.networks_with_vni(vni)
+
+    def tasks_of_network(self, network_id: NetworkId) -> Collection[Task]:
+        return self._tables.tasks_of_network(network_id)
+
+    def holders_of(self, network_id: NetworkId, address: str) -> tuple[Task | Service | Node, ...]:
+        return self._tables.holders_of(network_id, address)
+
+    def holder_count(self, network_id: NetworkId) -> int:
+        return self._tables.holder_count(network_id)
 
     def revision(self, id_: RevisionId) -> Revision | None:
         return self._tables.revision(id_)

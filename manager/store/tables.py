@@ -18,23 +18,31 @@ from manager.store.indexes import (
     ANY_KEY,
     INDEXES,
     INDEXES_OF,
+    INGRESS_NETWORKS,
     MANAGER_NODES,
     NAMES,
+    NETWORKS_BY_VNI,
+    NODES_BY_NETWORK,
     REVISIONS_BY_SERVICE,
+    SERVICES_BY_ADDRESS,
     SERVICES_BY_PORT,
     SERVICES_BY_REFERENCE,
+    SERVICES_IN_INGRESS,
+    TASKS_BY_NETWORK,
     TASKS_BY_NODE,
     TASKS_BY_REVISION,
     TASKS_BY_SERVICE,
     UNPLACED_TASKS,
     Index,
+    holder_key,
     name_key,
     port_key,
     reference_key,
 )
+from manager.store.networking import services_on
 from swarmpy.model.changes import Applied
-from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
-from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+from swarmpy.model.ids import NetworkId, NodeId, RevisionId, ServiceId, TaskId
+from swarmpy.model.objects import Cluster, Kind, Network, Node, Object, Revision, Service, Task
 from swarmpy.model.states import PortProtocol, PublishMode
 
 Bucket = dict[str, Any]
@@ -150,6 +158,39 @@ class Tables:
         self, protocol: PortProtocol, number: int, mode: PublishMode
     ) -> Collection[Service]:
         return self._find(SERVICES_BY_PORT, port_key(protocol, number, mode))
+
+    def services_in_ingress(self) -> Collection[Service]:
+        return self._find(SERVICES_IN_INGRESS, ANY_KEY)
+
+    def services_on_network(self, network_id: NetworkId) -> Collection[Service]:
+        return services_on(self, network_id)
+
+    def network(self, id_: NetworkId) -> Network | None:
+        return self.rows[Kind.NETWORK].get(id_)
+
+    def networks(self) -> Collection[Network]:
+        return self.rows[Kind.NETWORK].values()
+
+    def ingress_network(self) -> Network | None:
+        """The store's rules let there be but one."""
+        return next(iter(self._find(INGRESS_NETWORKS, ANY_KEY)), None)
+
+    def networks_with_vni(self, vni: int) -> Collection[Network]:
+        return self._find(NETWORKS_BY_VNI, str(vni))
+
+    def tasks_of_network(self, network_id: NetworkId) -> Collection[Task]:
+        return self._find(TASKS_BY_NETWORK, network_id)
+
+    def holders_of(self, network_id: NetworkId, address: str) -> tuple[Task | Service | Node, ...]:
+        key = holder_key(network_id, address)
+        tasks = self._find(TASKS_BY_NETWORK, key)
+        services = self._find(SERVICES_BY_ADDRESS, key)
+        return (*tasks, *services, *self._find(NODES_BY_NETWORK, key))
+
+    def holder_count(self, network_id: NetworkId) -> int:
+        services = self._find(SERVICES_BY_ADDRESS, network_id)
+        nodes = self._find(NODES_BY_NETWORK, network_id)
+        return len(self.tasks_of_network(network_id)) + len(services) + len(nodes)
 
     def revision(self, id_: RevisionId) -> Revision | None:
         return self.rows[Kind.REVISION].get(id_)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId
-from swarmpy.model.objects import Cluster, Kind, Node, Object, Revision, Service, Task
+from swarmpy.model.ids import NetworkId, NodeId, RevisionId, ServiceId, TaskId
+from swarmpy.model.objects import Cluster, Kind, Network, Node, Object, Revision, Service, Task
 from swarmpy.model.states import PortProtocol, PublishMode
 
 
@@ -63,6 +63,35 @@ class View(Protocol):
         self, protocol: PortProtocol, number: int, mode: PublishMode
     ) -> Collection[Service]:
         """The services whose endpoint has this port, chosen by the user or for them."""
+        ...
+
+    def services_in_ingress(self) -> Collection[Service]:
+        """The services whose spec publishes a port in ingress mode."""
+        ...
+
+    def services_on_network(self, network_id: NetworkId) -> Collection[Service]:
+        """The services whose spec takes part in the network, by its id or its name; of the ingress network
+        those that publish a port in ingress mode."""
+        ...
+
+    def network(self, id_: NetworkId) -> Network | None: ...
+
+    def networks(self) -> Collection[Network]: ...
+
+    def ingress_network(self) -> Network | None: ...
+
+    def networks_with_vni(self, vni: int) -> Collection[Network]: ...
+
+    def tasks_of_network(self, network_id: NetworkId) -> Collection[Task]:
+        """The tasks that have a place in the network and have not ended."""
+        ...
+
+    def holders_of(self, network_id: NetworkId, address: str) -> tuple[Task | Service | Node, ...]:
+        """Who holds the address (without prefix) or the MAC in this network: at most one."""
+        ...
+
+    def holder_count(self, network_id: NetworkId) -> int:
+        """How many tasks, services and nodes have addresses in this network."""
         ...
 
     def revision(self, id_: RevisionId) -> Revision | None: ...
