@@ -62,6 +62,7 @@ class Link:
     master: int
     is_up: bool
     mac: str
+    mtu: int = 0
 
 
 def _attribute(kind: int, data: bytes) -> bytes:
@@ -330,4 +331,5 @@ def _parse_link(payload: bytes) -> Link:
         master=int.from_bytes(raw.get(_IFLA_MASTER, b""), "little"),
         is_up=bool(flags & _IFF_UP),
         mac=raw.get(_IFLA_ADDRESS, b"").hex(":"),
+        mtu=int.from_bytes(raw.get(_IFLA_MTU, b""), "little"),
     )

@@ -56,6 +56,10 @@ class Part(Protocol):
         """
         ...
 
+    def settle(self, endpoint: Endpoint, space: Space) -> None:
+        """After ``attach``, once the legs are up and have their addresses: what needs that, such as routes."""
+        ...
+
     def detach(self, task_id: TaskId) -> None:
         """The task is gone or going; an unknown one is fine. Its space is closed right after."""
         ...
