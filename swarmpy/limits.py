@@ -64,6 +64,12 @@ REVISIONS_KEPT = 6
 """Revisions of a service that are kept to return to."""
 PORTS_RETRY_S = 30.0
 """Between attempts to publish a port while every number of the dynamic range is taken."""
+ADDRESSES_RESTING_MAX = 10_000
+"""Released addresses of one network and family that are remembered, so that they are the last to be reused."""
+ADDRESSES_RETRY_S = 30.0
+"""Between attempts to give a service or a node an address while a network has none left."""
+NETWORKS_RETRY_S = 30.0
+"""Between attempts to find a subnet for a network while the pools have none left."""
 NEEDS_CACHE_REVISIONS_MAX = 10_000
 """Revisions whose scheduling needs are remembered."""
 
@@ -157,6 +163,8 @@ STATUS_BATCH_MAX = 500
 ASSIGNMENT_CHANGES_MAX = 500
 ASSIGNMENT_BYTES_MAX = 1 << 20
 """One assignment message ends with the change that reaches this size; far below RPC_MESSAGE_BYTES_MAX."""
+DISCOVERY_CACHE_RECORDS_MAX = 50_000
+"""Records of networks that the leader keeps, with their encoding, to send them to many agents."""
 HEARTBEAT_MISSES_MAX = 3
 STATUS_COMMIT_GAP_S = 0.02
 """The leader's pause between two commits of statuses, in which more of them gather."""
@@ -166,6 +174,14 @@ STATUS_UPDATES_MAX = 1_000
 NETWORK_KEYS_MAX = 3
 """Keys of encrypted networks that are known at a time: the last, the one in use, the next."""
 NETWORK_KEY_ROTATION_S = 12 * 3600.0
+NETWORK_MTU_BYTES_MIN = 576
+NETWORK_MTU_BYTES_MAX = 65_000
+VIP_SLOTS_MAX = 16_384
+"""Slots of one service behind a virtual address; so many backends get new connections at most."""
+VIP_TCP_IDLE_S = 432_000
+"""For so long at least an idle TCP connection through a virtual address stays with its backend: five days."""
+VIP_UDP_IDLE_S = 300
+"""So long a client that sends no UDP packet stays with its backend; as swarm mode's balancer."""
 
 TERM_SETTLED_S = 60.0
 """A term of leadership that failed after this long was no failing start: its delay is short again."""
@@ -246,6 +262,11 @@ AGENT_EVENTS_MAX = 1_000
 """Events that wait for the agent's core; then sessions are not read on."""
 AGENT_ROUND_EVENTS_MAX = 256
 """Events that the agent's core takes in before what it asks for is persisted and carried out."""
+DRAIN_S = 0.2
+"""Between the order to stop a task that others reach through a network and its stop: by then names and
+virtual addresses lead to it no more."""
+JOURNAL_DISCOVERY_MAX = 100_000
+"""Networks and records of them that the agent's journal keeps; a restarted agent gets more with its session."""
 JOURNAL_CHECKPOINT_COMMITS = 1_000
 """Commits to the agent's journal after which its write-ahead file is folded in."""
 JOURNAL_LOCK_TIMEOUT_S = 5.0
@@ -262,6 +283,37 @@ IMAGE_LINKS_MAX = 40
 IMAGE_MANIFEST_BYTES_MAX = 8 << 20
 IMAGE_MANIFESTS_MAX = 256
 """Images in one archive."""
+
+# --- names in task networks
+DNS_TTL_S = 2
+"""How long a client may keep an answer: names follow the cluster's state."""
+DNS_UDP_BYTES_MAX = 4096
+"""The largest answer over UDP, and the largest query that is read."""
+DNS_STREAM_BYTES_MAX = 65_535
+"""The largest message over TCP: its length has two bytes."""
+DNS_ANSWERS_KEPT = 4_096
+"""Answers kept ready for tasks with the same networks; with one more, all are let go."""
+DNS_BATCH_MAX = 64
+"""Queries of one task that are answered before others have their turn."""
+DNS_SERVERS_MAX = 3
+"""Servers outside that are asked for one name; as many as C libraries ask."""
+DNS_TRY_S = 2.0
+"""Without an answer for so long, the next server is asked too."""
+DNS_FORWARD_TIMEOUT_S = 8.0
+DNS_FORWARDS_MAX = 1_024
+"""Queries under way to servers outside."""
+DNS_FORWARDS_PER_TASK_MAX = 256
+"""The same of one task, so that one cannot keep the others from asking."""
+DNS_CONNECTIONS_MAX = 1_024
+"""TCP connections of tasks to their resolver."""
+DNS_CONNECTIONS_PER_TASK_MAX = 64
+DNS_CONNECTION_IDLE_S = 10.0
+DNS_CONNECTION_BYTES_MAX = 1 << 20
+"""Answers that a client has not read yet; with more, its connection is closed."""
+DNS_PORT_TRIES_MAX = 8
+"""Ports that are tried for a task's resolver, if the task has taken the usual one."""
+DNS_STOP_TIMEOUT_S = 10.0
+"""For the resolver's thread to end."""
 
 # --- API
 API_BODY_BYTES_MAX = 5 << 20

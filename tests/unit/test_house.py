@@ -37,6 +37,8 @@ PURE = (
     "agent/task.py",
     "agent/events.py",
     "agent/operations.py",
+    "agent/dns/wire.py",
+    "agent/dns/zone.py",
     "agent/dataplane/plan.py",
     "agent/dataplane/diff.py",
     "agent/dataplane/linux/plan.py",
