@@ -17,15 +17,14 @@ from manager.api.control import InitRequest, JoinRequest, LocalState
 from manager.store.view import View
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotInSwarm, Stale, Unimplemented
 from swarmpy.limits import TOKEN_CHARS_MAX
-from swarmpy.model import validate
+from swarmpy.model import network_rules, validate
 from swarmpy.model.changes import Change, Update
-from swarmpy.model.defaults import CLUSTER_NAME
+from swarmpy.model.defaults import ADDRESS_POOL, CLUSTER_NAME
 from swarmpy.model.objects import Cluster
 from swarmpy.model.specs import ClusterSpec
 from swarmpy.pki.authority import rotate_tokens
 
 TOKEN_SECRET_BYTES = 16
-DATA_PATH_PORTS = range(1024, 49152)
 
 
 class UnlockRequest(msgspec.Struct, frozen=True, rename={"unlock_key": "UnlockKey"}):
@@ -60,10 +59,8 @@ class Swarm:
             raise NotInSwarm(SWARM_EXISTS)
         validate.check_cluster(wish.spec)
         _check_supported(wish.spec, is_locking=wish.auto_lock_managers)
-        if wish.data_path_port and wish.data_path_port not in DATA_PATH_PORTS:
-            raise InvalidArgument(
-                f"invalid data path port {wish.data_path_port}: it must be between 1024 and 49151"
-            )
+        network_rules.check_data_path_port(wish.data_path_port)
+        network_rules.check_pools(wish.default_addr_pool or ADDRESS_POOL, subnet_size=wish.subnet_size)
         node_id = await self._api.control.init(
             replace(wish, spec=replace(wish.spec, name=wish.spec.name or CLUSTER_NAME))
         )

@@ -414,6 +414,10 @@ class NetworkSpec(Value, frozen=True, kw_only=True):
     ingress: bool = False
     ipam_options: IPAMOptions | None = None
     scope: str = ""
+    config_only: bool = False
+    """No network, but settings for others to be made from; its scope is local."""
+    config_from: str = ""
+    """The network whose settings this one was made from. They are copied: it does not follow them."""
 
 
 class SecretSpec(Value, frozen=True, kw_only=True):

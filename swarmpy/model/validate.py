@@ -14,6 +14,7 @@ from typing import Final
 
 from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.limits import REPLICAS_MAX
+from swarmpy.model import network_rules
 from swarmpy.model.specs import (
     ClusterSpec,
     ConfigSpec,
@@ -22,6 +23,7 @@ from swarmpy.model.specs import (
     FileTarget,
     Healthcheck,
     Mount,
+    NetworkSpec,
     NodeSpec,
     PortConfig,
     ResourceRequirements,
@@ -59,8 +61,17 @@ def check_service(spec: ServiceSpec) -> None:
     _check_task(spec.task_template)
     _check_update(spec.update_config, what="update")
     _check_update(spec.rollback_config, what="rollback")
+    for place in (*spec.task_template.networks, *spec.networks):
+        network_rules.check_attachment(place)
     _check_endpoint(spec.endpoint_spec)
     _check_mode(spec.mode, has_update_config=spec.update_config is not None)
+
+
+def check_network(spec: NetworkSpec) -> None:
+    check_name(spec.name)
+    network_rules.check_network_flags(spec)
+    network_rules.check_driver(spec.driver_configuration)
+    network_rules.check_ipam(spec.ipam_options, has_ipv6=spec.ipv6_enabled)
 
 
 def check_name(name: str) -> None:
@@ -295,5 +306,11 @@ def _check_port(port: PortConfig) -> None:
     for name, value in (("target", port.target_port), ("published", port.published_port)):
         if not 0 <= value <= PORT_MAX:
             raise InvalidArgument(f"EndpointSpec: {name} port {value} is not between 0 and {PORT_MAX}")
+    if port.host_ip and not network_rules.is_host_ip(port.host_ip):
+        raise InvalidArgument(
+            f"EndpointSpec: invalid host IP {port.host_ip}: give an address or the name of an interface"
+        )
+    if port.source_nat and port.publish_mode is PublishMode.HOST:
+        raise InvalidArgument("EndpointSpec: source NAT is for ports published with ingress mode")
     if port.target_port == 0:
         raise InvalidArgument("EndpointSpec: a published port needs a target port between 1 and 65535")

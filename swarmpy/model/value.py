@@ -23,6 +23,7 @@ _WORDS = {
     "ips": "IPs",
     "ipv4": "IPv4",
     "ipv6": "IPv6",
+    "nat": "NAT",
     "os": "OS",
     "pid": "PID",
     "selinux": "SELinux",

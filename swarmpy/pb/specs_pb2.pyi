@@ -1767,12 +1767,18 @@ class NetworkSpec(_message.Message):
     INGRESS_FIELD_NUMBER: _builtins.int
     IPAM_OPTIONS_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
+    CONFIG_ONLY_FIELD_NUMBER: _builtins.int
+    CONFIG_FROM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     ipv6_enabled: _builtins.bool
     internal: _builtins.bool
     attachable: _builtins.bool
     ingress: _builtins.bool
     scope: _builtins.str
+    config_only: _builtins.bool
+    """No network, but settings for others to be made from."""
+    config_from: _builtins.str
+    """The network whose settings this one was made from."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1791,10 +1797,12 @@ class NetworkSpec(_message.Message):
         ingress: _builtins.bool = ...,
         ipam_options: Global___IPAMOptions | None = ...,
         scope: _builtins.str = ...,
+        config_only: _builtins.bool = ...,
+        config_from: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["driver_configuration", b"driver_configuration", "ipam_options", b"ipam_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachable", b"attachable", "driver_configuration", b"driver_configuration", "ingress", b"ingress", "internal", b"internal", "ipam_options", b"ipam_options", "ipv6_enabled", b"ipv6_enabled", "labels", b"labels", "name", b"name", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachable", b"attachable", "config_from", b"config_from", "config_only", b"config_only", "driver_configuration", b"driver_configuration", "ingress", b"ingress", "internal", b"internal", "ipam_options", b"ipam_options", "ipv6_enabled", b"ipv6_enabled", "labels", b"labels", "name", b"name", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
