@@ -1,0 +1,133 @@
+"""Connections that the kernel tracks, and sockets, in one namespace: find them by the other side, end them.
+
+Addresses are packed here, IPv4 ones within IPv6 sockets as IPv4: a socket that speaks to ``::ffff:10.0.1.2``
+is one to 10.0.1.2.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Collection, Iterable, Sequence
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from agent.dataplane.linux.balancing.wire import Message, Wire, attribute, attributes, nested
+
+_CONNTRACK = 1
+_GET, _DELETE = (_CONNTRACK << 8 | kind for kind in (1, 2))
+_TUPLE_ORIGINAL, _TUPLE_REPLY, _ID, _ZONE = 1, 2, 12, 18
+_TUPLE_ADDRESSES, _TUPLE_PROTOCOL = 1, 2
+_V4_SOURCE, _V4_TARGET, _V6_SOURCE, _V6_TARGET = 1, 2, 3, 4
+_PROTOCOL_NUMBER, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
+
+_BY_FAMILY, _DESTROY = 20, 21
+_TCP, _UDP = socket.IPPROTO_TCP, socket.IPPROTO_UDP
+_TCP_ESTABLISHED, _TCP_TIME_WAIT, _TCP_CLOSE, _TCP_LISTEN = 1, 6, 7, 10
+_STATES = {
+    _TCP: 0xFFF & ~(1 << _TCP_TIME_WAIT | 1 << _TCP_CLOSE | 1 << _TCP_LISTEN),
+    _UDP: 1 << _TCP_ESTABLISHED,
+}
+"""Of TCP all that lives, of UDP what is connected."""
+_REQUEST = struct.Struct("=BBBxI")
+_SOCKET_ID = slice(4, 52)
+_MAPPED = bytes(10) + b"\xff\xff"
+_GONE = (0, errno.ENOENT)
+
+
+class Ends(NamedTuple):
+    """As the local side sees a connection."""
+
+    protocol: int
+    local: bytes
+    local_port: int
+    remote: bytes
+    remote_port: int
+
+
+class Flow(NamedTuple):
+    """A tracked connection. ``ends``: as its client addressed it. ``identity``: for the kernel to find it."""
+
+    ends: Ends
+    is_redirected: bool
+    family: int
+    identity: bytes
+
+
+def pack(addresses: Iterable[str]) -> frozenset[bytes]:
+    return frozenset(ip_address(address).packed for address in addresses)
+
+
+def tracked(wire: Wire, addresses: Collection[bytes]) -> list[Flow]:
+    """All from or to one of the addresses, be it by a virtual address."""
+    found = []
+    for payload in wire.dump(Message(_GET, 0, struct.pack(">BBH", socket.AF_UNSPEC, 0, 0))):
+        if not any(address in payload for address in addresses):
+            continue  # most: not worth a closer look
+        parts = attributes(payload, 4)
+        original, reply = _ends(parts.get(_TUPLE_ORIGINAL, b"")), _ends(parts.get(_TUPLE_REPLY, b""))
+        if not {original.local, original.remote, reply.local}.isdisjoint(addresses):
+            identity = b"".join(
+                nested(kind, parts[kind]) if kind == _TUPLE_ORIGINAL else attribute(kind, parts[kind])
+                for kind in (_TUPLE_ORIGINAL, _ID, _ZONE)
+                if kind in parts
+            )
+            found.append(Flow(original, original.remote != reply.local, payload[0], identity))
+    return found
+
+
+def forget(wire: Wire, flows: Sequence[Flow]) -> int:
+    """How many of them were still there."""
+    results = wire.each(
+        [Message(_DELETE, 0, struct.pack(">BBH", flow.family, 0, 0) + flow.identity) for flow in flows]
+    )
+    _refuse(result for result in results if result not in _GONE)
+    return results.count(0)
+
+
+def end_sockets(wire: Wire, is_doomed: Callable[[Ends], bool]) -> int:
+    """End those sockets; how many there were. A kernel that cannot do it leaves them to their timeouts."""
+    doomed = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for protocol, states in _STATES.items():
+            ask = _REQUEST.pack(family, protocol, 0, states) + bytes(48)
+            for payload in wire.dump(Message(_BY_FAMILY, 0, ask)):
+                identity = payload[_SOCKET_ID]
+                if is_doomed(_socket_ends(protocol, payload[0], identity)):
+                    end = _REQUEST.pack(payload[0], protocol, 0, 0xFFFFFFFF) + identity
+                    doomed.append(Message(_DESTROY, 0, end))
+    results = wire.each(doomed)
+    _refuse(result for result in results if result not in (*_GONE, errno.EOPNOTSUPP))
+    return results.count(0)
+
+
+def _ends(part: bytes) -> Ends:
+    parts = attributes(part)
+    ends = attributes(parts.get(_TUPLE_ADDRESSES, b""))
+    protocol = attributes(parts.get(_TUPLE_PROTOCOL, b""))
+    return Ends(
+        int.from_bytes(protocol.get(_PROTOCOL_NUMBER, b"")),
+        ends.get(_V4_SOURCE, ends.get(_V6_SOURCE, b"")),
+        int.from_bytes(protocol.get(_SOURCE_PORT, b"")),
+        ends.get(_V4_TARGET, ends.get(_V6_TARGET, b"")),
+        int.from_bytes(protocol.get(_TARGET_PORT, b"")),
+    )
+
+
+def _socket_ends(protocol: int, family: int, identity: bytes) -> Ends:
+    local_port, remote_port = struct.unpack_from(">HH", identity)
+    local, remote = _address(family, identity[4:20]), _address(family, identity[20:36])
+    return Ends(protocol, local, local_port, remote, remote_port)
+
+
+def _address(family: int, raw: bytes) -> bytes:
+    if family == socket.AF_INET:
+        return raw[:4]
+    return raw[12:] if raw.startswith(_MAPPED) else raw
+
+
+def _refuse(errors: Iterable[int]) -> None:
+    for error in errors:
+        raise OSError(error, os.strerror(error))

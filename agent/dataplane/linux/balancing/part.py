@@ -1,0 +1,337 @@
+"""``Balancing``: virtual addresses lead to backends, by a table in the namespace of each task that has legs.
+
+A change of services is written as elements, once, and sent to every namespace that is on the network: one
+transaction each. Rules are loaded when a task is attached, before its links are up, and never again unless
+they are damaged. What goes where is known per network, not per task; only what clients of sticky services
+have chosen is a task's own. After a restart the slots are taken over from the first namespace that has them.
+
+Established connections are the kernel's: no change here touches them (``Connections`` cuts them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agent.dataplane.base import Balancer, Endpoint, NetworkState, NodeState
+from agent.dataplane.linux import namespaces
+from agent.dataplane.linux.balancing import rules, slots, table
+from agent.dataplane.linux.balancing.rules import Element, ServiceSlots
+from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
+from agent.dataplane.linux.nftables import Nftables, NftError
+from agent.dataplane.linux.part import Space
+from swarmpy.errors import Unavailable
+from swarmpy.limits import VIP_TCP_IDLE_S, VIP_UDP_IDLE_S
+from swarmpy.model.ids import NetworkId, ServiceId, TaskId
+
+_IDLE_S = (
+    ("netfilter/nf_conntrack_tcp_timeout_established", VIP_TCP_IDLE_S),
+    ("netfilter/nf_conntrack_udp_timeout_stream", VIP_UDP_IDLE_S),
+)
+_LIBERAL = ("netfilter/nf_conntrack_tcp_be_liberal", 1)
+"""A segment outside of the window is translated all the same, else the client's own kernel resets."""
+_VERSIONS = ((4,), (6,), (4, 6))
+_Audience = tuple[tuple[NetworkId, ...], tuple[int, ...]]
+"""Networks that changed and IP versions: namespaces that have both in common are sent the same."""
+
+
+@dataclass
+class _Network:
+    """A network as last applied, and its services' slots: the same in every namespace."""
+
+    state: NetworkState | None
+    services: dict[ServiceId, ServiceSlots] = field(default_factory=dict)
+    members: set[TaskId] = field(default_factory=set)
+
+    def elements(self, versions: Sequence[int]) -> dict[Element, bytes]:
+        found: dict[Element, bytes] = {}
+        for service_id in sorted(self.services):
+            found.update(rules.elements_of(self.services[service_id], versions))
+        return found
+
+
+_Steps = list[tuple[ServiceSlots | None, ServiceSlots | None]]
+"""Of each service that changed in a network: before and after."""
+
+
+@dataclass
+class _Client:
+    """An attached task. ``choices``: of sticky services, from virtual address to backend."""
+
+    endpoint: Endpoint
+    space: Space
+    wire: Wire
+    versions: tuple[int, ...]
+    choices: dict[str, str] = field(default_factory=dict)
+    is_dirty: bool = True
+
+    @property
+    def network_ids(self) -> list[NetworkId]:
+        return [leg.network.id for leg in self.endpoint.legs]
+
+    @property
+    def address(self) -> str:
+        """By which sticky services know it."""
+        return next(each for leg in self.endpoint.legs for each in leg.addresses)
+
+
+class Balancing:
+    """A ``Part``."""
+
+    def __init__(self) -> None:
+        self._applied: Mapping[NetworkId, NetworkState] = {}
+        self._networks: dict[NetworkId, _Network] = {}
+        self._clients: dict[TaskId, _Client] = {}
+        self._outlines: dict[tuple[int, ...], tuple[tuple[bytes, ...], ...]] = {}
+        self._settings: tuple[tuple[str, int], ...] = ()
+
+    def start_up(self, node: Space) -> None:
+        """Learn how this kernel shows the rules, and which of its periods are too short."""
+        try:
+            for versions in _VERSIONS:
+                with namespaces.scratch(), contextlib.closing(Nftables()) as nft, Wire(NETFILTER) as wire:
+                    nft.run(rules.ruleset(versions))
+                    self._outlines[versions] = table.outline(wire)
+                    short = [(name, least) for name, least in _IDLE_S if _setting(name) < least]
+        except (NftError, OSError) as error:
+            raise Unavailable(
+                f"The kernel takes no rules for virtual addresses ({error}); load the modules nft_nat, "
+                "nft_numgen, nft_reject_inet and nf_conntrack_netlink."
+            ) from None
+        self._settings = (*short, _LIBERAL)
+
+    def apply(self, state: NodeState) -> None:
+        steps: dict[NetworkId, _Steps] = {}
+        self._applied = state.networks
+        for network_id, network in self._networks.items():
+            new = state.networks.get(network_id)
+            if new is not network.state:
+                steps[network_id] = _advance(network, new)
+        texts: dict[_Audience, bytes] = {}
+        failures = []
+        for client in self._clients.values():
+            concerning = tuple(each for each in client.network_ids if steps.get(each))
+            if not concerning and not client.is_dirty:
+                continue
+            try:
+                self._carry(client, {each: steps[each] for each in concerning}, texts)
+            except (OSError, NftError, Unavailable) as error:
+                client.is_dirty = True
+                failures.append(f"task {client.endpoint.task_id}: {error}")
+        _complain(failures)
+
+    def attach(self, endpoint: Endpoint, space: Space) -> None:
+        versions = rules.versions_of(each for leg in endpoint.legs for each in leg.addresses)
+        former = self._clients.get(endpoint.task_id)
+        if former is not None and (
+            former.space is not space or former.endpoint.legs != endpoint.legs or not versions
+        ):
+            self.detach(endpoint.task_id)
+            former = None
+        if not versions:
+            return
+        try:
+            client = former or _Client(endpoint, space, _wire_in(space.path), versions)
+            self._clients[endpoint.task_id] = client
+            self._reconcile(client)
+            for name, value in self._settings:
+                space.set(name, str(value))
+        except (OSError, NftError) as error:
+            raise Unavailable(
+                f"cannot make the virtual addresses of task {endpoint.task_id}: {error}"
+            ) from error
+
+    def settle(self, endpoint: Endpoint, space: Space) -> None:
+        """Virtual addresses need no routes."""
+
+    def mend(self) -> None:
+        """Compare every namespace with what it should have: someone may have been at the tables."""
+        failures = []
+        for client in self._clients.values():
+            try:
+                self._reconcile(client)
+            except (OSError, NftError, Unavailable) as error:
+                client.is_dirty = True
+                failures.append(f"task {client.endpoint.task_id}: {error}")
+        _complain(failures)
+
+    def detach(self, task_id: TaskId) -> None:
+        client = self._clients.pop(task_id, None)
+        if client is None:
+            return
+        client.wire.close()
+        for network_id in client.network_ids:
+            network = self._networks.get(network_id)
+            if network is not None:
+                network.members.discard(task_id)
+                if not network.members:
+                    del self._networks[network_id]
+
+    def shut_down(self) -> None:
+        for client in self._clients.values():
+            client.wire.close()
+        self._clients.clear()
+        self._networks.clear()
+
+    def destroy(self) -> None:
+        """Tasks that stand without their networks lose the table too."""
+        for client in self._clients.values():
+            with contextlib.suppress(NftError):  # the namespace is about to go anyway
+                client.space.nft.run(rules.DELETION)
+        self.shut_down()
+
+    # --- one namespace
+
+    def _carry(
+        self, client: _Client, steps: Mapping[NetworkId, _Steps], texts: dict[_Audience, bytes]
+    ) -> None:
+        """Send a namespace what changed; if that does not fit what it has, compare and mend."""
+        if client.is_dirty:
+            self._reconcile(client)
+            return
+        merged = [step for of_network in steps.values() for step in of_network]
+        if any(service and service.balancer.is_sticky for step in merged for service in step):
+            text = _text(merged, client)
+        else:
+            audience = (tuple(steps), client.versions)
+            if audience not in texts:
+                texts[audience] = _text(merged, client)
+            text = texts[audience]
+        if not text:
+            return
+        try:
+            client.wire.transact(text)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EEXIST, errno.EBUSY):
+                raise
+            self._reconcile(client)
+
+    def _reconcile(self, client: _Client) -> None:
+        """Whatever is in the namespace: the table, its rules and its elements are right after this."""
+        present = table.read(client.wire, rules.maps_of(client.versions))
+        if present is None or table.outline(client.wire) != self._outlines[client.versions]:
+            adopted = present or {}
+            client.space.nft.run(rules.ruleset(client.versions))
+            present = {}
+        else:
+            adopted = present
+        self._take_over(client, adopted)
+        removed, added = rules.difference(present, self._wished(client))
+        if removed or added:
+            client.wire.transact(table.change(removed, added))
+        client.is_dirty = False
+
+    def _take_over(self, client: _Client, present: rules.Elements) -> None:
+        """Slots of networks that no other task is on, and choices, as they stand in the namespace."""
+        for network_id in client.network_ids:
+            if network_id not in self._networks:
+                network = _Network(state=self._applied.get(network_id))
+                self._networks[network_id] = network
+                for service_id, balancer in _balancers(network.state).items():
+                    former = {rules.version_of(vip): rules.slots_in(present, vip) for vip in balancer.vips}
+                    network.services[service_id] = rules.place(balancer, former)
+            self._networks[network_id].members.add(client.endpoint.task_id)
+            for service in self._networks[network_id].services.values():
+                if service.balancer.is_sticky:
+                    for vip in service.balancer.vips:
+                        _remember(client, vip, present)
+
+    def _wished(self, client: _Client) -> dict[Element, bytes]:
+        """Where two of a task's networks claim one address, the first has it."""
+        found: dict[Element, bytes] = {}
+        for network_id in reversed(client.network_ids):
+            network = self._networks[network_id]
+            found.update(network.elements(client.versions))
+            found.update(_choose(client, list(network.services.values())))
+        return found
+
+
+def _complain(failures: Sequence[str]) -> None:
+    if failures:
+        raise Unavailable(f"Virtual addresses are not up to date for {'; '.join(failures)}.")
+
+
+def _advance(network: _Network, new: NetworkState | None) -> _Steps:
+    """The network has the new services' slots after this."""
+    wished = _balancers(new)
+    steps: _Steps = [
+        (network.services.pop(each), None) for each in list(network.services) if each not in wished
+    ]
+    for service_id, balancer in wished.items():
+        former = network.services.get(service_id)
+        if former is not None and (former.balancer is balancer or former.balancer == balancer):
+            continue
+        placed = rules.place(balancer, former.slots if former is not None else {})
+        network.services[service_id] = placed
+        steps.append((former, placed))
+    network.state = new
+    return steps
+
+
+def _balancers(state: NetworkState | None) -> Mapping[ServiceId, Balancer]:
+    return state.balancers if state is not None else {}
+
+
+def _text(steps: _Steps, client: _Client) -> bytes:
+    """The transaction of a client, which makes its choices anew; empty if nothing changes for it."""
+    removed: dict[Element, bytes] = {}
+    added: dict[Element, bytes] = {}
+    for former, now in steps:
+        out, new = rules.step(former, now, client.versions)
+        removed.update(out)
+        added.update(new)
+    before = _chosen(client, [former for former, _ in steps if former])
+    after = _choose(client, [now for _, now in steps if now])
+    out, new = rules.difference(before, after)
+    removed.update(out)
+    added.update(new)
+    return table.change(removed, added) if removed or added else b""
+
+
+def _sticky_vips(client: _Client, services: Sequence[ServiceSlots]) -> Iterator[tuple[str, ServiceSlots]]:
+    for service in services:
+        if service.balancer.is_sticky:
+            for vip in service.balancer.vips:
+                if rules.version_of(vip) in client.versions:
+                    yield vip, service
+
+
+def _chosen(client: _Client, services: Sequence[ServiceSlots]) -> dict[Element, bytes]:
+    """The elements of choices that were made."""
+    found: dict[Element, bytes] = {}
+    for vip, _ in _sticky_vips(client, services):
+        if vip in client.choices:
+            found.update(rules.slot_elements(vip, [(0, client.choices[vip])]))
+    return found
+
+
+def _remember(client: _Client, vip: str, present: rules.Elements) -> None:
+    chosen = rules.slots_in(present, vip)
+    if chosen:
+        client.choices[vip] = chosen[0]
+
+
+def _choose(client: _Client, services: Sequence[ServiceSlots]) -> dict[Element, bytes]:
+    """The elements of the choices that a client makes of these services."""
+    found: dict[Element, bytes] = {}
+    for vip, service in _sticky_vips(client, services):
+        backends = rules.backends_of(service.balancer, rules.version_of(vip))
+        if not backends:
+            client.choices.pop(vip, None)
+            continue
+        client.choices[vip] = slots.favourite(client.address, backends, client.choices.get(vip, ""))
+        found.update(rules.slot_elements(vip, [(0, client.choices[vip])]))
+    return found
+
+
+def _wire_in(path: Path) -> Wire:
+    with namespaces.inside(path):
+        return Wire(NETFILTER)
+
+
+def _setting(name: str) -> int:
+    """Of the calling thread's namespace."""
+    return int(Path(f"/proc/sys/net/{name}").read_text())
