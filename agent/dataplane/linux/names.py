@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.dataplane.base import Endpoint, Names, NodeState
-from agent.dataplane.linux import namespaces
+from agent.dataplane.linux import namespaces, netlink
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Space
 from agent.dns.server import NODE_FILE, DnsServer, Door, View
@@ -37,8 +37,7 @@ RESOLVER_PORT = 29_053
 
 _BACKLOG = 64
 _RECEIVE_BYTES = 1 << 18
-_IP_FREEBIND = 15
-"""Loopback may not be up yet. Python 3.11 has no name for it."""
+_LOOPBACK_INDEX = 1
 
 
 def ruleset(port: int) -> str:
@@ -120,13 +119,16 @@ class NamesPart:
             door.wish_for(endpoint)
         else:
             self.detach(task_id)
-            resolver = self._open(endpoint, space.path, key=key, inode=inode)
+            resolver = self._open(endpoint, space, key=key, inode=inode)
         try:
             space.nft.run(ruleset(resolver.port))
         except NftError as error:
             raise Unavailable(
                 f"nftables refused the rules of the resolver of task {task_id}: {error}"
             ) from None
+
+    def settle(self, endpoint: Endpoint, space: Space) -> None:
+        pass  # loopback is all that it needs
 
     def detach(self, task_id: TaskId) -> None:
         if self._server is not None:
@@ -156,13 +158,15 @@ class NamesPart:
     def _names_of(self, key: tuple[NetworkId, ...]) -> tuple[Names, ...]:
         return tuple(self._names.get(network_id, _NONE) for network_id in key)
 
-    def _open(self, endpoint: Endpoint, path: Path, *, key: tuple[NetworkId, ...], inode: int) -> _Resolver:
+    def _open(self, endpoint: Endpoint, space: Space, *, key: tuple[NetworkId, ...], inode: int) -> _Resolver:
         task_id = endpoint.task_id
+        path = space.path
         try:
+            space.netlink.do(netlink.set_up(_LOOPBACK_INDEX))  # its address is there from then on
             with namespaces.inside(path):
                 udp, tcp = open_sockets(RESOLVER_PORT)
         except OSError as error:
-            raise Unavailable(f"cannot open the resolver of task {task_id}: {error.strerror}") from None
+            raise Unavailable(f"cannot open the resolver of task {task_id}: {error}") from None
         group = self._groups.get(key)
         if group is None:
             names = self._names_of(key)
@@ -188,8 +192,6 @@ def open_sockets(port: int) -> tuple[socket.socket, socket.socket]:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            for sock in (udp, tcp):
-                sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
             udp.bind((RESOLVER_ADDRESS, port if attempt == 0 else 0))
