@@ -40,7 +40,7 @@ def endpoint_of(spec: ServiceSpec, stored: Endpoint) -> Endpoint:
     spec itself asks for by number.
     """
     if spec.endpoint_spec is None:
-        return Endpoint()
+        return Endpoint(virtual_ips=stored.virtual_ips)
     if spec.endpoint_spec == stored.spec:
         return stored
     given = _given_numbers(spec.endpoint_spec, stored)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from manager.allocate.addresses import Addresses
 from manager.reconcile.cluster import ClusterUpkeep
 from manager.reconcile.endpoints import Endpoints
 from manager.reconcile.enforcer import ConstraintEnforcer
 from manager.reconcile.global_services import GlobalServices
+from manager.reconcile.networks import Networks
+from manager.reconcile.node_places import NodePlaces
 from manager.reconcile.nodes import NodeHealth
 from manager.reconcile.pending import PendingTasks
 from manager.reconcile.plan import Reconciler
@@ -16,19 +19,23 @@ from manager.schedule.nodes import LoadCache
 
 
 def all_reconcilers() -> tuple[Reconciler, ...]:
-    """One of each, for one term of leadership, over one loop: they share what is measured of the nodes.
+    """One of each, for one term of leadership, over one loop: they share what is measured of the nodes, and
+    where to look for the next address.
 
-    Nodes come first, so that what is decided about tasks in the same run knows of them.
+    Nodes come first, then networks, so that what is decided about tasks in the same run knows of them; what
+    is there for longer than tasks gets its addresses before them.
     """
-    cache = LoadCache()
+    cache, addresses = LoadCache(), Addresses()
     return (
         NodeHealth(),
         Roles(),
-        Endpoints(),
+        Networks(addresses),
+        NodePlaces(addresses),
+        Endpoints(addresses),
         ConstraintEnforcer(cache),
-        ReplicatedServices(cache),
-        GlobalServices(cache),
-        PendingTasks(cache),
+        ReplicatedServices(cache, addresses),
+        GlobalServices(cache, addresses),
+        PendingTasks(cache, addresses),
         Reaper(),
         ClusterUpkeep(),
     )

@@ -1,8 +1,8 @@
 """``PlanBuilder``: collects what a reconcile wants, places what it creates, and keeps it within its bound.
 
-A created task is placed before the plan leaves, over the picture that this very plan leaves behind (tasks
-told to stop no longer count as active), so a scale-up is one commit from wish to ASSIGNED. Created tasks are
-named ``+1``, ``+2``, … in the order in which they were asked for.
+A created task is placed and addressed before the plan leaves, over the picture that this very plan leaves
+behind (tasks told to stop no longer count as active), so a scale-up is one commit from wish to ASSIGNED.
+Created tasks are named ``+1``, ``+2``, … in the order in which they were asked for.
 
 It decides nothing about which tasks should exist.
 """
@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
+from manager.allocate.addresses import Addresses
+from manager.reconcile.placing import Placing
 from manager.reconcile.plan import PROVISIONAL_PREFIX, Note, Plan
 from manager.reconcile.restart import waiting_reason
 from manager.schedule.nodes import LoadCache
-from manager.schedule.scheduler import place
 from manager.store.view import View
 from swarmpy.limits import PLAN_GROUPS_MAX
 from swarmpy.model.changes import Change, Create, Group, Order, Report
@@ -26,11 +27,12 @@ from swarmpy.model.states import Owner, TaskState
 class PlanBuilder:
     """One plan in the making."""
 
-    def __init__(self, view: View, now: Timestamp, cache: LoadCache) -> None:
+    def __init__(self, view: View, now: Timestamp, cache: LoadCache, addresses: Addresses) -> None:
         self.view = view
         self.now = now
         self.is_partial = False
         self._cache = cache
+        self._addresses = addresses
         self._groups: list[tuple[Owner, tuple[Change, ...], int | None]] = []
         self._created: list[Task] = []
         self._stopped: list[Task] = []
@@ -95,11 +97,11 @@ class PlanBuilder:
     def _place(self) -> list[Task]:
         if not self._created:
             return []
-        load = self._cache.picture(self.view)
+        placing = Placing(self.view, self.now, self._cache, self._addresses)
         for task in self._stopped:
-            load.lower(task)
+            placing.load.lower(task)
         placed = []
-        for task in place(self.view, self._created, self.now, load=load):
+        for task in placing.place(self._created):
             reason = waiting_reason(task, self.now)
             if reason and task.status.state == TaskState.ASSIGNED:
                 task = replace(task, status=replace(task.status, message=reason))

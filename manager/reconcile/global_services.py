@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from manager.allocate.addresses import Addresses
 from manager.reconcile.builder import PlanBuilder
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.replicated import is_task_news
@@ -37,8 +38,9 @@ class GlobalServices:
 
     name = "global"
 
-    def __init__(self, cache: LoadCache) -> None:
+    def __init__(self, cache: LoadCache, addresses: Addresses) -> None:
         self._cache = cache
+        self._addresses = addresses
 
     def keys(self, view: View) -> Iterable[str]:
         return sorted(service.id for service in view.services() if is_global(service.spec))
@@ -59,7 +61,7 @@ class GlobalServices:
         service = view.service(ServiceId(key))
         if service is None or not is_global(service.spec):
             return NOTHING
-        builder = PlanBuilder(view, now, self._cache)
+        builder = PlanBuilder(view, now, self._cache, self._addresses)
         _PerNode(service, builder, self._cache.needs(view, service.template_id)).run()
         return builder.build()
 

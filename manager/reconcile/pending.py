@@ -1,7 +1,7 @@
-"""Tasks that wait for a node: tried again whenever something changed that may help them.
+"""Tasks that wait for a node or an address: tried again whenever something changed that may help them.
 
-They come in order of age, and all tasks of a service's revision as one group: once one of a group finds no
-node, the rest wait for the same reason. Only what changes is planned, so a cluster in which nothing helps
+They come in order of age, and all tasks of a service's revision as one group: once one of a group finds
+nothing, the rest wait for the same reason. Only what changes is planned, so a cluster in which nothing helps
 stays quiet. Tasks whose service is gone are left to the reaper.
 """
 
@@ -11,15 +11,17 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
+from manager.allocate.addresses import Addresses, has_released
+from manager.reconcile.placing import Placing
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.slots import age
-from manager.schedule.nodes import ClusterLoad, LoadCache
-from manager.schedule.scheduler import pending, place
+from manager.schedule.nodes import LoadCache
+from manager.schedule.scheduler import pending
 from manager.store.view import View
 from swarmpy.limits import PLAN_GROUPS_MAX
 from swarmpy.model.changes import Change, Group, Report, Update
 from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
-from swarmpy.model.objects import Cluster, Network, Node, Task
+from swarmpy.model.objects import Cluster, Network, Node, Service, Task
 from swarmpy.model.states import Owner, TaskState, is_terminal
 
 _KEY = "pending"
@@ -30,8 +32,9 @@ class PendingTasks:
 
     name = "scheduler"
 
-    def __init__(self, cache: LoadCache) -> None:
+    def __init__(self, cache: LoadCache, addresses: Addresses) -> None:
         self._cache = cache
+        self._addresses = addresses
 
     def keys(self, view: View) -> Iterable[str]:
         return (_KEY,)
@@ -43,11 +46,11 @@ class PendingTasks:
         groups = _groups_of(view)
         if not groups:
             return NOTHING
-        load = self._cache.picture(view)
+        placing = Placing(view, now, self._cache, self._addresses)
         changes: list[Change] = []
         is_partial = False
         for tasks in groups:
-            is_partial = _place_group(view, tasks, now, load=load, changes=changes)
+            is_partial = _place_group(placing, tasks, now, changes=changes)
             if is_partial:
                 break
         return Plan(
@@ -63,22 +66,20 @@ def _groups_of(view: View) -> list[list[Task]]:
     return [tasks for (service_id, _), tasks in groups.items() if view.service(service_id) is not None]
 
 
-def _place_group(
-    view: View, tasks: Sequence[Task], now: Timestamp, *, load: ClusterLoad, changes: list[Change]
-) -> bool:
+def _place_group(placing: Placing, tasks: Sequence[Task], now: Timestamp, *, changes: list[Change]) -> bool:
     """Place what fits into the plan; whether more is left to do."""
-    is_global = load.needs(tasks[0].revision_id).is_global
+    is_global = placing.load.needs(tasks[0].revision_id).is_global
     tried = 0
     while tried < len(tasks):
         room = PLAN_GROUPS_MAX - len(changes)
         if room <= 0:
             return True
         part = tasks[tried : tried + room]
-        placed = place(view, part, now, load=load)
+        placed = placing.place(part)
         tried += len(part)
         changes += _changes(part, placed)
         if placed[-1].status.state == TaskState.PENDING and not is_global:
-            # the nodes have no room left for this group: the rest waits for the same reason
+            # nodes or networks have no room left for this group: the rest waits for the same reason
             return _wait(tasks[tried:], placed[-1].status.err, now, changes)
     return False
 
@@ -111,6 +112,8 @@ def _may_help(view: View, old: object | None, new: object | None) -> bool:
             return _is_node_help(old, new)
         case Cluster() | Network():
             return True
+        case Service():
+            return len(view.unplaced_tasks()) > 0 and has_released(old, new)
     return False
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
+from manager.allocate.addresses import Addresses
 from manager.reconcile.builder import PlanBuilder
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.slot_work import SlotWork
@@ -33,8 +34,9 @@ class ReplicatedServices:
 
     name = "replicated"
 
-    def __init__(self, cache: LoadCache) -> None:
+    def __init__(self, cache: LoadCache, addresses: Addresses) -> None:
         self._cache = cache
+        self._addresses = addresses
 
     def keys(self, view: View) -> Iterable[str]:
         return sorted({service.id for service in view.services()} | set(view.service_ids_with_tasks()))
@@ -54,7 +56,7 @@ class ReplicatedServices:
         service = view.service(ServiceId(key))
         if service is not None and not is_replicated(service.spec):
             return NOTHING
-        builder = PlanBuilder(view, now, self._cache)
+        builder = PlanBuilder(view, now, self._cache, self._addresses)
         if service is None:
             remove_tasks(builder, view.tasks_of_service(ServiceId(key)))
         else:

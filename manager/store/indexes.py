@@ -105,8 +105,17 @@ def address_in(mac: str) -> str:
     return ".".join(str(int(part, 16)) for part in found.groups()) if found is not None else ""
 
 
-def virtual_addresses(service: Service) -> Keys:
-    """The same for the addresses of a service's endpoint."""
+def held_by_task(task: Task) -> Keys:
+    """What a task holds until it has ended."""
+    return held_by(task.networks) if task.networks and task.status.state <= TaskState.RUNNING else ()
+
+
+def held_by_node(node: Node) -> Keys:
+    return held_by(node.attachments)
+
+
+def held_by_service(service: Service) -> Keys:
+    """The same for the virtual addresses of a service's endpoint."""
     keys: list[str] = []
     for each in service.endpoint.virtual_ips:
         keys.append(each.network_id)
@@ -150,15 +159,6 @@ def _task_unplaced(task: Task) -> Keys:
     return (ANY_KEY,) if is_unplaced(task) else ()
 
 
-def _task_held(task: Task) -> Keys:
-    """What a task holds until it has ended."""
-    return held_by(task.networks) if task.networks and task.status.state <= TaskState.RUNNING else ()
-
-
-def _node_held(node: Node) -> Keys:
-    return held_by(node.attachments)
-
-
 def _service_ingress(service: Service) -> Keys:
     endpoint = service.spec.endpoint_spec
     ports = endpoint.ports if endpoint is not None else ()
@@ -186,14 +186,14 @@ TASKS_BY_SERVICE = Index(name="tasks by service", kind=Kind.TASK, keys=_task_ser
 TASKS_BY_NODE = Index(name="tasks by node", kind=Kind.TASK, keys=_task_node)
 TASKS_BY_REVISION = Index(name="tasks by revision", kind=Kind.TASK, keys=_task_revision)
 UNPLACED_TASKS = Index(name="unplaced tasks", kind=Kind.TASK, keys=_task_unplaced)
-TASKS_BY_NETWORK = Index(name="tasks by network and by address", kind=Kind.TASK, keys=_task_held)
-NODES_BY_NETWORK = Index(name="nodes by network and by address", kind=Kind.NODE, keys=_node_held)
+TASKS_BY_NETWORK = Index(name="tasks by network and by address", kind=Kind.TASK, keys=held_by_task)
+NODES_BY_NETWORK = Index(name="nodes by network and by address", kind=Kind.NODE, keys=held_by_node)
 MANAGER_NODES = Index(name="manager nodes", kind=Kind.NODE, keys=_node_manager)
 REVISIONS_BY_SERVICE = Index(name="revisions by service", kind=Kind.REVISION, keys=_revision_service)
 SERVICES_BY_REFERENCE = Index(name="services by reference", kind=Kind.SERVICE, keys=references_of)
 SERVICES_BY_PORT = Index(name="services by published port", kind=Kind.SERVICE, keys=published_by)
 SERVICES_BY_ADDRESS = Index(
-    name="services by network and by virtual address", kind=Kind.SERVICE, keys=virtual_addresses
+    name="services by network and by virtual address", kind=Kind.SERVICE, keys=held_by_service
 )
 SERVICES_IN_INGRESS = Index(name="services in ingress", kind=Kind.SERVICE, keys=_service_ingress)
 INGRESS_NETWORKS = Index(name="ingress networks", kind=Kind.NETWORK, keys=_network_ingress)

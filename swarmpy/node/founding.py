@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from manager.allocate import pools
 from manager.api.control import InitRequest
 from swarmpy import pki
 from swarmpy.errors import FailedPrecondition, Retry
@@ -35,6 +36,7 @@ class Wish:
 def make_cluster(wish: Wish, env: Env) -> tuple[Cluster, Node, Identity]:
     """The cluster object with its root and tokens, the first node, and that node's identity."""
     request, entropy, now = wish.request, env.entropy, env.clock.now()
+    pools.check_pools(request.default_addr_pool, request.subnet_size or SUBNET_SIZE)
     root = pki.create_root_ca(
         now,
         key=entropy.token_bytes(pki.KEY_BYTES),
@@ -73,18 +75,19 @@ def issue_own(cluster: Cluster, node_id: NodeId, env: Env) -> Identity:
 
 
 async def record(manager: Manager, cluster: Cluster, node: Node, *, advertise_addr: str) -> None:
-    """Commit the first objects; the cluster exists once this returned.
+    """Commit the first objects, the ingress network among them; the cluster exists once this returned.
 
     A manager that is alone leads at once, but for the time that its disk takes.
     """
     status = ManagerStatus(raft_id=RaftId(manager.raft_id), addr=advertise_addr)
     member = replace(node, manager_status=status)
+    changes = tuple(Create(object=each) for each in (cluster, member, pools.ingress_network(cluster)))
     last: Retry | None = None
     try:
         async with asyncio.timeout(JOIN_TIMEOUT_S):
             while manager.access.view.cluster() is None:  # else an attempt of unknown outcome came through
                 try:
-                    await manager.propose((Create(object=cluster), Create(object=member)))
+                    await manager.propose(changes)
                 except Retry as error:
                     last = error
                     await asyncio.sleep(error.delay_s)

@@ -15,7 +15,7 @@ from budget import machine_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
-from world import World, make_node
+from world import World, make_network, make_node
 
 from manager.allocate.ports import FIRST_PORT, LAST_PORT
 from manager.api import service_plan
@@ -268,7 +268,7 @@ def test_a_rollback_does_not_take_a_port_that_another_service_has_now() -> None:
 
 
 def test_an_automatic_rollback_brings_the_old_ports_back() -> None:
-    world = World(make_node("n1"))
+    world = World(make_node("n1"), make_network("ingress", ingress=True))
     old, new = (
         ServiceSpec(
             name="a",

@@ -21,10 +21,11 @@ from manager.store.draft import Draft
 from manager.store.tables import Tables
 from swarmpy.limits import BATCH_GROUPS_MAX
 from swarmpy.model.changes import Create, Group, NodeReport, Refusal, Report
-from swarmpy.model.ids import SECOND_NS, NodeId, RevisionId, ServiceId, TaskId, Timestamp
+from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     KINDS,
     Kind,
+    Network,
     Node,
     NodeDescription,
     NodeStatus,
@@ -34,7 +35,18 @@ from swarmpy.model.objects import (
     Task,
     TaskStatus,
 )
-from swarmpy.model.specs import NodeSpec, Platform, Replicated, Resources, ServiceMode, ServiceSpec
+from swarmpy.model.specs import (
+    Driver,
+    IPAMConfig,
+    IPAMOptions,
+    NetworkSpec,
+    NodeSpec,
+    Platform,
+    Replicated,
+    Resources,
+    ServiceMode,
+    ServiceSpec,
+)
 from swarmpy.model.states import NodeAvailability, NodeState, Owner, TaskState
 from swarmpy.sim.checkers.quiet import wanted_changes
 
@@ -65,6 +77,14 @@ def make_node(id_: str, **fields: Any) -> Node:
         "created_at": START,
     }
     return Node(**{**known, **fields})
+
+
+def make_network(id_: str, *configs: IPAMConfig, **fields: Any) -> Network:
+    """An overlay network that has nothing yet but what ``configs`` ask for."""
+    driver = Driver(name=fields.pop("driver", "overlay"), options=fields.pop("options", {}))
+    ipam = IPAMOptions(configs=configs)
+    spec = NetworkSpec(name=f"{id_}-net", driver_configuration=driver, ipam_options=ipam, **fields)
+    return Network(id=NetworkId(id_), spec=spec, created_at=START)
 
 
 class World:

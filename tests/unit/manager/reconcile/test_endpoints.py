@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 from world import World
 
+from manager.allocate.addresses import Addresses
 from manager.allocate.ports import FIRST_PORT
 from manager.reconcile.endpoints import Endpoints
 from swarmpy.model.objects import Endpoint, Kind
@@ -14,7 +15,7 @@ OPEN = PortConfig(target_port=80)
 
 
 def world_with_open(*ids: str) -> World:
-    world = World(reconcilers=(Endpoints(),))
+    world = World(reconcilers=(Endpoints(Addresses()),))
     for id_ in ids:
         publish(world, id_, OPEN)
     return world

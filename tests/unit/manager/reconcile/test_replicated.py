@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from world import START, World, make_node, seconds
 
+from manager.allocate.addresses import Addresses
 from manager.reconcile.replicated import ReplicatedServices
 from manager.reconcile.slots import NodeFitness, Slots, surplus_slots
 from manager.schedule.nodes import LoadCache
@@ -30,7 +31,7 @@ def slots_of(world: World) -> list[int]:
 def test_creates_lowest_slots_already_placed_in_one_commit() -> None:
     world = cluster()
     world.create_service("web", replicas=3)
-    plan = ReplicatedServices(LoadCache()).reconcile(world.tables, "web", world.now)
+    plan = ReplicatedServices(LoadCache(), Addresses()).reconcile(world.tables, "web", world.now)
     created = [group.changes[0].object for group in plan.groups if isinstance(group.changes[0], Create)]
     tasks = [task for task in created if isinstance(task, Task)]
     assert [task.id for task in tasks] == ["+1", "+2", "+3"]
@@ -43,10 +44,10 @@ def test_creates_lowest_slots_already_placed_in_one_commit() -> None:
 def test_equal_views_give_equal_plans() -> None:
     world = cluster()
     world.create_service("web", replicas=7)
-    first = ReplicatedServices(LoadCache()).reconcile(world.tables, "web", world.now)
+    first = ReplicatedServices(LoadCache(), Addresses()).reconcile(world.tables, "web", world.now)
     cache = LoadCache()
     cache.picture(world.tables)
-    assert ReplicatedServices(cache).reconcile(world.tables, "web", world.now) == first
+    assert ReplicatedServices(cache, Addresses()).reconcile(world.tables, "web", world.now) == first
 
 
 def test_reaches_running_and_stays_quiet() -> None:
@@ -288,7 +289,7 @@ def test_tasks_that_never_reached_an_agent_vanish_with_their_service() -> None:
 def test_a_plan_holds_one_batch_and_asks_to_be_called_again() -> None:
     world = cluster()
     world.create_service("web", replicas=PLAN_GROUPS_MAX * 2 + 10)
-    plan = ReplicatedServices(LoadCache()).reconcile(world.tables, "web", world.now)
+    plan = ReplicatedServices(LoadCache(), Addresses()).reconcile(world.tables, "web", world.now)
     assert len(plan.groups) == PLAN_GROUPS_MAX
     assert plan.is_partial
     world.live()
@@ -296,7 +297,7 @@ def test_a_plan_holds_one_batch_and_asks_to_be_called_again() -> None:
     counts = Counter(task.node_id for task in world.running())
     assert max(counts.values()) - min(counts.values()) <= 1
     world.scale("web", 0)
-    plan = ReplicatedServices(LoadCache()).reconcile(world.tables, "web", world.now)
+    plan = ReplicatedServices(LoadCache(), Addresses()).reconcile(world.tables, "web", world.now)
     assert len(plan.groups) == PLAN_GROUPS_MAX
     assert plan.is_partial
     world.live()
@@ -306,7 +307,7 @@ def test_a_plan_holds_one_batch_and_asks_to_be_called_again() -> None:
 def test_other_modes_are_not_its_business() -> None:
     world = cluster()
     world.create_service("g", ServiceSpec(name="g", mode=ServiceMode(global_=Global())))
-    plan = ReplicatedServices(LoadCache()).reconcile(world.tables, "g", world.now)
+    plan = ReplicatedServices(LoadCache(), Addresses()).reconcile(world.tables, "g", world.now)
     assert not plan.groups
 
 
@@ -318,7 +319,7 @@ def test_old_and_new_task_are_one_atomic_group() -> None:
     node = world.node(old.node_id)
     # written past the loop, to look at the one plan that follows
     world.tables.put(Kind.NODE, replace(node, status=replace(node.status, state=NodeState.DOWN)))
-    plan = ReplicatedServices(LoadCache()).reconcile(world.tables, "web", world.now)
+    plan = ReplicatedServices(LoadCache(), Addresses()).reconcile(world.tables, "web", world.now)
     (group,) = plan.groups
     order, create = group.changes
     assert order == Order(task_id=old.id, desired_state=TaskState.SHUTDOWN)
@@ -330,7 +331,7 @@ def test_old_and_new_task_are_one_atomic_group() -> None:
 
 def test_most_steps_of_a_task_make_nothing_dirty() -> None:
     world = cluster()
-    reconciler = ReplicatedServices(LoadCache())
+    reconciler = ReplicatedServices(LoadCache(), Addresses())
     task = Task(id=TaskId("t"), service_id=ServiceId("web"), status=TaskStatus(state=TaskState.ASSIGNED))
 
     def step(source: TaskState, target: TaskState) -> list[str]:
@@ -348,7 +349,7 @@ def test_most_steps_of_a_task_make_nothing_dirty() -> None:
 
 def test_a_new_description_of_a_node_moves_no_task() -> None:
     world = cluster()
-    reconciler = ReplicatedServices(LoadCache())
+    reconciler = ReplicatedServices(LoadCache(), Addresses())
     node: Node = world.node("n1")
     described = replace(node, description=replace(node.description, hostname="other"))
     assert list(reconciler.dirty(world.tables, node, described)) == []
@@ -369,7 +370,7 @@ def test_pending_tasks_are_tried_again_when_a_label_makes_room() -> None:
 def test_time_is_not_read_from_anywhere() -> None:
     world = cluster()
     world.create_service("web", replicas=1)
-    plan = ReplicatedServices(LoadCache()).reconcile(world.tables, "web", Timestamp(START + 5))
+    plan = ReplicatedServices(LoadCache(), Addresses()).reconcile(world.tables, "web", Timestamp(START + 5))
     (group,) = plan.groups
     assert isinstance(group.changes[0], Create)
     assert isinstance(group.changes[0].object, Task)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from world import World, make_node, seconds
+from world import World, make_network, make_node, seconds
 
 from swarmpy.model.ids import Duration
 from swarmpy.model.objects import Endpoint, Task
@@ -180,6 +180,7 @@ def test_what_restarts_nothing(after: ServiceSpec) -> None:
 
 def test_ports_count_as_changed() -> None:
     world = running_world(spec("a"))
+    world.put(make_network("ingress", ingress=True))
     before = {task.id for task in world.running()}
     port = PortConfig(target_port=80, published_port=8080, publish_mode=PublishMode.INGRESS)
     world.update_service("web", spec("a", endpoint_spec=EndpointSpec(ports=(port,))))

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from world import GIB, World, make_node, seconds
 
+from manager.allocate.addresses import Addresses
 from manager.reconcile import all_reconcilers
 from manager.reconcile.nodes import RESTARTING_MESSAGE
 from manager.reconcile.pending import PendingTasks
@@ -355,7 +356,7 @@ def test_a_task_of_a_service_that_is_gone_is_left_alone() -> None:
         status=TaskStatus(state=TaskState.PENDING),
     )
     world.put(waiting)
-    plan = PendingTasks(LoadCache()).reconcile(world.tables, "pending", world.now)
+    plan = PendingTasks(LoadCache(), Addresses()).reconcile(world.tables, "pending", world.now)
     assert not plan.groups
 
 
@@ -363,7 +364,7 @@ def test_many_waiting_tasks_take_several_plans() -> None:
     count = PLAN_GROUPS_MAX * 2 + 7
     world = world_with(service_spec(replicas=count), nodes=0)
     world.tables.put(Kind.NODE, make_node("n1"))
-    plan = PendingTasks(LoadCache()).reconcile(world.tables, "pending", world.now)
+    plan = PendingTasks(LoadCache(), Addresses()).reconcile(world.tables, "pending", world.now)
     assert len(plan.groups) == PLAN_GROUPS_MAX
     assert plan.is_partial
     world.put(make_node("n2"))
