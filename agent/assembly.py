@@ -10,17 +10,40 @@ from __future__ import annotations
 
 from agent import events
 from swarmpy import codec
+from swarmpy.model.discovery import (
+    NetworkEndpoint,
+    NetworkService,
+    NetworkSettings,
+    NodePeer,
+    RecordKind,
+)
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task
+from swarmpy.pb import discovery_pb2, types_pb2
 from swarmpy.pb import dispatcher_pb2 as pb
-from swarmpy.pb import types_pb2
 
 _KINDS = {types_pb2.Kind.Value(f"KIND_{kind.name}"): kind for kind in Kind}
-_ASSIGNABLE: dict[str, type[Task | Revision | Secret | Config | Network]] = {
+_RECORD_KINDS = {discovery_pb2.RecordKind.Value(f"RECORD_KIND_{kind.name}"): kind for kind in RecordKind}
+_Held = (
+    Task
+    | Revision
+    | Secret
+    | Config
+    | Network
+    | NetworkSettings
+    | NodePeer
+    | NetworkService
+    | NetworkEndpoint
+)
+_ASSIGNABLE: dict[str, type[_Held]] = {
     "task": Task,
     "revision": Revision,
     "secret": Secret,
     "config": Config,
     "network": Network,
+    "network_settings": NetworkSettings,
+    "peer": NodePeer,
+    "network_service": NetworkService,
+    "network_endpoint": NetworkEndpoint,
 }
 
 
@@ -61,6 +84,9 @@ def _change(item: pb.AssignmentChange) -> events.AssignmentChange | None:
     name = item.WhichOneof("change")
     if name == "removal":
         return events.Removal(_KINDS[item.removal.kind], item.removal.id)
+    if name == "record_removal":
+        kind = _RECORD_KINDS.get(item.record_removal.kind)
+        return events.RecordRemoval(kind, item.record_removal.id) if kind is not None else None
     if name is None:
         return None  # something newer than this agent
     return codec.from_pb(_ASSIGNABLE[name], getattr(item, name))

@@ -7,7 +7,8 @@ Invariants (``check``): at most one operation per task is under way; at most TAS
 are being brought up, while stops and removals wait for nobody; a state only grows; ``Start`` is asked for
 only after STARTING was persisted; the records of a round are persisted before anything else of it is done.
 
-Not here: which tasks there should be (the manager), how to run one (executor), sessions (session).
+Not here: which tasks there should be (the manager), how to run one (executor), sessions (session), what
+tasks mean for the node's networks (places).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from msgspec.structs import replace
 
 from agent import environment, events
 from agent.bounds import Images, Ports, Slots
-from agent.dataplane.base import HostPort
+from agent.dataplane.base import HostPort, NodeState
 from agent.environment import NodeContext
 from agent.events import Event, Instruction, Now, Record, StoredTask
 from agent.executor.base import Found
 from agent.operations import make_operation, make_status
+from agent.places import Places
+from agent.revisions import Revisions
 from agent.task import START_UP, Do, Move, Run, Trace, failure, next_step
 from swarmpy.errors import TaskRejected
 from swarmpy.limits import (
@@ -32,7 +35,7 @@ from swarmpy.limits import (
     TASK_STARTS_PARALLEL_MAX,
 )
 from swarmpy.model.ids import RevisionId, TaskId, Timestamp
-from swarmpy.model.objects import Kind, Revision, Task, TaskStatus
+from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task, TaskStatus
 from swarmpy.model.states import TaskState, is_terminal
 
 _LOST = "task: lost: this node has no record of its process any more"
@@ -44,8 +47,8 @@ class Core:
     def __init__(self, node: NodeContext) -> None:
         self._node = node
         self._runs: dict[TaskId, Run] = {}
-        self._revisions: dict[RevisionId, Revision] = {}
-        self._released_revisions: set[RevisionId] = set()
+        self._revisions = Revisions()
+        self._places = Places(node)
         self._strangers: dict[TaskId, tuple[Found | None, bool]] = {}
         self._chain: int | None = None
         self._is_session_lost = True
@@ -68,7 +71,12 @@ class Core:
     @property
     def wake_at(self) -> float | None:
         """When a Tick is wanted, on the monotonic clock."""
-        return min(self._retries.values(), default=None)
+        return min((*self._retries.values(), *self._places.drains.values()), default=None)
+
+    @property
+    def networks(self) -> NodeState:
+        """The node's networks as they should be."""
+        return self._places.directory.node_state()
 
     @property
     def runs(self) -> dict[TaskId, Run]:
@@ -78,15 +86,16 @@ class Core:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is under way and nothing waits to be tried again."""
-        is_busy = any(run.attempt for run in self._runs.values())
-        return not (is_busy or self._images.is_busy or self._retries or self._slots.waiting)
+        waits = self._images.is_busy or self._retries or self._places.drains or self._slots.waiting
+        return not (waits or any(run.attempt for run in self._runs.values()))
 
     def check(self) -> None:
         """Assert the invariants; the tests and the simulator call this after every event."""
         assert not self._dirty
         assert len(self._slots.holders) <= self._slots.size
         assert not self._slots.holders & set(self._slots.waiting)
-        owners = {*self._slots.holders, *self._slots.waiting, *self._ports.owners.values(), *self._retries}
+        owners = {*self._slots.holders, *self._slots.waiting, *self._ports.owners.values()}
+        owners.update(self._retries, self._places.drains, self.networks.endpoints)
         assert owners <= set(self._runs), f"claims of unknown tasks: {owners - set(self._runs)}"
         attempts = [run.attempt for run in self._runs.values() if run.attempt]
         assert len(attempts) == len(set(attempts))
@@ -116,7 +125,8 @@ class Core:
             case events.SessionDown():
                 self._is_session_lost = True
             case events.Tick():
-                self._mark(task_id for task_id, at in self._retries.items() if at <= now.mono)
+                for timers in (self._retries, self._places.drains):
+                    self._mark(task_id for task_id, at in timers.items() if at <= now.mono)
             case events.TaskExited():
                 self._note_exit(event)
             case events.ImageReady():
@@ -130,10 +140,11 @@ class Core:
             del self._dirty[task_id]
             if (run := self._runs.get(task_id)) is not None:
                 self._advance(run)
+            self._places.follow(task_id, self._runs.get(task_id))
         return self._finish_round()
 
     def _finish_round(self) -> list[Instruction]:
-        self._collect_revisions()
+        self._records.extend(self._revisions.collect(self._runs.values()))
         for task_id in self._saved_tasks:
             run = self._runs[task_id]
             self._records.append(events.SaveTask(run.task, run.is_released, run.stop_signal))
@@ -144,13 +155,13 @@ class Core:
             for task_id in self._reported
             if not self._runs[task_id].is_released
         ]
+        networks = self._places.instructions(is_settled=not self._strangers)
+        self._records.extend(self._places.directory.take_records())
         first: list[Instruction] = [events.Persist(tuple(self._records))] if self._records else []
-        result = [*first, *self._out, *reports]
-        self._saved_tasks.clear()
-        self._saved_statuses.clear()
-        self._reported.clear()
-        self._records = []
-        self._out = []
+        result = [*first, *networks, *self._out, *reports]
+        for gathered in (self._saved_tasks, self._saved_statuses, self._reported):
+            gathered.clear()
+        self._records, self._out = [], []
         return result
 
     def _mark(self, task_ids: Iterable[TaskId]) -> None:
@@ -160,7 +171,8 @@ class Core:
 
     def _restore(self, event: events.Restored) -> None:
         assert not self._runs, "Restored is the first event"
-        self._revisions = {revision.id: revision for revision in event.revisions}
+        self._revisions.restore(event.revisions)
+        self._places.directory.restore(event.networks, event.discovery)
         found = {item.task_id: item for item in event.found}
         attached = set(event.attached)
         for stored in event.tasks:
@@ -184,6 +196,7 @@ class Core:
         self._mark([run.task.id])
         if run.is_attached:
             self._ports.claim(run.task.id, self._host_ports(run))
+            self._places.adopt(run, self._revisions.get(run.task.revision_id))
         is_there = found is not None and (found.pid != 0 or found.exit is not None)
         if found is not None and is_there:
             self._note_found(run, found)
@@ -222,20 +235,26 @@ class Core:
                 case events.Removal(kind=Kind.TASK):
                     self._release(TaskId(change.id))
                 case events.Removal(kind=Kind.REVISION):
-                    self._released_revisions.add(RevisionId(change.id))
+                    self._revisions.release(RevisionId(change.id))
                 case Revision():
                     self._save_revision(change)
                 case Task():
                     self._assign(change)
+                case Secret() | Config():
+                    pass  # no task of this version can use them
                 case _:
-                    pass  # secrets, configs and networks: no task of this version can use them
+                    self._places.directory.take(change)
+                    self._mark_unattached(change)
 
     def _take_complete(self, event: events.AssignmentsReceived) -> None:
         tasks = {change.id: change for change in event.changes if isinstance(change, Task)}
-        revisions = {change.id: change for change in event.changes if isinstance(change, Revision)}
-        for revision in revisions.values():
+        revisions = [change for change in event.changes if isinstance(change, Revision)]
+        for revision in revisions:
             self._save_revision(revision)
-        self._released_revisions = set(self._revisions) - set(revisions)
+        self._revisions.keep_only(revision.id for revision in revisions)
+        self._places.take_complete(event.changes)
+        for change in event.changes:
+            self._mark_unattached(change)
         for task in tasks.values():
             self._assign(task)
             run = self._runs[task.id]
@@ -301,25 +320,16 @@ class Core:
         self._saved_tasks[run.task.id] = None
         self._saved_statuses[run.task.id] = None
 
-    # --- revisions
-
     def _save_revision(self, revision: Revision) -> None:
-        self._released_revisions.discard(revision.id)
-        if self._revisions.get(revision.id) == revision:
-            return
-        self._revisions[revision.id] = revision
-        self._records.append(events.SaveRevision(revision))
-        self._mark(run.task.id for run in self._runs.values() if run.task.revision_id == revision.id)
+        record = self._revisions.save(revision)
+        if record is not None:
+            self._records.append(record)
+            self._mark(run.task.id for run in self._runs.values() if run.task.revision_id == revision.id)
 
-    def _collect_revisions(self) -> None:
-        """Drop revisions that are not assigned any more and that no task here needs."""
-        if not self._released_revisions:
-            return
-        needed = {run.task.revision_id for run in self._runs.values()}
-        for revision_id in sorted(self._released_revisions - needed):
-            self._released_revisions.discard(revision_id)
-            if self._revisions.pop(revision_id, None) is not None:
-                self._records.append(events.DropRevision(revision_id))
+    def _mark_unattached(self, change: events.AssignmentChange) -> None:
+        """Tasks may have waited for this network."""
+        if isinstance(change, Network):
+            self._mark(id_ for id_, run in self._runs.items() if run.task.networks and run.sandbox is None)
 
     # --- outcomes
 
@@ -360,9 +370,8 @@ class Core:
     def _note_exit(self, event: events.TaskExited) -> None:
         run = self._runs.get(event.task_id)
         if run is None:
-            if event.task_id in self._strangers:
-                _, is_attached = self._strangers[event.task_id]
-                self._strangers[event.task_id] = (Found(task_id=event.task_id, exit=event.exit), is_attached)
+            if (known := self._strangers.get(event.task_id)) is not None:
+                self._strangers[event.task_id] = (Found(task_id=event.task_id, exit=event.exit), known[1])
             return
         if run.exit is None and (run.is_started or not run.has_ended):
             run.is_started = True
@@ -436,6 +445,10 @@ class Core:
                 return None  # it comes with the next assignments
             if step == Move(TaskState.PREPARING, "preparing") and (why := environment.refusal(revision)):
                 return failure(run, why)
+            if step is Do.ATTACH and not self._places.is_known(run):
+                return None  # so do networks
+        if step is Do.STOP and self._places.is_draining(run, self._now):
+            return None
         return step
 
     def _operate(self, run: Run, do: Do) -> None:
@@ -448,6 +461,8 @@ class Core:
             return
         revision = self._revisions.get(run.task.revision_id)
         try:
+            if do is Do.ATTACH and revision is not None:
+                self._places.give(run, revision)
             operation = make_operation(run, do, self._attempts + 1, revision=revision, node=self._node)
         except TaskRejected as error:
             self._give_up(run, str(error))
@@ -464,7 +479,7 @@ class Core:
         return environment.host_ports(revision) if revision is not None else ()
 
     def _want_image(self, run: Run) -> None:
-        revision = self._revisions[run.task.revision_id]
+        revision = self._revisions.get(run.task.revision_id)
         reference = environment.container_spec(revision).image
         if self._images.want(reference, run.task.id, self._attempts + 1):
             self._attempts += 1
@@ -479,8 +494,7 @@ class Core:
     def _forget(self, run: Run) -> None:
         task_id = run.task.id
         self._mark(self._ports.free(task_id))
-        self._retries.pop(task_id, None)
         del self._runs[task_id]
-        for gathered in (self._saved_tasks, self._saved_statuses, self._reported):
+        for gathered in (self._retries, self._saved_tasks, self._saved_statuses, self._reported):
             gathered.pop(task_id, None)
         self._records.append(events.DropTask(task_id))

@@ -1,7 +1,8 @@
 """The shell around the core: feeds it events, carries out what it asks for, returns the outcomes.
 
 One loop: take the events that have come in, let the core decide, persist, then act. Operations run as
-tasks of their own; the core sees to it that one task's operations never overlap. Nothing is decided here.
+tasks of their own; the core sees to it that one task's operations never overlap. The node's networks are
+applied beside them; only attaching a task waits for that. Nothing is decided here.
 
 An operation that fails in a way its seam does not allow is logged with its traceback and tried again, since
 one task's trouble must not end the agent that all others depend on.
@@ -17,6 +18,7 @@ from typing import Protocol, assert_never
 import structlog
 
 from agent import events
+from agent.applier import Applier
 from agent.core import Core
 from agent.dataplane.base import Backend
 from agent.events import Event, Instruction, Now, Operation, Record
@@ -61,6 +63,7 @@ class Driver:
         self._reports = reports
         self._env = env
         self._thread = env.threads("agent-journal", 1)
+        self._applier = Applier(node.backend)
         self._inbox: asyncio.Queue[Event] = asyncio.Queue(AGENT_EVENTS_MAX)
         self._timer: asyncio.TimerHandle | None = None
 
@@ -72,8 +75,20 @@ class Driver:
         attached = await self._backend.list()
         log.info("agent_restored", tasks=len(content.tasks), found=len(found), attached=len(attached))
         await self._inbox.put(
-            events.Restored(tasks=content.tasks, revisions=content.revisions, found=found, attached=attached)
+            events.Restored(
+                tasks=content.tasks,
+                revisions=content.revisions,
+                networks=content.networks,
+                discovery=content.discovery,
+                found=found,
+                attached=attached,
+            )
         )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the node's networks are as the core asked for."""
+        return self._applier.is_idle
 
     @property
     def backlog(self) -> dict[str, int]:
@@ -89,6 +104,7 @@ class Driver:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch_exits())
+                tasks.create_task(self._applier.run())
                 while True:
                     await self._round(tasks)
         finally:
@@ -162,12 +178,16 @@ class Driver:
                 self._reports.report(task_id, status)
             case events.DropStatus(task_id=task_id):
                 self._reports.drop(task_id)
+            case events.ApplyNetworks(state=state):
+                self._applier.ask(state)
+            case events.CutConnections(addresses=addresses):
+                self._applier.cut(addresses)
             case events.EndSession(reason=reason):
                 self._reports.end(reason)
             case events.Persist():
                 raise AssertionError("records are persisted before anything is carried out")
             case _:
-                tasks.create_task(self._operate(instruction))
+                tasks.create_task(self._operate(instruction, networks=self._applier.number))
 
     def _log_status(self, task_id: TaskId, status: TaskStatus) -> None:
         fields = {"err": status.err} if status.err else {}
@@ -179,8 +199,11 @@ class Driver:
             **fields,
         )
 
-    async def _operate(self, operation: Operation) -> None:
+    async def _operate(self, operation: Operation, *, networks: int) -> None:
+        """``networks``: the number of the state that the operation's round left the node's networks in."""
         try:
+            if isinstance(operation, events.Attach):
+                await self._applier.wait_applied(networks)
             outcome: events.Outcome = await self._call(operation)
             if self._env.buggify("driver.outcome_lost"):
                 outcome = _failed(operation, "a fault point lost the outcome", is_final=False)

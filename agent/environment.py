@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
-from agent.dataplane.base import Endpoint, HostPort
+from agent.dataplane.base import Endpoint, HostPort, Leg, NetworkConfig
 from agent.executor.base import ImageConfig, Launch, Sandbox
+from agent.network_picture import mac_of
 from swarmpy.errors import TaskRejected
 from swarmpy.limits import TASK_STOP_GRACE_S
-from swarmpy.model.ids import SECOND_NS, NodeId, TaskId
+from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Revision, Task
 from swarmpy.model.specs import ContainerSpec, DNSConfig, Limits, Mount, PortConfig
 from swarmpy.model.states import PortProtocol, PublishMode
@@ -28,6 +29,7 @@ from swarmpy.model.value import Value
 HOSTNAME_CHARS = 12
 """A task's default hostname is this many characters of its id, as containers' are of theirs."""
 
+_NO_NETWORKS: Mapping[NetworkId, NetworkConfig] = {}
 _FIELD = re.compile(r"{{-?\s*(.*?)\s*-?}}")
 _INDEX = re.compile(r'index\s+\.Service\.Labels\s+"([^"]*)"')
 _LABEL = re.compile(r"\.Service\.Labels\.([A-Za-z0-9_]+)")
@@ -73,8 +75,14 @@ def refusal(revision: Revision) -> str:
 # --- for the dataplane
 
 
-def make_endpoint(task: Task, revision: Revision, node: NodeContext) -> Endpoint:
-    """What the dataplane has to know of the task."""
+def make_endpoint(
+    task: Task,
+    revision: Revision,
+    node: NodeContext,
+    *,
+    networks: Mapping[NetworkId, NetworkConfig] = _NO_NETWORKS,
+) -> Endpoint:
+    """What the dataplane has to know of the task. ``networks`` has those that it is on."""
     spec = container_spec(revision)
     dns = spec.dns_config or DNSConfig()
     return Endpoint(
@@ -85,7 +93,30 @@ def make_endpoint(task: Task, revision: Revision, node: NodeContext) -> Endpoint
         dns_options=dns.options,
         extra_hosts=spec.hosts,
         host_ports=host_ports(revision),
+        legs=_legs(task, networks),
+        mode=_mode(revision),
     )
+
+
+def _legs(task: Task, networks: Mapping[NetworkId, NetworkConfig]) -> tuple[Leg, ...]:
+    """In the order in which the networks were asked for: the first is eth0."""
+    return tuple(
+        Leg(
+            network=networks[place.network_id],
+            link=f"eth{number}",
+            addresses=place.addresses,
+            mac=place.mac or mac_of(place.addresses[0]),
+        )
+        for number, place in enumerate(task.networks)
+        if place.addresses
+    )
+
+
+def _mode(revision: Revision) -> str:
+    """``host`` and ``none`` are networks that each node has by itself, and stand alone."""
+    spec = revision.spec
+    targets = {attachment.target for attachment in (*spec.task_template.networks, *spec.networks)}
+    return next((mode for mode in ("host", "none") if mode in targets), "")
 
 
 def _host_mode_ports(revision: Revision) -> tuple[PortConfig, ...]:
@@ -104,7 +135,10 @@ def published_ports(revision: Revision) -> tuple[PortConfig, ...]:
 def host_ports(revision: Revision) -> tuple[HostPort, ...]:
     return tuple(
         HostPort(
-            protocol=port.protocol.value, published_port=port.published_port, target_port=port.target_port
+            protocol=port.protocol.value,
+            published_port=port.published_port,
+            target_port=port.target_port,
+            host_ip=port.host_ip,
         )
         for port in published_ports(revision)
     )

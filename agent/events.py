@@ -7,12 +7,21 @@ and is durable before anything else of the round is carried out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from agent.dataplane.base import Endpoint
+from agent.dataplane.base import Endpoint, NodeState
 from agent.executor.base import Exit, Found, ImageConfig, Launch, Sandbox
-from swarmpy.model.ids import RevisionId, SessionId, TaskId, Timestamp
+from swarmpy.model.discovery import (
+    DiscoveryRecord,
+    NetworkEndpoint,
+    NetworkService,
+    NetworkSettings,
+    NodePeer,
+    RecordKind,
+)
+from swarmpy.model.ids import NetworkId, RevisionId, SessionId, TaskId, Timestamp
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task, TaskStatus
 
 
@@ -34,7 +43,17 @@ class Removal:
     id: str
 
 
-AssignmentChange = Task | Revision | Secret | Config | Network | Removal
+@dataclass(frozen=True, slots=True)
+class RecordRemoval:
+    """The node should no longer hold this record of a network."""
+
+    kind: RecordKind
+    id: str
+
+
+NetworkChange = Network | DiscoveryRecord | RecordRemoval
+NETWORK_CHANGES = (Network, NetworkSettings, NodePeer, NetworkService, NetworkEndpoint, RecordRemoval)
+AssignmentChange = Task | Revision | Secret | Config | Removal | NetworkChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +85,8 @@ class Restored:
 
     tasks: tuple[StoredTask, ...] = ()
     revisions: tuple[Revision, ...] = ()
+    networks: tuple[Network, ...] = ()
+    discovery: tuple[DiscoveryRecord, ...] = ()
     found: tuple[Found, ...] = ()
     attached: tuple[TaskId, ...] = ()
 
@@ -195,7 +216,22 @@ class DropRevision:
     revision_id: RevisionId
 
 
-Record = SaveTask | SaveStatus | DropTask | SaveRevision | DropRevision
+@dataclass(frozen=True, slots=True)
+class SaveDiscovery:
+    """A network, or a record of one."""
+
+    value: Network | DiscoveryRecord
+
+
+@dataclass(frozen=True, slots=True)
+class DropDiscovery:
+    """``kind`` None: a network."""
+
+    kind: RecordKind | None
+    id: str
+
+
+Record = SaveTask | SaveStatus | DropTask | SaveRevision | DropRevision | SaveDiscovery | DropDiscovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +291,21 @@ Operation = EnsureImage | Attach | Create | Start | Stop | Remove | Detach
 
 
 @dataclass(frozen=True, slots=True)
+class ApplyNetworks:
+    """Have the node's networks be so. Only the newest counts; an ``Attach`` of the same round or a later one
+    waits for it."""
+
+    state: NodeState
+
+
+@dataclass(frozen=True, slots=True)
+class CutConnections:
+    """Once the networks are as was asked for last, end connections to those who are gone."""
+
+    addresses: Mapping[NetworkId, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class ReportStatus:
     task_id: TaskId
     status: TaskStatus
@@ -274,4 +325,4 @@ class EndSession:
     reason: str
 
 
-Instruction = Persist | Operation | ReportStatus | DropStatus | EndSession
+Instruction = Persist | ApplyNetworks | CutConnections | Operation | ReportStatus | DropStatus | EndSession

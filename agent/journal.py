@@ -1,7 +1,9 @@
 """The journal: what the agent must still know after it was killed.
 
-It keeps assigned tasks, their last statuses, the revisions that they need and the managers' addresses, in
-one sqlite file; never secrets or configs. Each round of the core is one transaction.
+It keeps assigned tasks, their last statuses, the revisions that they need, what is known of networks and the
+managers' addresses, in one sqlite file; never secrets or configs of users, but the keys of encrypted
+networks, since tasks go on talking while no manager can be reached. Each round of the core is one
+transaction.
 
 The journal is in WAL mode: a commit is a write without a sync. A killed daemon loses nothing, since the
 kernel has the pages. A power cut may lose the last commits. That ends every task as well, but one whose
@@ -27,9 +29,11 @@ from typing import assert_never
 import structlog
 
 from agent.events import (
+    DropDiscovery,
     DropRevision,
     DropTask,
     Record,
+    SaveDiscovery,
     SaveRevision,
     SaveStatus,
     SaveTask,
@@ -38,7 +42,15 @@ from agent.events import (
 from swarmpy import codec
 from swarmpy.errors import Corrupt, DiskFailed, SwarmError, Unavailable
 from swarmpy.limits import JOURNAL_CHECKPOINT_COMMITS, JOURNAL_LOCK_TIMEOUT_S, RETRY_DELAY_MAX_S
-from swarmpy.model.objects import Revision, Task, TaskStatus
+from swarmpy.model.discovery import (
+    RECORD_KINDS,
+    DiscoveryRecord,
+    NetworkEndpoint,
+    NetworkService,
+    NetworkSettings,
+    NodePeer,
+)
+from swarmpy.model.objects import Network, Revision, Task, TaskStatus
 from swarmpy.model.states import TaskState
 
 log = structlog.get_logger(__name__)
@@ -58,6 +70,9 @@ CREATE TABLE IF NOT EXISTS task (
     stop_signal INTEGER NOT NULL, status BLOB NOT NULL DEFAULT x''
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS revision (id TEXT PRIMARY KEY, revision BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS discovery (
+    kind TEXT NOT NULL, id TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (kind, id)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS manager (position INTEGER PRIMARY KEY, addr TEXT NOT NULL);
 """
 
@@ -75,12 +90,21 @@ _DISK_TROUBLE = frozenset(
 """What a disk may do to a file in which nothing is wrong."""
 
 
+_NETWORK_KIND = "network"
+_DISCOVERY: dict[str, type[Network | NetworkSettings | NodePeer | NetworkService | NetworkEndpoint]] = {
+    _NETWORK_KIND: Network,
+    **{kind.value: type_ for type_, kind in RECORD_KINDS.items()},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """All that a journal holds."""
 
     tasks: tuple[StoredTask, ...] = ()
     revisions: tuple[Revision, ...] = ()
+    networks: tuple[Network, ...] = ()
+    discovery: tuple[DiscoveryRecord, ...] = ()
     managers: tuple[str, ...] = ()
 
 
@@ -132,8 +156,21 @@ class Journal:
             codec.decode(Revision, _opened(data, id_))
             for id_, data in self._connection.execute("SELECT id, revision FROM revision ORDER BY id")
         )
+        held = [
+            codec.decode(_DISCOVERY[kind], _opened(data, id_, kind))
+            for kind, id_, data in self._connection.execute(
+                "SELECT kind, id, data FROM discovery ORDER BY kind, id"
+            )
+            if kind in _DISCOVERY  # else of a newer version, which this one was put in place of
+        ]
         addresses = self._connection.execute("SELECT addr FROM manager ORDER BY position")
-        return Content(tasks=tasks, revisions=revisions, managers=tuple(addr for (addr,) in addresses))
+        return Content(
+            tasks=tasks,
+            revisions=revisions,
+            networks=tuple(each for each in held if isinstance(each, Network)),
+            discovery=tuple(each for each in held if not isinstance(each, Network)),
+            managers=tuple(addr for (addr,) in addresses),
+        )
 
     def commit(self, records: Iterable[Record]) -> None:
         """Make the records outlive the daemon, all or none. Unavailable if the disk takes nothing now."""
@@ -172,7 +209,7 @@ class Journal:
         """Close it and forget everything."""
         if self.path == IN_MEMORY:
             with self._transaction() as connection:
-                for table in ("task", "revision", "manager"):
+                for table in ("task", "revision", "discovery", "manager"):
                     connection.execute(f"DELETE FROM {table}")
             return
         self._connection.close()
@@ -266,6 +303,12 @@ def _opened(checked: object, *rest: object) -> bytes:
     return data
 
 
+def _discovery_key(value: Network | DiscoveryRecord) -> tuple[str, str]:
+    if isinstance(value, Network):
+        return _NETWORK_KIND, value.id
+    return RECORD_KINDS[type(value)].value, value.record_id
+
+
 def _write(connection: sqlite3.Connection, record: Record) -> None:
     match record:
         case SaveTask(task=task, is_released=is_released, stop_signal=stop_signal):
@@ -292,5 +335,14 @@ def _write(connection: sqlite3.Connection, record: Record) -> None:
             )
         case DropRevision(revision_id=revision_id):
             connection.execute("DELETE FROM revision WHERE id = ?", (revision_id,))
+        case SaveDiscovery(value=value):
+            kind, id_ = _discovery_key(value)
+            connection.execute(
+                "INSERT OR REPLACE INTO discovery (kind, id, data) VALUES (?, ?, ?)",
+                (kind, id_, _checked(codec.encode(value), id_, kind)),
+            )
+        case DropDiscovery(kind=dropped, id=id_):
+            kind = dropped.value if dropped is not None else _NETWORK_KIND
+            connection.execute("DELETE FROM discovery WHERE kind = ? AND id = ?", (kind, id_))
         case _:
             assert_never(record)

@@ -22,10 +22,9 @@ def make_operation(
     spec = environment.container_spec(revision)
     match do:
         case Do.ATTACH:
-            assert revision is not None
-            endpoint = environment.make_endpoint(run.task, revision, node)
+            assert run.endpoint is not None
             run.is_attached = True
-            return events.Attach(task_id, attempt, endpoint)
+            return events.Attach(task_id, attempt, run.endpoint)
         case Do.CREATE:
             assert revision is not None
             assert run.image is not None
@@ -43,6 +42,7 @@ def make_operation(
         case Do.REMOVE:
             return events.Remove(task_id, attempt, keep_log=not run.is_released)
         case Do.DETACH:
+            run.endpoint = None
             return events.Detach(task_id, attempt)
         case _:
             raise AssertionError(f"{do} is no operation on a task")

@@ -14,6 +14,7 @@ import signal
 from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
 
+from agent.dataplane.base import Endpoint
 from agent.executor.base import Exit, ImageConfig, Sandbox
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import TaskState, is_terminal
@@ -32,7 +33,9 @@ class Run:
     """One task as the core knows it. Mutable; owned by the core.
 
     ``is_started``: a process of it may exist or have existed. ``exit``: it has ended. ``is_attached``: a
-    sandbox may stand. ``attempt``: the number of the operation under way, 0 for none.
+    sandbox may stand. ``endpoint``: what the task is to have in the network, until that is taken down.
+    ``stop_at``: when a task that was told to stop may be stopped; 0: that was not decided. ``attempt``: the
+    number of the operation under way, 0 for none.
     """
 
     task: Task
@@ -41,6 +44,7 @@ class Run:
     stop_signal: int = signal.SIGTERM
     image: ImageConfig | None = None
     sandbox: Sandbox | None = None
+    endpoint: Endpoint | None = None
     is_created: bool = False
     is_started: bool = False
     pid: int = 0
@@ -51,6 +55,7 @@ class Run:
     doing: Do | None = None
     failures: int = 0
     retry_at: float = 0.0
+    stop_at: float = 0.0
 
     @property
     def has_ended(self) -> bool:

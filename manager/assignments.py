@@ -5,17 +5,22 @@ into the smallest list of changes. It is pure: the dispatcher feeds it and numbe
 
 A node gets its own tasks (all that are stored, so that it keeps the logs of ended ones), each revision once
 and only while one of its tasks needs it, and secrets and configs only while a task that uses them may still
-run. A task's status is never echoed to the agent that reported it.
+run. A network is held until its last task there has ended; the ingress network always. Before anything that
+needs it comes what it needs: a network's records before the task that is on it. A task's status is never
+echoed to the agent that reported it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from manager.discovery import RecordBook, RecordKey
+from manager.node_records import NodeRecords, RecordItem
 from manager.store.view import View
-from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.defaults import is_encrypted
+from swarmpy.model.ids import NetworkId, NodeId, TaskId
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task
-from swarmpy.model.specs import ContainerSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec
 from swarmpy.model.states import TaskState
 from swarmpy.model.value import Value
 
@@ -29,27 +34,40 @@ class Removed(Value, frozen=True, kw_only=True):
     id: str
 
 
-Item = Assignable | Removed
+Item = Assignable | Removed | RecordItem
 
 _Token = tuple[int, int, bool]
 """What must differ for a thing to be sent again: its version, a task's wish, whether it was given up."""
 
 
 class NodeAssignments:
-    """What one session's agent holds."""
+    """What one session's agent holds. ``book`` is shared by all sessions of a dispatcher."""
 
-    def __init__(self, node_id: NodeId) -> None:
+    def __init__(self, node_id: NodeId, book: RecordBook | None = None) -> None:
         self.node_id = node_id
+        self._book = book if book is not None else RecordBook()
+        self._forget()
+
+    def _forget(self) -> None:
         self._sent: dict[tuple[Kind, str], _Token] = {}
         self._needs: dict[TaskId, frozenset[tuple[Kind, str]]] = {}
         self._users: dict[tuple[Kind, str], int] = {}
+        self._records = NodeRecords(self.node_id, self._book)
+        self._ingress_id: NetworkId | None = None
+        self._encrypted: set[NetworkId] = set()
+
+    @property
+    def networks(self) -> Iterable[NetworkId]:
+        """Those that the node holds; whatever changes there concerns it."""
+        return self._records.networks
 
     def complete(self, view: View) -> list[Item]:
         """Everything, as after a reconnect; forgets what was sent before."""
-        self._sent.clear()
-        self._needs.clear()
-        self._users.clear()
-        return self.changes(view, [task.id for task in view.tasks_of_node(self.node_id)])
+        self._forget()
+        items: list[Item] = list(self._records.start(view))
+        items.extend(self._follow_ingress(view))
+        items.extend(self.changes(view, [task.id for task in view.tasks_of_node(self.node_id)]))
+        return items
 
     def changes(self, view: View, task_ids: Iterable[TaskId]) -> list[Item]:
         """What to send now that these tasks may have changed; dependencies come before their task."""
@@ -57,14 +75,36 @@ class NodeAssignments:
         for task_id in task_ids:
             task = view.task(task_id)
             if task is None or task.node_id != self.node_id or task.status.state < TaskState.ASSIGNED:
-                items.extend(self._drop(task_id))
+                items.extend(self._drop(view, task_id))
             else:
                 items.extend(self._hold(view, task))
         return items
 
     def refreshed(self, view: View, key: tuple[Kind, str]) -> list[Item]:
         """What to send now that a shared object (secret, config, network) may have changed."""
-        return list(self._send_shared(view, key)) if self._users.get(key) else []
+        items: list[Item] = []
+        if key[0] is Kind.NETWORK:
+            items.extend(self._follow_ingress(view))
+        if self._users.get(key):
+            items.extend(self._send_shared(view, key))
+        return items
+
+    def records(self, view: View, keys: Iterable[RecordKey]) -> list[Item]:
+        """What to send now that these records of networks may have changed."""
+        return [item for key in keys for item in self._records.refresh(view, key)]
+
+    def _follow_ingress(self, view: View) -> Iterator[Item]:
+        """The ingress network may have been made, or made anew, or removed."""
+        ingress = view.ingress_network()
+        ingress_id = ingress.id if ingress is not None else None
+        if ingress_id == self._ingress_id:
+            return
+        former, self._ingress_id = self._ingress_id, ingress_id
+        if ingress_id is not None:
+            yield from self._use(view, (Kind.NETWORK, ingress_id))
+        if former is not None:
+            yield from self._release(view, [(Kind.NETWORK, former)])
+        yield from self._widen(view)
 
     def _hold(self, view: View, task: Task) -> Iterator[Item]:
         # given up by the manager: the agent has not heard of that, and a wish may take its time
@@ -72,19 +112,42 @@ class NodeAssignments:
         token = (task.version, int(task.desired_state), is_given_up)
         needs = needs_of(view, task)
         before = self._needs.get(task.id, frozenset())
-        for key in sorted(needs - before):
-            self._users[key] = self._users.get(key, 0) + 1
-            yield from self._send_shared(view, key)
         self._needs[task.id] = needs
+        if needs != before:
+            for key in sorted(needs - before):
+                yield from self._use(view, key)
+            yield from self._widen(view)
         if self._sent.get((Kind.TASK, task.id)) != token:
             self._sent[(Kind.TASK, task.id)] = token
             yield task
-        yield from self._release(before - needs)
+        if needs != before:
+            yield from self._release(view, before - needs)
+            yield from self._widen(view)
 
-    def _drop(self, task_id: TaskId) -> Iterator[Item]:
+    def _drop(self, view: View, task_id: TaskId) -> Iterator[Item]:
         if self._sent.pop((Kind.TASK, task_id), None) is not None:
             yield Removed(kind=Kind.TASK, id=task_id)
-        yield from self._release(self._needs.pop(task_id, frozenset()))
+        needs = self._needs.pop(task_id, frozenset())
+        yield from self._release(view, needs)
+        if needs:
+            yield from self._widen(view)
+
+    def _use(self, view: View, key: tuple[Kind, str]) -> Iterator[Item]:
+        self._users[key] = self._users.get(key, 0) + 1
+        yield from self._send_shared(view, key)
+        if key[0] is Kind.NETWORK and self._users[key] == 1:
+            network_id = NetworkId(key[1])
+            network = view.network(network_id)
+            if network is not None and is_encrypted(network.spec):
+                self._encrypted.add(network_id)
+            yield from self._records.hold(view, network_id)
+
+    def _widen(self, view: View) -> Iterator[Item]:
+        """Traffic of any node may come to tasks behind published ports, and in encrypted networks."""
+        ingress_users = self._users.get((Kind.NETWORK, self._ingress_id or ""), 0)
+        is_behind_ports = ingress_users > 1  # the first is the node itself
+        has_keys = bool(self._encrypted)
+        yield from self._records.widen(view, has_keys=has_keys, knows_all=has_keys or is_behind_ports)
 
     def _send_shared(self, view: View, key: tuple[Kind, str]) -> Iterator[Item]:
         shared = view.get(*key)
@@ -96,13 +159,17 @@ class NodeAssignments:
             self._sent[key] = token
             yield shared
 
-    def _release(self, keys: Iterable[tuple[Kind, str]]) -> Iterator[Item]:
+    def _release(self, view: View, keys: Iterable[tuple[Kind, str]]) -> Iterator[Item]:
         for key in sorted(keys):
             self._users[key] -= 1
-            if self._users[key] == 0:
-                del self._users[key]
-                if self._sent.pop(key, None) is not None:
-                    yield Removed(kind=key[0], id=key[1])
+            if self._users[key]:
+                continue
+            del self._users[key]
+            if key[0] is Kind.NETWORK:
+                self._encrypted.discard(NetworkId(key[1]))
+                yield from self._records.release(view, NetworkId(key[1]))
+            if self._sent.pop(key, None) is not None:
+                yield Removed(kind=key[0], id=key[1])
 
 
 def needs_of(view: View, task: Task) -> frozenset[tuple[Kind, str]]:
@@ -111,13 +178,9 @@ def needs_of(view: View, task: Task) -> frozenset[tuple[Kind, str]]:
     revision = view.revision(task.revision_id)
     may_run = task.status.state <= TaskState.RUNNING and task.desired_state <= TaskState.COMPLETE
     if revision is not None and may_run:
-        template = revision.spec.task_template
-        container = template.container_spec or ContainerSpec()
+        container = revision.spec.task_template.container_spec or ContainerSpec()
         needs.update((Kind.SECRET, reference.secret_id) for reference in container.secrets)
         needs.update((Kind.CONFIG, reference.config_id) for reference in container.configs)
-        needs.update((Kind.NETWORK, target) for target in _network_targets(template))
+    if task.status.state <= TaskState.RUNNING:  # whatever is wished: it has connections until it has ended
+        needs.update((Kind.NETWORK, attachment.network_id) for attachment in task.networks)
     return frozenset(needs)
-
-
-def _network_targets(template: TaskSpec) -> list[str]:
-    return [attachment.target for attachment in template.networks]

@@ -21,9 +21,10 @@ from itertools import islice
 import structlog
 
 from manager.control_loop import commit_barrier
+from manager.fan_out import FanOut
 from manager.proposer import Proposer
 from manager.reconcile.nodes import RESTARTING_MESSAGE, doubted
-from manager.session import Session
+from manager.session import Session, Shared
 from manager.store.events import Event, Resync
 from manager.store.store import Store
 from swarmpy import codec
@@ -43,14 +44,9 @@ from swarmpy.model.defaults import heartbeat_period
 from swarmpy.model.ids import ID_BYTES, SECOND_NS, NodeId, SessionId, TaskId, make_id
 from swarmpy.model.objects import (
     Cluster,
-    Config,
-    Kind,
-    Network,
     Node,
     NodeDescription,
     NodeStatus,
-    Secret,
-    Task,
     TaskStatus,
 )
 from swarmpy.model.states import NodeState, Owner
@@ -84,6 +80,8 @@ class Dispatcher:
         self._epoch = epoch
         self._outage_s = outage_s
         self._sessions: dict[NodeId, Session] = {}
+        self._shared = Shared()
+        self._fan_out = FanOut(store, self._sessions, self._shared.audience)
         self._updates: asyncio.Queue[_Update] = asyncio.Queue(maxsize=STATUS_UPDATES_MAX)
         self._starts: dict[NodeId, deque[float]] = {}
         self._doubtful: dict[NodeId, NodeStatus | None] = {}
@@ -129,6 +127,9 @@ class Dispatcher:
 
     # --- one session
 
+    def make_session(self, node_id: NodeId, session_id: str) -> Session:
+        return Session(node_id, SessionId(session_id), self._shared)
+
     async def serve(
         self,
         node_id: NodeId,
@@ -143,7 +144,7 @@ class Dispatcher:
             await send(pb.ManagerMessage(redirect=pb.Redirect()))
             return
         self._check_rate(node_id)
-        session = Session(node_id, SessionId(make_id(self._env.entropy.token_bytes(ID_BYTES))))
+        session = self.make_session(node_id, make_id(self._env.entropy.token_bytes(ID_BYTES)))
         host = hello.advertise_addr.rpartition(":")[0] or hello.advertise_addr or peer_host
         session.notify(self._welcome(session))  # first: from its registration on, others notify it too
         try:
@@ -341,17 +342,8 @@ class Dispatcher:
 
     def _spread(self, old: object | None, new: object | None) -> None:
         """Tell the sessions concerned that something may have changed for them."""
+        self._fan_out.spread(old, new)
         match new if new is not None else old:
-            case Task(id=task_id):
-                for task in (old, new):
-                    if isinstance(task, Task) and (session := self._sessions.get(task.node_id)):
-                        session.task_changed(task_id)
-            case Secret(id=id_):
-                self._shared_changed(Kind.SECRET, id_)
-            case Config(id=id_):
-                self._shared_changed(Kind.CONFIG, id_)
-            case Network(id=id_):
-                self._shared_changed(Kind.NETWORK, id_)
             case Node():
                 self._node_changed(old, new)
             case Cluster(root_ca=root):
@@ -360,10 +352,6 @@ class Dispatcher:
                         session.notify(self._node_notice(session.node_id))
             case _:
                 pass
-
-    def _shared_changed(self, kind: Kind, id_: str) -> None:
-        for session in self._sessions.values():
-            session.shared_changed(kind, id_)
 
     def _node_changed(self, old: object | None, new: object | None) -> None:
         before = old if isinstance(old, Node) else None

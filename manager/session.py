@@ -11,29 +11,69 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from manager.assignments import Item, NodeAssignments, Removed
+from manager.assignments import Assignable, Item, NodeAssignments, Removed
+from manager.audience import Audience
+from manager.discovery import RecordBook, RecordKey
+from manager.node_records import RecordRemoved
 from manager.store.view import View
 from swarmpy import codec
-from swarmpy.limits import ASSIGNMENT_BYTES_MAX, ASSIGNMENT_CHANGES_MAX, SESSION_QUEUE_MESSAGES_MAX
+from swarmpy.limits import (
+    ASSIGNMENT_BYTES_MAX,
+    ASSIGNMENT_CHANGES_MAX,
+    DISCOVERY_CACHE_RECORDS_MAX,
+    SESSION_QUEUE_MESSAGES_MAX,
+)
+from swarmpy.model.discovery import (
+    DiscoveryRecord,
+    NetworkEndpoint,
+    NetworkService,
+    NetworkSettings,
+    NodePeer,
+    RecordKind,
+)
 from swarmpy.model.ids import NodeId, SessionId, TaskId
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task
+from swarmpy.pb import discovery_pb2, types_pb2
 from swarmpy.pb import dispatcher_pb2 as pb
-from swarmpy.pb import types_pb2
+
+
+class Shared:
+    """What all sessions of one dispatcher have in common: who holds which network, and records that are
+    derived and encoded once for all of them."""
+
+    def __init__(self) -> None:
+        self.audience: Audience[Session] = Audience()
+        self.book = RecordBook()
+        self._encoded: dict[tuple[type, str], tuple[DiscoveryRecord, pb.AssignmentChange]] = {}
+
+    def change_of(self, record: DiscoveryRecord) -> pb.AssignmentChange:
+        """The record's message, made once while the record stays the same."""
+        key = (type(record), record.record_id)
+        known = self._encoded.get(key)
+        if known is not None and known[0] is record:
+            return known[1]
+        change = _record_change(record)
+        if len(self._encoded) >= DISCOVERY_CACHE_RECORDS_MAX:
+            self._encoded.clear()
+        self._encoded[key] = record, change
+        return change
 
 
 class Session:
     """The downward half of one agent's stream. One writer drains it, the dispatcher feeds it."""
 
-    def __init__(self, node_id: NodeId, session_id: SessionId) -> None:
+    def __init__(self, node_id: NodeId, session_id: SessionId, shared: Shared | None = None) -> None:
         self.node_id = node_id
         self.session_id = session_id
         self.is_leaving = False
         """The agent said goodbye: its absence is planned."""
         self.end_reason = ""
-        self._assignments = NodeAssignments(node_id)
+        self._common = shared if shared is not None else Shared()
+        self._assignments = NodeAssignments(node_id, self._common.book)
         self._is_complete_due = True
         self._tasks: dict[TaskId, None] = {}
         self._shared: dict[tuple[Kind, str], None] = {}
+        self._records: dict[RecordKey, None] = {}
         self._notices: deque[pb.ManagerMessage] = deque()
         self._chain = 0
         self._wake = asyncio.Event()
@@ -42,7 +82,11 @@ class Session:
     @property
     def backlog(self) -> dict[str, int]:
         """What is still to be told to the agent."""
-        return {"session_notices": len(self._notices), "session_tasks": len(self._tasks)}
+        return {
+            "session_notices": len(self._notices),
+            "session_tasks": len(self._tasks),
+            "session_records": len(self._records),
+        }
 
     @property
     def is_closed(self) -> bool:
@@ -58,6 +102,7 @@ class Session:
         self.end_reason = self.end_reason or reason
         self._closed.set()
         self._wake.set()
+        self._common.audience.leave(self)
 
     def task_changed(self, task_id: TaskId) -> None:
         self._tasks[task_id] = None
@@ -65,6 +110,10 @@ class Session:
 
     def shared_changed(self, kind: Kind, id_: str) -> None:
         self._shared[(kind, id_)] = None
+        self._wake.set()
+
+    def record_changed(self, key: RecordKey) -> None:
+        self._records[key] = None
         self._wake.set()
 
     def resync(self) -> None:
@@ -94,24 +143,29 @@ class Session:
         return messages
 
     def _assignment_messages(self, view: View) -> list[pb.ManagerMessage]:
-        if self._is_complete_due:
-            self._is_complete_due = False
-            self._tasks.clear()
-            self._shared.clear()
-            return self._pack(self._assignments.complete(view), pb.AssignmentUpdate.COMPLETE)
+        is_complete, self._is_complete_due = self._is_complete_due, False
         items: list[Item] = []
-        for key in self._shared:
-            items.extend(self._assignments.refreshed(view, key))
-        items.extend(self._assignments.changes(view, self._tasks))
+        if is_complete:
+            items = self._assignments.complete(view)
+        else:
+            for key in self._shared:
+                items.extend(self._assignments.refreshed(view, key))
+            # records before tasks: who is told to stop has left names and virtual addresses before
+            items.extend(self._assignments.records(view, self._records))
+            items.extend(self._assignments.changes(view, self._tasks))
         self._shared.clear()
+        self._records.clear()
         self._tasks.clear()
+        self._common.audience.place(self, self._assignments.networks)
+        if is_complete:
+            return self._pack(items, pb.AssignmentUpdate.COMPLETE)
         return self._pack(items, pb.AssignmentUpdate.INCREMENTAL) if items else []
 
     def _pack(self, items: list[Item], type_: pb.AssignmentUpdate.Type.ValueType) -> list[pb.ManagerMessage]:
         """Messages of bounded size. The agent joins those of a COMPLETE set before it acts."""
         is_complete = type_ == pb.AssignmentUpdate.COMPLETE
         messages = []
-        for part in _parts([_change(item) for item in items]):
+        for part in _parts([self._change(item) for item in items]):
             update = pb.AssignmentUpdate(type=type_, applies_to=self._chain, results_in=self._chain + 1)
             update.changes.extend(part)
             update.continues = is_complete
@@ -120,6 +174,11 @@ class Session:
             type_ = pb.AssignmentUpdate.INCREMENTAL
         messages[-1].assignments.continues = False
         return messages
+
+    def _change(self, item: Item) -> pb.AssignmentChange:
+        if isinstance(item, NetworkEndpoint | NetworkService | NodePeer | NetworkSettings):
+            return self._common.change_of(item)
+        return _change(item)
 
 
 def _parts(changes: list[pb.AssignmentChange]) -> list[list[pb.AssignmentChange]]:
@@ -136,9 +195,10 @@ def _parts(changes: list[pb.AssignmentChange]) -> list[list[pb.AssignmentChange]
 
 
 WIRE_KIND = {kind: types_pb2.Kind.Value(f"KIND_{kind.name}") for kind in Kind}
+WIRE_RECORD_KIND = {kind: discovery_pb2.RecordKind.Value(f"RECORD_KIND_{kind.name}") for kind in RecordKind}
 
 
-def _change(item: Item) -> pb.AssignmentChange:
+def _change(item: Assignable | Removed | RecordRemoved) -> pb.AssignmentChange:
     change = pb.AssignmentChange()
     match item:
         case Task():
@@ -154,4 +214,21 @@ def _change(item: Item) -> pb.AssignmentChange:
         case Removed():
             change.removal.kind = WIRE_KIND[item.kind]
             change.removal.id = item.id
+        case RecordRemoved():
+            change.record_removal.kind = WIRE_RECORD_KIND[item.kind]
+            change.record_removal.id = item.id
+    return change
+
+
+def _record_change(record: DiscoveryRecord) -> pb.AssignmentChange:
+    change = pb.AssignmentChange()
+    match record:
+        case NetworkSettings():
+            codec.write_pb(record, change.network_settings)
+        case NodePeer():
+            codec.write_pb(record, change.peer)
+        case NetworkService():
+            codec.write_pb(record, change.network_service)
+        case NetworkEndpoint():
+            codec.write_pb(record, change.network_endpoint)
     return change

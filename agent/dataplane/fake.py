@@ -7,6 +7,7 @@ It passes the same contract suite as the real ones.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -29,7 +30,15 @@ class FakeNetwork:
     endpoints: dict[TaskId, Endpoint] = field(default_factory=dict)
     sandboxes: dict[TaskId, Sandbox] = field(default_factory=dict)
     given: int = 0
+    state: NodeState = field(default_factory=NodeState)
+    """As applied last."""
     cuts: list[Mapping[NetworkId, tuple[str, ...]]] = field(default_factory=list)
+
+    def forget(self) -> None:
+        """Nothing stands any more, as after a reboot."""
+        self.endpoints.clear()
+        self.sandboxes.clear()
+        self.state = NodeState()
 
 
 class FakeBackend:
@@ -50,22 +59,28 @@ class FakeBackend:
         return BackendCapabilities(name=self.name, is_usable=True)
 
     async def apply(self, state: NodeState) -> None:
+        """An endpoint that cannot be attached is left out, and its own ``attach`` says why."""
+        await asyncio.sleep(self.network.script("apply", TaskId("")))
+        self.network.state = state
         for task_id in sorted(set(self.network.sandboxes) - set(state.endpoints)):
-            await self.detach(task_id)
+            self._unplug(task_id)
         for endpoint in state.endpoints.values():
-            await self.attach(endpoint)
+            with contextlib.suppress(Unavailable):
+                self._plug(endpoint)
 
     async def attach(self, endpoint: Endpoint) -> Sandbox:
-        task_id = endpoint.task_id
-        await asyncio.sleep(self.network.script("attach", task_id))
-        network = self.network
+        await asyncio.sleep(self.network.script("attach", endpoint.task_id))
+        return self._plug(endpoint)
+
+    def _plug(self, endpoint: Endpoint) -> Sandbox:
+        task_id, network = endpoint.task_id, self.network
         if task_id not in network.sandboxes:
             self._check_ports(endpoint)
             network.given += 1
             high, low = divmod(network.given, 250)
             address = f"10.88.{high % 250}.{low + 2}"
-            network.endpoints[task_id] = endpoint
             network.sandboxes[task_id] = Sandbox(netns=f"/fake/netns/{task_id}", addresses=(address,))
+        network.endpoints[task_id] = endpoint
         return network.sandboxes[task_id]
 
     def _check_ports(self, endpoint: Endpoint) -> None:
@@ -77,6 +92,9 @@ class FakeBackend:
 
     async def detach(self, task_id: TaskId) -> None:
         await asyncio.sleep(self.network.script("detach", task_id))
+        self._unplug(task_id)
+
+    def _unplug(self, task_id: TaskId) -> None:
         self.network.endpoints.pop(task_id, None)
         self.network.sandboxes.pop(task_id, None)
 
@@ -87,5 +105,4 @@ class FakeBackend:
         return tuple(sorted(self.network.sandboxes))
 
     async def destroy(self) -> None:
-        self.network.endpoints.clear()
-        self.network.sandboxes.clear()
+        self.network.forget()

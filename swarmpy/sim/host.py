@@ -238,8 +238,7 @@ class Host:
                 task.exit = Exit(code=POWER_LOSS_EXIT, at=now, message="the machine went down")
                 task.ended.set()
         self.machine.watchers.clear()
-        self.network.endpoints.clear()
-        self.network.sandboxes.clear()
+        self.network.forget()
 
     def wipe(self) -> None:
         """The machine gets a new disk: nothing of what the daemon knew is left, and its tasks are gone."""

@@ -121,6 +121,8 @@ class Daemon:
                 self.outbox.drop(task_id)
             case events.EndSession():
                 self.wants_new_session = self.has_session
+            case events.ApplyNetworks() | events.CutConnections():
+                pass  # the discovery machine's
             case _:
                 self.operations.append(instruction)
 
@@ -228,7 +230,7 @@ class Joined(RuleBasedStateMachine):
     @rule()
     def open_session(self) -> None:
         assert self.daemon is not None
-        self.session = Session(NODE, SessionId("s"))
+        self.session = self.dispatcher.make_session(NODE, "s")
         self.assembly = Assembly()
         self.dispatcher._sessions[NODE] = self.session
         self.down.clear()

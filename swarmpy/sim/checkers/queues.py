@@ -59,12 +59,15 @@ def _key_bounds(objects: int) -> Mapping[str, int]:
         "wakes": 2 * keys,
         "doubtful_nodes": objects + limits.WATCH_QUEUE_EVENTS_MAX,
         "session_tasks": objects + limits.WATCH_QUEUE_EVENTS_MAX,
+        "session_records": _NETWORKS_EACH * (objects + limits.WATCH_QUEUE_EVENTS_MAX),
         "statuses": objects + limits.WATCH_QUEUE_EVENTS_MAX,
     }
 
 
 _RECONCILERS: Final = 20
 """More than there are; each has at most one key per object."""
+_NETWORKS_EACH: Final = 20
+"""More than anything is on; each object has at most one record in a network."""
 
 
 class Queues:

@@ -30,7 +30,12 @@ def make_task(name: str, *, node: str = NODE, service: str = "web") -> Task:
 
 
 def names(items: list[Item]) -> list[str]:
-    return [f"-{item.id}" if isinstance(item, Removed) else item.id for item in items]
+    """Of the objects; records of networks have tests of their own."""
+    return [
+        f"-{item.id}" if isinstance(item, Removed) else item.id
+        for item in items
+        if isinstance(item, Removed | Assignable)
+    ]
 
 
 def add(store: Store, *tasks: Task) -> None:
@@ -131,7 +136,7 @@ def take(held: dict[tuple[type, str], Assignable], items: list[Item]) -> None:
     for item in items:
         if isinstance(item, Removed):
             del held[(types[item.kind], item.id)]
-        else:
+        elif isinstance(item, Assignable):
             held[(type(item), item.id)] = item
 
 

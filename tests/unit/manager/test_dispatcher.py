@@ -64,7 +64,8 @@ async def test_a_session_starts_with_a_welcome_and_a_complete_set() -> None:
         assert kinds == ["welcome", "managers", "node", "assignments"]
         first = agent.of_kind("assignments")[0].assignments
         assert first.type == pb.AssignmentUpdate.COMPLETE
-        assert [change.WhichOneof("change") for change in first.changes] == ["revision", "task"]
+        told = [change.WhichOneof("change") for change in first.changes]
+        assert told == ["network_settings", "peer", "revision", "task"]
 
         add_task(store, "t2")
         await until(lambda: len(agent.of_kind("assignments")) == 2)
