@@ -23,7 +23,7 @@ from typing import Final
 
 from manager.allocate.blocks import IPV4, IPV6, parse_address, text_of
 from manager.allocate.macs import mac_error, normal_mac
-from manager.allocate.pools import has_addresses
+from manager.allocate.pools import has_addresses, why_unallocated
 from manager.allocate.spaces import FAMILIES, Space
 from manager.store.indexes import held_by, held_by_node, held_by_service, held_by_task, holder_key
 from manager.store.networking import Place
@@ -90,6 +90,7 @@ class Claims:
         self._counts: dict[NetworkId, int] = {}
         """By network the places that were given out."""
         self._full: dict[tuple[NetworkId, int], str] = {}
+        """By network and family why there is nothing left; family 0: why there is no subnet."""
 
     def attachments(self, places: Iterable[Place]) -> tuple[NetworkAttachment, ...]:
         """A place in each of these networks, or ``NoAddress`` and none at all."""
@@ -118,7 +119,7 @@ class Claims:
         if not has_addresses(network.spec):
             return NetworkAttachment(network_id=network.id, aliases=wish.aliases)
         if network.ipam_options is None:
-            raise NoAddress(f"network {network.spec.name} has no subnet yet")
+            raise NoAddress(self._without_subnet(network))
         space = self._addresses.space(self._view, network)
         found: list[str] = []
         for version in FAMILIES:
@@ -138,6 +139,15 @@ class Claims:
     def _give_back(self, attachment: NetworkAttachment) -> None:
         self._taken.difference_update(held_by((attachment,)))
         self._counts[attachment.network_id] -= 1
+
+    def _without_subnet(self, network: Network) -> str:
+        key = (network.id, 0)
+        if key not in self._full:
+            reason = why_unallocated(self._view, network)
+            self._full[key] = f"network {network.spec.name} has no subnet" + (
+                f": {reason}" if reason else " yet"
+            )
+        return self._full[key]
 
     # --- one that is free
 

@@ -124,6 +124,15 @@ def check_pools(pools: Iterable[str], subnet_size: int) -> None:
             )
 
 
+def why_unallocated(view: View, network: Network) -> str:
+    """Why the network has no subnet; empty: nothing is in the way of its getting one."""
+    try:
+        Pools(view, view.cluster()).allocate(network)
+    except CannotAllocate as error:
+        return str(error)
+    return ""
+
+
 class Pools:
     """What is free of pools and numbers, in the view of one decision; learns of what it hands out."""
 
@@ -139,6 +148,7 @@ class Pools:
                 spans[subnet.version].append(span)
         self._taken = {version: Spans(each) for version, each in spans.items()}
         self._numbers: set[int] = set()
+        self._wished = {_wished_vni_or_none(network.spec) for network in view.networks()}
 
     def allocate(self, network: Network) -> Network:
         """The network with its subnets, gateways and number; ``CannotAllocate``."""
@@ -228,7 +238,8 @@ class Pools:
         start = max(self.latest.vni + 1, FIRST_VNI) - FIRST_VNI
         for offset in range(count):
             vni = FIRST_VNI + (start + offset) % count
-            if vni not in self._numbers and not self._view.networks_with_vni(vni):
+            is_spoken_for = vni in self._numbers or vni in self._wished
+            if not is_spoken_for and not self._view.networks_with_vni(vni):
                 return vni
         raise CannotAllocate("every VXLAN number is in use")
 

@@ -3,7 +3,8 @@
 * ids and names are unique; an object's name, a task's service and slot, and a revision never change;
 * a task's state moves only as ``model/states.py`` allows its owner; desired states only as the orchestrator
   may wish them; a task that an agent may still run can't be deleted;
-* no published port has two holders that can't share it (see ``publishing``);
+* no published port has two holders that can't share it (see ``publishing``), no address and no VNI has two
+  (see ``addressing``), and there is one ingress network at most;
 * nothing refers to what is not there: a service's networks, secrets, configs and revisions, a task's service,
   revision and (when it is placed) node. A node may go while tasks name it; the orchestrator orphans those. A
   service may go while its tasks and revisions stay.
@@ -20,12 +21,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from manager.store.addressing import address_clash, network_clash
 from manager.store.events import Event
 from manager.store.indexes import NAMED_KINDS, network_targets, revision_ids
 from manager.store.networking import PREDEFINED_NETWORKS
 from manager.store.publishing import clash_of
 from manager.store.view import View
-from swarmpy.model.objects import Config, Kind, Network, Object, Secret, Service, Task
+from swarmpy.model.objects import Config, Kind, Network, Node, Object, Secret, Service, Task
 from swarmpy.model.states import (
     CREATED_STATES,
     DESIRED_STATES,
@@ -148,6 +150,11 @@ def check_references(view: Editable, events: Iterable[Event]) -> None:
             continue  # a later change of this group is checked instead
         elif isinstance(event.new, Service):
             _check_service(view, event.new)
+            _check_addresses(view, event.old, event.new)
+        elif isinstance(event.new, Node):
+            _check_addresses(view, event.old, event.new)
+        elif isinstance(event.new, Network):
+            _check_network(view, event.old, event.new)
         elif event.kind is Kind.REVISION and view.service(event.new.service_id) is None:  # type: ignore[union-attr]
             raise not_found(Kind.SERVICE, event.new.service_id)  # type: ignore[union-attr]
 
@@ -163,6 +170,27 @@ def _check_task(view: Editable, old: Object | None, new: Task) -> None:
         raise not_found(Kind.NODE, new.node_id)
     if not new.node_id and TaskState.ASSIGNED <= new.status.state <= TaskState.RUNNING:
         raise Refused(f"task {new.id} can't be {new.status.state.name.lower()} without a node")
+    _check_addresses(view, old, new)
+
+
+def _check_addresses(view: Editable, old: Object | None, new: Task | Service | Node) -> None:
+    match new:
+        case Task():
+            is_same = isinstance(old, Task) and old.networks is new.networks
+        case Service():
+            is_same = isinstance(old, Service) and old.endpoint is new.endpoint
+        case Node():
+            is_same = isinstance(old, Node) and old.attachments is new.attachments
+    clash = address_clash(view, old, new) if not is_same else None
+    if clash is not None:
+        raise Refused(clash, is_stale=True)
+
+
+def _check_network(view: Editable, old: Object | None, new: Network) -> None:
+    is_same = isinstance(old, Network) and old.driver_state == new.driver_state
+    clash = network_clash(view, new) if not is_same else None
+    if clash is not None:
+        raise Refused(clash, "ALREADY_EXISTS", is_stale=True)
 
 
 def _check_service(view: Editable, service: Service) -> None:
@@ -220,6 +248,12 @@ def _check_unused(view: Editable, kind: Kind, gone: Object) -> None:
 def _check_unused_network(view: Editable, gone: Object, services: list[Service]) -> None:
     name = gone.spec.name if isinstance(gone, Network) else ""
     services += sorted(view.services_using(Kind.NETWORK, name), key=lambda service: service.id)
+    if isinstance(gone, Network) and gone.spec.ingress:
+        published = sorted(view.services_in_ingress(), key=lambda service: service.id)
+        if published:
+            service = published[0]
+            reason = f"ingress network cannot be removed because service {service.id} depends on it"
+            raise Refused(reason)
     if services:
         raise Refused(f"network {gone.id} is in use by service {services[0].id}")
     tasks = [
