@@ -64,7 +64,13 @@ _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
 _HIDDEN: Final[dict[type[Value], frozenset[str]]] = {
     specs.CAConfig: frozenset({"signing_ca_key"}),
     specs.SecretSpec: frozenset({"data"}),
+    # what nodes have to know of each other, and clients have not
+    objects.NodeDescription: frozenset({"data_path_addr", "boot_id", "encryption", "wireguard_key"}),
 }
+
+
+_NAMES: Final[dict[tuple[type[Value], str], str]] = {(specs.IPAMConfig, "ip_range"): "Range"}
+"""Fields that the swarm's objects spell in another way than the engine's."""
 
 
 def rfc3339(at: Timestamp) -> str:
@@ -111,7 +117,7 @@ def _compile(type_: type[Value]) -> Convert:
     plan = tuple(
         _Field(
             field.name,
-            docker_name(field.name),
+            _NAMES.get((type_, field.name)) or docker_name(field.name),
             _default(field),
             field.name in _ALWAYS.get(type_, ()),
             _converter(hints[field.name]),

@@ -1,7 +1,8 @@
 """``/events``: what changed in the cluster, as it changes.
 
 The mapping from a stored change to Docker's event is pure. Tasks have events too, which Docker lacks: type
-``task``, actions ``create``, ``update`` (a new state) and ``remove``. The past is not kept: ``since`` is
+``task``, actions ``create``, ``update`` (a new state) and ``remove``. A network's ``connect`` and
+``disconnect`` are those of tasks on any node, so their scope is the swarm. The past is not kept: ``since`` is
 accepted and skips nothing. A reader that falls behind is told by the end of its stream.
 """
 
@@ -22,9 +23,10 @@ from manager.store.events import Event, Resync
 from manager.store.view import View
 from manager.store.watch import Watch
 from swarmpy.limits import API_STREAM_IDLE_S
-from swarmpy.model.defaults import replicas
+from swarmpy.model.defaults import network_driver, replicas
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
+from swarmpy.model.states import TaskState
 
 FILTERS: Final = frozenset(
     {
@@ -80,9 +82,13 @@ class Events:
                 if isinstance(item, Resync):
                     return
                 if isinstance(item, Event):
-                    event = describe(access.view, item.old, item.new, self._api.now())
-                    if event is not None and is_wanted(event, wanted):
-                        await response.write(encode(event) + b"\n")
+                    view, now = access.view, self._api.now()
+                    event = describe(view, item.old, item.new, now)
+                    found = [] if event is None else [event]
+                    found += network_events(view, item.old, item.new, now)
+                    for each in found:
+                        if is_wanted(each, wanted):
+                            await response.write(encode(each) + b"\n")
 
     def _pause(self, until: Timestamp | None) -> float:
         if until is None:
@@ -102,10 +108,43 @@ def describe(view: View, old: Object | None, new: Object | None, now: Timestamp)
             return None
         attributes |= changes
     action = "create" if old is None else "remove" if new is None else "update"
+    return _event(KINDS[type(item)], action, item.id, attributes=attributes, now=now)
+
+
+def network_events(view: View, old: Object | None, new: Object | None, now: Timestamp) -> list[Json]:
+    """A task that begins to run is on its networks; one that has run is on none."""
+    if not isinstance(new, Task) or not isinstance(old, Task):
+        return []
+    was_on, is_on = (task.status.state is TaskState.RUNNING for task in (old, new))
+    if was_on is is_on:
+        return []
+    return [
+        _event(
+            Kind.NETWORK,
+            "connect" if is_on else "disconnect",
+            place.network_id,
+            attributes={
+                "container": _container_id(new),
+                "name": network.spec.name,
+                "type": network_driver(network.spec),
+            },
+            now=now,
+        )
+        for place in new.networks
+        if (network := view.network(place.network_id)) is not None
+    ]
+
+
+def _container_id(task: Task) -> str:
+    status = task.status.container_status
+    return (status.container_id if status is not None else "") or task.id
+
+
+def _event(kind: Kind, action: str, id_: str, *, attributes: dict[str, str], now: Timestamp) -> Json:
     return {
-        "Type": KINDS[type(item)],
+        "Type": kind,
         "Action": action,
-        "Actor": {"ID": item.id, "Attributes": attributes},
+        "Actor": {"ID": id_, "Attributes": attributes},
         "scope": "swarm",
         "time": now // SECOND_NS,
         "timeNano": now,

@@ -1,18 +1,50 @@
-"""``/networks``: the swarm's networks, to read. Making and removing them comes with the overlay."""
+"""``/networks``: list, create, inspect, remove, prune; joining a running task to one is only judged.
+
+A node outside of a swarm, or a worker, has the predefined networks alone.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from typing import Final
 
 from aiohttp import web
 
-from manager.api import requests
+from manager.api import network_plan, network_shapes, predefined, requests
 from manager.api.context import Api
-from manager.api.lookup import find
-from swarmpy.errors import NotFound
-from swarmpy.model.objects import Kind, Network
+from manager.api.docker_json import Json
+from manager.api.lookup import find, find_or_none
+from manager.api.network_plan import NetworkRequest
+from manager.api.predefined import PREDEFINED, Predefined, find_predefined
+from manager.api.streams import parse_moment
+from manager.store.view import View
+from swarmpy.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Rejected,
+    Unimplemented,
+)
+from swarmpy.model import quantities
+from swarmpy.model.changes import Change
+from swarmpy.model.ids import Timestamp
+from swarmpy.model.objects import Network, Task
+from swarmpy.model.value import Value
 
-FILTERS = frozenset({"id", "name", "label", "driver", "scope", "type", "dangling"})
+FILTERS: Final = frozenset({"id", "name", "label", "driver", "scope", "type", "dangling"})
+PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
+_TYPES: Final = frozenset({"custom", "builtin"})
+_FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
+_GO_FLAG: Final = re.compile(r"1|t|T|TRUE|true|True|0|f|F|FALSE|false|False")
+
+
+class ContainerRequest(Value, frozen=True, kw_only=True):
+    """The body of connect and disconnect. A container here is a service's task."""
+
+    container: str = ""
+    force: bool = False
 
 
 class Networks:
@@ -20,33 +52,207 @@ class Networks:
         self._api = api
 
     def routes(self) -> Iterable[web.RouteDef]:
-        return (web.get("/networks", self.list), web.get("/networks/{id}", self.inspect))
+        return (
+            web.get("/networks", self.list),
+            web.post("/networks/create", self.create),
+            web.post("/networks/prune", self.prune),
+            web.get("/networks/{id}", self.inspect),
+            web.delete("/networks/{id}", self.remove),
+            web.post("/networks/{id}/connect", self.connect),
+            web.post("/networks/{id}/disconnect", self.disconnect),
+        )
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         wanted = requests.filters(request, FILTERS)
-        if self._api.control.cluster() is None:
-            return self._api.answer([])
-        view = await self._api.read(request)
-        networks = [
-            network
-            for network in view.all(Kind.NETWORK)
-            if isinstance(network, Network) and _is_wanted(network, wanted)
-        ]
-        return await self._api.answer_list(networks, self._api.shapes.network)
+        is_dangling = _checked(wanted)
+        shapes: list[Json] = []
+        if self._api.control.cluster() is not None:
+            view = await self._api.read(request)
+            unused = None if is_dangling is None else {item.id for item in network_plan.unused(view)}
+            shapes = [
+                network_shapes.network(item)
+                for item in view.networks()
+                if unused is None or (item.id in unused) is is_dangling
+            ]
+        if not is_dangling:
+            shapes += [predefined.shape(each) for each in PREDEFINED.values()]
+        return await self._api.answer_list([each for each in shapes if _is_wanted(each, wanted)], _same)
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        wish = await requests.read_body(request, NetworkRequest)
+        self._api.cluster()
+        network_id = self._api.new_id()
+
+        def plan(view: View) -> tuple[Change, ...]:
+            return network_plan.create(view, wish, network_id)
+
+        await self._api.decide(plan)
+        return self._api.answer({"Id": network_id, "Warning": ""}, status=201)
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
+        verbose = request.query.get("verbose", "")
+        if verbose and not _GO_FLAG.fullmatch(verbose):
+            raise InvalidArgument(
+                f"invalid value for verbose: {verbose}: "
+                f'strconv.ParseBool: parsing "{verbose}": invalid syntax'
+            )
+        reference, scope = request.match_info["id"], request.query.get("scope", "")
+        found = await self._find(request, reference, scope=scope)
+        if isinstance(found, Predefined):
+            return self._api.answer(predefined.shape(found, scope=scope or "local"))
+        view = self._api.cluster().view
+        node_id = self._api.control.local().node_id
+        is_verbose = verbose[:1] in ("1", "t", "T")
+        return self._api.answer(network_shapes.inspected(view, found, node_id=node_id, is_verbose=is_verbose))
+
+    async def remove(self, request: web.Request) -> web.StreamResponse:
         reference = request.match_info["id"]
-        if self._api.control.cluster() is None:
-            raise NotFound(f"network {reference} not found")
+        found = await self._find(request, reference)
+        if isinstance(found, Predefined):
+            raise PermissionDenied(f"{found.name} is a pre-defined network and cannot be removed")
+
+        def plan(view: View) -> tuple[Change, ...]:
+            return network_plan.remove(view, find(view, Network, found.id))
+
+        await self._api.decide(plan)
+        return web.Response(status=204)
+
+    async def prune(self, request: web.Request) -> web.StreamResponse:
+        """Each for itself: a network that is taken into use meanwhile stays."""
+        wanted = requests.filters(request, PRUNE_FILTERS)
+        until = [self._moment(text) for text in wanted.get("until", ())]
         view = await self._api.read(request)
-        return self._api.answer(self._api.shapes.network(find(view, Network, reference)))
+        removed = []
+        for network in network_plan.unused(view):
+            labels = network.spec.labels
+            if not requests.matches_labels(wanted, "label", labels):
+                continue
+            if "label!" in wanted and requests.matches_labels(wanted, "label!", labels):
+                continue
+            if any(network.created_at >= moment for moment in until):
+                continue
+            try:
+                await self._api.commit(network_plan.remove(view, network))
+            except Rejected:
+                continue
+            removed.append(network.spec.name)
+        return self._api.answer({"NetworksDeleted": removed or None})
+
+    def _moment(self, text: str) -> Timestamp:
+        """``10m`` ago, or a moment."""
+        try:
+            return Timestamp(self._api.now() - quantities.duration_ns(text))
+        except InvalidArgument:
+            pass
+        try:
+            return parse_moment(text) or Timestamp(0)
+        except InvalidArgument:
+            raise InvalidArgument(f'failed to parse value as time or duration: "{text}"') from None
+
+    # --- running tasks
+
+    async def connect(self, request: web.Request) -> web.StreamResponse:
+        wish, found, task = await self._pair(request)
+        if isinstance(found, Predefined) or not found.spec.attachable:
+            name = found.name if isinstance(found, Predefined) else found.spec.name
+            raise PermissionDenied(
+                f"Could not attach to network {name}: rpc error: code = PermissionDenied desc = "
+                f"network {name} not manually attachable"
+            )
+        if any(place.network_id == found.id for place in task.networks):
+            raise PermissionDenied(
+                f"endpoint with name {wish.container} already exists in network {found.spec.name}"
+            )
+        raise Unimplemented(
+            "a task that runs cannot be joined to a network yet: give the network to its service "
+            f"(swarmpy service update --network-add {found.spec.name} SERVICE), which replaces its tasks"
+        )
+
+    async def disconnect(self, request: web.Request) -> web.StreamResponse:
+        wish, found, task = await self._pair(request)
+        name = found.name if isinstance(found, Predefined) else found.spec.name
+        if isinstance(found, Predefined) or all(place.network_id != found.id for place in task.networks):
+            raise FailedPrecondition(f"container {wish.container} is not connected to network {name}")
+        raise Unimplemented(
+            "a task that runs cannot be taken off a network yet: take the network from its service "
+            f"(swarmpy service update --network-rm {name} SERVICE), which replaces its tasks"
+        )
+
+    async def _pair(self, request: web.Request) -> tuple[ContainerRequest, Network | Predefined, Task]:
+        wish = await requests.read_body(request, ContainerRequest)
+        if not wish.container:
+            raise InvalidArgument('invalid name or ID supplied: ""')
+        view = await self._api.read(request)
+        found = await self._find(request, request.match_info["id"])
+        if isinstance(found, Predefined) and found.name == "host":
+            raise InvalidArgument(
+                "container cannot be disconnected from host network or connected to host network"
+            )
+        task = _task_named(view, wish.container)
+        if task is None:
+            raise NotFound(f"No such container: {wish.container}")
+        return wish, found, task
+
+    async def _find(self, request: web.Request, reference: str, *, scope: str = "") -> Network | Predefined:
+        """By id, name, or the unique beginning of an id; the swarm's own first."""
+        own = find_predefined(reference)
+        if own is not None and own.is_in(scope):
+            return own
+        if self._api.control.cluster() is not None:
+            network = find(await self._api.read(request), Network, reference)
+            if scope in ("", network.spec.scope or "swarm"):
+                return network
+        raise NotFound(f"network {reference} not found")
 
 
-def _is_wanted(network: Network, wanted: requests.Filters) -> bool:
-    spec = network.spec
+def _same(shape: Json) -> Json:
+    return shape
+
+
+def _task_named(view: View, reference: str) -> Task | None:
+    """By a container's name, which ends in the task's id, by the task's id, or by the container's id."""
+    task = find_or_none(view, Task, reference.rpartition(".")[2] or reference)
+    if task is not None:
+        return task
+    for each in view.tasks():
+        status = each.status.container_status
+        if status is not None and status.container_id and status.container_id.startswith(reference):
+            return each
+    return None
+
+
+def _checked(wanted: requests.Filters) -> bool | None:
+    """Whether dangling networks alone are wanted, or alone not; None for both."""
+    for value in wanted.get("type", ()):
+        if value not in _TYPES:
+            raise InvalidArgument(f"invalid filter: 'type'='{value}'")
+    chosen = set()
+    for value in wanted.get("dangling", ()):
+        if value not in _FLAGS:
+            raise InvalidArgument(
+                'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
+            )
+        chosen.add(_FLAGS[value])
+    return chosen.pop() if len(chosen) == 1 else None
+
+
+def _is_wanted(shape: Json, wanted: requests.Filters) -> bool:
+    kind = "builtin" if shape["Scope"] == "local" and shape["Name"] in PREDEFINED else "custom"
     return (
-        requests.matches(wanted, "id", network.id.startswith)
-        and requests.matches(wanted, "name", lambda name: name in spec.name)
-        and requests.matches(wanted, "scope", lambda scope: scope == (spec.scope or "swarm"))
-        and requests.matches_labels(wanted, "label", spec.labels)
+        requests.matches(wanted, "id", shape["Id"].startswith)
+        and requests.matches(wanted, "name", lambda name: _is_like(shape["Name"], name))
+        and requests.matches(wanted, "driver", lambda driver: driver == shape["Driver"])
+        and requests.matches(wanted, "scope", lambda scope: scope == shape["Scope"])
+        and requests.matches(wanted, "type", lambda type_: type_ == kind)
+        and requests.matches_labels(wanted, "label", shape["Labels"])
     )
+
+
+def _is_like(name: str, pattern: str) -> bool:
+    """Part of the name; ``^`` and ``$`` hold it to the ends."""
+    text = pattern.removeprefix("^").removesuffix("$")
+    if pattern.startswith("^") and pattern.endswith("$"):
+        return name == text
+    if pattern.startswith("^"):
+        return name.startswith(text)
+    return name.endswith(text) if pattern.endswith("$") else text in name

@@ -7,26 +7,32 @@ revision itself, so tasks that still run it are up to date at once.
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+
 from msgspec.structs import replace
 
 from manager.allocate.ports import endpoint_of
 from manager.api import texts
 from manager.api.lookup import find
+from manager.api.network_plan import SWARM_SCOPE
+from manager.api.predefined import find_predefined
 from manager.reconcile.outdated import concerns_tasks
 from manager.schedule import constraint
 from manager.store.publishing import clash_of
 from manager.store.view import View
-from swarmpy.errors import InvalidArgument, Rejected, Stale, Unimplemented
-from swarmpy.model import validate
+from swarmpy.errors import InvalidArgument, PermissionDenied, Rejected, Stale, Unimplemented
+from swarmpy.model import network_rules, validate
 from swarmpy.model.changes import Change, Create, Update
+from swarmpy.model.defaults import publish_mode
 from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
 from swarmpy.model.objects import Config, Endpoint, Kind, Network, Revision, Secret, Service, UpdateStatus
 from swarmpy.model.specs import ContainerSpec, NetworkAttachmentConfig, PortConfig, ServiceSpec
-from swarmpy.model.states import UpdateState
+from swarmpy.model.states import PublishMode, UpdateState
 
 Changes = tuple[Change, ...]
 
-_PREDEFINED_NETWORKS = frozenset({"host", "none", "bridge"})
+_ALONE = ("host", "none")
+"""Networks of the node's own that leave no room for another."""
 
 
 def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> ServiceSpec:
@@ -42,8 +48,7 @@ def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> Servi
     except Rejected as error:
         raise texts.invalid(error) from None
     _check_files(view, spec.task_template.container_spec)
-    template = replace(spec.task_template, networks=_by_id(view, spec.task_template.networks))
-    return replace(spec, task_template=template, networks=_by_id(view, spec.networks))
+    return _on_networks(view, spec)
 
 
 def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str) -> Changes:
@@ -128,19 +133,68 @@ def _check_unchangeable(old: ServiceSpec, new: ServiceSpec) -> None:
 # --- what the spec names
 
 
+def _on_networks(view: View, spec: ServiceSpec) -> ServiceSpec:
+    """The spec with networks named by id, the nodes' own by name.
+
+    Old clients name networks beside the task template; where both are given, the template's hold.
+    """
+    template = spec.task_template
+    if template.networks:
+        networks = _by_id(view, template.networks)
+        accepted = replace(spec, task_template=replace(template, networks=networks), networks=())
+    else:
+        networks = _by_id(view, spec.networks)
+        accepted = replace(spec, networks=networks)
+    _check_together([place.target for place in networks], spec)
+    return accepted
+
+
 def _by_id(view: View, networks: tuple[NetworkAttachmentConfig, ...]) -> tuple[NetworkAttachmentConfig, ...]:
     attached = []
-    for network in networks:
-        if network.target in _PREDEFINED_NETWORKS:
-            attached.append(network)
+    for place in networks:
+        own = find_predefined(place.target)
+        if own is not None:
+            attached.append(replace(place, target=own.name))
             continue
-        found = find(view, Network, network.target)
+        found = find(view, Network, place.target)
         if found.spec.ingress:
             raise texts.invalid(
                 f'Service cannot be explicitly attached to the ingress network "{found.spec.name}"'
             )
-        attached.append(replace(network, target=found.id))
+        if found.spec.scope not in ("", SWARM_SCOPE):
+            raise PermissionDenied(
+                f"The network {found.spec.name} cannot be used with services. Only networks scoped to the "
+                "swarm can be used, such as those created with the overlay driver."
+            )
+        _check_addresses(found, place)
+        attached.append(replace(place, target=found.id))
     return tuple(attached)
+
+
+def _check_addresses(network: Network, place: NetworkAttachmentConfig) -> None:
+    """Addresses that were asked for, as far as the network's subnets are known already."""
+    options = network.ipam_options or network.spec.ipam_options
+    subnets = [ip_network(config.subnet) for config in options.configs if config.subnet] if options else []
+    for name in (network_rules.IPV4_OPTION, network_rules.IPV6_OPTION):
+        text = place.driver_opts.get(name, "")
+        if text and subnets and not any(ip_address(text) in subnet for subnet in subnets):
+            shown = ", ".join(map(str, subnets))
+            raise texts.invalid(f"the address {text} is not in network {network.spec.name} ({shown})")
+
+
+def _check_together(targets: list[str], spec: ServiceSpec) -> None:
+    if len(targets) != len(set(targets)):
+        raise texts.invalid("a service can be on a network only once: name each network once")
+    for name in _ALONE:
+        if name not in targets:
+            continue
+        if len(targets) > 1:
+            raise texts.invalid(f'a service on the network "{name}" can be on no other')
+        if any(publish_mode(port) is PublishMode.INGRESS for port in _ports(spec)):
+            raise texts.invalid(
+                f'ports in ingress mode do not lead to a service on the network "{name}": publish with '
+                "mode=host, or not at all"
+            )
 
 
 def _check_files(view: View, container: ContainerSpec | None) -> None:

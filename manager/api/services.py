@@ -16,10 +16,8 @@ from manager.api.shapes import service_status
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.model.changes import Delete
-from swarmpy.model.defaults import publish_mode
 from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
-from swarmpy.model.states import PublishMode
 
 FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
 
@@ -111,9 +109,6 @@ def check_supported(spec: ServiceSpec) -> None:
 def warnings(spec: ServiceSpec) -> list[str] | None:
     """What the user should know of a service that was accepted; clients show it."""
     result = []
-    ports = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
-    if any(publish_mode(port) is PublishMode.INGRESS for port in ports):
-        result.append("ports in ingress mode are not served yet: publish with mode=host to reach the tasks")
     container = spec.task_template.container_spec
     check = container.healthcheck if container is not None else None
     if check is not None and check.test and check.test[0] != "NONE":

@@ -21,7 +21,7 @@ from swarmpy.model.objects import (
     Task,
     UpdateStatus,
 )
-from swarmpy.model.specs import Driver, IPAMOptions, ServiceSpec
+from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import NodeRole, NodeState, Reachability, TaskState
 
 
@@ -118,29 +118,9 @@ class Shapes:
         result["Spec"] = self._specs.raw(network.spec)
         if network.driver_state is not None:
             result["DriverState"] = shape(network.driver_state)
+        if network.ipam_options is not None:
+            result["IPAMOptions"] = shape(network.ipam_options)
         return result
-
-    def network(self, network: Network) -> Json:
-        """A network as ``GET /networks`` shows it: the engine's view of it."""
-        driver = network.driver_state or network.spec.driver_configuration or Driver(name="overlay")
-        return {
-            "Name": network.spec.name,
-            "Id": network.id,
-            "Created": rfc3339(network.created_at),
-            "Scope": network.spec.scope or "swarm",
-            "Driver": driver.name,
-            "EnableIPv4": True,
-            "EnableIPv6": network.spec.ipv6_enabled,
-            "IPAM": _ipam(network.ipam_options or network.spec.ipam_options),
-            "Internal": network.spec.internal,
-            "Attachable": network.spec.attachable,
-            "Ingress": network.spec.ingress,
-            "ConfigFrom": {"Network": ""},
-            "ConfigOnly": False,
-            "Containers": None,
-            "Options": driver.options,
-            "Labels": network.spec.labels,
-        }
 
     def file(self, item: Secret | Config) -> Json:
         """A secret or a config. A secret's data never leaves the managers; docker_json hides it."""
@@ -223,21 +203,3 @@ def _manager_status(node: Node, raft: RaftStatus) -> Json:
     if is_leader:
         result["Leader"] = True
     return result
-
-
-def _ipam(options: IPAMOptions | None) -> Json:
-    if options is None:
-        return {"Driver": "default", "Options": None, "Config": []}
-    config = []
-    for item in options.configs:
-        entry: Json = {"Subnet": item.subnet}
-        if item.ip_range:
-            entry["IPRange"] = item.ip_range
-        if item.gateway:
-            entry["Gateway"] = item.gateway
-        config.append(entry)
-    return {
-        "Driver": options.driver.name or "default",
-        "Options": options.driver.options or None,
-        "Config": config,
-    }

@@ -98,7 +98,7 @@ class System:
                 "DriverStatus": [["Executor", system.executor]],
                 "Plugins": {
                     "Volume": ["local"],
-                    "Network": ["bridge", "host", "null", "overlay"],
+                    "Network": ["bridge", "host", "macvlan", "null", "overlay"],
                     "Authorization": None,
                     "Log": ["json-file"],
                 },

@@ -39,7 +39,6 @@ async def test_what_is_stored_but_not_done_yet_is_warned_of(http: Http, cluster:
     answer = await http.post("/services/create", checked | {"EndpointSpec": {"Ports": [{"TargetPort": 80}]}})
     assert answer.status == 201
     assert [warning.partition(":")[0] for warning in answer.json["Warnings"]] == [
-        "ports in ingress mode are not served yet",
         "health checks are not run yet",
     ]
     unchecked = _spec("unchecked", {"Healthcheck": {"Test": ["NONE"]}})

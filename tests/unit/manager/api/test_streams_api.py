@@ -1,4 +1,4 @@
-"""Logs, events, secrets, configs, networks, images over HTTP."""
+"""Logs, events, secrets, configs, images over HTTP."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from manager.api.control import LogLine
 from manager.api.logs import MULTIPLEXED, RAW
 from manager.api.streams import parse_moment
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.changes import Create
-from swarmpy.model.ids import NetworkId, ServiceId, TaskId, Timestamp
-from swarmpy.model.objects import Network
-from swarmpy.model.specs import NetworkSpec
+from swarmpy.model.ids import ServiceId, TaskId, Timestamp
 from swarmpy.model.states import TaskState
 
 
@@ -248,21 +245,7 @@ async def test_a_secret_in_use_stays(http: Http, cluster: FakeCluster) -> None:
     assert "secret 's1' is in use by the following service: web" in answer.message
 
 
-# --- networks and images
-
-
-async def test_networks(http: Http, node: FakeNode) -> None:
-    assert (await http.get("/networks")).json == []
-    assert (await http.get("/networks/x")).status == 404
-    cluster = node.become_manager()
-    cluster.change(Create(object=Network(id=NetworkId("net1"), spec=NetworkSpec(name="front"))))
-    (item,) = (await http.get("/networks", filters={"scope": ["swarm"]})).json
-    assert (item["Name"], item["Id"], item["Driver"], item["Scope"]) == ("front", "net1", "overlay", "swarm")
-    assert (await http.get("/networks/front")).json == item
-    answer = await http.post("/services/create", spec(template={"Networks": [{"Target": "front"}]}))
-    assert answer.status == 201
-    (service,) = cluster.store.services()
-    assert service.spec.task_template.networks[0].target == "net1", "names are stored as ids"
+# --- images
 
 
 async def test_images(http: Http, node: FakeNode) -> None:
