@@ -2,77 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import Any
 
 import pytest
-from api_http import Answer, Http, spec
+from api_http import Http, spec
+from api_networks import INVALID, VXLAN_IDS, add_member, allocated, created, names, on
 from api_node import FIRST, FakeCluster, FakeNode
 from msgspec.structs import replace
 
 from manager.api.predefined import PREDEFINED
 from swarmpy.model.changes import Create, NodeReport, Update
-from swarmpy.model.ids import NetworkId, NodeId, RevisionId, ServiceId, TaskId
-from swarmpy.model.objects import Network, NetworkAttachment, NodeDescription, Task, TaskStatus, VirtualIP
-from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkSpec
-from swarmpy.model.states import Owner, TaskState
+from swarmpy.model.ids import NetworkId, NodeId, ServiceId
+from swarmpy.model.objects import Network, NetworkAttachment, NodeDescription, VirtualIP
+from swarmpy.model.specs import NetworkSpec
+from swarmpy.model.states import Owner
 
-VXLAN_IDS = "com.docker.network.driver.overlay.vxlanid_list"
 SECOND = NodeId("n2aaaaaaaaaaaaaaaaaaaaaaa")
-
-
-async def created(http: Http, name: str, **body: Any) -> str:
-    answer = await http.post("/networks/create", {"Name": name, "Driver": "overlay", **body})
-    assert answer.status == 201, answer.body
-    assert answer.json["Warning"] == ""
-    id_: str = answer.json["Id"]
-    return id_
-
-
-async def names(http: Http, **filters: Any) -> list[str]:
-    answer = await http.get("/networks", filters=filters)
-    assert answer.status == 200, answer.body
-    return sorted(item["Name"] for item in answer.json)
-
-
-async def on(http: Http, *networks: object, name: str = "web", **more: Any) -> Answer:
-    places = [{"Target": network} if isinstance(network, str) else network for network in networks]
-    return await http.post("/services/create", spec(name, template={"Networks": places}, **more))
-
-
-def allocated(cluster: FakeCluster, id_: str, subnet: str, *, vni: int = 4097) -> None:
-    """What the leader does with a network that was made."""
-    network = cluster.store.network(NetworkId(id_))
-    assert network is not None
-    gateway = subnet.rpartition(".")[0] + ".1"
-    options = {**(network.spec.driver_configuration or Driver()).options, VXLAN_IDS: str(vni)}
-    changed = replace(
-        network,
-        ipam_options=IPAMOptions(
-            driver=Driver(name="default"), configs=(IPAMConfig(subnet=subnet, gateway=gateway),)
-        ),
-        driver_state=Driver(name="overlay", options=options),
-    )
-    cluster.change(Update(object=changed), owner=Owner.ORCHESTRATOR)
-
-
-def add_member(
-    cluster: FakeCluster, id_: str, service_id: str, address: str, *, network_id: str, node_id: NodeId = FIRST
-) -> None:
-    service = cluster.store.service(ServiceId(service_id))
-    assert service is not None
-    task = Task(
-        id=TaskId(id_),
-        service_id=service.id,
-        slot=1,
-        node_id=node_id,
-        revision_id=RevisionId(service.template_id),
-        status=TaskStatus(state=TaskState.ASSIGNED),
-        networks=(NetworkAttachment(network_id=NetworkId(network_id), addresses=(address,)),),
-    )
-    cluster.change(Create(object=task), owner=Owner.ORCHESTRATOR)
-    cluster.report(id_, TaskState.RUNNING)
 
 
 # --- create
@@ -140,9 +85,6 @@ async def test_a_network_is_made_and_shown_as_the_engine_shows_it(http: Http, cl
 async def test_a_network_without_a_driver_is_an_overlay(http: Http, cluster: FakeCluster) -> None:
     assert (await http.post("/networks/create", {"Name": "front"})).status == 201
     assert (await http.get("/networks/front")).json["Driver"] == "overlay"
-
-
-INVALID = "rpc error: code = InvalidArgument desc = "
 
 
 @pytest.mark.parametrize(
@@ -488,191 +430,3 @@ async def test_prune_takes_what_nobody_uses(http: Http, cluster: FakeCluster) ->
     answer = await http.post("/networks/prune", filters={"until": ["bad"]})
     assert (answer.status, answer.message) == (400, 'failed to parse value as time or duration: "bad"')
     assert (await http.post("/networks/prune", filters={"foo": ["x"]})).status == 400
-
-
-# --- connect and disconnect
-
-
-async def test_joining_a_running_task_is_judged_and_not_pretended(http: Http, cluster: FakeCluster) -> None:
-    front = await created(http, "front", Attachable=True)
-    await created(http, "side", Attachable=True)
-    await created(http, "closed")
-    service_id = (await on(http, "front")).json["ID"]
-    add_member(cluster, "t1", service_id, "10.0.1.3/24", network_id=front)
-
-    async def said(network: str, verb: str, container: str) -> tuple[int, str]:
-        answer = await http.post(f"/networks/{network}/{verb}", {"Container": container})
-        return answer.status, answer.message
-
-    assert await said("side", "connect", "") == (400, 'invalid name or ID supplied: ""')
-    assert await said("side", "connect", "nosuch") == (404, "No such container: nosuch")
-    assert await said("nosuch", "disconnect", "t1") == (404, "network nosuch not found")
-    assert await said("closed", "connect", "t1") == (
-        403,
-        "Could not attach to network closed: rpc error: code = PermissionDenied desc = "
-        "network closed not manually attachable",
-    )
-    assert await said("host", "connect", "t1") == (
-        400,
-        "container cannot be disconnected from host network or connected to host network",
-    )
-    assert await said("front", "connect", "web.1.t1") == (
-        403,
-        "endpoint with name web.1.t1 already exists in network front",
-    )
-    status, text = await said("side", "connect", "web.1.t1")
-    assert status == 501
-    assert "swarmpy service update --network-add side SERVICE" in text
-    assert await said("side", "disconnect", "t1") == (400, "container t1 is not connected to network side")
-    status, text = await said("front", "disconnect", "t1")
-    assert status == 501
-    assert "--network-rm front" in text
-
-
-# --- events
-
-
-async def test_events_tell_of_networks_and_of_who_is_on_them(http: Http, cluster: FakeCluster) -> None:
-    found: list[dict[str, Any]] = []
-
-    async def read() -> None:
-        params = {"filters": json.dumps({"type": ["network"]})}
-        async with http.session.get("http://swarmpy/events", params=params) as reply:
-            async for line in reply.content:
-                found.append(json.loads(line))
-                if found[-1]["Action"] == "remove":
-                    return
-
-    reading = asyncio.create_task(read())
-    while not cluster.store._watches:
-        await asyncio.sleep(0.01)
-    id_ = await created(http, "front")
-    service_id = (await on(http, "front")).json["ID"]
-    add_member(cluster, "t1", service_id, "10.0.1.3/24", network_id=id_)
-    cluster.report("t1", TaskState.FAILED)
-    await http.delete("/services/web")
-    assert (await http.delete("/networks/front")).status == 204
-    async with asyncio.timeout(10):
-        await reading
-    assert [event["Action"] for event in found] == ["create", "connect", "disconnect", "remove"]
-    assert {event["Actor"]["ID"] for event in found} == {id_}
-    assert {event["scope"] for event in found} == {"swarm"}
-    create, connect, _, remove = (event["Actor"]["Attributes"] for event in found)
-    assert create == remove == {"name": "front"}
-    assert connect == {"container": "t1", "name": "front", "type": "overlay"}
-
-
-# --- services on networks
-
-
-@pytest.mark.parametrize(
-    ("networks", "more", "status", "text"),
-    [
-        (["nosuch"], {}, 404, "network nosuch not found"),
-        (
-            ["ingress"],
-            {},
-            400,
-            f'{INVALID}Service cannot be explicitly attached to the ingress network "ingress"',
-        ),
-        (["front", "front"], {}, 400, f"{INVALID}a service can be on a network only once"),
-        (["host", "front"], {}, 400, f'{INVALID}a service on the network "host" can be on no other'),
-        (
-            ["host"],
-            {"EndpointSpec": {"Ports": [{"TargetPort": 80}]}},
-            400,
-            f'{INVALID}ports in ingress mode do not lead to a service on the network "host"',
-        ),
-        (
-            [{"Target": "front", "DriverOpts": {"ipv4_address": "x"}}],
-            {},
-            400,
-            f"{INVALID}network front: invalid ipv4_address x: give an IPv4 address",
-        ),
-        (
-            [{"Target": "front", "DriverOpts": {"ipv4_address": "10.9.0.9"}}],
-            {},
-            400,
-            f"{INVALID}the address 10.9.0.9 is not in network front (10.0.1.0/24)",
-        ),
-    ],
-)
-async def test_services_on_networks_that_cannot_be(
-    http: Http, cluster: FakeCluster, networks: list[Any], more: dict[str, Any], status: int, text: str
-) -> None:
-    mesh = NetworkSpec(name="ingress", ingress=True, scope="swarm")
-    cluster.change(Create(object=Network(id=NetworkId("mesh"), spec=mesh)))
-    allocated(cluster, await created(http, "front"), "10.0.1.0/24")
-    answer = await on(http, *networks, **more)
-    assert (answer.status, answer.message[: len(text)]) == (status, text)
-
-
-async def test_services_on_networks_of_their_node(http: Http, cluster: FakeCluster) -> None:
-    await created(http, "front")
-    assert (await on(http, PREDEFINED["host"].id, name="a")).status == 201
-    assert (await on(http, "none", name="b")).status == 201
-    assert (await on(http, "bridge", "front", name="c")).status == 201
-    targets = {
-        service.spec.name: [place.target for place in service.spec.task_template.networks]
-        for service in cluster.store.services()
-    }
-    front = (await http.get("/networks/front")).json["Id"]
-    assert targets == {"a": ["host"], "b": ["none"], "c": ["bridge", front]}
-
-
-async def test_networks_of_old_clients_give_way_to_those_of_the_template(
-    http: Http, cluster: FakeCluster
-) -> None:
-    front, back = await created(http, "front"), await created(http, "back")
-    old = await http.post("/services/create", spec("old", Networks=[{"Target": "front"}]))
-    both = await on(http, "back", name="both", Networks=[{"Target": "front"}])
-    assert (old.status, both.status) == (201, 201)
-    spec_of = {service.spec.name: service.spec for service in cluster.store.services()}
-    assert [place.target for place in spec_of["old"].networks] == [front]
-    assert [place.target for place in spec_of["both"].task_template.networks] == [back]
-    assert spec_of["both"].networks == ()
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "text"),
-    [
-        (
-            {"Mode": "dnsrr", "Ports": [{"TargetPort": 80}]},
-            "EndpointSpec: port published with ingress mode can't be used with dnsrr mode",
-        ),
-        (
-            {"Ports": [{"TargetPort": 80, "HostIP": "not an address"}]},
-            "EndpointSpec: invalid host IP not an address: give an address or the name of an interface",
-        ),
-        (
-            {"Ports": [{"TargetPort": 80, "SourceNAT": True, "PublishMode": "host"}]},
-            "EndpointSpec: source NAT is for ports published with ingress mode",
-        ),
-        (
-            {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}, {"TargetPort": 81, "PublishedPort": 8080}]},
-            "EndpointSpec: duplicate published ports provided",
-        ),
-    ],
-)
-async def test_ports_that_cannot_be(
-    http: Http, cluster: FakeCluster, endpoint: dict[str, Any], text: str
-) -> None:
-    answer = await http.post("/services/create", spec(EndpointSpec=endpoint))
-    assert (answer.status, answer.message) == (400, INVALID + text)
-
-
-async def test_ports_of_our_own_kind_are_read_back(http: Http, cluster: FakeCluster) -> None:
-    ports = [
-        {"TargetPort": 80, "PublishedPort": 8080, "HostIP": "10.0.0.1", "SourceNAT": True},
-        {"TargetPort": 81, "PublishedPort": 8081, "HostIP": "eth0", "PublishMode": "host"},
-    ]
-    answer = await http.post("/services/create", spec(EndpointSpec={"Ports": ports}))
-    assert answer.status == 201, answer.body
-    assert answer.json["Warnings"] is None
-    found = (await http.get("/services/web")).json
-    assert found["Spec"]["EndpointSpec"]["Ports"] == ports
-    assert found["Endpoint"]["Ports"][0]["SourceNAT"] is True
-    assert found["Endpoint"]["Ports"][0]["HostIP"] == "10.0.0.1"
-    answer = await http.post("/services/create", spec("other", EndpointSpec={"Ports": ports[:1]}))
-    assert answer.status == 400
-    assert f"port '8080' is already in use by service 'web' ({found['ID']})" in answer.message
