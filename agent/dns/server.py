@@ -163,7 +163,7 @@ class DnsServer:
             self._forward(door, message, packet, done, is_stream=True)
 
     def _forward(self, door: Door, query: Query, packet: bytes, done: Done, *, is_stream: bool) -> None:
-        if not door.has_way_out:
+        if not door.has_way_out and not door.servers:
             done(wire.failure(query, wire.SERVFAIL))
             return
         if door.keeps_single_labels and query.type in (wire.A, wire.AAAA) and "." not in query.name:

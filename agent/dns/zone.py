@@ -41,7 +41,7 @@ def network_ids(endpoint: Endpoint) -> tuple[NetworkId, ...]:
 
 
 def has_way_out(endpoint: Endpoint) -> bool:
-    """A task that has internal networks only must not reach the outside, and so not by names either."""
+    """A task on internal networks only must not reach the outside, and so not the node's servers either."""
     return not endpoint.legs or not all(leg.network.is_internal for leg in endpoint.legs)
 
 

@@ -290,6 +290,9 @@ def test_internal_networks_have_no_way_out(rig: Rig, upstream: Upstream) -> None
     assert read(client.ask(ask("example.org"))).rcode == wire.SERVFAIL
     assert read(client.ask(ask("web"))).data == ("10.0.0.2",)
     assert upstream.asked == []
+    own, _ = rig.open(replace(BARE, task_id=TaskId("own"), legs=(inner,), dns=(upstream.address,)))
+    assert read(own.ask(ask("example.org"))).data == (OUTSIDE,)
+    assert rig.entered == [None]  # from its own namespace, where the network is as closed as ever
 
 
 def test_with_ndots_single_words_are_not_asked_of_the_root(rig: Rig, upstream: Upstream) -> None:
