@@ -171,6 +171,8 @@ STATUS_COMMIT_GAP_S = 0.02
 STATUS_UPDATES_MAX = 1_000
 """Status updates that wait at the leader; then agents' streams are not read on."""
 
+NETWORK_RECHECK_S = 60.0
+"""How often a node compares what its kernel has with what its networks should be."""
 NETWORK_KEYS_MAX = 3
 """Keys of encrypted networks that are known at a time: the last, the one in use, the next."""
 NETWORK_KEY_ROTATION_S = 12 * 3600.0
@@ -284,6 +286,8 @@ IMAGE_MANIFEST_BYTES_MAX = 8 << 20
 IMAGE_MANIFESTS_MAX = 256
 """Images in one archive."""
 
+MESH_STICKY_SLOTS = 1_024
+"""Slots of a published port whose clients stick to a task."""
 # --- names in task networks
 DNS_TTL_S = 2
 """How long a client may keep an answer: names follow the cluster's state."""

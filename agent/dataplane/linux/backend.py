@@ -1,57 +1,45 @@
-"""``LinuxBackend``: the node-local network. One bridge, NAT to the outside, host-mode published ports.
+"""``LinuxBackend``: the network of a node. Records, namespaces, and an ordered list of parts.
 
-A task's endpoint is: a record on disk, a namespace kept at ``<run_dir>/netns/<task>``, a veth pair made
-straight into it, an address, and the files for its /etc. The record is written first and removed last, so
+A task's endpoint is: a record on disk, a namespace kept at ``<run_dir>/netns/<task>``, the files for its
+/etc, and whatever each part (see ``part.py``) adds to it. The record is written first and removed last, so
 whatever a crash leaves is either recorded, and then mended or taken down, or carries our name without a
-record, and is then removed at start.
+record, and is then removed: at start, or once it has been said which networks there should be.
 
-All kernel work runs in one thread, in order, so no two endpoints ever race for an address or a port. The
-overlay's parts come beside this one, not into it.
+All kernel work runs in one thread, in order, so no two endpoints ever race for an address or a port.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import os
-import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
+import structlog
 
 from agent.dataplane.base import BackendCapabilities, Endpoint, NodeState
 from agent.dataplane.linux import namespaces, netlink, plan, preflight
-from agent.dataplane.linux.netlink import Netlink
-from agent.dataplane.linux.nftables import Nftables, NftError
-from agent.dataplane.linux.ports import PortReservations
+from agent.dataplane.linux.nftables import NftError
+from agent.dataplane.linux.part import Cutting, LegMaker, Mending
+from agent.dataplane.linux.parts import make_parts
+from agent.dataplane.linux.records import EndpointRecord, Records
+from agent.dataplane.linux.spaces import NamespaceSpace
 from agent.executor.base import Sandbox
-from swarmpy.errors import InvalidArgument, SwarmError, TaskRejected, Unavailable
+from swarmpy.errors import SwarmError, TaskRejected, Unavailable
+from swarmpy.limits import NETWORK_RECHECK_S
 from swarmpy.model.ids import NetworkId, TaskId
 
 T = TypeVar("T")
 
-_LOOPBACK_INDEX = 1
-_GONE = frozenset({errno.ENODEV})
-_THERE = frozenset({errno.EEXIST})
-_RESOLVER_FILES = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
+_log = structlog.get_logger(__name__)
 
-
-class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What was given to a task, as it stands on disk."""
-
-    endpoint: Endpoint
-    address: str
-
-    @property
-    def ip(self) -> IPv4Address:
-        return IPv4Interface(self.address).ip
+_HOST_NETNS = "/proc/self/ns/net"
+"""For a task in the node's namespace: its first process begins in the daemon's."""
 
 
 class LinuxBackend:
@@ -61,21 +49,18 @@ class LinuxBackend:
 
     def __init__(self, *, run_dir: Path = Path("/run/swarmpy"), subnet: str = "") -> None:
         self._netns_dir = run_dir / "netns"
-        self._records_dir = run_dir / "network"
-        try:
-            self._wanted_subnet = str(IPv4Network(subnet)) if subnet else ""
-        except ValueError as error:
-            raise InvalidArgument(f'"{subnet}" is no subnet for the node\'s tasks: {error}') from None
+        self._store = Records(run_dir / "network")
+        self._parts = make_parts(self._netns_dir, subnet=subnet)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="dataplane")
         self._records: dict[TaskId, EndpointRecord] = {}
-        self._reserved = PortReservations()
-        self._ports: Netlink | None = None
-        """A socket in the bridge's namespace, where the host's ends of all legs are."""
-        self._nft: Nftables | None = None
-        self._subnet = IPv4Network("0.0.0.0/0")
-        self._addresses = plan.AddressPool(self._subnet)
+        self._node = NamespaceSpace()
+        self._spaces: dict[TaskId, NamespaceSpace] = {}
+        self._state: NodeState | None = None
+        self._checked: dict[TaskId, Endpoint] = {}
+        """Endpoints that all parts have seen in this life of the daemon."""
         self._doomed: deque[TaskId] = deque()
         self._doomed_failed: set[TaskId] = set()
+        self._recheck: asyncio.Task[None] | None = None
 
     @property
     def netns_dir(self) -> Path:
@@ -86,8 +71,15 @@ class LinuxBackend:
 
     async def start_up(self) -> None:
         await self._run(self._start_up)
+        if self._recheck is None:
+            self._recheck = asyncio.create_task(self._recheck_for_ever())
 
     async def shut_down(self) -> None:
+        if self._recheck is not None:
+            self._recheck.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._recheck
+            self._recheck = None
         await self._run(self._let_go)
         self._pool.shutdown(wait=True)
 
@@ -99,56 +91,102 @@ class LinuxBackend:
         await self._run(self._destroy)
 
     def _start_up(self) -> None:
-        if self._nft is None:
-            self._nft = Nftables()
-        self._records_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._store.prepare()
         namespaces.prepare_folder(self._netns_dir)
-        self._let_go_of_ports()
-        with Netlink() as node:
-            try:
-                self._ports = self._make_gateway(node)
-            except OSError as error:
-                raise Unavailable(f"cannot make the node's gateway for tasks: {error}") from None
+        self._state = None
+        self._checked = {}
+        for part in self._parts.ordered:
+            part.start_up(self._node)
         self._read_records()
-        self._collect_leftovers(self._ports)
-        self._load_rules()
-        for task_id, record in sorted(self._records.items()):
-            self._reserved.take_back(task_id, record.endpoint.host_ports)
+        self._collect_leftovers()
+        endpoints = [record.endpoint for _, record in sorted(self._records.items())]
+        for part in self._parts.ordered:
+            if isinstance(part, LegMaker):
+                part.adopt(endpoints)
 
     def _let_go(self) -> None:
-        self._reserved.close()
-        self._let_go_of_ports()
-        if self._nft is not None:
-            self._nft.close()
-            self._nft = None
-
-    def _let_go_of_ports(self) -> None:
-        if self._ports is not None:
-            self._ports.close()
-            self._ports = None
+        for part in reversed(self._parts.ordered):
+            part.shut_down()
+        for task_id in list(self._spaces):
+            self._spaces.pop(task_id).close()
+        self._node.close()
 
     def _destroy(self) -> None:
         """Everything with our names, whether recorded or not."""
         self._start_up()
         self._detach(list(self._records))
-        with Netlink() as node:
-            node.do(netlink.delete_link(plan.GATEWAY_LINK), accept=_GONE)
-        self._let_go_of_ports()
-        namespaces.remove(self._netns_dir / plan.GATEWAY_NETNS)
-        self._rules(f"add table ip {plan.TABLE}\ndelete table ip {plan.TABLE}\n")
+        for part in reversed(self._parts.ordered):
+            part.destroy()
         namespaces.remove_folder(self._netns_dir)
-        shutil.rmtree(self._records_dir, ignore_errors=True)
+        self._store.destroy()
+        self._state = None
 
-    # --- endpoints
+    async def _recheck_for_ever(self) -> None:
+        """Mend what outsiders break. Errors are for the log: the next round tries again."""
+        while True:
+            await asyncio.sleep(NETWORK_RECHECK_S)
+            try:
+                await self._run(self.mend)
+            except SwarmError as error:
+                _log.warning("network_not_mended", error=str(error))
+
+    def mend(self) -> None:
+        """One round of it, in the kernel's thread. Tasks that have lost a link get it again."""
+        if self._state is None:
+            return
+        broken: set[TaskId] = set()
+        errors: list[SwarmError] = []
+        for part in self._parts.ordered:
+            if isinstance(part, Mending):
+                with _collecting(errors):
+                    broken |= part.mend()
+        for task_id in sorted(broken & set(self._records)):
+            with _collecting(errors):
+                self._prepare(self._records[task_id].endpoint)
+        if errors:
+            raise errors[0]
+
+    # --- all at once
 
     async def apply(self, state: NodeState) -> None:
-        surplus = sorted(set(self._records) - set(state.endpoints))
-        await self._run(partial(self._detach, surplus))
-        for endpoint in state.endpoints.values():
-            await self.attach(endpoint)
+        await self._run(partial(self._apply, state))
+
+    def _apply(self, state: NodeState) -> None:
+        """Networks first, then tasks. What cannot be done for one task is its own attach's error."""
+        if state is self._state:
+            return
+        former, self._state = self._state, None
+        surplus = [task_id for task_id in sorted(self._records) if task_id not in state.endpoints]
+        self._detach(surplus)
+        for part in self._parts.ordered:
+            part.apply(state)
+        if former is None or former.endpoints is not state.endpoints:
+            for task_id, endpoint in state.endpoints.items():
+                checked = self._checked.get(task_id)
+                if checked is endpoint or checked == endpoint:
+                    continue
+                try:
+                    self._attach(endpoint)
+                except SwarmError as error:
+                    _log.warning("endpoint_not_attached", task_id=task_id, error=str(error))
+        self._state = state
 
     async def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
-        pass  # tasks have no connections to other nodes' tasks but through published ports
+        await self._run(partial(self._cut, addresses))
+
+    def _cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
+        for part in self._parts.ordered:
+            if isinstance(part, Cutting):
+                part.cut(addresses)
+
+    async def list(self) -> tuple[TaskId, ...]:
+        return tuple(sorted(self._records))
+
+    async def describe(self, network_id: NetworkId) -> dict[str, object]:
+        """What there is of an overlay network on this node, for people; empty if nothing."""
+        return await self._run(partial(self._parts.overlays.describe, network_id))
+
+    # --- one task
 
     async def attach(self, endpoint: Endpoint) -> Sandbox:
         return await self._run(partial(self._attach, endpoint))
@@ -172,248 +210,126 @@ class LinuxBackend:
             self._doomed_failed.update(doomed)
             raise
 
-    async def list(self) -> tuple[TaskId, ...]:
-        return tuple(sorted(self._records))
-
     def _attach(self, endpoint: Endpoint) -> Sandbox:
+        """What fails for a new task leaves nothing; one that is running keeps what it has."""
         task_id = endpoint.task_id
-        if not task_id or "/" in task_id or task_id.startswith("."):
-            raise TaskRejected(f"{task_id!r} is no task id")
+        reason = plan.refusal(endpoint)
+        if reason:
+            raise TaskRejected(reason)
         former = self._records.get(task_id)
-        if former is not None and former.endpoint.host_ports == endpoint.host_ports and self._stands(former):
-            if former.endpoint != endpoint:
-                self._write_record(EndpointRecord(endpoint=endpoint, address=former.address))
-            return self._sandbox(self._records[task_id])
-        if former is not None:
-            self._unplug([former])
-            self._reserved.release(task_id)
-        self._reserved.reserve(task_id, endpoint.host_ports)
-        try:
-            ip = former.ip if former is not None else self._addresses.take()
-            self._addresses.claim(ip)
-            record = EndpointRecord(endpoint=endpoint, address=f"{ip}/{self._subnet.prefixlen}")
-            self._write_record(record)
-            self._build(record)
-        except (OSError, SwarmError, NftError) as error:
+        if former is not None and former.endpoint.mode != endpoint.mode:
             self._detach([task_id])
+            former = None
+        try:
+            gateway = self._parts.gateway
+            address = str(gateway.take(task_id)) if plan.has_node_leg(endpoint) else ""
+            record = EndpointRecord(endpoint=endpoint, address=address)
+            if record != former:
+                self._store.write(record)
+                self._records[task_id] = record
+            self._prepare(endpoint)
+        except (OSError, SwarmError, NftError) as error:
+            self._checked.pop(task_id, None)
+            if former is None:
+                self._detach([task_id])
             if isinstance(error, SwarmError):
                 raise
             raise Unavailable(f"cannot make the network of task {task_id}: {error}") from error
+        self._checked[task_id] = endpoint
         return self._sandbox(record)
 
-    def _build(self, record: EndpointRecord) -> None:
-        """Namespace, pair, address, ports. A namespace that stands is kept: a task may be running in it."""
-        task_id = record.endpoint.task_id
-        path, name = self._netns_dir / task_id, plan.port_name(task_id)
+    def _prepare(self, endpoint: Endpoint) -> None:
+        """Namespace, links, all that has to be there before the first packet; only then are the links up.
+
+        A namespace that stands is kept: a task may be running in it.
+        """
+        if endpoint.mode == plan.HOST_MODE:
+            return
+        task_id = endpoint.task_id
+        path = self._netns_dir / task_id
         if not namespaces.is_live(path):
+            self._close_space(task_id)
             path.unlink(missing_ok=True)
-        with namespaces.enter(path) if namespaces.is_live(path) else namespaces.make(path) as inside:
-            with open(path, "rb") as netns:
-                mac = plan.endpoint_mac(record.ip)
-                peer = netlink.Peer(plan.TASK_LINK, mac, netns.fileno())
-                pair = netlink.add_veth(name, master=plan.BRIDGE_INDEX, peer=peer)
-                outside = self._links()
-                if outside.batch([pair])[0] == errno.EEXIST:
-                    inside.do(netlink.delete_link(plan.TASK_LINK), accept=_GONE)
-                    outside.do(netlink.delete_link(name), pair, accept=_GONE)
-                elif outside.link(name) is None:
-                    outside.do(pair)  # again, for its error
-            leg = inside.link(plan.TASK_LINK)
-            assert leg is not None, "the pair was made a moment ago"
-            inside.do(
-                netlink.set_up(_LOOPBACK_INDEX),
-                netlink.add_address(leg.index, IPv4Interface(record.address)),
-                netlink.set_up(leg.index),
-                netlink.add_default_route(leg.index, plan.gateway_of(self._subnet).ip),
-            )
-            outside.do(netlink.tune_port(name), netlink.set_up_by_name(name))
-        ports = [port for port in record.endpoint.host_ports if plan.is_port_forwardable(port)]
-        if ports:
-            self._rules("".join(plan.add_port(record.ip, port) for port in ports))
+            namespaces.make(path).close()
+        space = self._spaces.setdefault(task_id, NamespaceSpace(path))
+        names = ["lo"]
+        if not endpoint.mode:
+            for part in self._parts.ordered:
+                part.attach(endpoint, space)
+            names += [leg.link for leg in endpoint.legs]
+            names += [plan.node_link(endpoint)] if plan.has_node_leg(endpoint) else []
+        space.netlink.do(*map(netlink.set_up_by_name, names))
+        if not endpoint.mode:
+            for part in self._parts.ordered:
+                part.settle(endpoint, space)
+        space.rest()
 
     def _detach(self, task_ids: Iterable[TaskId]) -> None:
-        records = [self._records[task_id] for task_id in dict.fromkeys(task_ids) if task_id in self._records]
-        self._unplug(records)
-        for record in records:
-            task_id = record.endpoint.task_id
+        doomed = [task_id for task_id in dict.fromkeys(task_ids) if task_id in self._records]
+        if not doomed:
+            return
+        for part in reversed(self._parts.ordered):
+            for task_id in doomed:
+                part.detach(task_id)
+        for part in reversed(self._parts.ordered):
+            if isinstance(part, LegMaker):
+                part.unplug(doomed)
+        for task_id in doomed:
+            self._checked.pop(task_id, None)
+            self._close_space(task_id)
             namespaces.remove(self._netns_dir / task_id)
-            self._reserved.release(task_id)
-            shutil.rmtree(self._records_dir / task_id, ignore_errors=True)
-            self._addresses.release(record.ip)
+            self._store.remove(task_id)
+            self._parts.gateway.release(task_id)
             del self._records[task_id]
-
-    def _unplug(self, records: Sequence[EndpointRecord]) -> None:
-        """Ports and legs; those that are not there are fine. Namespaces stay."""
-        for port in (port for record in records for port in record.endpoint.host_ports):
-            with contextlib.suppress(NftError):  # it had not come so far
-                self._nft_context().run(plan.delete_port(port))
-        names = [plan.port_name(record.endpoint.task_id) for record in records]
-        marks = [netlink.mark_group(name, plan.DOOMED_GROUP) for name in names]
-        try:
-            self._links().do(*marks, netlink.delete_group(plan.DOOMED_GROUP), accept=_GONE)
-        except OSError as error:
-            raise Unavailable(f"cannot take down networks of tasks: {error}") from None
-
-    def _stands(self, record: EndpointRecord) -> bool:
-        """Whether the kernel still has all of it, as far as an outsider can break it."""
-        task_id = record.endpoint.task_id
-        link = self._links().link(plan.port_name(task_id))
-        return (
-            link is not None
-            and link.is_up
-            and link.master == plan.BRIDGE_INDEX
-            and namespaces.is_live(self._netns_dir / task_id)
-        )
 
     def _sandbox(self, record: EndpointRecord) -> Sandbox:
         task_id = record.endpoint.task_id
-        folder = self._records_dir / task_id
+        is_host = record.endpoint.mode == plan.HOST_MODE
         return Sandbox(
-            netns=str(self._netns_dir / task_id),
-            addresses=(record.address,),
-            resolv_conf=str(folder / "resolv.conf"),
-            hosts=str(folder / "hosts"),
+            netns=_HOST_NETNS if is_host else str(self._netns_dir / task_id),
+            addresses=record.addresses,
+            resolv_conf=str(self._store.resolv_conf(task_id)),
+            hosts=str(self._store.hosts(task_id)),
         )
 
-    # --- records
-
-    def _write_record(self, record: EndpointRecord) -> None:
-        """The files first and in place (a running task has them mounted), the record as the seal.
-
-        A record that was cut off in the middle does not read, and counts as none.
-        """
-        endpoint = record.endpoint
-        folder = self._records_dir / endpoint.task_id
-        folder.mkdir(mode=0o755, exist_ok=True)
-        _write(f"{folder}/hosts", plan.hosts_file(endpoint, record.ip).encode())
-        _write(f"{folder}/resolv.conf", plan.resolv_conf(endpoint, _resolver_texts()).encode())
-        _write(f"{folder}/endpoint.json", msgspec.json.encode(record))
-        self._records[endpoint.task_id] = record
+    # --- records and namespaces
 
     def _read_records(self) -> None:
         """Those with a living namespace; the others' tasks are gone with it."""
         self._records = {}
-        self._addresses = plan.AddressPool(self._subnet)
-        for folder in sorted(self._records_dir.iterdir()):
-            try:
-                raw = (folder / "endpoint.json").read_bytes()
-                record = msgspec.json.decode(raw, type=EndpointRecord)
-            except (FileNotFoundError, msgspec.DecodeError):
-                shutil.rmtree(folder)
-                continue
-            if namespaces.is_live(self._netns_dir / folder.name) and record.ip in self._subnet:
-                self._records[record.endpoint.task_id] = record
-                self._addresses.claim(record.ip)
+        for task_id, record in self._store.read().items():
+            if self._is_alive(record):
+                self._records[task_id] = record
+                if record.interface is not None:
+                    self._parts.gateway.keep(task_id, record.interface)
             else:
-                shutil.rmtree(folder)
+                self._store.remove(task_id)
 
-    def _collect_leftovers(self, links: Netlink) -> None:
+    def _is_alive(self, record: EndpointRecord) -> bool:
+        if record.endpoint.mode == plan.HOST_MODE:
+            return True
+        address: IPv4Interface | None = record.interface
+        is_known = address is None or address.ip in self._parts.gateway.subnet
+        return is_known and namespaces.is_live(self._netns_dir / record.endpoint.task_id)
+
+    def _collect_leftovers(self) -> None:
+        """Namespaces of tasks without a record. Those whose name begins with a dot are the parts' affair."""
         for path in list(self._netns_dir.iterdir()):
-            if path.name not in self._records and path.name != plan.GATEWAY_NETNS:
+            if path.name not in self._records and not path.name.startswith("."):
                 namespaces.remove(path)
-        known = {plan.port_name(task_id) for task_id in self._records}
-        stray = [
-            link.name
-            for link in links.links()
-            if link.name.startswith(plan.PORT_PREFIX) and link.name not in known
-        ]
-        links.do(*(netlink.delete_link(name) for name in stray), accept=_GONE)
 
-    # --- the node-wide parts
-
-    def _make_gateway(self, node: Netlink) -> Netlink:
-        """The bridge's namespace, the bridge, and the cable to the node. A socket in that namespace.
-
-        A gateway that stands keeps its subnet: tasks are using it.
-        """
-        path = self._netns_dir / plan.GATEWAY_NETNS
-        gateway = self._choose_gateway(node)
-        self._subnet = gateway.network
-        if namespaces.is_live(path) and node.link(plan.GATEWAY_LINK) is not None:
-            ports = namespaces.enter(path)
-        else:
-            # whatever a crash left of it: made anew, and the tasks' legs with it
-            node.do(netlink.delete_link(plan.GATEWAY_LINK), accept=_GONE)
-            namespaces.remove(path)
-            ports = namespaces.make(path)
-        mac = plan.endpoint_mac(gateway.ip)
-        bridge = netlink.add_bridge(plan.BRIDGE, number=plan.BRIDGE_INDEX)
-        ports.do(bridge, netlink.set_up(plan.BRIDGE_INDEX), accept=_THERE)
-        with open(path, "rb") as netns:
-            peer = netlink.Peer(plan.UPLINK, "", netns.fileno())
-            node.do(netlink.add_veth(plan.GATEWAY_LINK, peer=peer, mac=mac), accept=_THERE)
-        ports.do(netlink.set_master(plan.UPLINK, plan.BRIDGE_INDEX), netlink.set_up_by_name(plan.UPLINK))
-        link = node.link(plan.GATEWAY_LINK)
-        assert link is not None, "the link was made a moment ago"
-        node.do(
-            netlink.no_link_local(plan.GATEWAY_LINK),
-            netlink.add_address(link.index, gateway),
-            netlink.set_up(link.index),
-        )
-        _set("net/ipv4/ip_forward", "1")
-        _set(f"net/ipv4/conf/{plan.GATEWAY_LINK}/route_localnet", "1")
-        return ports
-
-    def _choose_gateway(self, node: Netlink) -> IPv4Interface:
-        link = node.link(plan.GATEWAY_LINK)
-        present = node.addresses()
-        own = [address for index, address in present if link is not None and index == link.index]
-        if own and self._wanted_subnet in ("", str(own[0].network)):
-            return own[0]
-        taken = [address.network for _, address in present] + [network for _, network in node.routes()]
-        if link is not None:
-            node.do(netlink.delete_link(plan.GATEWAY_LINK), accept=_GONE)
-        return plan.gateway_of(plan.choose_subnet(self._wanted_subnet, taken))
-
-    def _load_rules(self) -> None:
-        ports = [
-            (record.ip, port)
-            for record in self._records.values()
-            for port in record.endpoint.host_ports
-            if plan.is_port_forwardable(port)
-        ]
-        self._rules(plan.ruleset(self._subnet, ports))
-
-    # --- small things
-
-    def _links(self) -> Netlink:
-        assert self._ports is not None, "the backend was not started"
-        return self._ports
-
-    def _nft_context(self) -> Nftables:
-        assert self._nft is not None, "the backend was not started"
-        return self._nft
-
-    def _rules(self, commands: str) -> None:
-        try:
-            self._nft_context().run(commands)
-        except NftError as error:
-            raise Unavailable(f"nftables refused the node's rules: {error}") from None
+    def _close_space(self, task_id: TaskId) -> None:
+        space = self._spaces.pop(task_id, None)
+        if space is not None:
+            space.close()
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
 
-def _write(path: str, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+@contextlib.contextmanager
+def _collecting(errors: list[SwarmError]) -> Iterator[None]:
     try:
-        os.write(fd, data)
-    finally:
-        os.close(fd)
-
-
-def _resolver_texts() -> list[str]:
-    found = []
-    for path in _RESOLVER_FILES:
-        with contextlib.suppress(OSError):
-            found.append(path.read_text(errors="replace"))
-    return found
-
-
-def _set(name: str, value: str) -> None:
-    path = Path("/proc/sys") / name
-    try:
-        if path.read_text().strip() != value:
-            path.write_text(value)
-    except OSError as error:
-        raise Unavailable(f"cannot set {path} to {value}: {error.strerror}") from None
+        yield
+    except SwarmError as error:
+        errors.append(error)

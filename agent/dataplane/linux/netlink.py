@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -29,10 +29,13 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 
 _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_AF_SPEC = 27, 28, 26
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
+_IFLA_BR_MCAST_SNOOPING = 23
 _IFLA_BRPORT_ISOLATED = 33
 _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_IFA_F_NODAD = 2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 8, 15
+_RTAX_MTU = 2
 _NESTED = 0x8000
 _IFF_UP = 1
 _TABLE_MAIN = 254
@@ -63,26 +66,34 @@ class Link:
     is_up: bool
     mac: str
     mtu: int = 0
+    group: int = 0
+    data: bytes = b""
+    """Attributes of its kind."""
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
+def attribute(kind: int, data: bytes) -> bytes:
     size = 4 + len(data)
     return struct.pack("=HH", size, kind) + data + b"\0" * (-size % 4)
 
 
-def _u32(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
+def u32(kind: int, value: int) -> bytes:
+    return attribute(kind, struct.pack("=I", value))
 
 
-def _name(text: str) -> bytes:
-    return _attribute(_IFLA_IFNAME, text.encode() + b"\0")
+def name_attribute(text: str) -> bytes:
+    return attribute(_IFLA_IFNAME, text.encode() + b"\0")
 
 
-def _mac(text: str) -> bytes:
-    return _attribute(_IFLA_ADDRESS, bytes.fromhex(text.replace(":", "")))
+def mac_attribute(text: str) -> bytes:
+    return attribute(_IFLA_ADDRESS, bytes.fromhex(text.replace(":", "")))
 
 
-def _link_body(index: int = 0, *, is_up: bool | None = None) -> bytes:
+def _mtu(size: int) -> bytes:
+    """0: as it comes."""
+    return u32(_IFLA_MTU, size) if size else b""
+
+
+def link_body(index: int = 0, *, is_up: bool | None = None) -> bytes:
     flags, change = (0, 0) if is_up is None else (_IFF_UP if is_up else 0, _IFF_UP)
     return _LINK.pack(socket.AF_UNSPEC, 0, index, flags, change)
 
@@ -90,9 +101,12 @@ def _link_body(index: int = 0, *, is_up: bool | None = None) -> bytes:
 # --- messages
 
 
-def add_bridge(name: str, *, number: int = 0) -> Message:
-    info = _attribute(_IFLA_INFO_KIND, b"bridge\0")
-    body = _link_body(number) + _name(name) + _attribute(_IFLA_LINKINFO | _NESTED, info)
+def add_bridge(name: str, *, number: int = 0, mtu: int = 0) -> Message:
+    """Without multicast snooping: it takes a querier, which nobody here is."""
+    info = attribute(_IFLA_INFO_KIND, b"bridge\0") + attribute(
+        _IFLA_INFO_DATA | _NESTED, attribute(_IFLA_BR_MCAST_SNOOPING, b"\0")
+    )
+    body = link_body(number) + name_attribute(name) + _mtu(mtu) + attribute(_IFLA_LINKINFO | _NESTED, info)
     return Message(_NEWLINK, _CREATE | _EXCLUSIVE, body)
 
 
@@ -104,29 +118,31 @@ class Peer(NamedTuple):
     netns_fd: int
 
 
-def add_veth(name: str, *, peer: Peer, master: int = 0, mac: str = "") -> Message:
+def add_veth(name: str, *, peer: Peer, master: int = 0, mac: str = "", mtu: int = 0) -> Message:
     """Both ends in one message: there is no moment at which the far end lies about in the wrong place."""
     far = (
-        _link_body()
-        + _name(peer.name)
-        + (_mac(peer.mac) if peer.mac else b"")
-        + _u32(_IFLA_NET_NS_FD, peer.netns_fd)
+        link_body()
+        + name_attribute(peer.name)
+        + (mac_attribute(peer.mac) if peer.mac else b"")
+        + _mtu(mtu)
+        + u32(_IFLA_NET_NS_FD, peer.netns_fd)
     )
-    info = _attribute(_IFLA_INFO_KIND, b"veth\0") + _attribute(
-        _IFLA_INFO_DATA | _NESTED, _attribute(_VETH_INFO_PEER | _NESTED, far)
+    info = attribute(_IFLA_INFO_KIND, b"veth\0") + attribute(
+        _IFLA_INFO_DATA | _NESTED, attribute(_VETH_INFO_PEER | _NESTED, far)
     )
     body = (
-        _link_body()
-        + _name(name)
-        + (_u32(_IFLA_MASTER, master) if master else b"")
-        + (_mac(mac) if mac else b"")
-        + _attribute(_IFLA_LINKINFO | _NESTED, info)
+        link_body()
+        + name_attribute(name)
+        + (u32(_IFLA_MASTER, master) if master else b"")
+        + (mac_attribute(mac) if mac else b"")
+        + _mtu(mtu)
+        + attribute(_IFLA_LINKINFO | _NESTED, info)
     )
     return Message(_NEWLINK, _CREATE | _EXCLUSIVE, body)
 
 
 def set_master(name: str, master: int) -> Message:
-    return Message(_SETLINK, 0, _link_body() + _name(name) + _u32(_IFLA_MASTER, master))
+    return Message(_SETLINK, 0, link_body() + name_attribute(name) + u32(_IFLA_MASTER, master))
 
 
 def tune_port(name: str) -> Message:
@@ -134,59 +150,73 @@ def tune_port(name: str) -> Message:
 
     To be sent before the link is brought up: a link-local address that exists does not go away again.
     """
-    slave = _attribute(_IFLA_INFO_SLAVE_KIND, b"bridge\0") + _attribute(
-        _IFLA_INFO_SLAVE_DATA | _NESTED, _attribute(_IFLA_BRPORT_ISOLATED, b"\1")
+    slave = attribute(_IFLA_INFO_SLAVE_KIND, b"bridge\0") + attribute(
+        _IFLA_INFO_SLAVE_DATA | _NESTED, attribute(_IFLA_BRPORT_ISOLATED, b"\1")
     )
-    body = _link_body() + _name(name) + _no_link_local() + _attribute(_IFLA_LINKINFO | _NESTED, slave)
+    body = (
+        link_body()
+        + name_attribute(name)
+        + no_link_local_attribute()
+        + attribute(_IFLA_LINKINFO | _NESTED, slave)
+    )
     return Message(_NEWLINK, 0, body)
 
 
 def no_link_local(name: str) -> Message:
     """No IPv6 link-local address, and none of the chatter that goes with it."""
-    return Message(_SETLINK, 0, _link_body() + _name(name) + _no_link_local())
+    return Message(_SETLINK, 0, link_body() + name_attribute(name) + no_link_local_attribute())
 
 
-def _no_link_local() -> bytes:
-    mode = _attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE]))
-    return _attribute(_IFLA_AF_SPEC | _NESTED, _attribute(socket.AF_INET6 | _NESTED, mode))
+def no_link_local_attribute() -> bytes:
+    mode = attribute(_IFLA_INET6_ADDR_GEN_MODE, bytes([_ADDR_GEN_NONE]))
+    return attribute(_IFLA_AF_SPEC | _NESTED, attribute(socket.AF_INET6 | _NESTED, mode))
 
 
 def set_up(index: int) -> Message:
-    return Message(_SETLINK, 0, _link_body(index, is_up=True))
+    return Message(_SETLINK, 0, link_body(index, is_up=True))
 
 
 def set_up_by_name(name: str) -> Message:
-    return Message(_SETLINK, 0, _link_body(is_up=True) + _name(name))
+    return Message(_SETLINK, 0, link_body(is_up=True) + name_attribute(name))
 
 
 def delete_link(name: str) -> Message:
-    return Message(_DELLINK, 0, _link_body() + _name(name))
+    return Message(_DELLINK, 0, link_body() + name_attribute(name))
 
 
 def mark_group(name: str, group: int) -> Message:
-    return Message(_SETLINK, 0, _link_body() + _name(name) + _u32(_IFLA_GROUP, group))
+    return Message(_SETLINK, 0, link_body() + name_attribute(name) + u32(_IFLA_GROUP, group))
 
 
 def delete_group(group: int) -> Message:
     """All links of a group at once: each deletion by itself waits some 20 ms for the kernel's readers."""
-    return Message(_DELLINK, 0, _link_body() + _u32(_IFLA_GROUP, group))
+    return Message(_DELLINK, 0, link_body() + u32(_IFLA_GROUP, group))
 
 
-def add_address(index: int, address: IPv4Interface) -> Message:
+def add_address(index: int, address: IPv4Interface | IPv6Interface) -> Message:
+    """An IPv6 address is usable at once: nobody else has it, so nobody is asked."""
+    if isinstance(address, IPv6Interface):
+        family, flags, broadcast = socket.AF_INET6, _IFA_F_NODAD, b""
+    else:
+        family, flags = socket.AF_INET, 0
+        broadcast = attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
     body = (
-        _ADDRESS.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)
-        + _attribute(_IFA_LOCAL, address.ip.packed)
-        + _attribute(_IFA_ADDRESS, address.ip.packed)
-        + _attribute(_IFA_BROADCAST, address.network.broadcast_address.packed)
+        _ADDRESS.pack(family, address.network.prefixlen, flags, 0, index)
+        + attribute(_IFA_LOCAL, address.ip.packed)
+        + attribute(_IFA_ADDRESS, address.ip.packed)
+        + broadcast
     )
     return Message(_NEWADDR, _CREATE | _REPLACE, body)
 
 
-def add_default_route(index: int, gateway: IPv4Address) -> Message:
+def add_default_route(index: int, gateway: IPv4Address, *, mtu: int = 0) -> Message:
+    """``mtu``: of what is sent along it; less than the link's has no say in what may come. 0: the link's."""
+    metrics = attribute(_RTA_METRICS | _NESTED, u32(_RTAX_MTU, mtu)) if mtu else b""
     body = (
         _ROUTE.pack(socket.AF_INET, 0, 0, 0, _TABLE_MAIN, _PROTOCOL_STATIC, 0, 1, 0)
-        + _attribute(_RTA_GATEWAY, gateway.packed)
-        + _u32(_RTA_OIF, index)
+        + attribute(_RTA_GATEWAY, gateway.packed)
+        + u32(_RTA_OIF, index)
+        + metrics
     )
     return Message(_NEWROUTE, _CREATE | _REPLACE, body)
 
@@ -251,6 +281,9 @@ class Netlink:
             offset += (size + 3) & ~3
         return found
 
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        return self._dump(kind, body)
+
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
         self._sequence += 1
         own = self._sequence
@@ -270,12 +303,12 @@ class Netlink:
     # --- asking
 
     def links(self) -> list[Link]:
-        return [_parse_link(payload) for payload in self._dump(_GETLINK, _link_body())]
+        return [_parse_link(payload) for payload in self._dump(_GETLINK, link_body())]
 
     def link(self, name: str) -> Link | None:
         """One link, without reading all."""
         self._sequence += 1
-        body = _link_body() + _name(name)
+        body = link_body() + name_attribute(name)
         self._socket.send(_HEADER.pack(16 + len(body), _GETLINK, _REQUEST, self._sequence, 0) + body)
         kind, _, payload = self._receive()[0]
         if kind == _ERROR:
@@ -290,7 +323,7 @@ class Netlink:
         found = []
         for payload in self._dump(_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
             _, bits, _, _, index = _ADDRESS.unpack_from(payload)
-            raw = _attributes(payload, 8)
+            raw = attributes(payload, 8)
             local = raw.get(_IFA_LOCAL, raw.get(_IFA_ADDRESS, b""))
             if len(local) == 4:
                 found.append((index, IPv4Interface((int.from_bytes(local), bits))))
@@ -301,7 +334,7 @@ class Netlink:
         found = []
         for payload in self._dump(_GETROUTE, _ROUTE.pack(socket.AF_INET, 0, 0, 0, 0, 0, 0, 0, 0)):
             bits = payload[1]
-            raw = _attributes(payload, 12)
+            raw = attributes(payload, 12)
             table = int.from_bytes(raw.get(_RTA_TABLE, bytes([payload[4]])), "little")
             if table == _TABLE_MAIN and bits and _RTA_DST in raw:
                 index = int.from_bytes(raw.get(_RTA_OIF, b""), "little")
@@ -309,7 +342,7 @@ class Netlink:
         return found
 
 
-def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
+def attributes(payload: bytes, offset: int) -> dict[int, bytes]:
     found = {}
     while offset + 4 <= len(payload):
         size, kind = struct.unpack_from("=HH", payload, offset)
@@ -322,8 +355,8 @@ def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
 
 def _parse_link(payload: bytes) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(payload)
-    raw = _attributes(payload, 16)
-    info = _attributes(raw.get(_IFLA_LINKINFO, b""), 0)
+    raw = attributes(payload, 16)
+    info = attributes(raw.get(_IFLA_LINKINFO, b""), 0)
     return Link(
         index=index,
         name=raw[_IFLA_IFNAME].rstrip(b"\0").decode(),

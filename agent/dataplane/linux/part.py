@@ -9,13 +9,15 @@ mends it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from agent.dataplane.base import Endpoint, NodeState
+from agent.dataplane.base import Endpoint, NetworkConfig, NodeState
 from agent.dataplane.linux.netlink import Netlink
 from agent.dataplane.linux.nftables import Nftables
-from swarmpy.model.ids import TaskId
+from swarmpy.model.ids import NetworkId, NodeId, TaskId
 
 
 class Space(Protocol):
@@ -57,7 +59,7 @@ class Part(Protocol):
         ...
 
     def settle(self, endpoint: Endpoint, space: Space) -> None:
-        """After ``attach``, once the legs are up and have their addresses: what needs that, such as routes."""
+        """After ``attach``, once the legs are up and have their addresses: what needs that, like routes."""
         ...
 
     def detach(self, task_id: TaskId) -> None:
@@ -70,4 +72,78 @@ class Part(Protocol):
 
     def destroy(self) -> None:
         """Remove everything of this part from the node."""
+        ...
+
+
+@runtime_checkable
+class LegMaker(Part, Protocol):
+    """A part that gives tasks links. ``attach`` makes them, down; ``detach`` leaves them to ``unplug``."""
+
+    def adopt(self, endpoints: Iterable[Endpoint]) -> None:
+        """These were attached by a former life of the daemon: they are not leftovers. After ``start_up``."""
+        ...
+
+    def unplug(self, task_ids: Sequence[TaskId]) -> None:
+        """Take down all links of these tasks, together: one by one each waits for the kernel's readers."""
+        ...
+
+
+@runtime_checkable
+class Mending(Protocol):
+    """A part that outsiders can break without a trace in what it is told."""
+
+    def mend(self) -> frozenset[TaskId]:
+        """Ask the kernel whether all stands as applied last, and make it so.
+
+        Tasks whose links are gone are named: they are attached again then, by all parts.
+        """
+        ...
+
+
+@runtime_checkable
+class Cutting(Protocol):
+    """A part that can end connections of tasks here."""
+
+    def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
+        """Who had these addresses is gone for good."""
+        ...
+
+
+# --- encrypted networks
+
+
+@dataclass(frozen=True, slots=True)
+class Carriage:
+    """How frames of an encrypted network travel. ``routes``: where each node is reached.
+
+    ``is_vxlan``: by a VXLAN device to ``port`` from ``local``, as plain ones do, but for something beneath
+    it that encrypts. Otherwise the part puts a port of its own on the network's bridge. ``mtu``: what is left
+    for frames' contents; 0: that of the device with the address ``local`` less ``overhead_bytes``.
+    """
+
+    local: str
+    port: int
+    routes: Mapping[NodeId, str]
+    overhead_bytes: int
+    mtu: int = 0
+    is_vxlan: bool = True
+
+
+class Encryption(Part, Protocol):
+    """Comes before the overlays: whatever keeps clear text from leaving stands before there is a device."""
+
+    def carry(self, network: NetworkConfig) -> Carriage:
+        """As applied last. TaskRejected with what is missing, if this node cannot encrypt."""
+        ...
+
+    def plug(self, network: NetworkConfig, sandbox: Space, forwarding: Mapping[str, str]) -> None:
+        """The sandbox with its bridge (``diff.BRIDGE``) stands: put the port on it. ``forwarding``: MAC to
+        route.
+
+        Called for networks that are not ``is_vxlan``, whenever ``forwarding`` has changed and when mending.
+        """
+        ...
+
+    def unplug_network(self, network_id: NetworkId) -> None:
+        """The network's sandbox is about to go."""
         ...

@@ -14,25 +14,31 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
+from pathlib import Path
 
+from agent.dataplane import diff
 from agent.dataplane.base import Endpoint, HostPort
 from swarmpy.errors import Unavailable
-from swarmpy.model.ids import TaskId
+from swarmpy.model.ids import NetworkId, TaskId
 
 GATEWAY_LINK = "sw-gw"
 GATEWAY_NETNS = ".gateway"
 """The bridge's namespace; no task's id begins with a dot."""
+SANDBOX_PREFIX = ".net-"
 BRIDGE = "br0"
 BRIDGE_INDEX = 2
 """Fixed, so that nothing has to be looked up. Loopback is 1."""
 UPLINK = "uplink"
 TABLE = "swarmpy_gw"
 PORT_PREFIX = "swt-"
-TASK_LINK = "eth0"
+TASK_LINK = "eth"
+"""A task's links are eth0, eth1, and so on."""
+HOST_MODE, NONE_MODE = "host", "none"
+"""``Endpoint.mode`` of tasks in the node's own namespace, and of those with loopback only."""
+OWN_RESOLVER = "127.0.0.11"
+"""Where a task with networks asks for names."""
 DOOMED_GROUP = 0x5A02
 """The group of links that are about to be deleted together."""
-DATA_PORTS = (4789, 4790)
-"""Nodes exchange encapsulated frames on these; a task that could send to them could forge frames."""
 
 SUBNETS = tuple(IPv4Network(f"172.{number}.0.0/16") for number in range(31, 17, -1)) + tuple(
     IPv4Network(f"192.168.{number}.0/20") for number in range(240, 0, -16)
@@ -40,7 +46,8 @@ SUBNETS = tuple(IPv4Network(f"172.{number}.0.0/16") for number in range(31, 17, 
 """Tried in turn; the first that overlaps nothing on the node is taken."""
 
 _PORT_CHARS = 11
-_PROTOCOLS = ("tcp", "udp")
+_NETWORK_CHARS = 12
+_PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 def port_name(task_id: TaskId) -> str:
@@ -48,8 +55,46 @@ def port_name(task_id: TaskId) -> str:
     return PORT_PREFIX + hashlib.sha256(task_id.encode()).hexdigest()[:_PORT_CHARS]
 
 
+def sandbox_path(netns_dir: Path, network_id: NetworkId) -> Path:
+    """Where the namespace of an overlay network is kept."""
+    return netns_dir / f"{SANDBOX_PREFIX}{network_id[:_NETWORK_CHARS]}"
+
+
+def network_port_name(task_id: TaskId) -> str:
+    """The bridge's end of a task's leg in an overlay network."""
+    return diff.PORT_PREFIX + hashlib.sha256(task_id.encode()).hexdigest()[:_PORT_CHARS]
+
+
 def endpoint_mac(address: IPv4Address) -> str:
     return "02:42:" + address.packed.hex(":")
+
+
+def has_node_leg(endpoint: Endpoint) -> bool:
+    """Whether the task reaches the outside through the node: not if all its networks are internal."""
+    is_internal = bool(endpoint.legs) and all(leg.network.is_internal for leg in endpoint.legs)
+    return not endpoint.mode and not is_internal
+
+
+def node_link(endpoint: Endpoint) -> str:
+    """The task's link to the node comes after those of its networks."""
+    return f"{TASK_LINK}{len(endpoint.legs)}"
+
+
+def refusal(endpoint: Endpoint) -> str:
+    """Why no node can ever give the task what it asks for; empty if nothing speaks against it."""
+    task_id = endpoint.task_id
+    if not task_id or "/" in task_id or task_id.startswith("."):
+        return f"{task_id!r} is no task id"
+    if endpoint.mode not in ("", HOST_MODE, NONE_MODE):
+        return f"{endpoint.mode!r} is no network mode: there are host and none"
+    if endpoint.host_ports and endpoint.mode == NONE_MODE:
+        return "a task on the network none cannot publish ports: it has no way to the outside"
+    if endpoint.host_ports and not endpoint.mode and not has_node_leg(endpoint):
+        return (
+            "a task whose networks are all internal cannot publish ports in host mode: it has no way to the "
+            "outside; attach it to another network too, or publish the ports in ingress mode"
+        )
+    return ""
 
 
 def choose_subnet(wanted: str, taken: Iterable[IPv4Network]) -> IPv4Network:
@@ -101,23 +146,25 @@ class AddressPool:
 
 def ruleset(subnet: IPv4Network, ports: Iterable[tuple[IPv4Address, HostPort]]) -> str:
     """The whole table, replaced in one transaction."""
-    kind = "type inet_service : ipv4_addr . inet_service;"
-    maps = "\n".join(f"  map ports_{name} {{ {kind} }}" for name in _PROTOCOLS)
-    local = "fib daddr type local dnat ip to"
-    forward = "\n".join(f"    {local} {name} dport map @ports_{name}" for name in _PROTOCOLS)
-    guarded = ", ".join(map(str, DATA_PORTS))
+    known = f"meta l4proto {{ {', '.join(_PROTOCOLS)} }}"
+    port, target = "meta l4proto . th dport", "ipv4_addr . inet_service"
+    forward = f"""{known} dnat ip to ip daddr . {port} map @ports_at
+    fib daddr type local {known} dnat ip to {port} map @ports"""
     return f"""
 add table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
-{maps}
+  map ports {{ type inet_proto . inet_service : {target}; }}
+  map ports_at {{ type ipv4_addr . inet_proto . inet_service : {target}; }}
+  map ports_on {{ type ifname . inet_proto . inet_service : {target}; }}
   chain prerouting {{
     type nat hook prerouting priority dstnat;
-{forward}
+    fib daddr type local {known} dnat ip to iifname . {port} map @ports_on
+    {forward}
   }}
   chain output {{
     type nat hook output priority -100;
-{forward}
+    {forward}
   }}
   chain postrouting {{
     type nat hook postrouting priority srcnat;
@@ -129,36 +176,44 @@ table ip {TABLE} {{
     type filter hook prerouting priority raw;
     iifname != "lo" ip daddr 127.0.0.0/8 drop
   }}
-  chain forward_guard {{
-    type filter hook forward priority filter;
-    iifname "{GATEWAY_LINK}" udp dport {{ {guarded} }} drop
-  }}
-  chain input_guard {{
-    type filter hook input priority filter;
-    iifname "{GATEWAY_LINK}" udp dport {{ {guarded} }} drop
-  }}
 }}
 {"".join(add_port(address, port) for address, port in ports)}"""
 
 
 def add_port(address: IPv4Address, port: HostPort) -> str:
-    element = f"{port.published_port} : {address} . {port.target_port}"
-    return f"add element ip {TABLE} ports_{port.protocol} {{ {element} }}\n"
+    name, key = _place(port)
+    return f"add element ip {TABLE} {name} {{ {key} : {address} . {port.target_port} }}\n"
 
 
 def delete_port(port: HostPort) -> str:
-    return f"delete element ip {TABLE} ports_{port.protocol} {{ {port.published_port} }}\n"
+    name, key = _place(port)
+    return f"delete element ip {TABLE} {name} {{ {key} }}\n"
+
+
+def _place(port: HostPort) -> tuple[str, str]:
+    """The map that a port is in, and its key there."""
+    key = f"{port.protocol} . {port.published_port}"
+    if port.host_ip in ("", "0.0.0.0"):
+        return "ports", key
+    try:
+        return "ports_at", f"{IPv4Address(port.host_ip)} . {key}"
+    except ValueError:
+        return "ports_on", f'"{port.host_ip}" . {key}'
 
 
 def is_port_forwardable(port: HostPort) -> bool:
-    return port.protocol in _PROTOCOLS
+    """By IPv4: the node's bridge has nothing else."""
+    return port.protocol in _PROTOCOLS and ":" not in port.host_ip
 
 
 # --- files
 
 
-def hosts_file(endpoint: Endpoint, address: IPv4Address) -> str:
-    """Docker's /etc/hosts. Extra hosts come as ``IP name [name…]`` or as ``name:IP``."""
+def hosts_file(endpoint: Endpoint, addresses: Sequence[str]) -> str:
+    """Docker's /etc/hosts. Extra hosts come as ``IP name [name…]`` or as ``name:IP``.
+
+    ``addresses``: the task's own, that its hostname stands for.
+    """
     lines = [
         "127.0.0.1\tlocalhost",
         "::1\tlocalhost ip6-localhost ip6-loopback",
@@ -166,7 +221,20 @@ def hosts_file(endpoint: Endpoint, address: IPv4Address) -> str:
         "ff00::0\tip6-mcastprefix",
         "ff02::1\tip6-allnodes",
         "ff02::2\tip6-allrouters",
+        *_extra_hosts(endpoint),
     ]
+    if endpoint.hostname:
+        lines += [f"{address.partition('/')[0]}\t{endpoint.hostname}" for address in addresses]
+    return "\n".join(lines) + "\n"
+
+
+def host_mode_hosts_file(endpoint: Endpoint, node_file: str) -> str:
+    """The node's own, and what the task wishes beside it."""
+    return "".join(f"{line}\n" for line in [*node_file.splitlines(), *_extra_hosts(endpoint)])
+
+
+def _extra_hosts(endpoint: Endpoint) -> list[str]:
+    lines = []
     for extra in endpoint.extra_hosts:
         first, _, names = extra.partition(" ")
         if names:
@@ -174,21 +242,29 @@ def hosts_file(endpoint: Endpoint, address: IPv4Address) -> str:
         else:
             name, _, target = extra.partition(":")
             lines.append(f"{target}\t{name}")
-    if endpoint.hostname:
-        lines.append(f"{address}\t{endpoint.hostname}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def resolv_conf(endpoint: Endpoint, node_files: Sequence[str]) -> str:
     """The task's own wishes over the node's settings.
 
     ``node_files`` are the node's resolver files in order of preference. A nameserver on the node's loopback
-    cannot be reached from a task, so the first file that has another is the one that counts.
+    cannot be reached from a task, so the first file that has another is the one that counts; but for a task
+    in the node's own namespace the first file is. A task with networks asks at a loopback address of its own,
+    where its wishes are known too.
     """
-    chosen = next((text for text in node_files if _servers(text)), node_files[0] if node_files else "")
-    servers = list(endpoint.dns) or _servers(chosen)
+    if endpoint.mode == HOST_MODE:
+        chosen = node_files[0] if node_files else ""
+        found = re.findall(r"^\s*nameserver\s+(\S+)", chosen, re.MULTILINE)
+    else:
+        chosen = next((text for text in node_files if _servers(text)), node_files[0] if node_files else "")
+        found = _servers(chosen)
+    servers = [OWN_RESOLVER] if endpoint.legs else list(endpoint.dns) or found
     search = list(endpoint.dns_search) or _words(chosen, "search") or _words(chosen, "domain")
-    options = list(endpoint.dns_options) or _words(chosen, "options")
+    own_options = ["ndots:0"] if endpoint.legs else _words(chosen, "options")
+    options = list(endpoint.dns_options) or own_options
+    if endpoint.legs and not any(option.startswith("ndots:") for option in options):
+        options.append("ndots:0")
     lines = [f"nameserver {server}" for server in servers]
     if search and search != ["."]:
         lines.append(f"search {' '.join(search)}")

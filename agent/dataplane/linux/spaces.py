@@ -63,11 +63,15 @@ class NamespaceSpace:
         except OSError as error:
             raise Unavailable(f"cannot set {path} to {value} in {self.path}: {error.strerror}") from None
 
-    def close(self) -> None:
-        """Close the doors; another call opens them again."""
+    def rest(self) -> None:
+        """Close the door that costs little to open again: a node has a thousand of these."""
         if self._netlink is not None:
             self._netlink.close()
             self._netlink = None
+
+    def close(self) -> None:
+        """Close the doors; another call opens them again."""
+        self.rest()
         if self._nft is not None:
             self._nft.close()
             self._nft = None

@@ -222,7 +222,7 @@ async def test_a_port_taken_by_a_program_of_the_node(backend: LinuxBackend) -> N
 
 @pytest.mark.parametrize(
     "port",
-    [tcp(0, 80), tcp(70_000, 80), tcp(80, 0), HostPort(protocol="sctp", published_port=1, target_port=1)],
+    [tcp(0, 80), tcp(70_000, 80), tcp(80, 0), HostPort(protocol="gre", published_port=1, target_port=1)],
 )
 async def test_ports_that_cannot_be(backend: LinuxBackend, port: HostPort) -> None:
     with pytest.raises(TaskRejected):
@@ -328,7 +328,7 @@ async def test_ports_survive_a_restart(backend: LinuxBackend, tmp_path: Path) ->
 async def test_an_attach_that_fails_leaves_nothing(
     backend: LinuxBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOMEM, "no memory")
 
     with monkeypatch.context() as patched:

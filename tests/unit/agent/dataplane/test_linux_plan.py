@@ -55,7 +55,7 @@ def test_hosts() -> None:
     wish = Endpoint(
         task_id=TaskId("t"), hostname="web", extra_hosts=("192.0.2.1 a b", "c:192.0.2.2", "v6:::1")
     )
-    lines = plan.hosts_file(wish, IP).splitlines()
+    lines = plan.hosts_file(wish, [str(IP)]).splitlines()
     assert lines[0] == "127.0.0.1\tlocalhost"
     assert lines[-4:] == ["192.0.2.1\ta b", "192.0.2.2\tc", "::1\tv6", "172.31.0.9\tweb"]
 

@@ -1,0 +1,35 @@
+"""Which parts the Linux network has, and in which order they are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.dataplane.linux.gateway import Gateway
+from agent.dataplane.linux.guard import Guard
+from agent.dataplane.linux.overlays.part import Overlays
+from agent.dataplane.linux.part import Encryption, Part
+from agent.dataplane.linux.ports import PortReservations
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """``gateway`` and ``overlays`` are among ``ordered``."""
+
+    gateway: Gateway
+    overlays: Overlays
+    ordered: tuple[Part, ...]
+
+
+def make_parts(netns_dir: Path, *, subnet: str = "") -> Parts:
+    """Called in this order; for what goes, in the reverse. A new part is a line here.
+
+    The guard first, so that nothing is ever open; what encrypts before the devices that it protects; what
+    prepares a task's namespace after the links are in it.
+    """
+    ports = PortReservations()
+    gateway = Gateway(netns_dir, ports=ports, subnet=subnet)
+    encryption: Encryption | None = None
+    overlays = Overlays(netns_dir, encryption=encryption)
+    ordered: tuple[Part, ...] = (Guard(), gateway, overlays)
+    return Parts(gateway=gateway, overlays=overlays, ordered=ordered)
