@@ -312,6 +312,8 @@ DNS_CONNECTIONS_MAX = 1_024
 """TCP connections of tasks to their resolver."""
 DNS_CONNECTIONS_PER_TASK_MAX = 64
 DNS_CONNECTION_IDLE_S = 10.0
+DNS_ACCEPT_PAUSE_S = 1.0
+"""Before connections are accepted again, after the daemon had no descriptor left for one."""
 DNS_CONNECTION_BYTES_MAX = 1 << 20
 """Answers that a client has not read yet; with more, its connection is closed."""
 DNS_PORT_TRIES_MAX = 8

@@ -8,6 +8,7 @@ in the zone is passed on, from the node's namespace or, to a task's own servers,
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from agent.dns.upstream import SERVER_PORT, Inside, NodeServers, own_servers
 from agent.dns.wire import Query
 from agent.dns.zone import Zone, has_way_out
 from swarmpy.limits import (
+    DNS_ACCEPT_PAUSE_S,
     DNS_BATCH_MAX,
     DNS_CONNECTIONS_MAX,
     DNS_CONNECTIONS_PER_TASK_MAX,
@@ -30,6 +32,7 @@ from swarmpy.model.ids import TaskId
 
 NODE_FILE = Path("/etc/resolv.conf")
 _NDOTS = "ndots:"
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class View:
@@ -138,8 +141,11 @@ class DnsServer:
     def _accept(self, door: Door) -> None:
         try:
             sock, _ = door.tcp.accept()
-        except OSError:
-            return  # it gave up before
+        except OSError as error:
+            if error.errno in _EXHAUSTED:  # it would be ready again at once, and for ever
+                self._loop.forget(door.tcp.fileno())
+                self._loop.after(DNS_ACCEPT_PAUSE_S, partial(self._accept_again, door))
+            return  # else it gave up before
         if len(door.connections) >= DNS_CONNECTIONS_PER_TASK_MAX or self._connections >= DNS_CONNECTIONS_MAX:
             sock.close()
             return
@@ -150,6 +156,10 @@ class DnsServer:
         )
         door.connections.add(connection)
         connection.begin()
+
+    def _accept_again(self, door: Door) -> None:
+        if door.is_open:
+            self._loop.watch(door.tcp.fileno(), READABLE, partial(self._accept, door))
 
     def _gone(self, door: Door, connection: Connection) -> None:
         door.connections.discard(connection)

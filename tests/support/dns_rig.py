@@ -103,7 +103,7 @@ class Client:
     """A task's sockets to its resolver at ``address``."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self._address = address
+        self.address = address
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.settimeout(PATIENCE_S)
         self._udp.connect(address)
@@ -130,7 +130,7 @@ class Client:
         return [self._udp.recv(65_535) for _ in packets]
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self._address, PATIENCE_S)
+        return socket.create_connection(self.address, PATIENCE_S)
 
     def ask_stream(self, packet: bytes) -> bytes:
         with self.connect() as sock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from dns_messages import A, ask, read
-from dns_rig import Answer, Client, Upstream, address_of, answer_to, read_stream
+from dns_rig import PATIENCE_S, Answer, Client, Upstream, address_of, answer_to, read_stream
 from msgspec.structs import replace
 
 from agent.dataplane.base import Endpoint, Leg, Names, NetworkConfig
@@ -42,9 +43,11 @@ class Rig:
         fresh.write_text("# ours\n" + "".join(f"nameserver {address}\n" for address in addresses))
         os.replace(fresh, self.node_file)
 
-    def open(self, endpoint: Endpoint = BARE) -> tuple[Client, Door]:
+    def open(
+        self, endpoint: Endpoint = BARE, *, listener: type[socket.socket] = socket.socket
+    ) -> tuple[Client, Door]:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        tcp = listener(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         udp.bind(("127.0.0.1", 0))
         tcp.bind(udp.getsockname())
         tcp.listen()
@@ -170,6 +173,38 @@ def test_a_client_that_does_not_read_is_cut_off(rig: Rig, monkeypatch: pytest.Mo
         with pytest.raises(ConnectionError):
             send_for_ever(sock, (len(query).to_bytes(2) + query) * 100)
     assert client.ask_stream(ask("web"))
+
+
+class CountingSocket(socket.socket):
+    accepts = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.accepts += 1
+        return super().accept()
+
+
+def test_without_descriptors_connections_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that cannot be accepted stays ready: nothing may spin, and it is accepted later."""
+    pause_s = 0.05
+    monkeypatch.setattr(server, "DNS_ACCEPT_PAUSE_S", pause_s)
+    client, door = rig.open(listener=CountingSocket)
+    assert isinstance(door.tcp, CountingSocket)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    began = time.monotonic()
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(PATIENCE_S)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            sock.connect(client.address)
+            while door.tcp.accepts < 4 and time.monotonic() < began + PATIENCE_S:
+                time.sleep(0.01)
+            took_s = time.monotonic() - began
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert took_s >= 3 * pause_s
+        query = ask("web")
+        sock.sendall(len(query).to_bytes(2) + query)
+        assert read(read_stream(sock)).data == ("10.0.0.2",)
 
 
 def test_what_came_over_tcp_is_passed_on_over_tcp(rig: Rig, upstream: Upstream) -> None:
