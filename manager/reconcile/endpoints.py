@@ -121,6 +121,7 @@ def _balanced_networks(view: View, service: Service) -> list[Network]:
 def _needs_work(view: View, service: Service) -> bool:
     if needs_ports(service):
         return True
-    wanted = [network.id for network in _balanced_networks(view, service) if network.ipam_options is not None]
+    # one that has no subnet yet may have one by the time of the decision, in the same run
+    wanted = [network.id for network in _balanced_networks(view, service)]
     has: dict[NetworkId, None] = dict.fromkeys(each.network_id for each in service.endpoint.virtual_ips)
     return wanted != list(has)

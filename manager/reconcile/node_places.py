@@ -51,6 +51,8 @@ class NodePlaces:
         node, ingress = view.node(NodeId(key)), view.ingress_network()
         if node is None or _is_in_place(node, ingress):
             return NOTHING
+        if ingress is not None and ingress.ipam_options is None:
+            return NOTHING  # its subnet comes first
         wanted: tuple[NetworkAttachment, ...] = ()
         if ingress is not None:
             try:
@@ -71,6 +73,4 @@ def _is_news(old: object | None, new: Node) -> bool:
 def _is_in_place(node: Node, ingress: Network | None) -> bool:
     if ingress is None:
         return not node.attachments
-    if ingress.ipam_options is None:
-        return True  # its subnet comes first
     return [each.network_id for each in node.attachments] == [ingress.id]
