@@ -32,6 +32,7 @@ _GLOBAL: Final = Command(
 
 _GROUPS: Final = {
     "service": ("services", "Manage services"),
+    "network": ("networks", "Manage networks"),
     "node": ("nodes", "Manage the nodes of the swarm"),
     "task": ("tasks", "Look at tasks"),
     "image": ("images", "Manage the images on this node"),

@@ -27,6 +27,8 @@ _MODES = {
     "global-job": "GlobalJob",
 }
 _FILES = (("secret", "Secrets", "SecretID", "SecretName"), ("config", "Configs", "ConfigID", "ConfigName"))
+_NETWORKS = "TaskTemplate.Networks"
+_NODE_NETWORKS = ("bridge", "host", "none")
 
 
 def create(session: Session, arguments: list[str], options: Options) -> int:
@@ -62,6 +64,9 @@ def new_spec(image: str, args: list[str], options: Options, environment: dict[st
     ports = [port for entry in options.many("publish") for port in values.ports(entry)]
     if ports:
         put(spec, "EndpointSpec.Ports", ports)
+    networks = [values.network(entry) for entry in options.many("network")]
+    if networks:
+        put(spec, _NETWORKS, networks)
     return spec
 
 
@@ -114,6 +119,7 @@ def update(session: Session, arguments: list[str], options: Options) -> int:
     def edit(spec: Json) -> None:
         change_spec(spec, options, dict(session.environment))
         _change_files(session, spec, options)
+        _change_networks(session, spec, options)
 
     id_ = change(session, name, edit)
     print(name, flush=True)
@@ -212,6 +218,32 @@ def _change_files(session: Session, spec: Json, options: Options) -> None:
         path = f"TaskTemplate.ContainerSpec.{field}"
         kept = [reference for reference in take(spec, path) or [] if reference[name_field] not in gone]
         put(spec, path, [*kept, *added])
+
+
+def _change_networks(session: Session, spec: Json, options: Options) -> None:
+    """Specs name networks by id, users by name. What is added and taken away at once is replaced."""
+    removed = {_network_id(session, name) for name in options.many("network-rm")}
+    added = [values.network(entry) for entry in options.many("network-add")]
+    if not removed and not added:
+        return
+    # old clients have left them beside the template
+    present = take(spec, _NETWORKS) or spec.pop("Networks", None) or []
+    kept = [place for place in present if place["Target"] not in removed]
+    taken = {place["Target"] for place in kept}
+    for place in added:
+        name, place["Target"] = place["Target"], _network_id(session, place["Target"])
+        if place["Target"] in taken:
+            raise UsageError(f"service is already attached to network {name}")
+        taken.add(place["Target"])
+    put(spec, _NETWORKS, [*kept, *added])
+
+
+def _network_id(session: Session, name: str) -> str:
+    """As a spec has it: the id, or the name of a network of the nodes' own."""
+    if name in _NODE_NETWORKS:
+        return name
+    found: str = session.client.get(f"/networks/{quote(name, safe='')}", {"scope": "swarm"})["Id"]
+    return found
 
 
 # --- scale

@@ -223,13 +223,6 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("cap-add", _CONTAINER + "CapabilityAdd", _same, _same, "Add Linux capabilities"),
     Family("cap-drop", _CONTAINER + "CapabilityDrop", _same, _same, "Drop Linux capabilities"),
     Family(
-        "network",
-        "TaskTemplate.Networks",
-        lambda name: {"Target": name},
-        lambda n: n["Target"],
-        "Network attachments",
-    ),
-    Family(
         "generic-resource",
         "TaskTemplate.Resources.Reservations.GenericResources",
         values.generic_resource,
@@ -271,6 +264,7 @@ CREATE_FLAGS: Final = (
     listed("publish", "Publish a port as a node port", short="p"),
     listed("secret", "Specify secrets to expose to the service"),
     listed("config", "Specify configurations to expose to the service"),
+    listed("network", "Network attachments (name, or name=…,alias=…,driver-opt=…,ip=…,ip6=…,mac=…)"),
     *map(_flag, SETTINGS),
     *(Flag(family.name, Takes.LIST, family.help, family.short) for family in FAMILIES),
 )
@@ -289,6 +283,8 @@ UPDATE_FLAGS: Final = (
     listed("secret-rm", "Remove a secret"),
     listed("config-add", "Add or update a config file on a service"),
     listed("config-rm", "Remove a configuration file"),
+    listed("network-add", "Add a network (name, or name=…,alias=…,driver-opt=…,ip=…,ip6=…,mac=…)"),
+    listed("network-rm", "Remove a network"),
     *map(_flag, SETTINGS),
     *(
         Flag(f"{family.name}{end}", Takes.LIST, f"{act}: {family.help}")

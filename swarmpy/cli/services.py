@@ -117,7 +117,8 @@ def image_of(spec: Json) -> str:
 def ports_of(service: Json) -> str:
     ports = (service.get("Endpoint") or {}).get("Ports") or []
     shown = [
-        f"*:{port['PublishedPort']}->{port['TargetPort']}/{port.get('Protocol', 'tcp')}"
+        f"{port.get('HostIP') or '*'}:{port['PublishedPort']}->{port['TargetPort']}"
+        f"/{port.get('Protocol', 'tcp')}"
         for port in sorted(ports, key=lambda port: port.get("PublishedPort", 0))
         if port.get("PublishMode", "ingress") == "ingress" and port.get("PublishedPort")
     ]

@@ -216,11 +216,54 @@ def _mount_field(result: Json, key: str, value: str, whole_text: str, *, is_bare
             raise UsageError(f"unexpected key '{key}' in '{whole_text}'")
 
 
+# --- networks
+
+_PLACE_OPTIONS: Final = {
+    "ip": "ipv4_address",
+    "ip6": "ipv6_address",
+    "mac": "mac_address",
+    "mac-address": "mac_address",
+}
+"""Fields of ours: addresses that the task shall have there, for services of one task."""
+
+
+def network(text: str) -> Json:
+    """``name``, or ``name=front,alias=www,driver-opt=key=value,ip=10.0.1.9``."""
+    if "=" not in text:
+        return {"Target": text}
+    place: Json = {}
+    for entry in text.split(","):
+        key, has_value, value = entry.strip().partition("=")
+        if not has_value:
+            raise UsageError(f"invalid field {entry}")
+        match key.strip().lower():
+            case "name":
+                place["Target"] = value
+            case "alias":
+                place.setdefault("Aliases", []).append(value)
+            case "driver-opt":
+                name, has_option, option = value.partition("=")
+                if not has_option or not name:
+                    raise UsageError("invalid key value pair format in driver options")
+                place.setdefault("DriverOpts", {})[name] = option
+            case "ip" | "ip6" | "mac" | "mac-address" as field:
+                place.setdefault("DriverOpts", {})[_PLACE_OPTIONS[field]] = value
+            case _:
+                raise UsageError(f"invalid field key {key}")
+    if not place.get("Target"):
+        raise UsageError("network name/id is not specified")
+    return place
+
+
 # --- ports
 
 
 def ports(text: str) -> list[Json]:
-    """``8080:80``, ``8000-8002:80-82/udp``, or ``published=8080,target=80,protocol=tcp,mode=host``."""
+    """``8080:80``, ``10.0.0.1:8000-8002:80-82/udp``, or ``published=8080,target=80,protocol=tcp,mode=host``.
+
+    ``mode=snat`` is ingress whose tasks see the node's address; ``host_ip`` an address or an interface of
+    each node.
+    """
     return [_long_port(text)] if "=" in text else _short_ports(text)
 
 
@@ -232,13 +275,17 @@ def _long_port(text: str) -> Json:
             case "protocol":
                 port["Protocol"] = _protocol(value)
             case "mode":
-                if value not in ("ingress", "host"):
+                if value not in ("ingress", "host", "snat"):
                     raise UsageError(f"invalid publish mode value '{value}'")
-                port["PublishMode"] = value
+                port["PublishMode"] = "ingress" if value == "snat" else value
+                if value == "snat":
+                    port["SourceNAT"] = True
             case "target":
                 port["TargetPort"] = _port(value)
             case "published":
                 port["PublishedPort"] = _port(value)
+            case "host_ip" | "host-ip":
+                port["HostIP"] = value
             case _:
                 raise UsageError(f"invalid field key {key}")
     if "TargetPort" not in port:
@@ -248,9 +295,8 @@ def _long_port(text: str) -> Json:
 
 def _short_ports(text: str) -> list[Json]:
     body, _, protocol = text.partition("/")
+    host_ip, body = _host_ip(body)
     pieces = body.split(":")
-    if len(pieces) > 2:
-        raise UsageError(f"hostip is not supported: {text}")
     published = pieces[0] if len(pieces) == 2 else ""
     pairs = _read(lambda target: quantities.port_pairs(published, target, text=text), pieces[-1])
     return [
@@ -259,9 +305,25 @@ def _short_ports(text: str) -> list[Json]:
             "TargetPort": target,
             "PublishMode": "ingress",
             **({"PublishedPort": outside} if outside else {}),
+            **({"HostIP": host_ip} if host_ip else {}),
         }
         for outside, target in pairs
     ]
+
+
+def _host_ip(text: str) -> tuple[str, str]:
+    """What stands in front of the two ports, if anything does; an IPv6 address is in brackets."""
+    if text.startswith("["):
+        address, bracket, rest = text[1:].partition("]:")
+        if not bracket:
+            raise UsageError(f"invalid hostPort: {text}")
+        return address, rest
+    if text.count(":") > 2:
+        raise UsageError(f"invalid hostPort: {text}: put an IPv6 address in brackets")
+    if text.count(":") == 2:
+        address, _, rest = text.partition(":")
+        return address, rest
+    return "", text
 
 
 def _port(text: str) -> int:

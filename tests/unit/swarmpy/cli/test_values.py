@@ -56,6 +56,54 @@ def test_bad_cpus(given: str) -> None:
         values.nano_cpus(given)
 
 
+def test_ports_of_one_address() -> None:
+    (port,) = values.ports("10.0.0.1:8080:80/udp")
+    assert (port["HostIP"], port["PublishedPort"], port["TargetPort"]) == ("10.0.0.1", 8080, 80)
+    (port,) = values.ports("[fd00::1]:8080:80")
+    assert port["HostIP"] == "fd00::1"
+    (port,) = values.ports("eth0::80")
+    assert port == {"Protocol": "tcp", "TargetPort": 80, "PublishMode": "ingress", "HostIP": "eth0"}
+    (port,) = values.ports("published=8080,target=80,mode=snat,host_ip=eth0")
+    assert port == {
+        "Protocol": "tcp",
+        "TargetPort": 80,
+        "PublishedPort": 8080,
+        "PublishMode": "ingress",
+        "SourceNAT": True,
+        "HostIP": "eth0",
+    }
+
+
+def test_networks() -> None:
+    assert values.network("front") == {"Target": "front"}
+    assert values.network(
+        "name=front,alias=www,alias=web,driver-opt=a=b=c,ip=10.0.1.9,ip6=fd00::9,mac=02:42:0a:00:01:09"
+    ) == {
+        "Target": "front",
+        "Aliases": ["www", "web"],
+        "DriverOpts": {
+            "a": "b=c",
+            "ipv4_address": "10.0.1.9",
+            "ipv6_address": "fd00::9",
+            "mac_address": "02:42:0a:00:01:09",
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("foo=front,alias=x", "invalid field key foo"),
+        ("alias=x", "network name/id is not specified"),
+        ("name=front,driver-opt=x", "invalid key value pair format in driver options"),
+        ("name=front,x", "invalid field x"),
+    ],
+)
+def test_networks_that_are_none(given: str, text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        values.network(given)
+
+
 def test_ports() -> None:
     assert values.ports("8080:80") == [
         {"Protocol": "tcp", "TargetPort": 80, "PublishMode": "ingress", "PublishedPort": 8080}
@@ -74,7 +122,8 @@ def test_ports() -> None:
         "x",
         "0:80",
         "70000:1",
-        "1.2.3.4:80:80",
+        "fd00::1:80:80",
+        "[fd00::1:80:80",
         "80-70:1",
         "1-3:1-2",
         "80/icmp",
