@@ -1,0 +1,220 @@
+"""The table of the node that clients come in on: pure.
+
+The rules never change while the node's ingress address stays. A new connection to a published port finds the
+port's number of slots in ``…_ports``; a chain for that number draws a slot, and ``…_slots`` has the task. All
+that services do is to change elements:
+
+    ip_ports       tcp . 8080          : goto ip_3
+    ip_slots       tcp . 8080 . 0      : 10.0.0.9 . 80     the first of three slots
+    ip_ports_at    192.0.2.1 . udp . 53 : goto refuse      on one address only, and without tasks
+
+The packet goes straight to the task; its client's address stays, unless the port is in ``classic`` or the
+client is one that only this node knows the way to: itself by a loopback address, or one of its tasks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from typing import NamedTuple
+
+from agent.dataplane.base import PublishedPort
+from agent.dataplane.linux.balancing import slots
+from agent.dataplane.linux.mesh.names import (
+    CLASSIC,
+    GATEWAY_LINK,
+    LINK,
+    PROTOCOL_NUMBERS,
+    PROTOCOLS,
+    TABLE,
+    version_of,
+)
+from swarmpy.limits import MESH_STICKY_SLOTS
+
+DELETION = f"table inet {TABLE}\ndelete table inet {TABLE}\n"
+"""Deletes it whether it is there or not."""
+LISTING = f"list table inet {TABLE}"
+REFUSE = "refuse"
+CLASSIC_SET = "classic"
+_FAMILIES = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
+_SEED = 0x5A
+"""The same on all nodes, so that a client that sticks finds its task through each."""
+_PLACES = ("", "_at")
+"""On all addresses of the node, and on one."""
+
+Interfaces = Iterable[IPv4Interface | IPv6Interface]
+
+
+class Element(NamedTuple):
+    """A key of a map or set, as the kernel has it: each field padded to four bytes."""
+
+    map: str
+    key: bytes
+
+
+Elements = Mapping[Element, bytes]
+"""Their values: an address and a port, the name of a chain, or for a set nothing."""
+
+
+# --- the table
+
+
+def ruleset(addresses: Interfaces) -> str:
+    """The table for a node with these ingress addresses, without elements; it replaces what is there."""
+    maps = f" set {CLASSIC_SET} {{ type inet_proto . inet_service; }}\n"
+    chains, entry = "", f" meta l4proto . th dport @{CLASSIC_SET} ct mark set {CLASSIC:#x};"
+    at, anywhere = "", ""
+    for version, (family, kind) in _FAMILIES.items():
+        maps += _maps(family, kind)
+        chains += "".join(_chains(version, place) for place in _PLACES)
+        entry += (
+            f" {family} daddr . meta l4proto . th dport @{family}_{CLASSIC_SET} ct mark set {CLASSIC:#x};"
+        )
+        at += f" {family} daddr . meta l4proto . th dport vmap @{family}_ports_at;"
+        anywhere += f" meta nfproto ipv{version} meta l4proto . th dport vmap @{family}_ports;"
+    guarded = ", ".join(PROTOCOLS)
+    enter = f"meta l4proto {{ {guarded} }} fib daddr type local jump publish;"
+    return f"""{DELETION}table inet {TABLE} {{
+{maps}{chains} chain {REFUSE} {{ meta l4proto tcp reject with tcp reset; reject; }}
+ chain publish {{{entry}{at}{anywhere} }}
+ chain prerouting {{ type nat hook prerouting priority dstnat; iifname "{LINK}" return; {enter} }}
+ chain output {{ type nat hook output priority -100; {enter} }}
+ chain postrouting {{
+  type nat hook postrouting priority srcnat;
+  oifname != "{LINK}" return
+{"".join(map(_source_nat, addresses))} }}
+ chain segment_size {{
+  type filter hook postrouting priority mangle;
+  iifname "{LINK}" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+  oifname "{LINK}" tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu
+ }}
+ chain loopback_guard {{
+  type filter hook prerouting priority raw;
+  iifname "{LINK}" ip daddr 127.0.0.0/8 drop
+ }}
+ chain forward_guard {{
+  type filter hook forward priority filter;
+  iifname "{LINK}" ct state new goto refuse
+  oifname "{LINK}" ct state new ct status & dnat == 0 drop
+ }}
+ chain input_guard {{
+  type filter hook input priority filter;
+  iifname "{LINK}" meta l4proto {{ icmp, icmpv6 }} accept
+  iifname "{LINK}" ct state new goto refuse
+ }}
+}}
+"""
+
+
+def _maps(family: str, kind: str) -> str:
+    target = f"{family} daddr . th dport"
+    draw = "meta l4proto . th dport . numgen random mod 2"
+    return f""" set {family}_{CLASSIC_SET} {{ type {kind} . inet_proto . inet_service; }}
+ map {family}_ports {{ type inet_proto . inet_service : verdict; }}
+ map {family}_ports_at {{ type {kind} . inet_proto . inet_service : verdict; }}
+ map {family}_slots {{ typeof {draw} : {target}; }}
+ map {family}_slots_at {{ typeof {family} daddr . {draw} : {target}; }}
+"""
+
+
+def _chains(version: int, place: str) -> str:
+    family = _FAMILIES[version][0]
+    key = (f"{family} daddr . " if place else "") + "meta l4proto . th dport . "
+    draws = {size: f"numgen random mod {size}" for size in slots.SIZES}
+    draws[0] = f"jhash {family} saddr mod {MESH_STICKY_SLOTS} seed {_SEED:#x}"
+    return "".join(
+        f" chain {_chain(version, place, size, is_sticky=not size)} "
+        f"{{ dnat {family} to {key}{draw} map @{family}_slots{place}; }}\n"
+        for size, draw in draws.items()
+    )
+
+
+def _source_nat(address: IPv4Interface | IPv6Interface) -> str:
+    """Ports are drawn at random, so that connections that come at once do not race for one."""
+    family, loopback = ("ip", "127.0.0.0/8") if address.version == 4 else ("ip6", "::1")
+    to = f"snat {family} to {address.ip} fully-random"
+    return "".join(
+        f"  meta nfproto ipv{address.version} {client} {to}\n"
+        for client in (f"ct mark {CLASSIC:#x}", f'iifname "{GATEWAY_LINK}"', f"{family} saddr {loopback}")
+    )
+
+
+def _chain(version: int, place: str, size: int, *, is_sticky: bool) -> str:
+    return f"{_FAMILIES[version][0]}{place}_{'sticky' if is_sticky else size}"
+
+
+# --- elements
+
+
+class PlacedPort(NamedTuple):
+    """A port, where on this node it answers (nothing: everywhere), and its slots by IP version."""
+
+    port: PublishedPort
+    addresses: tuple[str, ...]
+    slots: dict[int, tuple[str, ...]]
+
+
+def place(port: PublishedPort, addresses: tuple[str, ...], former: PlacedPort | None) -> PlacedPort:
+    """Slots as near to the former ones as is fair; the same on every node for clients that stick."""
+    before = {} if former is None or former.port.is_sticky != port.is_sticky else former.slots
+    found = {}
+    for version in _FAMILIES:
+        backends = tuple(sorted({each for each in port.backends if version_of(each) == version}))
+        if port.is_sticky and backends:
+            ranks = range(MESH_STICKY_SLOTS)
+            is_same = former is not None and former.port.backends == port.backends and version in before
+            found[version] = (
+                before[version] if is_same else tuple(slots.favourite(str(each), backends) for each in ranks)
+            )
+        else:
+            found[version] = slots.spread(backends, before.get(version, ()))
+    return PlacedPort(port, addresses, found)
+
+
+def elements_of(placed: PlacedPort) -> dict[Element, bytes]:
+    port = placed.port
+    service = bytes([PROTOCOL_NUMBERS[port.protocol], 0, 0, 0]) + _number(port.published_port)
+    found: dict[Element, bytes] = {}
+    if placed.addresses:
+        for address in placed.addresses:
+            where = ip_address(address).packed
+            found.update(_elements(placed, version_of(address), "_at", where + service))
+            if port.is_source_nat:
+                family = _FAMILIES[version_of(address)][0]
+                found[Element(f"{family}_{CLASSIC_SET}", where + service)] = b""
+        return found
+    for version in _FAMILIES:
+        found.update(_elements(placed, version, "", service))
+    if port.is_source_nat:
+        found[Element(CLASSIC_SET, service)] = b""
+    return found
+
+
+def _elements(placed: PlacedPort, version: int, place: str, key: bytes) -> dict[Element, bytes]:
+    family, backends = _FAMILIES[version][0], placed.slots[version]
+    chain = _chain(version, place, len(backends), is_sticky=placed.port.is_sticky) if backends else REFUSE
+    found = {Element(f"{family}_ports{place}", key): chain.encode()}
+    target = _number(placed.port.target_port)
+    known = {each: ip_address(each).packed + target for each in set(backends)}
+    for position, backend in enumerate(backends):
+        # the kernel draws the slot into a register in its own byte order
+        slot = Element(f"{family}_slots{place}", key + position.to_bytes(4, sys.byteorder))
+        found[slot] = known[backend]
+    return found
+
+
+def _number(port: int) -> bytes:
+    return port.to_bytes(2) + b"\0\0"
+
+
+def difference(former: Elements, wished: Elements) -> tuple[dict[Element, bytes], dict[Element, bytes]]:
+    """What to remove and what to add: in this order, within one transaction."""
+    removed = {key: value for key, value in former.items() if wished.get(key) != value}
+    added = {key: value for key, value in wished.items() if former.get(key) != value}
+    return removed, added
+
+
+def map_names() -> list[str]:
+    kinds = ("ports", "ports_at", "slots", "slots_at", CLASSIC_SET)
+    return [CLASSIC_SET, *(f"{family}_{kind}" for family, _ in _FAMILIES.values() for kind in kinds)]

@@ -1,0 +1,282 @@
+"""``Mesh``: the Part by which every node answers on every published port.
+
+On the node: a leg in the ingress network (``gateway``), a table that leads new connections to tasks
+(``host_rules``), and a socket per port, so that no program takes it unknowingly. In a task that is in the
+ingress network: the way back (``replies``). A port that a program of the node holds already is left to it,
+with a line in the log, and tried again with the next change; the other ports and nodes are not concerned.
+
+Established connections are never touched: the kernel's connection table keeps where each went.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+
+import structlog
+
+from agent.dataplane import plan as network_plan
+from agent.dataplane.base import Endpoint, HostPort, NodeState, Peer, PublishedPort
+from agent.dataplane.linux import plan
+from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
+from agent.dataplane.linux.mesh import gateway, host_rules, names, probe, table
+from agent.dataplane.linux.mesh.host_rules import Element, PlacedPort
+from agent.dataplane.linux.mesh.messages import Interface
+from agent.dataplane.linux.mesh.replies import Replies, ingress_leg
+from agent.dataplane.linux.nftables import NftError
+from agent.dataplane.linux.part import Space
+from agent.dataplane.linux.ports import PortReservations
+from swarmpy.errors import Unavailable
+from swarmpy.model.ids import NodeId, TaskId
+
+log = structlog.get_logger(__name__)
+
+OWNER = "the routing mesh"
+_ANYWHERE = ("", "0.0.0.0", "::")
+_PortKey = tuple[str, int, str]
+
+
+class Mesh:
+    """See ``Part``. ``problems``: sentences about ports that do not answer on this node."""
+
+    def __init__(self, netns_dir: Path, *, ports: PortReservations) -> None:
+        self._netns_dir = netns_dir
+        self._reserved = ports
+        self._node: Space | None = None
+        self._wire: Wire | None = None
+        self._tasks: dict[TaskId, Replies] = {}
+        self._peers: Mapping[NodeId, Peer] = {}
+        self._gateways: dict[str, int] = {}
+        self._addresses: tuple[Interface, ...] = ()
+        self._placed: dict[_PortKey, PlacedPort] = {}
+        self._elements: dict[Element, bytes] | None = None
+        """What is in the kernel's maps; None: to be found out."""
+        self._outline: table.Outline = ()
+        self._state = NodeState()
+        self._has_egress = False
+        self.problems: tuple[str, ...] = ()
+
+    # --- life
+
+    def start_up(self, node: Space) -> None:
+        self.shut_down()
+        self._node = node
+        self._wire = Wire(NETFILTER)
+        self._has_egress = probe.has_egress_hook()
+        self._elements = None
+        self._placed = {}
+
+    def shut_down(self) -> None:
+        self._reserved.release(OWNER)
+        self._tasks.clear()
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    def destroy(self) -> None:
+        self._take_down()
+        self._tasks.clear()  # their namespaces go, and all that is in them
+
+    # --- the node
+
+    def apply(self, state: NodeState) -> None:
+        self._state = state
+        if state.peers is not self._peers:
+            self._peers = state.peers
+            self._follow_nodes(names.gateways(state.peers.values()))
+        config = next((each.config for each in state.networks.values() if each.config.is_ingress), None)
+        own = state.peers.get(state.node_id)
+        if config is None or own is None or not own.ingress_addresses:
+            self._take_down()
+            return
+        addresses = names.with_prefix(own.ingress_addresses, config.subnets)
+        try:
+            sandbox = plan.sandbox_path(self._netns_dir, config.id)
+            mac = network_plan.mac_of(own.ingress_addresses)
+            gateway.make(self._own_node(), sandbox, addresses, mac)
+        except Unavailable as error:
+            self._report((str(error),))
+            raise
+        try:
+            self._load(addresses)
+            self._publish(state.published)
+        except (NftError, OSError) as error:
+            self._elements = None
+            raise Unavailable(f"the kernel refused the rules of the routing mesh: {error}") from None
+
+    def mend(self) -> None:
+        """Everything is looked up in the kernel, and made right."""
+        if self._elements is not None:
+            found = table.read(self._own_wire(), host_rules.map_names())
+            if found != self._elements or table.outline(self._own_wire()) != self._outline:
+                self._elements = None
+        self.apply(self._state)
+        for replies in self._tasks.values():
+            replies.prepare(self._gateways, has_egress=self._has_egress)
+            replies.settle(self._gateways, has_egress=self._has_egress)
+
+    def _load(self, addresses: tuple[Interface, ...]) -> None:
+        """The table's rules; those that stand are kept with their elements, as after a restart."""
+        if self._elements is not None and addresses == self._addresses:
+            return
+        ruleset = host_rules.ruleset(addresses)
+        self._outline = table.outline_of(ruleset)
+        found = table.read(self._own_wire(), host_rules.map_names())
+        if found is None or table.outline(self._own_wire()) != self._outline:
+            self._own_node().nft.run(ruleset)
+            found = {}
+        self._addresses, self._elements, self._placed = addresses, found, {}
+
+    def _publish(self, ports: tuple[PublishedPort, ...]) -> None:
+        """The maps' elements; what is paid for is what has changed."""
+        assert self._elements is not None, "the table was loaded"
+        problems: dict[_PortKey, str] = {}
+        wished: dict[_PortKey, PlacedPort] = {}
+        for port in ports:
+            key = (port.protocol, port.published_port, port.host_ip)
+            where = self._where(port)
+            if where is None:
+                continue
+            former = self._placed.get(key)
+            if former is not None and former.port == port and former.addresses == where:
+                wished[key] = former
+            else:
+                placed = host_rules.place(port, where, former)
+                problem = "" if former and former.addresses == where else self._reserve(placed)
+                if problem:
+                    problems[key] = problem
+                else:
+                    wished[key] = placed
+        self._change(wished)
+        for key in self._placed.keys() - wished.keys():
+            self._reserved.release(OWNER, self._holds(self._placed[key]))
+        self._placed = wished
+        self._report(tuple(problems[key] for key in sorted(problems)))
+
+    def _change(self, wished: Mapping[_PortKey, PlacedPort]) -> None:
+        assert self._elements is not None, "the table was loaded"
+        if self._placed:
+            keys = self._placed.keys() | wished.keys()
+            touched = [key for key in keys if self._placed.get(key) is not wished.get(key)]
+            before: Mapping[Element, bytes] = _elements(self._placed, touched)
+        else:  # a former life's, or none
+            touched, before = list(wished), self._elements
+        removed, added = host_rules.difference(before, _elements(wished, touched))
+        if removed or added:
+            self._own_wire().transact(table.change(removed, added))
+        for element in removed:
+            del self._elements[element]
+        self._elements.update(added)
+
+    def _where(self, port: PublishedPort) -> tuple[str, ...] | None:
+        """The node's addresses on which the port answers: none for all of them, None if it has no such."""
+        if port.host_ip in _ANYWHERE:
+            return ()
+        node = self._own_node()
+        link = node.netlink.link(port.host_ip) if not _is_address(port.host_ip) else None
+        found = [
+            str(address.ip)
+            for index, address in gateway.own_addresses(node)
+            if (link is not None and index == link.index and not address.ip.is_link_local)
+            or str(address.ip) == port.host_ip
+        ]
+        if not found and _is_address(port.host_ip) and ip_address(port.host_ip).is_loopback:
+            found = [port.host_ip]
+        return tuple(sorted(found)) or None
+
+    def _reserve(self, placed: PlacedPort) -> str:
+        """Why the port cannot be had on this node; empty if it is ours now."""
+        assert self._elements is not None, "the table was loaded"
+        holds = self._holds(placed)
+        if not self._placed and host_rules.elements_of(placed).keys() & self._elements.keys():
+            self._reserved.take_back(OWNER, holds)  # served by a former life: clients count on it
+            return ""
+        try:
+            self._reserved.reserve(OWNER, holds)
+        except Unavailable as error:
+            return (
+                f"Port {placed.port.published_port}/{placed.port.protocol} does not answer on this node:"
+                f" {error}; stop the program that listens there or publish another port"
+            )
+        return ""
+
+    def _holds(self, placed: PlacedPort) -> tuple[HostPort, ...]:
+        everywhere = ("", "::") if any(each.version == 6 for each in self._addresses) else ("",)
+        return tuple(
+            HostPort(
+                protocol=placed.port.protocol,
+                published_port=placed.port.published_port,
+                target_port=placed.port.target_port,
+                host_ip=host,
+            )
+            for host in placed.addresses or everywhere
+        )
+
+    def _take_down(self) -> None:
+        node = self._own_node()
+        gateway.remove(node)
+        try:
+            node.nft.run(host_rules.DELETION)
+        except NftError as error:
+            raise Unavailable(f"the rules of the routing mesh could not be removed: {error}") from None
+        self._elements, self._placed, self._addresses = None, {}, ()
+        self._reserved.release(OWNER)
+        self._report(())
+
+    def _report(self, problems: tuple[str, ...]) -> None:
+        for problem in problems:
+            if problem not in self.problems:
+                log.warning("published_port_unanswered", reason=problem)
+        self.problems = problems
+
+    # --- tasks
+
+    def attach(self, endpoint: Endpoint, space: Space) -> None:
+        leg = ingress_leg(endpoint)
+        if leg is None:
+            return
+        replies = self._tasks.get(endpoint.task_id)
+        if replies is None or not replies.is_for(endpoint, space):
+            replies = self._tasks[endpoint.task_id] = Replies(endpoint, leg, space)
+        replies.prepare(self._gateways, has_egress=self._has_egress)
+
+    def settle(self, endpoint: Endpoint, space: Space) -> None:
+        if endpoint.task_id in self._tasks:
+            self._tasks[endpoint.task_id].settle(self._gateways, has_egress=self._has_egress)
+
+    def detach(self, task_id: TaskId) -> None:
+        self._tasks.pop(task_id, None)
+
+    def _follow_nodes(self, gateways: dict[str, int]) -> None:
+        if gateways == self._gateways:
+            return
+        self._gateways = gateways
+        for replies in self._tasks.values():
+            replies.follow(gateways, has_egress=self._has_egress)
+
+    # --- small things
+
+    def _own_node(self) -> Space:
+        assert self._node is not None, "the backend was not started"
+        return self._node
+
+    def _own_wire(self) -> Wire:
+        assert self._wire is not None, "the backend was not started"
+        return self._wire
+
+
+def _elements(ports: Mapping[_PortKey, PlacedPort], keys: Iterable[_PortKey]) -> dict[Element, bytes]:
+    found: dict[Element, bytes] = {}
+    for key in keys:
+        if key in ports:
+            found.update(host_rules.elements_of(ports[key]))
+    return found
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
