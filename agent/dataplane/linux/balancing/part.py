@@ -38,6 +38,10 @@ _Audience = tuple[tuple[NetworkId, ...], tuple[int, ...]]
 """Networks that changed and IP versions: namespaces that have both in common are sent the same."""
 
 
+_Steps = list[tuple[ServiceSlots | None, ServiceSlots | None]]
+"""Of each service that changed in a network: before and after."""
+
+
 @dataclass
 class _Network:
     """A network as last applied, and its services' slots: the same in every namespace."""
@@ -45,16 +49,41 @@ class _Network:
     state: NetworkState | None
     services: dict[ServiceId, ServiceSlots] = field(default_factory=dict)
     members: set[TaskId] = field(default_factory=set)
+    _elements: dict[tuple[int, ...], dict[Element, bytes]] = field(default_factory=dict)
+    _whole: dict[tuple[int, ...], bytes] = field(default_factory=dict)
 
-    def elements(self, versions: Sequence[int]) -> dict[Element, bytes]:
-        found: dict[Element, bytes] = {}
-        for service_id in sorted(self.services):
-            found.update(rules.elements_of(self.services[service_id], versions))
-        return found
+    def elements(self, versions: tuple[int, ...]) -> dict[Element, bytes]:
+        """Kept, for the next task that is attached, until something changes."""
+        if versions not in self._elements:
+            found: dict[Element, bytes] = {}
+            for service_id in sorted(self.services):
+                found.update(rules.elements_of(self.services[service_id], versions))
+            self._elements[versions] = found
+        return self._elements[versions]
 
+    def whole(self, versions: tuple[int, ...], skeleton: table.Skeleton) -> bytes:
+        """The transaction that makes the table with all of them; kept likewise."""
+        if versions not in self._whole:
+            self._whole[versions] = table.change({}, self.elements(versions), anew=skeleton)
+        return self._whole[versions]
 
-_Steps = list[tuple[ServiceSlots | None, ServiceSlots | None]]
-"""Of each service that changed in a network: before and after."""
+    def advance(self, new: NetworkState | None) -> _Steps:
+        """It has the new services' slots after this."""
+        wished = _balancers(new)
+        vanished = [each for each in self.services if each not in wished]
+        steps: _Steps = [(self.services.pop(each), None) for each in vanished]
+        for service_id, balancer in wished.items():
+            former = self.services.get(service_id)
+            if former is not None and (former.balancer is balancer or former.balancer == balancer):
+                continue
+            placed = rules.place(balancer, former.slots if former is not None else {})
+            self.services[service_id] = placed
+            steps.append((former, placed))
+        self.state = new
+        if steps:
+            self._elements.clear()
+            self._whole.clear()
+        return steps
 
 
 @dataclass
@@ -85,7 +114,7 @@ class Balancing:
         self._applied: Mapping[NetworkId, NetworkState] = {}
         self._networks: dict[NetworkId, _Network] = {}
         self._clients: dict[TaskId, _Client] = {}
-        self._outlines: dict[tuple[int, ...], tuple[tuple[bytes, ...], ...]] = {}
+        self._skeletons: dict[tuple[int, ...], table.Skeleton] = {}
         self._settings: tuple[tuple[str, int], ...] = ()
 
     def start_up(self, node: Space) -> None:
@@ -94,7 +123,11 @@ class Balancing:
             for versions in _VERSIONS:
                 with namespaces.scratch(), contextlib.closing(Nftables()) as nft, Wire(NETFILTER) as wire:
                     nft.run(rules.ruleset(versions))
-                    self._outlines[versions] = table.outline(wire)
+                    skeleton = table.record(wire)
+                    wire.transact(table.change({}, {}, anew=skeleton))
+                    if table.outline(wire) != skeleton.outline:
+                        raise OSError(errno.EPROTO, "it makes other rules of its own description of them")
+                    self._skeletons[versions] = skeleton
                     short = [(name, least) for name, least in _IDLE_S if _setting(name) < least]
         except (NftError, OSError) as error:
             raise Unavailable(
@@ -109,7 +142,7 @@ class Balancing:
         for network_id, network in self._networks.items():
             new = state.networks.get(network_id)
             if new is not network.state:
-                steps[network_id] = _advance(network, new)
+                steps[network_id] = network.advance(new)
         texts: dict[_Audience, bytes] = {}
         failures = []
         for client in self._clients.values():
@@ -118,7 +151,7 @@ class Balancing:
                 continue
             try:
                 self._carry(client, {each: steps[each] for each in concerning}, texts)
-            except (OSError, NftError, Unavailable) as error:
+            except OSError as error:
                 client.is_dirty = True
                 failures.append(f"task {client.endpoint.task_id}: {error}")
         _complain(failures)
@@ -139,7 +172,7 @@ class Balancing:
             self._reconcile(client)
             for name, value in self._settings:
                 space.set(name, str(value))
-        except (OSError, NftError) as error:
+        except OSError as error:
             raise Unavailable(
                 f"cannot make the virtual addresses of task {endpoint.task_id}: {error}"
             ) from error
@@ -153,7 +186,7 @@ class Balancing:
         for client in self._clients.values():
             try:
                 self._reconcile(client)
-            except (OSError, NftError, Unavailable) as error:
+            except OSError as error:
                 client.is_dirty = True
                 failures.append(f"task {client.endpoint.task_id}: {error}")
         _complain(failures)
@@ -179,8 +212,8 @@ class Balancing:
     def destroy(self) -> None:
         """Tasks that stand without their networks lose the table too."""
         for client in self._clients.values():
-            with contextlib.suppress(NftError):  # the namespace is about to go anyway
-                client.space.nft.run(rules.DELETION)
+            with contextlib.suppress(OSError):  # the namespace is about to go anyway
+                client.wire.transact(table.deletion(self._skeletons[client.versions]))
         self.shut_down()
 
     # --- one namespace
@@ -212,16 +245,18 @@ class Balancing:
     def _reconcile(self, client: _Client) -> None:
         """Whatever is in the namespace: the table, its rules and its elements are right after this."""
         present = table.read(client.wire, rules.maps_of(client.versions))
-        if present is None or table.outline(client.wire) != self._outlines[client.versions]:
-            adopted = present or {}
-            client.space.nft.run(rules.ruleset(client.versions))
-            present = {}
+        skeleton = self._skeletons[client.versions]
+        is_whole = present is not None and table.outline(client.wire) == skeleton.outline
+        self._take_over(client, present or {})
+        wished = self._wished(client)
+        if present is not None and is_whole:
+            removed, added = rules.difference(present, wished)
+            if removed or added:
+                client.wire.transact(table.change(removed, added))
+        elif len(client.network_ids) == 1 and not client.choices:
+            client.wire.transact(self._networks[client.network_ids[0]].whole(client.versions, skeleton))
         else:
-            adopted = present
-        self._take_over(client, adopted)
-        removed, added = rules.difference(present, self._wished(client))
-        if removed or added:
-            client.wire.transact(table.change(removed, added))
+            client.wire.transact(table.change({}, wished, anew=skeleton))
         client.is_dirty = False
 
     def _take_over(self, client: _Client, present: rules.Elements) -> None:
@@ -244,31 +279,14 @@ class Balancing:
         found: dict[Element, bytes] = {}
         for network_id in reversed(client.network_ids):
             network = self._networks[network_id]
-            found.update(network.elements(client.versions))
-            found.update(_choose(client, list(network.services.values())))
+            found |= network.elements(client.versions)
+            found |= _choose(client, list(network.services.values()))
         return found
 
 
 def _complain(failures: Sequence[str]) -> None:
     if failures:
         raise Unavailable(f"Virtual addresses are not up to date for {'; '.join(failures)}.")
-
-
-def _advance(network: _Network, new: NetworkState | None) -> _Steps:
-    """The network has the new services' slots after this."""
-    wished = _balancers(new)
-    steps: _Steps = [
-        (network.services.pop(each), None) for each in list(network.services) if each not in wished
-    ]
-    for service_id, balancer in wished.items():
-        former = network.services.get(service_id)
-        if former is not None and (former.balancer is balancer or former.balancer == balancer):
-            continue
-        placed = rules.place(balancer, former.slots if former is not None else {})
-        network.services[service_id] = placed
-        steps.append((former, placed))
-    network.state = new
-    return steps
 
 
 def _balancers(state: NetworkState | None) -> Mapping[ServiceId, Balancer]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
-from itertools import zip_longest
+from itertools import compress
+from operator import ne
 from typing import NamedTuple
 
 from agent.dataplane.base import Balancer
@@ -91,6 +92,12 @@ def maps_of(versions: Iterable[int]) -> list[str]:
     return [name for version in versions for name in (vips_map(version), slots_map(version))]
 
 
+def key_bytes(name: str) -> int:
+    """How long the keys of a map are."""
+    size = 16 if name.startswith(_FAMILIES[6][0]) else 4
+    return size + _SLOT_BYTES if name.endswith(SLOTS) else size
+
+
 def chain_of(version: int, size: int) -> bytes:
     return f"{_FAMILIES[version][0]}_{size}".encode() if size else REFUSE
 
@@ -110,7 +117,7 @@ def place(balancer: Balancer, former: Mapping[int, tuple[str, ...]]) -> ServiceS
 
 
 def backends_of(balancer: Balancer, version: int) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(each for each in balancer.backends if version_of(each) == version))
+    return tuple(dict.fromkeys([each for each in balancer.backends if (":" in each) == (version == 6)]))
 
 
 def elements_of(service: ServiceSlots, versions: Iterable[int]) -> dict[Element, bytes]:
@@ -185,19 +192,13 @@ def step(former: ServiceSlots | None, now: ServiceSlots | None, versions: Iterab
         if version not in versions:
             continue
         before, after = former.slots.get(version, ()), now.slots.get(version, ())
-        removed.update(_slots_not_in(vip, before, after))
-        added.update(_slots_not_in(vip, after, before))
+        shared = min(len(before), len(after))
+        moved = list(compress(range(shared), map(ne, before, after)))
+        for side, own in ((removed, before), (added, after)):
+            positions = [*moved, *range(shared, len(own))]
+            side.update(slot_elements(vip, [(position, own[position]) for position in positions]))
     return removed, added
 
 
 def _all_of(service: ServiceSlots | None, versions: tuple[int, ...]) -> dict[Element, bytes]:
     return elements_of(service, versions) if service is not None else {}
-
-
-def _slots_not_in(vip: str, own: tuple[str, ...], other: tuple[str, ...]) -> dict[Element, bytes]:
-    differing = [
-        (position, backend)
-        for position, (backend, its) in enumerate(zip_longest(own, other))
-        if backend is not None and backend != its
-    ]
-    return slot_elements(vip, differing)

@@ -20,6 +20,7 @@ EXACT_MAX = 8
 """Up to so many backends: a slot each."""
 SIZES = (*range(1, EXACT_MAX + 1), 64, 256, 1_024, 4_096, VIP_SLOTS_MAX)
 """All numbers of slots that a service may have; the rules have a chain for each."""
+_FREE = ""
 _SHARE, _SHARE_MIN, _SHARE_MAX = 4, 3, 24
 """Slots per backend: at least so many at first, and between these two before the number changes."""
 
@@ -42,19 +43,18 @@ def spread(backends: Sequence[str], former: Sequence[str] = ()) -> tuple[str, ..
     if not size:
         return ()
     standing = set(backends)
-    slots = [backend if backend in standing else "" for backend in former[:size]]
-    slots += [""] * (size - len(slots))
-    shares = _shares(backends, Counter(slots), size)
-    left = dict(shares)
-    for position, backend in enumerate(slots):
-        if backend and left[backend]:
-            left[backend] -= 1
-        else:
-            slots[position] = ""
-    wanting = [backend for backend in backends for _ in range(left[backend])]
-    # Neighbouring slots may be one backend's: they are drawn at random, so it does not matter.
-    missing = iter(wanting)
-    return tuple(backend or next(missing) for backend in slots)
+    slots = [backend if backend in standing else _FREE for backend in former[:size]]
+    slots += [_FREE] * (size - len(slots))
+    held = Counter(slots)
+    shares = _shares(backends, held, size)
+    _take_back(slots, {each: held[each] - share for each, share in shares.items() if held[each] > share})
+    position = 0
+    for backend, share in shares.items():
+        for _ in range(share - held[backend]):
+            # neighbours may be one backend's: slots are drawn at random, so it does not matter
+            position = slots.index(_FREE, position)
+            slots[position] = backend
+    return tuple(slots)
 
 
 def _shares(backends: Sequence[str], held: Counter[str], size: int) -> dict[str, int]:
@@ -64,6 +64,14 @@ def _shares(backends: Sequence[str], held: Counter[str], size: int) -> dict[str,
     poor = [backend for backend in backends if held[backend] <= share]
     larger = set([*rich, *poor][:over])
     return {backend: share + (backend in larger) for backend in backends}
+
+
+def _take_back(slots: list[str], excess: dict[str, int]) -> None:
+    """Free as many slots as each backend holds too many."""
+    for position, backend in enumerate(slots) if excess else ():
+        if excess.get(backend):
+            excess[backend] -= 1
+            slots[position] = _FREE
 
 
 def favourite(client: str, backends: Sequence[str], former: str = "") -> str:

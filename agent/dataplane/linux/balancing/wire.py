@@ -27,7 +27,7 @@ _BUFFER_BYTES = 8 << 20
 _READ_BYTES = 1 << 20
 _CHUNK_MESSAGES = 500
 _NESTED = 0x8000
-_KIND_MASK = 0x3FFF
+KIND_MASK = 0x3FFF
 _HEADER = struct.Struct("=IHHII")
 _HEAD = struct.Struct("=HH")
 
@@ -57,7 +57,7 @@ def each_attribute(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
         size, kind = _HEAD.unpack_from(data, offset)
         if size < 4:
             return
-        yield kind & _KIND_MASK, data[offset + 4 : offset + size]
+        yield kind & KIND_MASK, data[offset + 4 : offset + size]
         offset += (size + 3) & ~3
 
 

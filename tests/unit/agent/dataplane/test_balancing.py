@@ -5,6 +5,7 @@ Each test has a network of its own; see ``vip_rig``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -203,6 +204,18 @@ def test_idle_connections_live_long(rig: VipRig) -> None:
     assert setting("tcp_timeout_established") >= VIP_TCP_IDLE_S >= 5 * 24 * 3600
     assert setting("udp_timeout_stream") >= VIP_UDP_IDLE_S
     assert setting("tcp_be_liberal") == 1
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [("192.0.2.1/24",), ("2001:db8::1/64",), ("192.0.2.1/24", "2001:db8::1/64")],
+    ids=["ipv4", "ipv6", "both"],
+)
+def test_the_table_is_what_nft_makes_of_the_rules(rig: VipRig, addresses: tuple[str, ...]) -> None:
+    rig.attach(*addresses)
+    with fresh_namespace() as path, contextlib.closing(NamespaceSpace(path)) as space:
+        space.nft.run(rules.ruleset(rules.versions_of(addresses)))
+        assert rig.nft("list ruleset") == space.nft.run("list ruleset")
 
 
 def test_a_restart_takes_over_what_stands(rig: VipRig) -> None:
