@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from random import Random
 from typing import Any
 
@@ -37,10 +38,12 @@ IMAGES = {
 WEIGHTS = {"steady": 60, "stubborn": 6, "slow-to-stop": 14, "crashing": 8, "finishing": 6, "broken": 6}
 PORT_FIRST, PORT_LAST = 8000, 8005
 """Few, so that services get in each other's way."""
+NETWORKS = ("front", "back", "sealed")
+"""What services are on; the last is encrypted."""
 CALLS = {"create": 30, "update": 30, "read": 20, "remove": 10, "list": 10}
 """How often a client does what."""
 STACK_CALLS = {"update": 50, "read": 30, "list": 20}
-CHANGES = ("scale", "scale", "image", "image", "placement", "force", "label")
+CHANGES = ("scale", "scale", "image", "image", "placement", "networks", "force", "label")
 STACK_CHANGES = ("scale", "scale", "force", "label")
 CERTAIN = ("does not have a leader", "update out of sequence", "This node is not a swarm manager")
 """Answers with a server's error code that still promise that nothing was done."""
@@ -103,7 +106,12 @@ class Workload:
             self.names = [spec["Name"] for spec in stack]
 
     async def deploy(self, host: Host) -> None:
-        """Create the services of the stack, patiently."""
+        """Create the networks and the services of the stack, patiently."""
+        for name in () if self._stack else NETWORKS:
+            options = {"encrypted": ""} if name == NETWORKS[-1] else {}
+            body = {"Name": name, "Driver": "overlay", "Options": options}
+            answer = await self._fleet.call(host, "POST", "/networks/create", body)
+            assert answer.status == HTTPStatus.CREATED, answer
         for spec in self._stack:
             marked = {**spec, "Labels": {**spec.get("Labels", {}), MARK_LABEL: self._mark()}}
             while not await self.create(host, spec["Name"], marked, client="deployer"):
@@ -262,6 +270,7 @@ class Workload:
                 "Monitor": 2 * SECOND_NS,
             },
         }
+        spec["TaskTemplate"]["Networks"] = self._attachments(name, dice)
         if dice.random() < 0.15:
             port = dice.randint(PORT_FIRST, PORT_LAST)
             spec["EndpointSpec"] = {
@@ -289,6 +298,9 @@ class Workload:
             case "image":
                 container = {**template["ContainerSpec"], "Image": self._image(dice)}
                 changed["TaskTemplate"] = {**template, "ContainerSpec": container}
+            case "networks":
+                name = spec["Name"]
+                changed["TaskTemplate"] = {**template, "Networks": self._attachments(name, dice)}
             case "placement":
                 changed["TaskTemplate"] = {**template, "Placement": self._placement(dice)}
             case "force":
@@ -305,6 +317,13 @@ class Workload:
     def _replicas(self, dice: Random) -> int:
         mean = max(1, self._shape.tasks // self._shape.services)
         return dice.choice([0, 1, 1, mean, mean, dice.randint(0, 3 * mean)])
+
+    def _attachments(self, name: str, dice: Random) -> Sequence[dict[str, Any]]:
+        """A service is on some of the networks, under an alias that others use as well."""
+        if self._stack:
+            return []
+        chosen = dice.sample(NETWORKS, dice.choice([0, 0, 1, 1, 2]))
+        return [{"Target": target, "Aliases": [f"{name[-1]}-alias"]} for target in chosen]
 
     @staticmethod
     def _image(dice: Random) -> str:

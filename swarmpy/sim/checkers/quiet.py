@@ -7,7 +7,8 @@ at is everything at once: what the store says, what the machines do, what reconc
   running task is one that waits with its reason: for a node, for the end of its restart delay; or the slot is
   settled, where the restart policy may end one.
 * A machine that is up runs exactly what the store says is to run there, its network holds the endpoints of
-  just that, its node is ready and has a session, and its agent is idle.
+  just that, its node is ready and has a session, and its agent is idle. Its networks are what the store says:
+  who is reached where, behind which address and name.
 * A node whose machine is down is said to be down.
 * No slot keeps more history than it may, and no reconciler wants anything.
 
@@ -47,6 +48,7 @@ from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import Placement
 from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
+from swarmpy.sim.checkers import discovery
 
 NAME: Final = "quiet"
 
@@ -218,6 +220,10 @@ def _node_reasons(scene: Scene, truth: NodeTruth) -> Iterator[str]:
         endpoints - alive - restless, f"{where} has an endpoint of task {{}}, which has none any more"
     )
     yield from _each(wanted - endpoints, f"{where} has no endpoint for task {{}}")
+    if truth.core is not None and node is not None and not restless:
+        yield from discovery.differences(view, truth.node_id, truth.core.networks, wanted)
+        if truth.network.state != truth.core.networks:
+            yield f"{where}: the networks are not as its agent wants them"
 
 
 def _each(task_ids: Iterable[TaskId], sentence: str) -> Iterator[str]:
