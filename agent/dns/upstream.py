@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager
 from ipaddress import ip_address
 from pathlib import Path
 
+from agent.dns.zone import RESOLVER_ADDRESS
 from swarmpy.limits import DNS_SERVERS_MAX
 
-RESOLVER_ADDRESS = "127.0.0.11"
 SERVER_PORT = 53
 
 Inside = Callable[[], AbstractContextManager[None]]

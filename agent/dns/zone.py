@@ -24,6 +24,9 @@ from swarmpy.model.ids import NetworkId
 Draw = Callable[[int], int]
 """A random number from 0 to below the given one."""
 
+RESOLVER_ADDRESS = "127.0.0.11"
+"""Where a task asks for names; the address that Docker uses, which programs have come to know."""
+
 _REVERSE_4, _REVERSE_6 = ".in-addr.arpa", ".ip6.arpa"
 _NIBBLES = 32
 _ESCAPE = "\\"

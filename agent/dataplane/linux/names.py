@@ -25,8 +25,8 @@ from agent.dataplane.linux import namespaces, netlink
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Space
 from agent.dns.server import NODE_FILE, DnsServer, Door, View
-from agent.dns.upstream import RESOLVER_ADDRESS, SERVER_PORT
-from agent.dns.zone import Draw, Zone, has_resolver, network_ids
+from agent.dns.upstream import SERVER_PORT
+from agent.dns.zone import RESOLVER_ADDRESS, Draw, Zone, has_resolver, network_ids
 from swarmpy.errors import Unavailable
 from swarmpy.limits import DNS_PORT_TRIES_MAX
 from swarmpy.model.ids import NetworkId, TaskId

@@ -8,6 +8,7 @@ from pathlib import Path
 from agent.dataplane.linux.gateway import Gateway
 from agent.dataplane.linux.guard import Guard
 from agent.dataplane.linux.mesh.part import Mesh
+from agent.dataplane.linux.names import NamesPart
 from agent.dataplane.linux.overlays.part import Overlays
 from agent.dataplane.linux.part import Encryption, Part
 from agent.dataplane.linux.ports import PortReservations
@@ -32,5 +33,5 @@ def make_parts(netns_dir: Path, *, subnet: str = "") -> Parts:
     gateway = Gateway(netns_dir, ports=ports, subnet=subnet)
     encryption: Encryption | None = None
     overlays = Overlays(netns_dir, encryption=encryption)
-    ordered: tuple[Part, ...] = (Guard(), gateway, overlays, Mesh(netns_dir, ports=ports))
+    ordered: tuple[Part, ...] = (Guard(), gateway, overlays, NamesPart(), Mesh(netns_dir, ports=ports))
     return Parts(gateway=gateway, overlays=overlays, ordered=ordered)

@@ -13,11 +13,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 from agent.dataplane import diff
 from agent.dataplane.base import Endpoint, HostPort
+from agent.dns.zone import RESOLVER_ADDRESS, has_resolver
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import NetworkId, TaskId
 
@@ -35,8 +36,6 @@ TASK_LINK = "eth"
 """A task's links are eth0, eth1, and so on."""
 HOST_MODE, NONE_MODE = "host", "none"
 """``Endpoint.mode`` of tasks in the node's own namespace, and of those with loopback only."""
-OWN_RESOLVER = "127.0.0.11"
-"""Where a task with networks asks for names."""
 DOOMED_GROUP = 0x5A02
 """The group of links that are about to be deleted together."""
 
@@ -45,6 +44,7 @@ SUBNETS = tuple(IPv4Network(f"172.{number}.0.0/16") for number in range(31, 17, 
 )
 """Tried in turn; the first that overlaps nothing on the node is taken."""
 
+_NDOTS = "ndots:"
 _PORT_CHARS = 11
 _NETWORK_CHARS = 12
 _PROTOCOLS = ("tcp", "udp", "sctp")
@@ -246,43 +246,28 @@ def _extra_hosts(endpoint: Endpoint) -> list[str]:
 
 
 def resolv_conf(endpoint: Endpoint, node_files: Sequence[str]) -> str:
-    """The task's own wishes over the node's settings.
+    """The task's own wishes over the node's settings; ``node_files``: its resolver's, the best first.
 
-    ``node_files`` are the node's resolver files in order of preference. A nameserver on the node's loopback
-    cannot be reached from a task, so the first file that has another is the one that counts; but for a task
-    in the node's own namespace the first file is. A task with networks asks at a loopback address of its own,
-    where its wishes are known too.
+    A task with a resolver of its own asks nobody else: that knows the servers which would stand here, and
+    reaches those on the node's loopback. Services' names are single words: unless the task wishes otherwise
+    they are looked up as they are first, whatever the node does.
     """
-    if endpoint.mode == HOST_MODE:
-        chosen = node_files[0] if node_files else ""
-        found = re.findall(r"^\s*nameserver\s+(\S+)", chosen, re.MULTILINE)
+    text = node_files[0] if node_files else ""
+    search = list(endpoint.dns_search) or _words(text, "search") or _words(text, "domain")
+    options = list(endpoint.dns_options) or _words(text, "options")
+    if has_resolver(endpoint):
+        servers = [RESOLVER_ADDRESS]
+        wished = [option for option in endpoint.dns_options if option.startswith(_NDOTS)]
+        options = [option for option in options if not option.startswith(_NDOTS)]
+        options += wished or [f"{_NDOTS}0"]
     else:
-        chosen = next((text for text in node_files if _servers(text)), node_files[0] if node_files else "")
-        found = _servers(chosen)
-    servers = [OWN_RESOLVER] if endpoint.legs else list(endpoint.dns) or found
-    search = list(endpoint.dns_search) or _words(chosen, "search") or _words(chosen, "domain")
-    own_options = ["ndots:0"] if endpoint.legs else _words(chosen, "options")
-    options = list(endpoint.dns_options) or own_options
-    if endpoint.legs and not any(option.startswith("ndots:") for option in options):
-        options.append("ndots:0")
+        servers = list(endpoint.dns) or re.findall(r"^[ \t]*nameserver[ \t]+(\S+)", text, re.MULTILINE)
     lines = [f"nameserver {server}" for server in servers]
     if search and search != ["."]:
         lines.append(f"search {' '.join(search)}")
     if options:
         lines.append(f"options {' '.join(options)}")
     return "\n".join(lines) + "\n"
-
-
-def _servers(text: str) -> list[str]:
-    found = re.findall(r"^\s*nameserver\s+(\S+)", text, re.MULTILINE)
-    return [server for server in found if not _is_loopback(server)]
-
-
-def _is_loopback(server: str) -> bool:
-    try:
-        return ip_address(server.partition("%")[0]).is_loopback
-    except ValueError:
-        return True  # not an address: of no use to anybody
 
 
 def _words(text: str, key: str) -> list[str]:

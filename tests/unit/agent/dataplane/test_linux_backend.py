@@ -241,7 +241,9 @@ async def test_the_files(backend: LinuxBackend) -> None:
         endpoint("one"), dns=("192.0.2.53",), dns_search=("example.org",), extra_hosts=("192.0.2.7 friend",)
     )
     sandbox = await backend.attach(wish)
-    assert Path(sandbox.resolv_conf).read_text() == "nameserver 192.0.2.53\nsearch example.org\n"
+    assert Path(sandbox.resolv_conf).read_text() == (
+        "nameserver 127.0.0.11\nsearch example.org\noptions ndots:0\n"
+    )
     hosts = Path(sandbox.hosts).read_text()
     assert f"{address(sandbox)}\thost-one\n" in hosts
     assert "192.0.2.7\tfriend\n" in hosts

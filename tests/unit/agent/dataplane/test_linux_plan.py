@@ -63,22 +63,33 @@ def test_hosts() -> None:
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
-        (["nameserver 192.0.2.1\nsearch a b\noptions ndots:2\n"],
-         "nameserver 192.0.2.1\nsearch a b\noptions ndots:2\n"),
-        (["# x\nnameserver 127.0.0.53\noptions edns0\n", "nameserver 192.0.2.2\n"], "nameserver 192.0.2.2\n"),
-        (["nameserver 127.0.0.1\nnameserver ::1\nnameserver 192.0.2.3\ndomain d\n"],
-         "nameserver 192.0.2.3\nsearch d\n"),
-        (["nameserver fe80::1%eth0\nsearch .\n"], "nameserver fe80::1%eth0\n"),
-        (["nameserver 127.0.0.53\n"], "\n"),
-        (["nameserver nonsense\n"], "\n"),
-        ([], "\n"),
+        (
+            ["nameserver 192.0.2.1\nsearch a b\noptions edns0 ndots:2\n"],
+            "search a b\noptions edns0 ndots:0\n",
+        ),
+        (["# x\nnameserver 127.0.0.53\n", "search y\n"], "options ndots:0\n"),
+        (["nameserver 127.0.0.1\ndomain d\n"], "search d\noptions ndots:0\n"),
+        (["nameserver 192.0.2.1\nsearch .\n"], "options ndots:0\n"),
+        ([], "options ndots:0\n"),
     ],
-)  # fmt: skip
-def test_resolver_settings_of_the_node(files: list[str], expected: str) -> None:
-    assert plan.resolv_conf(ENDPOINT, files) == expected
+)
+def test_a_task_asks_its_own_resolver(files: list[str], expected: str) -> None:
+    assert plan.resolv_conf(ENDPOINT, files) == f"nameserver 127.0.0.11\n{expected}"
 
 
-def test_resolver_settings_of_the_task_go_first() -> None:
-    wish = Endpoint(task_id=TaskId("t"), dns=("192.0.2.9",), dns_search=("x",), dns_options=("rotate",))
-    node = "nameserver 192.0.2.1\nsearch a\noptions ndots:2\n"
-    assert plan.resolv_conf(wish, [node]) == "nameserver 192.0.2.9\nsearch x\noptions rotate\n"
+NODE_FILE = "nameserver 127.0.0.53\nnameserver fe80::1%eth0\nsearch a\noptions ndots:2\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [(("rotate",), "rotate ndots:0"), (("ndots:1", "rotate"), "rotate ndots:1")]
+)
+def test_resolver_settings_of_the_task_go_first(options: tuple[str, ...], expected: str) -> None:
+    wish = Endpoint(task_id=TaskId("t"), dns=("192.0.2.9",), dns_search=("x",), dns_options=options)
+    assert plan.resolv_conf(wish, [NODE_FILE]) == f"nameserver 127.0.0.11\nsearch x\noptions {expected}\n"
+
+
+def test_a_task_in_the_nodes_network_asks_as_the_node_does() -> None:
+    bare = Endpoint(task_id=TaskId("t"), mode=plan.HOST_MODE)
+    assert plan.resolv_conf(bare, [NODE_FILE]) == NODE_FILE
+    wish = Endpoint(task_id=TaskId("t"), mode=plan.HOST_MODE, dns=("192.0.2.9",), dns_options=("rotate",))
+    assert plan.resolv_conf(wish, [NODE_FILE]) == "nameserver 192.0.2.9\nsearch a\noptions rotate\n"
