@@ -80,7 +80,7 @@ def wish_of(session: Session, options: Options) -> WorldOptions:
     if not 1 <= managers <= nodes <= HOSTS_MAX:
         raise UsageError(f"give at least one manager, and from that many to {HOSTS_MAX} nodes")
     tasks = _count(options, "tasks", most=REPLICAS_MAX) or tasks_of(nodes)
-    stack = _stack(session, options.many("compose-file"))
+    stack, networks = _stack(session, options.many("compose-file"))
     return WorldOptions(
         managers=managers,
         nodes=nodes,
@@ -90,6 +90,7 @@ def wish_of(session: Session, options: Options) -> WorldOptions:
         is_liveness=options.on("liveness"),
         shape=shape_of(tasks, clients=_count(options, "clients", most=CLIENTS_MAX)),
         stack=stack,
+        networks=networks,
     )
 
 
@@ -140,10 +141,14 @@ def _faults(given: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _stack(session: Session, paths: list[str]) -> tuple[dict[str, Any], ...]:
-    """The specs of the user's stack, as the API takes them."""
+Bodies = tuple[dict[str, Any], ...]
+
+
+def _stack(session: Session, paths: list[str]) -> tuple[Bodies, Bodies]:
+    """The specs of the user's stack and its networks, as the API takes them. In a simulated swarm there are
+    no networks from outside, so those are made, too."""
     if not paths:
-        return ()
+        return (), ()
     import json
 
     from manager.api.docker_json import encode
@@ -155,7 +160,8 @@ def _stack(session: Session, paths: list[str]) -> tuple[dict[str, Any], ...]:
     stack = runnable(read_stack(documents, name=STACK_NAME, variables=session.environment, files=files))
     for warning in stack.warnings:
         print(warning, file=sys.stderr)
-    return tuple(json.loads(encode(service.spec)) for service in stack.services)
+    services = tuple(json.loads(encode(service.spec)) for service in stack.services)
+    return services, tuple(network.request() for network in stack.networks if not network.is_predefined)
 
 
 def _text_of(path: str) -> str:

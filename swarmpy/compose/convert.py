@@ -12,10 +12,17 @@ from msgspec.structs import replace
 from swarmpy.compose import deploy
 from swarmpy.compose.container import container, external_name, full_name
 from swarmpy.compose.fields import Fields
-from swarmpy.compose.stack import IMAGE_LABEL, NAMESPACE_LABEL, NamedFile, NamedNetwork, NamedSpec
+from swarmpy.compose.stack import (
+    IMAGE_LABEL,
+    NAMESPACE_LABEL,
+    PREDEFINED_NETWORKS,
+    NamedFile,
+    NamedNetwork,
+    NamedSpec,
+)
 from swarmpy.compose.tree import ComposeError, Mapping
 from swarmpy.errors import Rejected
-from swarmpy.model import validate
+from swarmpy.model import network_rules, validate
 from swarmpy.model.specs import (
     ContainerSpec,
     Driver,
@@ -31,7 +38,8 @@ from swarmpy.model.specs import (
 from swarmpy.model.states import EndpointMode, PortProtocol, PublishMode
 
 DEFAULT_NETWORK: Final = "default"
-_MODES: Final = [mode.value for mode in PublishMode if mode]
+_SOURCE_NAT_MODE: Final = "snat"
+_MODES: Final = [*(mode.value for mode in PublishMode if mode), _SOURCE_NAT_MODE]
 _PROTOCOLS: Final = [protocol.value for protocol in PortProtocol if protocol]
 _ENDPOINT_MODES: Final = [mode.value for mode in EndpointMode if mode]
 
@@ -106,12 +114,17 @@ def _endpoint(service: Fields, rules: Fields) -> EndpointSpec:
 
 
 def _port(fields: Fields) -> PortConfig:
+    """The mode snat is ours: ingress whose tasks see their node's address in place of the client's."""
+    mode = fields.one_of("mode", str, known=_MODES) or ""
+    is_source_nat = mode == _SOURCE_NAT_MODE
     return PortConfig(
         name=fields.text("name"),
         protocol=fields.one_of("protocol", PortProtocol, known=_PROTOCOLS) or PortProtocol.UNSPECIFIED,
         target_port=fields.whole("target") or 0,
         published_port=fields.whole("published") or 0,
-        publish_mode=fields.one_of("mode", PublishMode, known=_MODES) or PublishMode.UNSPECIFIED,
+        publish_mode=PublishMode.INGRESS if is_source_nat else PublishMode(mode),
+        host_ip=fields.text("host_ip"),
+        source_nat=is_source_nat,
     )
 
 
@@ -132,14 +145,22 @@ def _attachments(
             raise service.error(
                 "networks", f'names an undefined network "{network}": define it under networks'
             )
+        target = full_name(document, "networks", network, stack)
         found.append(
             NetworkAttachmentConfig(
-                target=full_name(document, "networks", network, stack),
-                aliases=(*fields.texts("aliases"), name),
-                driver_opts=fields.pairs("driver_opts"),
+                target=target,
+                # there are no names in the nodes' own networks
+                aliases=() if target in PREDEFINED_NETWORKS else (*fields.texts("aliases"), name),
+                driver_opts={**fields.pairs("driver_opts"), **_own_addresses(fields)},
             )
         )
     return tuple(sorted(found, key=lambda attachment: attachment.target))
+
+
+def _own_addresses(fields: Fields) -> dict[str, str]:
+    """Asked for by keys of the same names as the driver's options."""
+    names = (network_rules.IPV4_OPTION, network_rules.IPV6_OPTION, network_rules.MAC_OPTION)
+    return {name: text for name in names if (text := fields.text(name))}
 
 
 def networks(document: Mapping, stack: str) -> tuple[NamedNetwork, ...]:
@@ -165,8 +186,19 @@ def _network(name: str, fields: Fields, document: Fields, stack: str) -> NamedNe
         internal=fields.flag("internal") or False,
         attachable=fields.flag("attachable") or False,
         ipam_options=_ipam(fields),
+        scope="swarm",
     )
-    return NamedNetwork(name, spec, bool(external_name(fields, name)), fields.node.place)
+    is_external = bool(external_name(fields, name))
+    if not is_external:
+        _check_network(spec, fields)
+    return NamedNetwork(name, spec, is_external, fields.node.place)
+
+
+def _check_network(spec: NetworkSpec, fields: Fields) -> None:
+    try:
+        validate.check_network(spec)
+    except Rejected as error:
+        raise ComposeError(fields.node.place, f"{fields.path}: {error}") from None
 
 
 def _ipam(fields: Fields) -> IPAMOptions | None:

@@ -215,9 +215,7 @@ def _ports(fields: Fields, key: str, around: Surroundings) -> Node:
             raise ComposeError(
                 place, f"{fields.path}.{key}: invalid port '{text}': write published:target, such as 8080:80"
             )
-        if match["ip"]:
-            message = f"ignoring IP-address ({text}) service will listen on '0.0.0.0'"
-            around.warnings.append(StackWarning(place, message))
+        host_ip = (match["ip"] or "").strip("[]")
         protocol = quantities.protocol(match["protocol"] or "tcp")
         return [
             Mapping(
@@ -226,6 +224,7 @@ def _ports(fields: Fields, key: str, around: Surroundings) -> Node:
                     "target": Scalar(target, place),
                     **({"published": Scalar(published, place)} if published else {}),
                     "protocol": Scalar(str(protocol), place),
+                    **({"host_ip": Scalar(host_ip, place)} if host_ip else {}),
                 },
                 place,
             )

@@ -46,6 +46,7 @@ def _refused(**notes: str) -> dict[str, Key]:
 
 
 _UPDATE: Final = _of("parallelism delay failure_action monitor max_failure_ratio order")
+_OWN_ADDRESS: Final = "for a service of one task; another task with it waits until it is free"
 _EXTERNAL: Final = {"external": Key(table="external")}
 
 TABLES: Final[dict[str, dict[str, Key]]] = {
@@ -141,15 +142,20 @@ TABLES: Final[dict[str, dict[str, Key]]] = {
     "restart_policy": _of("condition delay max_attempts window"),
     "update_config": _UPDATE,
     "rollback_config": _UPDATE,
-    "port": _of("name target published protocol mode")
-    | _ignored(host_ip="the port is published on every address", app_protocol=""),
+    "port": _of("name target published protocol mode host_ip") | _ignored(app_protocol=""),
     "healthcheck": _of("test interval timeout retries start_period start_interval disable"),
-    "attachment": _of("aliases driver_opts")
-    | _ignored(
-        ipv4_address="addresses are given by the cluster",
-        ipv6_address="addresses are given by the cluster",
-        priority="",
-    ),
+    "attachment": {
+        **_of("aliases driver_opts"),
+        "ipv4_address": Key(note=_OWN_ADDRESS),
+        "ipv6_address": Key(note=_OWN_ADDRESS),
+        "mac_address": Key(note=_OWN_ADDRESS),
+        **_ignored(
+            priority="the networks' order is that of their names",
+            gw_priority="the way out is each node's own",
+            link_local_ips="",
+            interface_name="",
+        ),
+    },
     "file reference": _of("source target uid gid mode"),
     "mount": {
         **_of("type source target read_only consistency"),
@@ -168,6 +174,7 @@ TABLES: Final[dict[str, dict[str, Key]]] = {
         **_of("name driver driver_opts internal attachable labels enable_ipv6"),
         **_EXTERNAL,
         "ipam": Key(table="ipam"),
+        **_ignored(enable_ipv4="IPv4 is always on"),
     },
     "ipam": {**_of("driver options"), "config": Key(table="ipam config")},
     "ipam config": _of("subnet gateway ip_range aux_addresses"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Mappings
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
 
 from swarmpy.compose.tree import Place
-from swarmpy.model.specs import NetworkSpec, ServiceSpec
+from swarmpy.model.specs import Driver, NetworkSpec, ServiceSpec
 
 NAMESPACE_LABEL = "com.docker.stack.namespace"
 IMAGE_LABEL = "com.docker.stack.image"
+PREDEFINED_NETWORKS = frozenset({"bridge", "host", "none"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,33 @@ class NamedNetwork:
     spec: NetworkSpec
     is_external: bool
     place: Place
+
+    @property
+    def is_predefined(self) -> bool:
+        """Every node has it by itself."""
+        return self.is_external and self.spec.name in PREDEFINED_NETWORKS
+
+    def request(self) -> dict[str, Any]:
+        """The body of ``POST /networks/create`` that makes it."""
+        spec, driver = self.spec, self.spec.driver_configuration or Driver()
+        body: dict[str, Any] = {
+            "Name": spec.name,
+            "Driver": driver.name,
+            "Scope": spec.scope,
+            "EnableIPv6": spec.ipv6_enabled,
+            "Internal": spec.internal,
+            "Attachable": spec.attachable,
+            "Options": driver.options,
+            "Labels": spec.labels,
+        }
+        if spec.ipam_options is not None:
+            ipam = spec.ipam_options
+            body["IPAM"] = {
+                "Driver": ipam.driver.name,
+                "Options": ipam.driver.options,
+                "Config": [msgspec.to_builtins(config) for config in ipam.configs],
+            }
+        return body
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from random import Random
 from typing import Any, TextIO
 
+from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import NodeId
 from swarmpy.sim import workload
 from swarmpy.sim.checkers import Checkers, Operation, Scene, Summary, Violation
@@ -67,6 +69,8 @@ class Options:
     fault_gap_s: float = FAULT_GAP_S
     stack: tuple[dict[str, Any], ...] = ()
     """Service specs, as the API takes them, instead of random services."""
+    networks: tuple[dict[str, Any], ...] = ()
+    """What the stack's services are on, as the API takes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +201,10 @@ class World:
     async def _found(self) -> None:
         self._say("founding")
         await self.fleet.found()
+        for body in self.options.networks:
+            answer = await self.fleet.call(self.fleet.founders[0], "POST", "/networks/create", body)
+            if answer.status != HTTPStatus.CREATED:
+                raise InvalidArgument(f"the network {body['Name']} cannot be made: {answer.message}")
         await self.workload.deploy(self.fleet.founders[0])
 
     async def _torment(self) -> None:

@@ -110,8 +110,9 @@ def _filled(spec: Any) -> Any:
 
 
 def plain(spec: ServiceSpec) -> ServiceSpec:
-    """Without what differs on purpose: ids, the tag that docker adds to images, and empty privileges. Docker
-    does not keep to one order of mounts, nor of a secret that is used twice."""
+    """Without what differs on purpose: ids, the tag that docker adds to images, empty privileges, and the
+    addresses of ports, which docker drops. It does not keep to one order of mounts, nor of a secret that is
+    used twice."""
     template = spec.task_template
     container = template.container_spec or ContainerSpec()
     has_privileges = container.privileges is not None and container.privileges.credential_spec is not None
@@ -123,7 +124,10 @@ def plain(spec: ServiceSpec) -> ServiceSpec:
         configs=tuple(sorted((replace(each, config_id="") for each in container.configs), key=str)),
         mounts=tuple(sorted(container.mounts, key=lambda mount: mount.target)),
     )
-    return replace(spec, task_template=replace(template, container_spec=container))
+    endpoint = spec.endpoint_spec
+    if endpoint is not None:
+        endpoint = replace(endpoint, ports=tuple(replace(port, host_ip="") for port in endpoint.ports))
+    return replace(spec, task_template=replace(template, container_spec=container), endpoint_spec=endpoint)
 
 
 @pytest.mark.parametrize("case", CASES)

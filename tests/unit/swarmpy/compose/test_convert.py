@@ -12,7 +12,7 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.limits import COMPOSE_FILES_MAX, COMPOSE_PORTS_MAX, COMPOSE_SERVICES_MAX
 from swarmpy.model import validate
 from swarmpy.model.specs import BindOptions, ContainerSpec, Mount, ServiceSpec
-from swarmpy.model.states import MountType, RestartCondition
+from swarmpy.model.states import MountType, PublishMode, RestartCondition
 
 WEB = "a.yml:4: services.web"
 RESOURCES = "deploy:\n      resources:\n        limits: "
@@ -160,12 +160,100 @@ def test_ignored_keys_are_warned_of_with_their_line() -> None:
     ]
 
 
-def test_unset_variables_and_addresses_of_ports_are_warned_of() -> None:
-    stack = read("services:\n  web:\n    image: host\n    hostname: $H\n    ports: ['127.0.0.1:1:1']\n")
+def test_unset_variables_are_warned_of() -> None:
+    stack = read("services:\n  web:\n    image: host\n    hostname: $H\n")
     assert [str(warning) for warning in stack.warnings] == [
         'a.yml:4: The "H" variable is not set. Defaulting to a blank string.',
-        "a.yml:5: ignoring IP-address (127.0.0.1:1:1) service will listen on '0.0.0.0'",
     ]
+
+
+def test_ports_may_be_of_one_address_and_hide_the_client() -> None:
+    ports = ["'127.0.0.1:1:1'", "'[fd00::1]:2:2/udp'", "{published: 3, target: 3, host_ip: eth0, mode: snat}"]
+    spec = service(f"ports: [{', '.join(ports)}]")
+    assert spec.endpoint_spec is not None
+    assert [(port.host_ip, port.publish_mode, port.source_nat) for port in spec.endpoint_spec.ports] == [
+        ("127.0.0.1", PublishMode.INGRESS, False),
+        ("fd00::1", PublishMode.INGRESS, False),
+        ("eth0", PublishMode.INGRESS, True),
+    ]
+
+
+def test_places_on_networks_may_have_addresses_of_their_own() -> None:
+    stack = read(
+        """
+services:
+  web:
+    image: host
+    networks:
+      front:
+        aliases: [www]
+        ipv4_address: 10.5.0.9
+        ipv6_address: fd00:5::9
+        mac_address: "02:42:0a:05:00:09"
+        driver_opts: {a: b}
+networks:
+  front:
+    name: lan
+    driver: macvlan
+    driver_opts: {parent: eth1}
+    enable_ipv6: true
+    internal: true
+    ipam: {config: [{subnet: 10.5.0.0/24, gateway: 10.5.0.1, ip_range: 10.5.0.0/25}]}
+"""
+    )
+    (place,) = stack.services[0].spec.task_template.networks
+    assert (place.target, place.aliases) == ("lan", ("www", "web"))
+    assert place.driver_opts == {
+        "a": "b",
+        "ipv4_address": "10.5.0.9",
+        "ipv6_address": "fd00:5::9",
+        "mac_address": "02:42:0a:05:00:09",
+    }
+    (network,) = runnable(stack).networks
+    assert network.request() == {
+        "Name": "lan",
+        "Driver": "macvlan",
+        "Scope": "swarm",
+        "EnableIPv6": True,
+        "Internal": True,
+        "Attachable": False,
+        "Options": {"parent": "eth1"},
+        "Labels": {"com.docker.stack.namespace": "st"},
+        "IPAM": {
+            "Driver": "",
+            "Options": {},
+            "Config": [{"Subnet": "10.5.0.0/24", "Gateway": "10.5.0.1", "IPRange": "10.5.0.0/25"}],
+        },
+    }
+
+
+def test_networks_that_every_node_has_are_not_made() -> None:
+    stack = read(
+        "services: {a: {image: host, networks: [out]}}\nnetworks: {out: {external: true, name: host}}\n"
+    )
+    assert [(network.spec.name, network.is_predefined) for network in stack.networks] == [("host", True)]
+    (place,) = stack.services[0].spec.task_template.networks
+    assert (place.target, place.aliases) == ("host", ())
+
+
+@pytest.mark.parametrize(
+    ("networks", "text"),
+    [
+        (
+            "front: {ipam: {config: [{subnet: 10.5.0.1/24}]}}",
+            "a.yml:3: networks.front: invalid network config:\n"
+            "invalid subnet 10.5.0.1/24: it should be 10.5.0.0/24",
+        ),
+        (
+            "front: {driver_opts: {com.docker.network.driver.mtu: huge}}",
+            'a.yml:3: networks.front: invalid value "huge" for com.docker.network.driver.mtu: ',
+        ),
+    ],
+)
+def test_networks_that_cannot_be_made_are_refused_with_their_line(networks: str, text: str) -> None:
+    with pytest.raises(ComposeError) as refusal:
+        read(f"services: {{a: {{image: host, networks: [front]}}}}\nnetworks:\n  {networks}\n")
+    assert str(refusal.value).startswith(text)
 
 
 EVERYTHING = """
@@ -195,23 +283,23 @@ def test_what_the_cluster_cannot_run_is_warned_of_and_left_out() -> None:
     assert [
         (w.place.line, w.message.partition(":")[0], w.message.partition(": ")[2][:20]) for w in ready.warnings
     ] == [
-        (5, "services.a", "overlay networks are"),
         (6, "services.a", "secrets are not put "),
         (7, "services.a", "configs are not put "),
-        (8, "services.a", "ports in ingress mod"),
         (9, "services.a", "health checks are no"),
         (10, "services.a", "standard input is no"),
         (11, "services.a", "isolation is a setti"),
         (12, "services.a", "credential specs are"),
         (13, "services.a", "log drivers are not "),
         (15, "services.job", "job-mode services ar"),
-        (14, "the stack's default network", "overlay networks are"),
     ]
     assert [service.name for service in ready.services] == ["a", "b"]
+    assert [network.spec.name for network in ready.networks] == ["st_default", "st_front"]
     for named in ready.services:
         validate.check_service(named.spec)
         template = named.spec.task_template
-        assert template.networks == ()
+        assert [place.target for place in template.networks] == [
+            "st_front" if named.name == "a" else "st_default"
+        ]
         assert template.container_spec is not None
         assert not template.container_spec.secrets
         assert not template.container_spec.configs
