@@ -21,6 +21,7 @@ from swarmpy.errors import Unavailable
 
 _GONE = frozenset({errno.ENODEV})
 _NO_SUCH = frozenset({errno.EADDRNOTAVAIL})
+_LINK_LOCAL = 0xFE80 << 112
 _IF_INET6 = Path("/proc/thread-self/net/if_inet6")
 _SETTINGS = (
     # answers of tasks come from addresses that routes lead elsewhere
@@ -61,9 +62,11 @@ def make(node: Space, sandbox: Path, addresses: tuple[Interface, ...], mac: str)
             node.netlink.do(messages.set_mtu(LINK, bridge.mtu))
         for name, value in _SETTINGS:
             node.set(name, value)
-        _address(node, link.index, addresses)
+        _address(node, link.index, (*addresses, *_link_local(addresses, mac)))
         if not link.is_up:
             node.netlink.do(netlink.set_up(link.index))
+        if any(address.version == 6 for address in addresses):
+            node.netlink.do(messages.accept_loopback(link.index))
     except OSError as error:
         raise Unavailable(f"cannot make the node's leg in the ingress network: {error}") from None
     if any(address.version == 6 for address in addresses):
@@ -96,13 +99,17 @@ def _plug(node: Netlink, inside: Netlink, *, sandbox: Path, bridge: Link, mac: s
     return link
 
 
+def _link_local(addresses: tuple[Interface, ...], mac: str) -> list[Interface]:
+    """IPv6 asks for neighbours with it, where packets of others are passed on."""
+    if all(address.version == 4 for address in addresses):
+        return []
+    return [IPv6Interface((_LINK_LOCAL | int(mac.replace(":", ""), 16), 64))]
+
+
 def _address(node: Space, index: int, addresses: tuple[Interface, ...]) -> None:
     present = {address for number, address in own_addresses(node) if number == index}
-    local = {address for address in present if address.ip.is_link_local}
-    surplus = present - set(addresses) - local
-    node.netlink.do(
-        *(messages.delete_address(index, each) for each in sorted(surplus, key=str)), accept=_NO_SUCH
-    )
+    surplus = sorted(present - set(addresses), key=str)
+    node.netlink.do(*(messages.delete_address(index, each) for each in surplus), accept=_NO_SUCH)
     missing = [each for each in addresses if each not in present]
     if any(each.version == 6 for each in missing):
         node.set(f"ipv6/conf/{LINK}/disable_ipv6", "0")

@@ -16,7 +16,8 @@ _SETLINK, _DELADDR, _NEWROUTE, _NEWRULE = 19, 21, 24, 32
 _REPLACE, _EXCLUSIVE, _CREATE = 0x100, 0x200, 0x400
 _IFLA_IFNAME, _IFLA_MTU = 3, 4
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 4, 5, 6, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
+_LOCAL_TABLE, _LOCAL, _LOOPBACK_METRIC = 255, 2, 0x5A00
 _ONLINK = 4
 _PROTOCOL_STATIC, _UNICAST = 4, 1
 _FRA_PRIORITY, _FRA_MARK, _FRA_TABLE, _FRA_MASK, _TO_TABLE = 6, 10, 15, 16, 1
@@ -55,6 +56,17 @@ def add_default_route(index: int, gateway: Address, *, table: int, metric: int =
         + _u32(_RTA_OIF, index)
         + (_u32(_RTA_PRIORITY, metric) if metric else b"")
         + _u32(_RTA_TABLE, table)
+    )
+    return Message(_NEWROUTE, _CREATE | _REPLACE, body)
+
+
+def accept_loopback(index: int) -> Message:
+    """Packets to ::1 are the node's own also if they came by this link, as NAT may have made them; after lo."""
+    body = (
+        _ROUTE.pack(socket.AF_INET6, 128, 0, 0, _LOCAL_TABLE, _PROTOCOL_STATIC, 0, _LOCAL, 0)
+        + attribute(_RTA_DST, IPv6Address("::1").packed)
+        + _u32(_RTA_OIF, index)
+        + _u32(_RTA_PRIORITY, _LOOPBACK_METRIC)
     )
     return Message(_NEWROUTE, _CREATE | _REPLACE, body)
 

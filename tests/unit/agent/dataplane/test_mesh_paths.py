@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mesh_rig import MeshRig, RunningTask, mesh_rig, port
 from msgspec.structs import replace
-from net_hosts import EchoServer, ask, is_reachable, socket_in
+from net_hosts import EchoServer, ask, command_in, is_reachable, socket_in
 
 pytestmark = [
     pytest.mark.root,
@@ -171,6 +171,8 @@ def test_ipv6(dual: MeshRig) -> None:
                 assert seen == dual.outside.address6
             assert who_was_seen(servers, one.path, one.host.address6, protocol) == one.host.address6
             assert who_was_seen(servers, one.path, two.host.address6, protocol) == one.host.address6
+            assert who_was_seen(servers, one.path, "::1", protocol) == "fd00:255::2"
+            assert who_was_seen(servers, two.path, "::1", protocol) == "fd00:255::3"
             seen = who_was_seen(servers, dual.outside.path, one.address, protocol)
             assert seen.removeprefix("::ffff:") == dual.outside.address
 
@@ -237,8 +239,6 @@ def test_nobody_passes_through_the_ingress_network(rig: MeshRig) -> None:
         assert refused_by(task.path, rig.gateway_of(2), "tcp", 9090)
         outside.command("ip", "route", "add", "10.255.0.0/16", "via", node.address)
         assert not is_reachable(outside.path, task.address, 9090)
-        from net_hosts import command_in
-
         command_in(task.path, "ip", "route", "replace", f"{outside.address}/32", "via", rig.gateway_of(2))
         assert not is_reachable(task.path, outside.address, 9090)
 
