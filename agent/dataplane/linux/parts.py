@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.dataplane.linux.balancing.connections import Connections
+from agent.dataplane.linux.balancing.part import Balancing
 from agent.dataplane.linux.gateway import Gateway
 from agent.dataplane.linux.guard import Guard
 from agent.dataplane.linux.mesh.part import Mesh
@@ -33,5 +35,13 @@ def make_parts(netns_dir: Path, *, subnet: str = "") -> Parts:
     gateway = Gateway(netns_dir, ports=ports, subnet=subnet)
     encryption: Encryption | None = None
     overlays = Overlays(netns_dir, encryption=encryption)
-    ordered: tuple[Part, ...] = (Guard(), gateway, overlays, NamesPart(), Mesh(netns_dir, ports=ports))
+    ordered: tuple[Part, ...] = (
+        Guard(),
+        gateway,
+        overlays,
+        Balancing(),
+        Connections(),
+        NamesPart(),
+        Mesh(netns_dir, ports=ports),
+    )
     return Parts(gateway=gateway, overlays=overlays, ordered=ordered)
