@@ -19,7 +19,7 @@ _COOKIE_BYTES = 8
 _CPU_NANOS = 1_000_000_000
 _PLUGINS = (
     EnginePlugin(type="Log", name="json-file"),
-    EnginePlugin(type="Network", name="overlay"),
+    *(EnginePlugin(type="Network", name=name) for name in ("bridge", "host", "macvlan", "null", "overlay")),
     EnginePlugin(type="Volume", name="local"),
 )
 

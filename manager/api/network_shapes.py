@@ -26,8 +26,12 @@ _NODE_DEVICES: Final = {
     "Namespace": ".net-{id:.12}",
     "Bridge": "br0",
     "Tunnel": "vx0",
+    "Table": "bridge swarmpy_spoof",
 }
 """On each node with a task on an overlay network. The namespace is a file in netns/ of the run folder."""
+_NODE_TABLES: Final = ("inet swarmpy_guard",)
+_SECURE_TABLE: Final = "inet swarmpy_secure"
+"""Keeps what is not encrypted off the port of encrypted networks."""
 _TASK_TABLES: Final = ("inet swarmpy_vip", "inet swarmpy_dns")
 _MESH_DEVICES: Final = {"Device": "sw-ing", "Table": "inet swarmpy_mesh"}
 """On every node, for published ports."""
@@ -210,7 +214,8 @@ def _dataplane(view: View, item: Network) -> Json:
         # what is encrypted goes to a port of its own, so that base policies can tell the two apart
         result["DataPathPort"] = port + 1 if is_encrypted(item.spec) else port
         result["Encrypted"] = is_encrypted(item.spec)
-        result["Node"] = {name: text.format(id=item.id) for name, text in _NODE_DEVICES.items()}
+        result["Network"] = {name: text.format(id=item.id) for name, text in _NODE_DEVICES.items()}
+        result["NodeTables"] = [*_NODE_TABLES, *([_SECURE_TABLE] if is_encrypted(item.spec) else [])]
     if item.spec.ingress:
         result["Mesh"] = {
             **_MESH_DEVICES,

@@ -49,10 +49,11 @@ def find_predefined(reference: str) -> Predefined | None:
 
 
 def shape(network: Predefined, *, scope: str = "local") -> Json:
+    """In the swarm's scope its id is what specs name it by: clients put that in, and look for it there."""
     labels = {PREDEFINED_LABEL: "true"} if scope == "swarm" else {}
     return {
         "Name": network.name,
-        "Id": network.id,
+        "Id": network.name if scope == "swarm" else network.id,
         "Created": rfc3339(Timestamp(0)),
         "Scope": scope,
         "Driver": network.driver,

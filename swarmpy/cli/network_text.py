@@ -66,17 +66,19 @@ def _vip(service: Json) -> str:
 
 
 def _on_nodes(plane: Json) -> Iterator[str]:
-    node, mesh = plane.get("Node"), plane.get("Mesh")
-    if node is None and mesh is None:
+    network, mesh = plane.get("Network"), plane.get("Mesh")
+    if network is None and mesh is None:
         return
     yield ""
     yield "On each of these nodes"
     rows = []
-    if node is not None:
-        place = f"netns/{node['Namespace']}"
+    if network is not None:
+        place = f"netns/{network['Namespace']}"
         rows.append(("Namespace", f"{place} in the run folder (nsenter --net=/run/swarmpy/{place})"))
-        rows.append(("Bridge", f"{node['Bridge']} in it; each task's leg is a port of it"))
-        rows.append(("Tunnel", f"{node['Tunnel']} in it; its packets leave from the node's own namespace"))
+        rows.append(("Bridge", f"{network['Bridge']} in it; each task's leg is a port of it"))
+        rows.append(("Tunnel", f"{network['Tunnel']} in it; its packets leave from the node's own namespace"))
+        rows.append(("Senders", f"nft table {network['Table']} in it: who may send as whom"))
+        rows.append(("On the node", ", ".join(f"nft table {name}" for name in plane["NodeTables"])))
     if mesh is not None:
         rows.append(("Published ports", f"nft table {mesh['Table']} and device {mesh['Device']} on the node"))
     rows.append(("In tasks", ", ".join(f"nft table {name}" for name in plane["TaskTables"])))

@@ -152,6 +152,48 @@ def test_logs(docker: Docker, node: FakeNode) -> None:
     assert good(docker("service", "logs", "-t", "--raw", "web")) == "1970-01-01T00:00:00.000000001Z hello\n"
 
 
+def test_networks(docker: Docker, node: FakeNode) -> None:
+    good(docker("swarm", "init"))
+    id_ = good(
+        docker(
+            *("network", "create", "-d", "overlay", "--attachable", "--subnet", "10.7.0.0/24"),
+            *("--gateway", "10.7.0.254", "--opt", "encrypted", "--label", "a=b", "front"),
+        )
+    ).strip()
+    listed = good(docker("network", "ls", "--format", "{{.Name}} {{.Driver}} {{.Scope}}"))
+    assert listed.splitlines() == [
+        "bridge bridge local",
+        "front overlay swarm",
+        "host host local",
+        "none null local",
+    ]
+    assert good(docker("network", "ls", "-q", "--no-trunc", "--filter", "label=a")).strip() == id_
+    shown = json.loads(good(docker("network", "inspect", "--verbose", "front")))[0]
+    assert shown["IPAM"]["Config"] == [{"Subnet": "10.7.0.0/24", "Gateway": "10.7.0.254"}]
+    assert shown["Options"] == {"encrypted": ""}
+    assert docker("network", "create", "-d", "overlay", "front").stderr.strip() == (
+        "Error response from daemon: network with name front already exists"
+    )
+    argv = ("service", "create", "--detach", "--quiet", "--no-resolve-image")
+    good(docker(*argv, "--name", "web", "--network", "name=front,alias=www", "-p", "8080:80", "host", "true"))
+    good(docker(*argv, "--name", "agent", "--network", "host", "host", "true"))
+    (web,) = json.loads(good(docker("service", "inspect", "web")))
+    assert web["Spec"]["TaskTemplate"]["Networks"] == [{"Target": id_, "Aliases": ["www"]}]
+    (agent,) = json.loads(good(docker("service", "inspect", "agent")))
+    assert agent["Spec"]["TaskTemplate"]["Networks"] == [{"Target": "host"}]
+    good(docker("network", "create", "-d", "overlay", "back"))
+    argv = ("service", "update", "--detach", "--quiet", "--no-resolve-image")
+    good(docker(*argv, "--network-add", "back", "--network-rm", "front", "web"))
+    refused = docker("network", "rm", "back")
+    assert f"is in use by service {web['ID']}" in refused.stderr
+    good(docker(*argv, "--network-rm", "host", "--network-add", "front", "agent"))
+    assert docker(*argv, "--network-rm", "nosuch", "web").returncode == 1
+    good(docker("service", "rm", "web", "agent"))
+    good(docker("network", "rm", "front"))
+    assert good(docker("network", "prune", "--force")) == "Deleted Networks:\nback\n\n"
+    assert docker("network", "inspect", "nosuch").returncode == 1
+
+
 def test_events(docker: Docker, node: FakeNode) -> None:
     node.become_manager()
     good(docker("events", "--until", "1s", "--filter", "type=service"))
