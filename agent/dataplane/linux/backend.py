@@ -139,7 +139,7 @@ class LinuxBackend:
         for part in self._parts.ordered:
             if isinstance(part, Mending):
                 with _collecting(errors):
-                    broken |= part.mend()
+                    broken |= part.mend() or frozenset()
         for task_id in sorted(broken & set(self._records)):
             with _collecting(errors):
                 self._prepare(self._records[task_id].endpoint)

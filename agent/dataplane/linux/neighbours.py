@@ -12,7 +12,8 @@ _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _CREATE, _REPLACE = 0x400, 0x100
 _NDA_DST, _NDA_LLADDR = 1, 2
 _NUD_PERMANENT = 0x80
-_NTF_SELF = 0x02
+_NUD_NOARP = 0x40
+_NTF_SELF, _NTF_MASTER = 0x02, 0x04
 _BODY = struct.Struct("=BxxxiHBB")
 
 
@@ -22,6 +23,14 @@ def set_forwarding(index: int, mac: str, node: str) -> Message:
 
 def delete_forwarding(index: int, mac: str) -> Message:
     return Message(_DELNEIGH, 0, _forwarding(index, mac))
+
+
+def set_port_of(index: int, mac: str) -> Message:
+    """The bridge sends frames for this MAC to this one of its ports, for as long as the port is there."""
+    body = _BODY.pack(AF_BRIDGE, index, _NUD_NOARP, _NTF_MASTER, 0) + attribute(
+        _NDA_LLADDR, bytes.fromhex(mac.replace(":", ""))
+    )
+    return Message(_NEWNEIGH, _CREATE | _REPLACE, body)
 
 
 def set_neighbour(index: int, address: str, mac: str) -> Message:

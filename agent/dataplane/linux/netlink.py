@@ -66,7 +66,6 @@ class Link:
     is_up: bool
     mac: str
     mtu: int = 0
-    group: int = 0
     data: bytes = b""
     """Attributes of its kind."""
 
@@ -365,4 +364,5 @@ def _parse_link(payload: bytes) -> Link:
         is_up=bool(flags & _IFF_UP),
         mac=raw.get(_IFLA_ADDRESS, b"").hex(":"),
         mtu=int.from_bytes(raw.get(_IFLA_MTU, b""), "little"),
+        data=info.get(_IFLA_INFO_DATA, b""),
     )

@@ -21,7 +21,8 @@ from agent.dataplane.plan import Tunnel
 _NEWLINK, _SETLINK, _NEWADDR = 16, 19, 20
 _CREATE, _EXCLUSIVE, _REPLACE = 0x400, 0x200, 0x100
 _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 4, 10, 18, 28
-_INFO_KIND, _INFO_DATA = 1, 2
+_INFO_KIND, _INFO_DATA, _INFO_SLAVE_KIND, _INFO_SLAVE_DATA = 1, 2, 4, 5
+_BRPORT_LEARNING, _BRPORT_UNICAST_FLOOD = 8, 9
 _NESTED = 0x8000
 _VXLAN_ID, _VXLAN_LOCAL, _VXLAN_LEARNING, _VXLAN_PROXY = 1, 4, 7, 11
 _VXLAN_PORT, _VXLAN_LOCAL6, _VXLAN_UDP_CSUM = 15, 17, 18
@@ -70,16 +71,30 @@ def tunnel_of(link: Link) -> Tunnel | None:
     )
 
 
-def raise_link(name: str, *, mtu: int, master: int = 0) -> Message:
-    """Up, with this MTU and master (an index; 0 leaves it), and without IPv6 of its own."""
+def set_link(name: str, *, mtu: int, master: int = 0) -> Message:
+    """With this MTU and master (an index; 0 leaves it), and without IPv6 addresses of its own making.
+
+    To be sent before the link is brought up: an address that exists does not go away again.
+    """
     body = (
-        link_body(is_up=True)
+        link_body()
         + name_attribute(name)
         + u32(_IFLA_MTU, mtu)
         + (u32(_IFLA_MASTER, master) if master else b"")
         + no_link_local_attribute()
     )
     return Message(_SETLINK, 0, body)
+
+
+def tune_network_port(name: str, *, is_way_out: bool) -> Message:
+    """A port of an overlay network's bridge: the bridge learns nothing from it. Frames for addresses that the
+    bridge does not know go to the tunnel and to no task.
+    """
+    slave = attribute(_BRPORT_LEARNING, b"\0") + attribute(_BRPORT_UNICAST_FLOOD, bytes([is_way_out]))
+    info = attribute(_INFO_SLAVE_KIND, b"bridge\0") + attribute(_INFO_SLAVE_DATA | _NESTED, slave)
+    return Message(
+        _NEWLINK, 0, link_body() + name_attribute(name) + attribute(_IFLA_LINKINFO | _NESTED, info)
+    )
 
 
 def set_leg(name: str, *, mtu: int, mac: str) -> Message:

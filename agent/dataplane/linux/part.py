@@ -92,10 +92,10 @@ class LegMaker(Part, Protocol):
 class Mending(Protocol):
     """A part that outsiders can break without a trace in what it is told."""
 
-    def mend(self) -> frozenset[TaskId]:
+    def mend(self) -> frozenset[TaskId] | None:
         """Ask the kernel whether all stands as applied last, and make it so.
 
-        Tasks whose links are gone are named: they are attached again then, by all parts.
+        Tasks whose links are gone may be named: they are attached again then, by all parts.
         """
         ...
 
@@ -140,7 +140,8 @@ class Encryption(Part, Protocol):
         """The sandbox with its bridge (``diff.BRIDGE``) stands: put the port on it. ``forwarding``: MAC to
         route.
 
-        Called for networks that are not ``is_vxlan``, whenever ``forwarding`` has changed and when mending.
+        The bridge is not to learn from it, as with other ports. Called for networks that are not
+        ``is_vxlan``, whenever ``forwarding`` has changed and when mending.
         """
         ...
 

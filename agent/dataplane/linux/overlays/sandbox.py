@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent.dataplane import diff
@@ -44,8 +44,10 @@ class NetworkSandbox:
 
     def open(self) -> None:
         """Make the namespace, or take over the one that stands."""
-        if self._space is not None and namespaces.is_live(self.path):
-            return
+        if self._space is not None:
+            if namespaces.is_live(self.path):
+                return
+            self._links().do(netlink.delete_link(diff.TUNNEL), accept=_GONE)  # its name is lost, it is not
         self.close()
         if not namespaces.is_live(self.path):
             self.path.unlink(missing_ok=True)
@@ -96,8 +98,7 @@ class NetworkSandbox:
                 case diff.AddTunnel(tunnel, mtu):
                     self._add_tunnel(tunnel, mtu)
                 case diff.SetLink(name, mtu):
-                    master = 0 if name == diff.BRIDGE else self._index(diff.BRIDGE)
-                    self._links().do(netlink_links.raise_link(name, mtu=mtu, master=master))
+                    self._set_link(name, mtu)
                 case diff.SetEntries(change):
                     self.set_entries(change)
                 case diff.AddPort():
@@ -125,6 +126,8 @@ class NetworkSandbox:
             raise Unavailable(self._clash(tunnel))
         if error:
             raise OSError(error, f"the VXLAN device of network {self.name} cannot be made")
+        self._links().do(netlink.no_link_local(diff.TUNNEL))
+        self.space.set(f"ipv6/conf/{diff.TUNNEL}/disable_ipv6", "0")  # or it would have no IPv6 neighbours
 
     def _clash(self, tunnel: Tunnel) -> str:
         """Why the kernel says that there is such a tunnel already, though not here."""
@@ -135,12 +138,31 @@ class NetworkSandbox:
             "uses already; remove that device, or make the network anew"
         )
 
+    def _set_link(self, name: str, mtu: int) -> None:
+        master = 0 if name == diff.BRIDGE else self._index(diff.BRIDGE)
+        self._links().do(netlink_links.set_link(name, mtu=mtu, master=master))
+        if name == diff.TUNNEL:
+            self._links().do(netlink_links.tune_network_port(name, is_way_out=True))
+        self._links().do(netlink.set_up_by_name(name))
+
     def add_port(self, name: str, *, peer: netlink.Peer, mtu: int) -> None:
-        """A pair from the bridge into a task's namespace: this end up, the task's down."""
-        self._links().do(
-            netlink.add_veth(name, peer=peer, mtu=mtu),
-            netlink_links.raise_link(name, mtu=mtu, master=self._index(diff.BRIDGE)),
-        )
+        """A pair from the bridge into a task's namespace: this end attached, not yet up, the task's down."""
+        master = self._index(diff.BRIDGE)
+        self._links().do(netlink.add_veth(name, master=master, peer=peer, mtu=mtu))
+
+    def tune_ports(self, macs: Mapping[str, str]) -> None:
+        """Ports that stand, by name: the MAC behind each is told to the bridge, which learns nothing."""
+        found = {link.name: link for link in self._links().links()} if len(macs) > 1 else {}
+        messages: list[Message] = []
+        for name, mac in macs.items():
+            link = found.get(name) or self._links().link(name)
+            if link is not None:
+                messages += (
+                    netlink_links.tune_network_port(name, is_way_out=False),
+                    neighbours.set_port_of(link.index, mac),
+                    netlink.set_up_by_name(name),
+                )
+        self._links().do(*messages)
 
     def delete_ports(self, names: Sequence[str]) -> None:
         marks: list[Message] = [netlink.mark_group(name, plan.DOOMED_GROUP) for name in names]
