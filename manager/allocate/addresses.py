@@ -18,6 +18,7 @@ A static address is wished for by an attachment's options ``ipv4_address``, ``ip
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
@@ -29,6 +30,7 @@ from manager.store.indexes import held_by, held_by_node, held_by_service, held_b
 from manager.store.networking import Place
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
+from swarmpy.limits import ADDRESSES_RESTING_MAX
 from swarmpy.model.ids import NetworkId
 from swarmpy.model.objects import Network, NetworkAttachment, Node, Service, Task
 from swarmpy.model.states import is_terminal
@@ -46,6 +48,8 @@ class Addresses:
 
     def __init__(self) -> None:
         self._spaces: dict[NetworkId, Space] = {}
+        self._early: dict[NetworkId, deque[str]] = {}
+        """What was released in networks in which nothing was looked for until now."""
 
     def claims(self, view: View) -> Claims:
         """For one plan over this view."""
@@ -59,24 +63,41 @@ class Addresses:
             if key not in after:
                 network_id, _, address = key.partition(" ")
                 released[NetworkId(network_id)] = None
-                space = self._spaces.get(NetworkId(network_id))
-                if space is not None and address:
-                    space.rest(address)
+                if address:
+                    self._rest(NetworkId(network_id), address)
         return tuple(released)
+
+    def _rest(self, network_id: NetworkId, address: str) -> None:
+        space = self._spaces.get(network_id)
+        if space is not None:
+            space.rest(address)
+        else:
+            self._early.setdefault(network_id, deque(maxlen=ADDRESSES_RESTING_MAX)).append(address)
+
+    def put_back(self, attachment: NetworkAttachment) -> None:
+        """What was chosen is not wanted after all."""
+        space = self._spaces.get(attachment.network_id)
+        if space is not None:
+            for address in attachment.addresses:
+                space.put_back(address.partition("/")[0])
 
     def forget(self, network_id: NetworkId) -> None:
         """The network is gone."""
         self._spaces.pop(network_id, None)
+        self._early.pop(network_id, None)
 
     def keep_only(self, network_ids: Iterable[NetworkId]) -> None:
         """The networks that there are."""
         kept = set(network_ids)
         self._spaces = {id_: space for id_, space in self._spaces.items() if id_ in kept}
+        self._early = {id_: addresses for id_, addresses in self._early.items() if id_ in kept}
 
     def space(self, view: View, network: Network) -> Space:
         space = self._spaces.get(network.id)
         if space is None or space.options != network.ipam_options:
             space = self._spaces[network.id] = Space(view, network)
+            for address in self._early.pop(network.id, ()):
+                space.rest(address)
         return space
 
 
@@ -100,7 +121,7 @@ class Claims:
                 attachment = self._attachment(place)
                 given.append(attachment)
         except NoAddress:
-            for attachment in given:
+            for attachment in reversed(given):
                 self._give_back(attachment)
             raise
         return tuple(given)
@@ -138,7 +159,8 @@ class Claims:
 
     def _give_back(self, attachment: NetworkAttachment) -> None:
         self._taken.difference_update(held_by((attachment,)))
-        self._counts[attachment.network_id] -= 1
+        self._counts[attachment.network_id] = self._counts.get(attachment.network_id, 0) - 1
+        self._addresses.put_back(attachment)
 
     def _without_subnet(self, network: Network) -> str:
         key = (network.id, 0)

@@ -52,6 +52,11 @@ class Space:
         if family is not None and mac_error(address):  # a MAC that was wished for needs no rest
             family.rest(address)
 
+    def put_back(self, address: str) -> None:
+        family = self.families.get(IPV6 if ":" in address else IPV4)
+        if family is not None:
+            family.put_back(address)
+
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
@@ -98,6 +103,11 @@ class Family:
         self._resting.move_to_end(address)
         if len(self._resting) > ADDRESSES_RESTING_MAX:
             self._resting.popitem(last=False)
+
+    def put_back(self, address: str) -> None:
+        """Of those that rest the next one to be given out."""
+        self._resting[address] = None
+        self._resting.move_to_end(address, last=False)
 
     def choose(self, is_held: _IsHeld) -> str | None:
         """A free address with its prefix. ``None``: every one is held."""

@@ -281,6 +281,14 @@ class World:
                 self._dirty[source] = None
         return len(groups)
 
+    def lose_once(self) -> None:
+        """A round whose proposal never gets into the log: planned, and to be decided again."""
+        dirty = dict(self._dirty)
+        draft = Draft(self.tables, at=self.now)
+        for index, key in dirty:
+            for group in self.reconcilers[index].reconcile(draft, key, self.now).groups:
+                assert draft.apply(self.stamp(group)) is None
+
     def _note_wake(self, index: int, key: str, plan: Plan) -> None:
         if plan.wake_at is not None:
             heapq.heappush(self._wakes, (plan.wake_at, index, key))

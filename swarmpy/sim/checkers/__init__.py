@@ -28,7 +28,7 @@ from manager.store.events import Event, Notice
 from manager.store.view import View
 from swarmpy.limits import SIM_SEARCH_STEPS_MAX
 from swarmpy.model.ids import NodeId, TaskId
-from swarmpy.model.objects import Kind, Node, Revision, Service, Task
+from swarmpy.model.objects import Kind, NetworkAttachment, Node, Revision, Service, Task
 from swarmpy.model.states import TaskState
 from swarmpy.sim.checkers import acknowledged, linearizable, quiet, replicas
 from swarmpy.sim.checkers.demand import NO_DEMAND, Demand, demand_of
@@ -154,6 +154,8 @@ class Checkers:
                 assert old is None or isinstance(old, Node)
                 assert new is None or isinstance(new, Node)
                 self._reservations.node_event(old, new)
+                if is_gap or _places(old) != _places(new):
+                    self._exclusive.event(old, new)
             case Kind.SERVICE:
                 assert old is None or isinstance(old, Service)
                 assert new is None or isinstance(new, Service)
@@ -226,6 +228,10 @@ class Checkers:
             operations=result.operations,
             stuck_at="; ".join(str(operation) for operation in result.last),
         )
+
+
+def _places(node: Node | None) -> tuple[NetworkAttachment, ...]:
+    return node.attachments if node is not None else ()
 
 
 def _is_mere_progress(old: Task, new: Task) -> bool:

@@ -1,6 +1,7 @@
 """What one holder at a time may have, as committed.
 
-* An address of a network: a task from its creation to its end, or the virtual address of a service.
+* An address of a network, or a MAC that was wished for: a task from its creation to its end, a service whose
+  virtual address it is, or a node that has its own place there.
 * A VNI: a network. More than one network must never share a segment.
 * A published port, by protocol and number, in ingress mode: a service.
 * A host-mode port, by node, protocol and number: a task from its placement to its end, whatever is wished of
@@ -12,10 +13,11 @@ Cost: what an event changes of one holder, never a scan.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from swarmpy.model.defaults import publish_mode
-from swarmpy.model.objects import Network, Object, Service, Task
+from swarmpy.model.objects import Network, NetworkAttachment, Node, Object, Service, Task
 from swarmpy.model.states import PortProtocol, PublishMode, TaskState
 from swarmpy.sim.checkers.demand import Demands, is_held
 from swarmpy.sim.checkers.violations import Violations
@@ -44,6 +46,8 @@ class Exclusive:
                 self.task_event(old, new)  # type: ignore[arg-type]
             case Service():
                 self._hold(f"service {subject.id}", _of_service(new) if isinstance(new, Service) else ())
+            case Node():
+                self._hold(f"node {subject.id}", _of_places(new.attachments) if isinstance(new, Node) else ())
             case Network():
                 self._hold(f"network {subject.id}", _of_network(new) if isinstance(new, Network) else ())
             case _:
@@ -62,13 +66,9 @@ class Exclusive:
             return ()
         if task.status.state > TaskState.RUNNING:
             return ()
-        keys = [
-            ("address", attachment.network_id, _bare(address))
-            for attachment in task.networks
-            for address in attachment.addresses
-        ]
+        keys = _of_places(task.networks)
         if demand is None or not is_held(task):
-            return tuple(keys)
+            return keys
         ports: list[Key] = [
             ("host port", task.node_id, protocol, str(number)) for protocol, number in demand.host_ports
         ]
@@ -95,6 +95,15 @@ class Exclusive:
             self._held[holder] = keys
         else:
             self._held.pop(holder, None)
+
+
+def _of_places(attachments: Iterable[NetworkAttachment]) -> tuple[Key, ...]:
+    keys: list[Key] = []
+    for attachment in attachments:
+        keys += [("address", attachment.network_id, _bare(address)) for address in attachment.addresses]
+        if attachment.mac:
+            keys.append(("MAC", attachment.network_id, attachment.mac))
+    return tuple(keys)
 
 
 def _of_service(service: Service) -> tuple[Key, ...]:

@@ -115,6 +115,16 @@ def test_a_new_leader_goes_on_after_the_youngest() -> None:
     assert last_bytes([room.add() for _ in range(3)]) == [6, 2, 4]
 
 
+def test_a_new_leader_hears_of_releases_before_it_looks() -> None:
+    room = Room(SMALL)
+    room.add()
+    room.add()
+    room.addresses = Addresses()
+    room.end("10.1.2.3")
+    room.end("10.1.2.2")
+    assert last_bytes([room.add() for _ in range(5)]) == [4, 5, 6, 3, 2]
+
+
 def test_claims_of_one_plan_are_apart_and_what_fails_leaves_nothing() -> None:
     room, other = Room(SMALL), Room(IPAMConfig(subnet="10.7.0.0/30"))
     second = replace(other.network, id="other")

@@ -465,3 +465,21 @@ def test_the_demand_of_a_revision_is_read_off_its_spec() -> None:
         reservations=(("nano_cpus", 5), ("memory_bytes", 7)), host_ports=(("tcp", 80),)
     )
     assert demand_of(revision("s2-r", "s2")) == Demand()
+
+
+def test_a_node_holds_its_place_in_the_ingress_network() -> None:
+    violations = Violations()
+    exclusive = Exclusive(violations, {})
+    place = NetworkAttachment(network_id=NetworkId("in"), addresses=("10.0.0.5/24",), mac="02:aa:00:00:00:01")
+    first = node("n1", attachments=(place,))
+    exclusive.event(None, first)
+    exclusive.event(None, node("n2"))
+    assert not violations
+    exclusive.event(node("n2"), node("n2", attachments=(replace(place, mac=""),)))
+    assert "address in 10.0.0.5 is held twice" in only(violations)
+    exclusive.event(node("n2"), None)
+    exclusive.event(first, node("n1"))
+    exclusive.event(None, task("t1", on="n1", networks=(place,)))
+    assert len(violations) == 1
+    exclusive.event(None, task("t2", on="n1", networks=(replace(place, addresses=()),)))
+    assert "MAC in 02:aa:00:00:00:01 is held twice" in str(list(violations)[-1])
