@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from swarmpy.cli.render import table
 from swarmpy.client import Json
 
-_LABEL_COLUMNS = 18
+_LABEL_COLUMNS = 20
 
 
 def described(network: Json) -> str:
