@@ -31,13 +31,14 @@ from agent.dataplane.base import (
     RemoteEndpoint,
     Subnet,
 )
-from agent.dataplane.linux import namespaces
+from agent.dataplane.linux import namespaces, plan
 from agent.dataplane.linux.gateway import Gateway
 from agent.dataplane.linux.mesh.part import Mesh
 from agent.dataplane.linux.overlays.part import Overlays
 from agent.dataplane.linux.part import Part
 from agent.dataplane.linux.ports import PortReservations
 from agent.dataplane.linux.spaces import NamespaceSpace
+from swarmpy.errors import SwarmError
 from swarmpy.model.ids import NetworkId, NodeId, TaskId
 
 INGRESS = NetworkConfig(
@@ -120,19 +121,27 @@ class MeshNode:
             self.mesh.mend()
 
     def run(self, endpoint: Endpoint) -> RunningTask:
+        path = self.netns_dir / endpoint.task_id
         with self.host.inside():
-            path = self.netns_dir / endpoint.task_id
             namespaces.make(path).close()
-            space = NamespaceSpace(path)
+            task = RunningTask(endpoint, self, path, NamespaceSpace(path))
+            self.tasks[endpoint.task_id] = task
             command_in(path, "ip", "link", "set", "lo", "up")
-            for part in self.parts:
-                part.attach(endpoint, space)
-            for leg in (*(leg.link for leg in endpoint.legs), f"eth{len(endpoint.legs)}"):
-                command_in(path, "ip", "link", "set", leg, "up")
-            for part in self.parts:
-                part.settle(endpoint, space)
-        task = self.tasks[endpoint.task_id] = RunningTask(endpoint, self, path, space)
+            try:
+                self._connect(task)
+            except SwarmError:
+                self.stop(task)
+                raise
         return task
+
+    def _connect(self, task: RunningTask) -> None:
+        endpoint = task.endpoint
+        for part in self.parts:
+            part.attach(endpoint, task.space)
+        for link in (*(leg.link for leg in endpoint.legs), plan.node_link(endpoint)):
+            command_in(task.path, "ip", "link", "set", link, "up")
+        for part in self.parts:
+            part.settle(endpoint, task.space)
 
     def stop(self, task: RunningTask) -> None:
         del self.tasks[task.endpoint.task_id]

@@ -61,7 +61,7 @@ def add_default_route(index: int, gateway: Address, *, table: int, metric: int =
 
 
 def accept_loopback(index: int) -> Message:
-    """Packets to ::1 are the node's own also if they came by this link, as NAT may have made them; after lo."""
+    """Packets to ::1 are the node's own also if they came by this link, as NAT may have made them."""
     body = (
         _ROUTE.pack(socket.AF_INET6, 128, 0, 0, _LOCAL_TABLE, _PROTOCOL_STATIC, 0, _LOCAL, 0)
         + attribute(_RTA_DST, IPv6Address("::1").packed)

@@ -120,7 +120,7 @@ class Replies:
             for index, address in self._space.netlink.addresses()
             if outward is not None and index == outward.index
         ]
-        inward = [str(ip_interface(each).network) for each in self._leg.addresses if version_of(each) == 6]
+        inward = [str(ip_interface(each).network) for each in self._leg.addresses]
         return TaskLeg(self._leg.link, tuple(inward), way_out, found[0] if found else "")
 
     def _read_outline(self) -> table.Outline:

@@ -3,7 +3,8 @@
 A packet from outside comes with its client's address, and its answer has to go back through the node that
 the client came in on: that node's MAC is the frame's sender. The connection remembers it as a mark; answers
 take the routing table for that mark, whose next hop is a stand-in; and as the frame leaves, the mark chooses
-the MAC. So there is one rule and one route, however many nodes there are.
+the MAC. So there is one rule and one route, however many nodes there are. Whoever is in the network itself,
+as nodes are for ports with source NAT, is answered without any of this.
 
 UDP servers that are bound to no address answer from that of the link that routes lead to the client by. So
 datagrams of clients on the outside are led to that address, whether the server's sockets are connected or
@@ -15,13 +16,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from agent.dataplane.linux.mesh.names import MARK, MARK_MASK, TABLE
+from agent.dataplane.linux.mesh.names import MARK, MARK_MASK, TABLE, version_of
 
 DELETION = f"""table inet {TABLE}
 delete table inet {TABLE}
 table netdev {TABLE}
 delete table netdev {TABLE}
 """
+_FAMILY = {4: "ip", 6: "ip6"}
 _OURS = f"& {MARK_MASK:#x} == {MARK:#x}"
 
 
@@ -29,19 +31,21 @@ class TaskLeg(NamedTuple):
     """A task's leg in the ingress network. ``way_out``: its link for the outside, with this IPv4 address."""
 
     link: str
-    subnets6: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
     way_out: str = ""
     address_out: str = ""
 
 
 def ruleset(leg: TaskLeg, gateways: Mapping[str, int], *, has_egress: bool) -> str:
     """Both tables; they replace what is there. Without the egress hook answers go where routes lead."""
+    subnets6 = [subnet for subnet in leg.subnets if version_of(subnet) == 6]
+    neighbours = "".join(f"  {_FAMILY[version_of(each)]} saddr {each} return\n" for each in leg.subnets)
     text = f"""{DELETION}table inet {TABLE} {{
  map nodes {{ type ether_addr : mark; {_elements(gateways, is_by_mac=True)} }}
  chain prerouting {{
   type filter hook prerouting priority mangle;
   iifname != "{leg.link}" return
-  ct direction original ct mark & {MARK_MASK:#x} != {MARK:#x} ct mark set ether saddr map @nodes
+{neighbours}  ct direction original ct mark & {MARK_MASK:#x} != {MARK:#x} ct mark set ether saddr map @nodes
   ct direction original ct mark {_OURS} meta mark set ct mark
  }}
  chain replies {{
@@ -56,8 +60,8 @@ def ruleset(leg: TaskLeg, gateways: Mapping[str, int], *, has_egress: bool) -> s
   {mesh} fib saddr oifname "{leg.way_out}" dnat ip to {leg.address_out}
  }}
 """
-    if leg.subnets6:
-        known = ", ".join(leg.subnets6)
+    if subnets6:
+        known = ", ".join(subnets6)
         foreign = f'oifname "{leg.link}" ip6 daddr != {{ {known}, fe80::/10, ff00::/8 }}'
         text += f""" chain no_way_out {{
   type filter hook output priority filter;
