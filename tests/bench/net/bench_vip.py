@@ -2,10 +2,10 @@
 
     PYTHONPATH=tests/support python tests/bench/net/bench_vip.py [--rounds 7] [--only traffic|change|cut]
 
-Traffic goes between tasks on two hosts over VXLAN. All cases are run in each round, in turn and back, and
-ratios are taken within a round, so that what else the machine does hits all alike; medians are printed. "CPU"
-is that of client and server per operation. The direct case has no table in its namespace at all. Needs root
-and gcc.
+Traffic goes between tasks on two hosts over VXLAN. Each run through a virtual address has a direct run at its
+side, in turn before and after, and the median of their ratios is printed, so that what else the machine does
+hits both alike. "CPU" is that of client and server per operation. The direct case has no table in its
+namespace at all. Needs root and gcc.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ SERVICES = 1_000
 CORE = "1"
 BACKENDS = tuple(f"10.0.{16 + number // 250}.{number % 250 + 1}" for number in range(1_000))
 SIZES = (3, 100, 1_000)
+KINDS = {"ask": "requests/s", "call": "connections/s", "push": "bytes/s"}
 
 
 def vip(number: int) -> str:
@@ -145,7 +146,7 @@ def measure(words: list[str], path: Path, server: int) -> Figure:
     return Figure(float(done) / float(seconds), float(latency), cpu / float(done) * 1e6)
 
 
-def bench_traffic(rounds: int, seconds: float) -> None:
+def bench_traffic(rounds: int, seconds: float, kinds: list[str]) -> None:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmpy-bench-"))
         local, far = stack.enter_context(tasks(1 + len(SIZES)))
@@ -165,7 +166,8 @@ def bench_traffic(rounds: int, seconds: float) -> None:
         def run(kind: str, path: Path, to: str) -> Figure:
             return measure([program, kind, to, str(PORT), str(seconds)], path, server)
 
-        for kind, label in (("ask", "requests/s"), ("call", "connections/s"), ("push", "bytes/s")):
+        for kind in kinds:
+            label = KINDS[kind]
             print(f"{label} over VXLAN between two hosts, {SERVICES} services, {rounds} rounds:")
             run_cases(kind, cases, run, rounds)
 
@@ -189,18 +191,23 @@ def run_cases(
     run: Callable[[str, Path, str], Figure],
     rounds: int,
 ) -> None:
-    found: dict[str, list[Figure]] = {name: [] for name in cases}
+    """Each next to a direct run of its own, now after it, now before."""
+    direct, *others = cases
+    found: dict[str, list[tuple[Figure, Figure]]] = {name: [] for name in others}
     for number in range(rounds):
-        for name in list(cases) if number % 2 else reversed(cases):
-            found[name].append(run(kind, *cases[name]))
-    for name, figures in found.items():
-        pairs = list(zip(figures, found["direct"], strict=True))
-        ratio = statistics.median(own.rate / base.rate for own, base in pairs)
-        cpu = statistics.median(own.cpu_us / base.cpu_us for own, base in pairs)
-        added = statistics.median(own.latency_us - base.latency_us for own, base in pairs)
-        rate = statistics.median(each.rate for each in figures)
+        for name in others:
+            order = (direct, name) if number % 2 else (name, direct)
+            pair = {each: run(kind, *cases[each]) for each in order}
+            found[name].append((pair[name], pair[direct]))
+    base = statistics.median(each.rate for pairs in found.values() for _, each in pairs)
+    print(f"  {direct:22} {base:14,.0f}")
+    for name, pairs in found.items():
+        ratio = statistics.median(own.rate / each.rate for own, each in pairs)
+        cpu = statistics.median(own.cpu_us / each.cpu_us for own, each in pairs)
+        added = statistics.median(own.latency_us - each.latency_us for own, each in pairs)
+        rate = statistics.median(own.rate for own, _ in pairs)
         latency = f", latency {added:+.2f} us" if kind != "push" else ""
-        print(f"  {name:22} {rate:14,.0f}  ÷ direct {ratio:.2f}  CPU ÷ direct {cpu:.2f}{latency}")
+        print(f"  {name:22} {rate:14,.0f}  ÷ direct {ratio:.2f}  CPU ÷ direct {cpu:.2f}{latency}", flush=True)
 
 
 # --- changes
@@ -310,6 +317,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--only", choices=("traffic", "change", "cut"))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     wished = parser.parse_args()
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -319,7 +327,7 @@ def main() -> None:
     if wished.only in (None, "cut"):
         bench_cut(min(wished.rounds, 3))
     if wished.only in (None, "traffic"):
-        bench_traffic(wished.rounds, wished.seconds)
+        bench_traffic(wished.rounds, wished.seconds, wished.kinds)
 
 
 if __name__ == "__main__":
