@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from agent_rig import Rig, make_revision, make_task
+from agent_rig import NET, Rig, make_revision, make_task
 from budget import machine_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -48,6 +48,7 @@ class AgentMachine(RuleBasedStateMachine):
         machine = FakeMachine(plan=self._plan, script=self._script)
         rig = Rig(machine=machine)
         rig.network.script = self._script
+        rig.manager.tell(NET)
         return rig
 
     def _plan(self, launch: Launch) -> Behaviour:
@@ -74,16 +75,17 @@ class AgentMachine(RuleBasedStateMachine):
     @rule(
         which=st.integers(0, 2),
         is_waiting=st.booleans(),
+        is_networked=st.booleans(),
         run_s=_RUNS,
         exit_code=st.sampled_from([0, 1]),
         stop_s=st.sampled_from([0.0, 0.0, 0.2, None]),
         fails=st.sampled_from(["", "", "", "exec format error"]),
     )
-    def assign(self, which: int, is_waiting: bool, **how: Any) -> None:
+    def assign(self, which: int, is_waiting: bool, is_networked: bool, **how: Any) -> None:
         self.count += 1
         revision = REVISIONS[which]
         desired = TaskState.READY if is_waiting else TaskState.RUNNING
-        task = make_task(self.count, revision, desired=desired)
+        task = make_task(self.count, revision, desired=desired, is_networked=is_networked)
         self.behaviours[task.id] = Behaviour(fails_to_start=how.pop("fails"), **how)
         self.post(self.rig.manager.assign(task, revision=revision))
 
@@ -145,7 +147,9 @@ class AgentMachine(RuleBasedStateMachine):
         self.run(asyncio.sleep(seconds))
 
     @rule(
-        verb=st.sampled_from(["ensure_image", "create", "start", "stop", "remove", "attach", "detach"]),
+        verb=st.sampled_from(
+            ["ensure_image", "create", "start", "stop", "remove", "attach", "detach", "apply"]
+        ),
         count=st.integers(1, 8),
     )
     def have_trouble(self, verb: str, count: int) -> None:

@@ -21,9 +21,34 @@ from agent.environment import NodeContext
 from agent.events import AssignmentChange, AssignmentsReceived
 from agent.executor.fake import FakeExecutor, FakeMachine
 from agent.journal import IN_MEMORY, Journal
-from swarmpy.model.ids import ID_BYTES, NodeId, RevisionId, ServiceId, SessionId, TaskId, make_id
-from swarmpy.model.objects import Kind, NodeDescription, Revision, Task, TaskStatus
-from swarmpy.model.specs import ContainerSpec, EndpointSpec, PortConfig, ServiceSpec, TaskSpec
+from swarmpy.model.discovery import DiscoveryRecord
+from swarmpy.model.ids import (
+    ID_BYTES,
+    NetworkId,
+    NodeId,
+    RevisionId,
+    ServiceId,
+    SessionId,
+    TaskId,
+    make_id,
+)
+from swarmpy.model.objects import (
+    Kind,
+    Network,
+    NetworkAttachment,
+    NodeDescription,
+    Revision,
+    Task,
+    TaskStatus,
+)
+from swarmpy.model.specs import (
+    ContainerSpec,
+    EndpointSpec,
+    NetworkSpec,
+    PortConfig,
+    ServiceSpec,
+    TaskSpec,
+)
 from swarmpy.model.states import PublishMode, TaskState, is_terminal
 from swarmpy.runtime import Env
 from swarmpy.sim.clock import SimClock
@@ -72,9 +97,19 @@ def make_revision(name: str = "web", *, container: ContainerSpec | None = None, 
     return Revision(id=RevisionId(f"revision-{name}"), service_id=ServiceId(f"service-{name}"), spec=spec)
 
 
+NET = Network(id=NetworkId("net1"), spec=NetworkSpec(name="net"))
+
+
 def make_task(
-    number: int, revision: Revision, *, desired: TaskState = TaskState.RUNNING, slot: int | None = None
+    number: int,
+    revision: Revision,
+    *,
+    desired: TaskState = TaskState.RUNNING,
+    slot: int | None = None,
+    is_networked: bool = False,
 ) -> Task:
+    """``is_networked``: it is on the network ``NET``."""
+    place = NetworkAttachment(network_id=NET.id, addresses=(f"10.0.{number // 250}.{number % 250 + 2}/16",))
     return Task(
         id=TaskId(id_of(number)),
         service_id=revision.service_id,
@@ -83,6 +118,7 @@ def make_task(
         slot=number if slot is None else slot,
         desired_state=desired,
         status=TaskStatus(state=TaskState.ASSIGNED, message="scheduler assigned task to node"),
+        networks=(place,) if is_networked else (),
     )
 
 
@@ -92,6 +128,8 @@ class FakeManager:
 
     tasks: dict[TaskId, Task] = field(default_factory=dict)
     revisions: dict[RevisionId, Revision] = field(default_factory=dict)
+    networks: dict[NetworkId, Network] = field(default_factory=dict)
+    records: dict[str, DiscoveryRecord] = field(default_factory=dict)
     history: dict[TaskId, list[TaskState]] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
     chain: int = 0
@@ -101,7 +139,12 @@ class FakeManager:
             is_complete=True,
             applies_to=0,
             results_in=self.chain,
-            changes=(*self.revisions.values(), *self.tasks.values()),
+            changes=(
+                *self.networks.values(),
+                *self.records.values(),
+                *self.revisions.values(),
+                *self.tasks.values(),
+            ),
         )
 
     def assign(self, *tasks: Task, revision: Revision | None = None) -> AssignmentsReceived:
@@ -111,6 +154,15 @@ class FakeManager:
             changes.append(revision)
         self.tasks.update({task.id: task for task in tasks})
         return self._incremental(*changes, *tasks)
+
+    def tell(self, *known: Network | DiscoveryRecord) -> AssignmentsReceived:
+        """Of networks."""
+        for each in known:
+            if isinstance(each, Network):
+                self.networks[each.id] = each
+            else:
+                self.records[f"{type(each).__name__} {each.record_id}"] = each
+        return self._incremental(*known)
 
     def order(self, task_id: TaskId, desired: TaskState) -> AssignmentsReceived:
         task = self.tasks[task_id]
@@ -224,6 +276,8 @@ class Rig:
             *(f"log of {id_} is left" for id_ in set(self.machine.logs) - set(self.manager.tasks)),
             *(f"{id_} started {n} times" for id_, n in self.machine.starts.items() if n > 1),
         ]
+        if self.network.state != self.core.networks:
+            found.append("the networks are not as the core wants them")
         for id_ in wanted:
             task = self.manager.tasks[id_]
             if task.desired_state >= TaskState.SHUTDOWN:

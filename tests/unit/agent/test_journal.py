@@ -11,11 +11,32 @@ from pathlib import Path
 
 import pytest
 from agent_rig import make_revision, make_task
+from msgspec.structs import replace
 
-from agent.events import DropRevision, DropTask, Record, SaveRevision, SaveStatus, SaveTask, StoredTask
+from agent.events import (
+    DropDiscovery,
+    DropRevision,
+    DropTask,
+    Record,
+    SaveDiscovery,
+    SaveRevision,
+    SaveStatus,
+    SaveTask,
+    StoredTask,
+)
 from agent.journal import Content, Journal
 from swarmpy.errors import Corrupt, DiskFailed, Unavailable
-from swarmpy.model.objects import TaskStatus
+from swarmpy.model.discovery import (
+    EndpointState,
+    NetworkEndpoint,
+    NetworkService,
+    NetworkSettings,
+    NodePeer,
+    RecordKind,
+)
+from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from swarmpy.model.objects import Network, NetworkKey, TaskStatus
+from swarmpy.model.specs import NetworkSpec
 from swarmpy.model.states import TaskState
 
 WEB = make_revision()
@@ -43,6 +64,34 @@ def test_keeps_what_it_was_given(path: Path) -> None:
     )
     journal.commit([DropTask(TASK.id), DropRevision(WEB.id)])
     assert Journal(path).load() == Content(managers=("m2:2377", "m1:2377"))
+
+
+def test_keeps_what_is_known_of_networks(path: Path) -> None:
+    network = Network(id=NetworkId("net1"), spec=NetworkSpec(name="net"))
+    settings = NetworkSettings(data_path_port=4789, keys=(NetworkKey(tag=1, secret=b"s"),))
+    peer = NodePeer(node_id=NodeId("n2"), addr="192.0.2.2")
+    service = NetworkService(network_id=network.id, service_id=ServiceId("web"), name="web")
+    endpoint = NetworkEndpoint(network_id=network.id, task_id=TaskId("t1"), addresses=("10.0.0.2/24",))
+    records = (endpoint, peer, service, settings)
+    journal = Journal(path)
+    journal.commit([SaveDiscovery(each) for each in (network, *records)])
+    kept = Journal(path).load()
+    assert kept == Content(networks=(network,), discovery=records)
+    lost = replace(endpoint, state=EndpointState.LOST)
+    drop = [DropDiscovery(None, network.id), DropDiscovery(RecordKind.PEER, "n2")]
+    journal.commit([*drop, SaveDiscovery(lost)])
+    assert Journal(path).load() == Content(discovery=(lost, service, settings))
+
+
+def test_a_changed_row_of_a_network_is_noticed(path: Path) -> None:
+    journal = Journal(path)
+    journal.commit([SaveDiscovery(NodePeer(node_id=NodeId("n2"), addr="192.0.2.2"))])
+    journal.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE discovery SET id = 'n3'")
+        connection.commit()
+    assert Journal(path).load() == Content()
+    assert path.with_suffix(".damaged").exists()
 
 
 def test_a_destroyed_journal_leaves_no_file(path: Path) -> None:
