@@ -171,11 +171,17 @@ STATUS_COMMIT_GAP_S = 0.02
 STATUS_UPDATES_MAX = 1_000
 """Status updates that wait at the leader; then agents' streams are not read on."""
 
+LINKS_READY_S = 2.0
+"""How long an agent waits for the kernel to forward what a new task sends; it takes milliseconds."""
+LINKS_POLL_S = 0.002
 NETWORK_RECHECK_S = 60.0
 """How often a node compares what its kernel has with what its networks should be."""
 NETWORK_KEYS_MAX = 3
 """Keys of encrypted networks that are known at a time: the last, the one in use, the next."""
 NETWORK_KEY_ROTATION_S = 12 * 3600.0
+SECURE_PORT_START_S = 10.0
+"""Within this the process that encrypts in user space has started, or ended."""
+SECURE_PORT_ANSWER_S = 5.0
 NETWORK_MTU_BYTES_MIN = 576
 NETWORK_MTU_BYTES_MAX = 65_000
 VIP_SLOTS_MAX = 16_384

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Interface
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +32,7 @@ from agent.dataplane.linux.records import EndpointRecord, Records
 from agent.dataplane.linux.spaces import NamespaceSpace
 from agent.executor.base import Sandbox
 from swarmpy.errors import SwarmError, TaskRejected, Unavailable
-from swarmpy.limits import NETWORK_RECHECK_S
+from swarmpy.limits import LINKS_POLL_S, LINKS_READY_S, NETWORK_RECHECK_S
 from swarmpy.model.ids import NetworkId, TaskId
 
 T = TypeVar("T")
@@ -189,7 +190,19 @@ class LinuxBackend:
     # --- one task
 
     async def attach(self, endpoint: Endpoint) -> Sandbox:
-        return await self._run(partial(self._attach, endpoint))
+        """It returns once packets pass: what a task sends first is not lost."""
+        sandbox = await self._run(partial(self._attach, endpoint))
+        for _ in range(ceil(LINKS_READY_S / LINKS_POLL_S)):
+            if await self._run(partial(self._is_ready, endpoint.task_id)):
+                return sandbox
+            await asyncio.sleep(LINKS_POLL_S)
+        _log.warning("links_not_ready", task_id=endpoint.task_id)
+        return sandbox
+
+    def _is_ready(self, task_id: TaskId) -> bool:
+        return task_id not in self._records or all(
+            part.is_ready(task_id) for part in self._parts.ordered if isinstance(part, LegMaker)
+        )
 
     async def detach(self, task_id: TaskId) -> None:
         """Calls that come while the kernel is busy with one are carried out together after it."""

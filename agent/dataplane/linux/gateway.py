@@ -212,6 +212,12 @@ class Gateway:
         except OSError as error:
             raise Unavailable(f"cannot make the network of task {endpoint.task_id}: {error}") from error
 
+    def is_ready(self, task_id: TaskId) -> bool:
+        if task_id not in self._addresses:
+            return True
+        link = self._links().link(plan.port_name(task_id))
+        return link is not None and link.is_forwarding
+
     def detach(self, task_id: TaskId) -> None:
         self._withdraw([task_id])
 

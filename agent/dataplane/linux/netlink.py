@@ -30,7 +30,8 @@ _IFLA_GROUP, _IFLA_NET_NS_FD, _IFLA_AF_SPEC = 27, 28, 26
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_INFO_SLAVE_KIND, _IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 _VETH_INFO_PEER = 1
 _IFLA_BR_MCAST_SNOOPING = 23
-_IFLA_BRPORT_ISOLATED = 33
+_IFLA_BRPORT_STATE, _IFLA_BRPORT_ISOLATED = 1, 33
+_BR_STATE_FORWARDING = b"\3"
 _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _IFA_F_NODAD = 2
@@ -66,6 +67,8 @@ class Link:
     is_up: bool
     mac: str
     mtu: int = 0
+    is_forwarding: bool = False
+    """As a port of a bridge."""
     data: bytes = b""
     """Attributes of its kind."""
 
@@ -356,6 +359,7 @@ def _parse_link(payload: bytes) -> Link:
     _, _, index, flags, _ = _LINK.unpack_from(payload)
     raw = attributes(payload, 16)
     info = attributes(raw.get(_IFLA_LINKINFO, b""), 0)
+    slave = attributes(info.get(_IFLA_INFO_SLAVE_DATA, b""), 0)
     return Link(
         index=index,
         name=raw[_IFLA_IFNAME].rstrip(b"\0").decode(),
@@ -364,5 +368,6 @@ def _parse_link(payload: bytes) -> Link:
         is_up=bool(flags & _IFF_UP),
         mac=raw.get(_IFLA_ADDRESS, b"").hex(":"),
         mtu=int.from_bytes(raw.get(_IFLA_MTU, b""), "little"),
+        is_forwarding=slave.get(_IFLA_BRPORT_STATE) == _BR_STATE_FORWARDING,
         data=info.get(_IFLA_INFO_DATA, b""),
     )

@@ -83,6 +83,10 @@ class LegMaker(Part, Protocol):
         """These were attached by a former life of the daemon: they are not leftovers. After ``start_up``."""
         ...
 
+    def is_ready(self, task_id: TaskId) -> bool:
+        """Whether packets pass: a port that is up forwards once the kernel has noticed, moments later."""
+        ...
+
     def unplug(self, task_ids: Sequence[TaskId]) -> None:
         """Take down all links of these tasks, together: one by one each waits for the kernel's readers."""
         ...

@@ -174,6 +174,13 @@ class OverlayNetwork:
             *(netlink.add_address(link.index, address) for address in addresses),
         )
 
+    def is_ready(self, task_id: TaskId) -> bool:
+        """Whether the bridge forwards what the task sends."""
+        if not self._is_certain:
+            return True  # there is more to mend than this
+        link = self.sandbox.space.netlink.link(plan.network_port_name(task_id))
+        return link is not None and link.is_forwarding
+
     def unplug(self, task_ids: Sequence[TaskId]) -> None:
         """Those of them that are here; all in one go."""
         doomed = {task_id: self.legs[task_id] for task_id in task_ids if task_id in self.legs}

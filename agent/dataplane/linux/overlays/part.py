@@ -190,6 +190,11 @@ class Overlays:
     def settle(self, endpoint: Endpoint, space: Space) -> None:
         pass  # routes to the networks come with the addresses
 
+    def is_ready(self, task_id: TaskId) -> bool:
+        return all(
+            network.is_ready(task_id) for network in self._networks.values() if task_id in network.legs
+        )
+
     def detach(self, task_id: TaskId) -> None:
         pass
 

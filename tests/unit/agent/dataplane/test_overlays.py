@@ -183,6 +183,18 @@ async def test_tasks_come_and_go(rig: OverlayRig) -> None:
         assert await rig.backends[number].describe(BLUE.id) == {}
 
 
+async def test_a_new_task_is_heard_at_once(rig: OverlayRig) -> None:
+    """A bridge forwards only once the kernel has noticed that a port is up: attach waits for that."""
+    rig.place("web", 0, (BLUE, "10.1.0.2/16"))
+    await rig.apply()
+    path = plan.sandbox_path(rig.folders[0] / "netns", BLUE.id)
+    for number in range(20):
+        placed = rig.place(f"task{number}", 0, (BLUE, f"10.1.1.{number + 1}/16"))
+        await rig.backends[0].attach(placed.endpoint)
+        name = plan.network_port_name(placed.endpoint.task_id)
+        assert "state forwarding" in command_in(path, "bridge", "link", "show", "dev", name)
+
+
 async def test_nodes_have_a_place_in_the_ingress_network(rig: OverlayRig) -> None:
     """Its sandbox stands without any task, and frames for other nodes' gateways find them."""
     rig.networks[INGRESS.id] = INGRESS
