@@ -13,6 +13,7 @@ A task in the node's own network, or in none, has no resolver. Names of the ingr
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import socket
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from agent.dataplane.base import Endpoint, Names, NodeState
 from agent.dataplane.linux import namespaces, netlink
-from agent.dataplane.linux.nftables import NftError
+from agent.dataplane.linux.nftables import LOW_DESCRIPTORS, NftError
 from agent.dataplane.linux.part import Space
 from agent.dns.server import NODE_FILE, DnsServer, Door, View
 from agent.dns.upstream import SERVER_PORT
@@ -186,7 +187,7 @@ _NONE = Names()
 def open_sockets(port: int) -> tuple[socket.socket, socket.socket]:
     """UDP and TCP on one port of the resolver's address, in the calling thread's namespace.
 
-    ``port`` unless it is taken, then any.
+    ``port`` unless it is taken, then any. A node has two for every task: they leave low descriptors alone.
     """
     for attempt in range(DNS_PORT_TRIES_MAX):
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -203,5 +204,15 @@ def open_sockets(port: int) -> tuple[socket.socket, socket.socket]:
             if error.errno != errno.EADDRINUSE:
                 raise
         else:
-            return udp, tcp
+            return _moved_up(udp), _moved_up(tcp)
     raise OSError(errno.EADDRINUSE, "no port is free on its loopback")
+
+
+def _moved_up(sock: socket.socket) -> socket.socket:
+    """The same socket under a descriptor that nftables could not use, if the process may have so many."""
+    try:
+        fd = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, LOW_DESCRIPTORS)
+    except OSError:
+        return sock
+    sock.close()
+    return socket.socket(fileno=fd)

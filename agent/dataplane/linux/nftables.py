@@ -2,11 +2,15 @@
 
 A context is bound to the network namespace in which it was made and keeps that alive; ``close`` it. A text
 of commands is one transaction: it is carried out whole or not at all. Blocking; not for two threads at once.
+
+The library waits with select(2), which ends the process if its socket's descriptor is not among the first
+1,024. So a context is refused rather than made beyond them, and who holds many descriptors keeps those free.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 
 from swarmpy.errors import Unavailable
 
@@ -15,6 +19,10 @@ MISSING = (
     f"{_LIBRARY} is not on this node, so task networks cannot be made; install the package libnftables1 "
     '(Debian, Ubuntu: "apt-get install nftables").'
 )
+
+LOW_DESCRIPTORS = 1_024
+_SPARE_DESCRIPTORS = 16
+"""Other threads may open some between the look and the making of a context."""
 
 
 class NftError(Exception):
@@ -46,6 +54,12 @@ def is_present() -> bool:
     return _open() is not None
 
 
+def _next_descriptor() -> int:
+    fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.close(fd)
+    return fd
+
+
 class Nftables:
     """A context in the calling thread's network namespace."""
 
@@ -53,6 +67,10 @@ class Nftables:
         library = _open()
         if library is None:
             raise Unavailable(MISSING)
+        if _next_descriptor() >= LOW_DESCRIPTORS - _SPARE_DESCRIPTORS:
+            raise Unavailable(
+                "the daemon has too many files open for nftables, which needs one of the first 1,024"
+            )
         self._library = library
         self._context: int | None = library.nft_ctx_new(0)
         if not self._context:

@@ -20,6 +20,7 @@ from scratch_network import scratch_network
 from agent.dataplane.base import Endpoint, Leg, Names, NetworkConfig, NetworkState, NodeState
 from agent.dataplane.linux import names, namespaces
 from agent.dataplane.linux.names import NamesPart
+from agent.dataplane.linux.nftables import LOW_DESCRIPTORS
 from agent.dataplane.linux.spaces import NamespaceSpace
 from swarmpy.model.ids import NetworkId, TaskId
 
@@ -279,6 +280,15 @@ def test_after_detaching_nothing_keeps_the_namespace(rig: Rig) -> None:
     wait_until(lambda: command_in(path, "ss", "-Hlntu").strip() == "", "the resolver's sockets to be closed")
     assert rig.part._groups == {}
     rig.attach(endpoint("t", "front"))
+    assert found(path, "web") == ("10.0.0.2",)
+
+
+def test_resolvers_leave_the_low_descriptors_to_nftables(rig: Rig) -> None:
+    """Its library ends the process when it is given another."""
+    path = rig.attach(endpoint("t", "front"))
+    door = rig.part._running().door(TaskId("t"))
+    assert door is not None
+    assert min(door.udp.fileno(), door.tcp.fileno()) >= LOW_DESCRIPTORS
     assert found(path, "web") == ("10.0.0.2",)
 
 
