@@ -47,6 +47,8 @@ def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> Servi
         raise texts.unimplemented(error) from None
     except Rejected as error:
         raise texts.invalid(error) from None
+    if _publishes_ingress(spec) and view.ingress_network() is None:
+        raise texts.precondition("service needs ingress network, but no ingress network is present")
     _check_files(view, spec.task_template.container_spec)
     return _on_networks(view, spec)
 
@@ -126,8 +128,6 @@ def _check_unchangeable(old: ServiceSpec, new: ServiceSpec) -> None:
     ]
     if modes[0] != modes[1]:
         raise texts.unimplemented("service mode change is not allowed")
-    if old.networks != new.networks and new.networks:
-        raise texts.unimplemented("changing network in service is not supported")
 
 
 # --- what the spec names
@@ -136,17 +136,12 @@ def _check_unchangeable(old: ServiceSpec, new: ServiceSpec) -> None:
 def _on_networks(view: View, spec: ServiceSpec) -> ServiceSpec:
     """The spec with networks named by id, the nodes' own by name.
 
-    Old clients name networks beside the task template; where both are given, the template's hold.
+    Old clients name networks beside the task template. Those go where all are, unless the template has some.
     """
     template = spec.task_template
-    if template.networks:
-        networks = _by_id(view, template.networks)
-        accepted = replace(spec, task_template=replace(template, networks=networks), networks=())
-    else:
-        networks = _by_id(view, spec.networks)
-        accepted = replace(spec, networks=networks)
+    networks = _by_id(view, template.networks or spec.networks)
     _check_together([place.target for place in networks], spec)
-    return accepted
+    return replace(spec, task_template=replace(template, networks=networks), networks=())
 
 
 def _by_id(view: View, networks: tuple[NetworkAttachmentConfig, ...]) -> tuple[NetworkAttachmentConfig, ...]:
@@ -190,7 +185,7 @@ def _check_together(targets: list[str], spec: ServiceSpec) -> None:
             continue
         if len(targets) > 1:
             raise texts.invalid(f'a service on the network "{name}" can be on no other')
-        if any(publish_mode(port) is PublishMode.INGRESS for port in _ports(spec)):
+        if _publishes_ingress(spec):
             raise texts.invalid(
                 f'ports in ingress mode do not lead to a service on the network "{name}": publish with '
                 "mode=host, or not at all"
@@ -216,6 +211,10 @@ def _check_files(view: View, container: ContainerSpec | None) -> None:
 
 def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
     return () if spec.endpoint_spec is None else spec.endpoint_spec.ports
+
+
+def _publishes_ingress(spec: ServiceSpec) -> bool:
+    return any(publish_mode(port) is PublishMode.INGRESS for port in _ports(spec))
 
 
 def _check_ports_free(view: View, spec: ServiceSpec, of: Service | None) -> None:

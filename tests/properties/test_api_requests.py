@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manager.allocate.pools import ingress_spec
 from manager.api import requests, service_plan
 from manager.api.docker_json import encode, shape
 from manager.store.store import Store
 from swarmpy import codec
 from swarmpy.errors import InvalidArgument, Rejected
-from swarmpy.model.changes import Batch, Group
+from swarmpy.model.changes import Batch, Create, Group
+from swarmpy.model.ids import NetworkId
+from swarmpy.model.objects import Network
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import Owner
 
@@ -86,6 +89,8 @@ def test_any_body_is_a_spec_or_is_refused(data: bytes) -> None:
 @given(mutants())
 def test_what_is_accepted_is_stored_and_read_back(body: dict[str, Any]) -> None:
     store = Store()
+    ingress = Network(id=NetworkId("ingress"), spec=ingress_spec())
+    store.apply_batch(Batch(groups=(Group(owner=Owner.API, changes=(Create(object=ingress),)),)))
     try:
         spec = requests.parse(json.dumps(body).encode(), ServiceSpec)
         accepted = service_plan.accept(store, spec)

@@ -17,14 +17,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 from world import World, make_network, make_node
 
+from manager.allocate.pools import ingress_spec
 from manager.allocate.ports import FIRST_PORT, LAST_PORT
 from manager.api import service_plan
 from manager.store.apply import apply_group
 from manager.store.draft import Draft
 from swarmpy.errors import Rejected
-from swarmpy.model.changes import Change, Delete, Group, Refusal
-from swarmpy.model.ids import ServiceId
-from swarmpy.model.objects import Kind, Service
+from swarmpy.model.changes import Change, Create, Delete, Group, Refusal
+from swarmpy.model.ids import NetworkId, ServiceId
+from swarmpy.model.objects import Kind, Network, Service
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -60,7 +61,9 @@ class Publishing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
-        self.is_settled = True
+        ingress = Network(id=NetworkId("ingress"), spec=ingress_spec())
+        self.world.apply(Group(owner=Owner.API, changes=(Create(object=ingress),)))
+        self.is_settled = False
         self.numbers = itertools.count(1)
         self.known: dict[tuple[str, PortProtocol, int], int] = {}
         """The numbers that the leader chose, by service, protocol and target."""

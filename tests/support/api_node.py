@@ -15,6 +15,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from manager.allocate.pools import ingress_spec
 from manager.api.control import (
     Image,
     InitRequest,
@@ -37,12 +38,13 @@ from manager.store.watch import Watch
 from swarmpy import codec
 from swarmpy.errors import InvalidArgument, NotFound, OutcomeUnknown, SwarmError
 from swarmpy.model.changes import Applied, Batch, Change, Create, Group, NodeReport, Order, Report
-from swarmpy.model.ids import ClusterId, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
+from swarmpy.model.ids import ClusterId, NetworkId, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     Cluster,
     EngineDescription,
     JoinTokens,
     ManagerStatus,
+    Network,
     Node,
     NodeDescription,
     NodeStatus,
@@ -57,6 +59,7 @@ from swarmpy.pki.keys import KEY_BYTES, SERIAL_BYTES
 from swarmpy.runtime import Env
 
 FIRST = NodeId("n1aaaaaaaaaaaaaaaaaaaaaaa")
+INGRESS = NetworkId("ingressaaaaaaaaaaaaaaaaaa")
 WORKER_TOKEN = "SWMTKN-1-" + "1" * 50 + "-" + "w" * 25
 MANAGER_TOKEN = "SWMTKN-1-" + "1" * 50 + "-" + "m" * 25
 AT = Timestamp(1_700_000_000_123_456_789)
@@ -247,6 +250,7 @@ class FakeNode:
             data_path_port=4789,
         )
         self.access.change(Create(object=cluster))
+        self.access.change(Create(object=Network(id=INGRESS, spec=ingress_spec())))
         self.access.add_node(FIRST, "node-1", role=NodeRole.MANAGER)
         return self.access
 

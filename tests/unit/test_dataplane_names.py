@@ -6,7 +6,8 @@ from pathlib import Path
 
 from api_http import Http
 from api_networks import allocated
-from api_node import FakeNode
+from api_node import INGRESS, FakeNode
+from msgspec.structs import replace
 
 from agent.dataplane import diff
 from agent.dataplane import plan as overlay_plan
@@ -18,32 +19,28 @@ from agent.dataplane.linux.mesh import names as mesh
 from agent.dataplane.linux.overlays import spoofing
 from manager.api.server import ApiServer
 from swarmpy.model import network_rules
-from swarmpy.model.changes import Create
-from swarmpy.model.ids import NetworkId
-from swarmpy.model.objects import Network
-from swarmpy.model.specs import Driver, NetworkSpec
+from swarmpy.model.changes import Update
+from swarmpy.model.specs import Driver
 from swarmpy.runtime import Env
-
-ID = NetworkId("n1aaaaaaaaaaaaaaaaaaaaaaa")
 
 
 async def test_names_of_devices_and_tables(tmp_path: Path) -> None:
     node = FakeNode()
     cluster = node.become_manager()
-    spec = NetworkSpec(
-        name="mesh", ingress=True, driver_configuration=Driver(name="overlay", options={"encrypted": ""})
-    )
-    cluster.change(Create(object=Network(id=ID, spec=spec)))
-    allocated(cluster, ID, "10.0.0.0/24")
+    ingress = cluster.store.ingress_network()
+    assert ingress is not None
+    driver = Driver(name="overlay", options={"encrypted": ""})
+    cluster.change(Update(object=replace(ingress, spec=replace(ingress.spec, driver_configuration=driver))))
+    allocated(cluster, INGRESS, "10.0.0.0/24")
     server = ApiServer(node, Env())
     await server.start(tmp_path / "api.sock")
     try:
         async with Http(tmp_path / "api.sock") as http:
-            shown = (await http.get("/networks/mesh", verbose="true")).json["Dataplane"]
+            shown = (await http.get("/networks/ingress", verbose="true")).json["Dataplane"]
     finally:
         await server.stop()
     assert shown["Network"] == {
-        "Namespace": plan.sandbox_path(Path(), ID).name,
+        "Namespace": plan.sandbox_path(Path(), INGRESS).name,
         "Bridge": diff.BRIDGE,
         "Tunnel": diff.TUNNEL,
         "Table": f"bridge {spoofing.TABLE}",

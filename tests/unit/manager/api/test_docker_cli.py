@@ -165,6 +165,7 @@ def test_networks(docker: Docker, node: FakeNode) -> None:
         "bridge bridge local",
         "front overlay swarm",
         "host host local",
+        "ingress overlay swarm",
         "none null local",
     ]
     assert good(docker("network", "ls", "-q", "--no-trunc", "--filter", "label=a")).strip() == id_

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 from api_http import Http, spec
 from api_networks import INVALID, VXLAN_IDS, add_member, allocated, created, names, on
-from api_node import FIRST, FakeCluster, FakeNode
+from api_node import FIRST, INGRESS, FakeCluster, FakeNode
 from msgspec.structs import replace
 
 from manager.api.predefined import PREDEFINED
-from swarmpy.model.changes import Create, NodeReport, Update
+from swarmpy.model.changes import NodeReport, Update
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId
-from swarmpy.model.objects import Network, NetworkAttachment, NodeDescription, VirtualIP
-from swarmpy.model.specs import NetworkSpec
+from swarmpy.model.objects import NetworkAttachment, NodeDescription, VirtualIP
 from swarmpy.model.states import Owner
 
 SECOND = NodeId("n2aaaaaaaaaaaaaaaaaaaaaaa")
@@ -115,7 +114,7 @@ async def test_a_network_without_a_driver_is_an_overlay(http: Http, cluster: Fak
         (
             {"Ingress": True},
             409,
-            "rpc error: code = AlreadyExists desc = ingress network (mesh) is already present",
+            f"rpc error: code = AlreadyExists desc = ingress network ({INGRESS}) is already present",
         ),
         ({"EnableIPv4": False}, 400, "IPv4 cannot be disabled in a Swarm scoped network"),
         (
@@ -152,15 +151,13 @@ async def test_a_network_without_a_driver_is_an_overlay(http: Http, cluster: Fak
             400,
             "the VXLAN id 5000 is network taken's: choose another",
         ),
-        ({"Options": {VXLAN_IDS: "4098"}}, 400, "the VXLAN id 4098 is network mesh's: choose another"),
+        ({"Options": {VXLAN_IDS: "4098"}}, 400, "the VXLAN id 4098 is network ingress's: choose another"),
     ],
 )
 async def test_what_cannot_be_made_is_refused_in_dockers_words(
     http: Http, cluster: FakeCluster, body: dict[str, Any], status: int, text: str
 ) -> None:
-    mesh = NetworkSpec(name="mesh", ingress=True, scope="swarm")
-    cluster.change(Create(object=Network(id=NetworkId("mesh"), spec=mesh)))
-    allocated(cluster, "mesh", "10.0.0.0/24", vni=4098)
+    allocated(cluster, INGRESS, "10.0.0.0/24", vni=4098)
     await created(http, "taken", Options={VXLAN_IDS: "5000"})
     before = await names(http)
     answer = await http.post("/networks/create", {"Name": "new", "Driver": "overlay", **body})
@@ -229,13 +226,13 @@ async def test_a_worker_makes_no_network(http: Http, node: FakeNode) -> None:
         ({"name": ["^host$"]}, ["host"]),
         ({"name": ["ck$"]}, ["back"]),
         ({"scope": ["local"]}, ["bridge", "host", "none"]),
-        ({"scope": ["swarm"]}, ["back", "front", "lan"]),
+        ({"scope": ["swarm"]}, ["back", "front", "ingress", "lan"]),
         ({"scope": ["bad"]}, []),
-        ({"type": ["custom"]}, ["back", "front", "lan"]),
+        ({"type": ["custom"]}, ["back", "front", "ingress", "lan"]),
         ({"type": ["builtin"]}, ["bridge", "host", "none"]),
-        ({"type": ["builtin", "custom"]}, ["back", "bridge", "front", "host", "lan", "none"]),
+        ({"type": ["builtin", "custom"]}, ["back", "bridge", "front", "host", "ingress", "lan", "none"]),
         ({"dangling": ["true"]}, ["front", "lan"]),
-        ({"dangling": ["0"]}, ["back", "bridge", "host", "none"]),
+        ({"dangling": ["0"]}, ["back", "bridge", "host", "ingress", "none"]),
         ({"label": ["k=v"]}, ["front"]),
         ({"label": ["k=w"]}, []),
         ({"id": [PREDEFINED["host"].id[:8]]}, ["host"]),
@@ -356,12 +353,10 @@ async def test_who_is_where_on_a_network(http: Http, cluster: FakeCluster) -> No
 
 
 async def test_the_mesh_tells_its_ports_and_entries(http: Http, cluster: FakeCluster) -> None:
-    mesh = NetworkSpec(name="ingress", ingress=True, scope="swarm")
-    cluster.change(Create(object=Network(id=NetworkId("mesh"), spec=mesh)))
-    allocated(cluster, "mesh", "10.0.0.0/24", vni=4096)
+    allocated(cluster, INGRESS, "10.0.0.0/24", vni=4096)
     node = cluster.store.node(FIRST)
     assert node is not None
-    place = NetworkAttachment(network_id=NetworkId("mesh"), addresses=("10.0.0.2/24",))
+    place = NetworkAttachment(network_id=INGRESS, addresses=("10.0.0.2/24",))
     cluster.change(Update(object=replace(node, attachments=(place,))), owner=Owner.ORCHESTRATOR)
     ports = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080}]}
     answer = await http.post("/services/create", spec(EndpointSpec=ports))
@@ -379,6 +374,18 @@ async def test_the_mesh_tells_its_ports_and_entries(http: Http, cluster: FakeClu
     )
     assert (await http.delete("/services/web")).status == 200
     assert (await http.delete("/networks/ingress")).status == 204
+    answer = await http.post("/services/create", spec(EndpointSpec=ports))
+    assert (answer.status, answer.message) == (
+        400,
+        "rpc error: code = FailedPrecondition desc = service needs ingress network, "
+        "but no ingress network is present",
+    )
+    host = {"Ports": [{"TargetPort": 80, "PublishedPort": 8080, "PublishMode": "host"}]}
+    assert (await http.post("/services/create", spec(EndpointSpec=host))).status == 201
+    await created(http, "mesh", Ingress=True)
+    assert (
+        await http.post("/services/create", spec("other", EndpointSpec={"Ports": [{"TargetPort": 80}]}))
+    ).status == 201
 
 
 async def test_what_nodes_tell_each_other_is_not_shown(http: Http, cluster: FakeCluster) -> None:
@@ -415,8 +422,6 @@ async def test_removal(http: Http, cluster: FakeCluster) -> None:
 
 
 async def test_prune_takes_what_nobody_uses(http: Http, cluster: FakeCluster) -> None:
-    mesh = NetworkSpec(name="ingress", ingress=True, scope="swarm")
-    cluster.change(Create(object=Network(id=NetworkId("mesh"), spec=mesh)))
     await http.post("/networks/create", {"Name": "settings", "ConfigOnly": True})
     await created(http, "used")
     await created(http, "kept", Labels={"keep": "yes"})

@@ -12,10 +12,6 @@ from api_networks import INVALID, add_member, allocated, created, on
 from api_node import FakeCluster
 
 from manager.api.predefined import PREDEFINED
-from swarmpy.model.changes import Create
-from swarmpy.model.ids import NetworkId
-from swarmpy.model.objects import Network
-from swarmpy.model.specs import NetworkSpec
 from swarmpy.model.states import TaskState
 
 # --- connect and disconnect
@@ -128,8 +124,6 @@ async def test_events_tell_of_networks_and_of_who_is_on_them(http: Http, cluster
 async def test_services_on_networks_that_cannot_be(
     http: Http, cluster: FakeCluster, networks: list[Any], more: dict[str, Any], status: int, text: str
 ) -> None:
-    mesh = NetworkSpec(name="ingress", ingress=True, scope="swarm")
-    cluster.change(Create(object=Network(id=NetworkId("mesh"), spec=mesh)))
     allocated(cluster, await created(http, "front"), "10.0.1.0/24")
     answer = await on(http, *networks, **more)
     assert (answer.status, answer.message[: len(text)]) == (status, text)
@@ -156,9 +150,9 @@ async def test_networks_of_old_clients_give_way_to_those_of_the_template(
     both = await on(http, "back", name="both", Networks=[{"Target": "front"}])
     assert (old.status, both.status) == (201, 201)
     spec_of = {service.spec.name: service.spec for service in cluster.store.services()}
-    assert [place.target for place in spec_of["old"].networks] == [front]
+    assert [place.target for place in spec_of["old"].task_template.networks] == [front]
     assert [place.target for place in spec_of["both"].task_template.networks] == [back]
-    assert spec_of["both"].networks == ()
+    assert spec_of["old"].networks == spec_of["both"].networks == ()
 
 
 @pytest.mark.parametrize(

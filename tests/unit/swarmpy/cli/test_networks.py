@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 from api_networks import add_member, allocated
-from api_node import FakeCluster
+from api_node import INGRESS, FakeCluster
 from cli_run import Run
 from msgspec.structs import replace
 
 from swarmpy.cli.flags import UsageError, parse
 from swarmpy.cli.networks import COMMANDS, new_network
-from swarmpy.model.changes import Create, Update
+from swarmpy.model.changes import Update
 from swarmpy.model.ids import NetworkId, ServiceId
-from swarmpy.model.objects import Network, NetworkAttachment, VirtualIP
-from swarmpy.model.specs import NetworkSpec
+from swarmpy.model.objects import NetworkAttachment, VirtualIP
 from swarmpy.model.states import Owner
 
 
@@ -119,9 +118,10 @@ def test_lists(run: Run, cluster: FakeCluster) -> None:
         [run("network", "ls", "-q", "--filter", "name=bridge").out.strip(), "bridge", "bridge", "local"],
         [id_[:12], "front", "overlay", "swarm"],
         [run("network", "ls", "-q", "--filter", "name=host").out.strip(), "host", "host", "local"],
+        [INGRESS[:12], "ingress", "overlay", "swarm"],
         [run("network", "ls", "-q", "--filter", "name=none").out.strip(), "none", "null", "local"],
     ]
-    assert run("network", "list", "-q", "--no-trunc", "-f", "driver=overlay").out == f"{id_}\n"
+    assert run("network", "list", "-q", "--no-trunc", "-f", "driver=overlay").out == f"{id_}\n{INGRESS}\n"
     line = run("network", "ls", "-f", "label=k", "--format", "{{.Name}} {{.Labels}} {{.IPv6}}").out
     assert line == "front k=v false\n"
 
@@ -164,10 +164,8 @@ def test_a_networks_page_says_what_is_where(run: Run, cluster: FakeCluster) -> N
 
 
 def test_the_page_of_the_mesh_tells_where_it_enters(run: Run, cluster: FakeCluster) -> None:
-    mesh = NetworkSpec(name="ingress", ingress=True, scope="swarm")
-    cluster.change(Create(object=Network(id=NetworkId("mesh"), spec=mesh)))
     (node,) = cluster.store.nodes()
-    place = NetworkAttachment(network_id=NetworkId("mesh"), addresses=("10.0.0.2/24",))
+    place = NetworkAttachment(network_id=INGRESS, addresses=("10.0.0.2/24",))
     cluster.change(Update(object=replace(node, attachments=(place,))), owner=Owner.ORCHESTRATOR)
     run("service", "create", "--detach", "--name", "web", "-p", "10.0.0.1:8080:80", "host", "sleep", "1")
     page = run("network", "inspect", "--pretty", "ingress")
@@ -193,8 +191,6 @@ def test_removal(run: Run, cluster: FakeCluster) -> None:
 def test_what_others_depend_on_is_asked_for(
     run: Run, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mesh = NetworkSpec(name="ingress", ingress=True, scope="swarm")
-    cluster.change(Create(object=Network(id=NetworkId("mesh"), spec=mesh)))
     create(run, "idle")
     for answer in ("", "n\n"):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
