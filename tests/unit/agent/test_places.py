@@ -302,7 +302,7 @@ def test_legs_are_in_the_order_of_the_networks() -> None:
     configs = {id_: NetworkConfig(id=id_) for id_ in (NET.id, other.network_id)}
     legs = environment.make_endpoint(task, WEB, NODE, networks=configs).legs
     assert [(leg.link, leg.network.id) for leg in legs] == [("eth0", "net2"), ("eth1", NET.id)]
-    assert [leg.mac for leg in legs] == [mac, "02:42:0a:00:00:03"]
+    assert [leg.mac for leg in legs] == ["02:00:00:00:00:01", "02:42:0a:00:00:03"]
 
 
 def test_networks_that_every_node_has_are_modes() -> None:
