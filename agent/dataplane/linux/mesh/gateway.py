@@ -73,6 +73,11 @@ def make(node: Space, sandbox: Path, addresses: tuple[Interface, ...], mac: str)
         _forward6(node)
 
 
+def is_up(node: Space) -> bool:
+    link = node.netlink.link(LINK)
+    return link is not None and link.is_up
+
+
 def remove(node: Space) -> None:
     node.netlink.do(netlink.delete_link(LINK), accept=_GONE)
 

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from agent.dataplane.base import PublishedPort
 from agent.dataplane.linux.balancing import slots
 from agent.dataplane.linux.mesh.names import (
@@ -174,33 +176,60 @@ def place(port: PublishedPort, addresses: tuple[str, ...], former: PlacedPort | 
 
 def elements_of(placed: PlacedPort) -> dict[Element, bytes]:
     port = placed.port
-    service = bytes([PROTOCOL_NUMBERS[port.protocol], 0, 0, 0]) + _number(port.published_port)
     found: dict[Element, bytes] = {}
-    if placed.addresses:
-        for address in placed.addresses:
-            where = ip_address(address).packed
-            found.update(_elements(placed, version_of(address), "_at", where + service))
-            if port.is_source_nat:
-                family = _FAMILIES[version_of(address)][0]
-                found[Element(f"{family}_{CLASSIC_SET}", where + service)] = b""
-        return found
-    for version in _FAMILIES:
-        found.update(_elements(placed, version, "", service))
-    if port.is_source_nat:
-        found[Element(CLASSIC_SET, service)] = b""
+    for version, where, key in _keys(placed):
+        family, backends = _FAMILIES[version][0], placed.slots[version]
+        size = len(backends)
+        chain = _chain(version, where, size, is_sticky=port.is_sticky) if size else REFUSE
+        found[Element(f"{family}_ports{where}", key)] = chain.encode()
+        found.update(_slot_elements(placed, version, where, key=key, positions=range(size)))
+        if port.is_source_nat:
+            name = f"{family}_{CLASSIC_SET}" if where else CLASSIC_SET
+            found[Element(name, key)] = b""
     return found
 
 
-def _elements(placed: PlacedPort, version: int, place: str, key: bytes) -> dict[Element, bytes]:
-    family, backends = _FAMILIES[version][0], placed.slots[version]
-    chain = _chain(version, place, len(backends), is_sticky=placed.port.is_sticky) if backends else REFUSE
-    found = {Element(f"{family}_ports{place}", key): chain.encode()}
-    target = _number(placed.port.target_port)
-    known = {each: ip_address(each).packed + target for each in set(backends)}
-    for position, backend in enumerate(backends):
+def change_of(former: PlacedPort, wished: PlacedPort) -> tuple[dict[Element, bytes], dict[Element, bytes]]:
+    """What to remove and what to add, of one port. As a rule only some slots lead elsewhere."""
+    if _outside_of_slots(former) != _outside_of_slots(wished):
+        return difference(elements_of(former), elements_of(wished))
+    removed: dict[Element, bytes] = {}
+    added: dict[Element, bytes] = {}
+    for version, where, key in _keys(wished):
+        before, after = former.slots[version], wished.slots[version]
+        moved = [place for place, backend in enumerate(after) if before[place] != backend]
+        removed.update(_slot_elements(former, version, where, key=key, positions=moved))
+        added.update(_slot_elements(wished, version, where, key=key, positions=moved))
+    return removed, added
+
+
+def _outside_of_slots(placed: PlacedPort) -> tuple[object, ...]:
+    sizes = tuple(len(placed.slots[version]) for version in _FAMILIES)
+    return replace(placed.port, backends=()), placed.addresses, sizes
+
+
+def _keys(placed: PlacedPort) -> list[tuple[int, str, bytes]]:
+    """IP version, which maps, and the key, for each place where the port answers."""
+    port = placed.port
+    service = bytes([PROTOCOL_NUMBERS[port.protocol], 0, 0, 0]) + _number(port.published_port)
+    if not placed.addresses:
+        return [(version, "", service) for version in _FAMILIES]
+    return [(version_of(each), "_at", ip_address(each).packed + service) for each in placed.addresses]
+
+
+def _slot_elements(
+    placed: PlacedPort, version: int, where: str, *, key: bytes, positions: Iterable[int]
+) -> dict[Element, bytes]:
+    backends, target = placed.slots[version], _number(placed.port.target_port)
+    name = f"{_FAMILIES[version][0]}_slots{where}"
+    known: dict[str, bytes] = {}
+    found = {}
+    for position in positions:
+        backend = backends[position]
+        if backend not in known:
+            known[backend] = ip_address(backend).packed + target
         # the kernel draws the slot into a register in its own byte order
-        slot = Element(f"{family}_slots{place}", key + position.to_bytes(4, sys.byteorder))
-        found[slot] = known[backend]
+        found[Element(name, key + position.to_bytes(4, sys.byteorder))] = known[backend]
     return found
 
 

@@ -10,7 +10,7 @@ Established connections are never touched: the kernel's connection table keeps w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -49,6 +49,8 @@ class Mesh:
         self._peers: Mapping[NodeId, Peer] = {}
         self._gateways: dict[str, int] = {}
         self._addresses: tuple[Interface, ...] = ()
+        self._plugged: tuple[Interface, ...] = ()
+        """With which the leg was made right."""
         self._placed: dict[_PortKey, PlacedPort] = {}
         self._elements: dict[Element, bytes] | None = None
         """What is in the kernel's maps; None: to be found out."""
@@ -64,8 +66,7 @@ class Mesh:
         self._node = node
         self._wire = Wire(NETFILTER)
         self._has_egress = probe.has_egress_hook()
-        self._elements = None
-        self._placed = {}
+        self._elements, self._placed, self._plugged = None, {}, ()
 
     def shut_down(self) -> None:
         self._reserved.release(OWNER)
@@ -94,7 +95,9 @@ class Mesh:
         try:
             sandbox = plan.sandbox_path(self._netns_dir, config.id)
             mac = network_plan.mac_of(own.ingress_addresses)
-            gateway.make(self._own_node(), sandbox, addresses, mac)
+            if addresses != self._plugged or not gateway.is_up(self._own_node()):
+                gateway.make(self._own_node(), sandbox, addresses, mac)
+                self._plugged = addresses
         except Unavailable as error:
             self._report((str(error),))
             raise
@@ -111,6 +114,7 @@ class Mesh:
             found = table.read(self._own_wire(), host_rules.map_names())
             if found != self._elements or table.outline(self._own_wire()) != self._outline:
                 self._elements = None
+        self._plugged = ()
         self.apply(self._state)
         for replies in self._tasks.values():
             replies.prepare(self._gateways, has_egress=self._has_egress)
@@ -139,7 +143,7 @@ class Mesh:
             if where is None:
                 continue
             former = self._placed.get(key)
-            if former is not None and former.port == port and former.addresses == where:
+            if former is not None and former.addresses == where and _is_same(former.port, port):
                 wished[key] = former
             else:
                 placed = host_rules.place(port, where, former)
@@ -157,12 +161,12 @@ class Mesh:
     def _change(self, wished: Mapping[_PortKey, PlacedPort]) -> None:
         assert self._elements is not None, "the table was loaded"
         if self._placed:
-            keys = self._placed.keys() | wished.keys()
-            touched = [key for key in keys if self._placed.get(key) is not wished.get(key)]
-            before: Mapping[Element, bytes] = _elements(self._placed, touched)
-        else:  # a former life's, or none
-            touched, before = list(wished), self._elements
-        removed, added = host_rules.difference(before, _elements(wished, touched))
+            removed, added = _changes(self._placed, wished)
+        else:  # a former life's elements, or none
+            all_wished = {
+                key: value for each in wished.values() for key, value in host_rules.elements_of(each).items()
+            }
+            removed, added = host_rules.difference(self._elements, all_wished)
         if removed or added:
             self._own_wire().transact(table.change(removed, added))
         for element in removed:
@@ -220,7 +224,7 @@ class Mesh:
             node.nft.run(host_rules.DELETION)
         except NftError as error:
             raise Unavailable(f"the rules of the routing mesh could not be removed: {error}") from None
-        self._elements, self._placed, self._addresses = None, {}, ()
+        self._elements, self._placed, self._addresses, self._plugged = None, {}, (), ()
         self._reserved.release(OWNER)
         self._report(())
 
@@ -266,12 +270,28 @@ class Mesh:
         return self._wire
 
 
-def _elements(ports: Mapping[_PortKey, PlacedPort], keys: Iterable[_PortKey]) -> dict[Element, bytes]:
-    found: dict[Element, bytes] = {}
-    for key in keys:
-        if key in ports:
-            found.update(host_rules.elements_of(ports[key]))
-    return found
+def _changes(
+    former: Mapping[_PortKey, PlacedPort], wished: Mapping[_PortKey, PlacedPort]
+) -> tuple[dict[Element, bytes], dict[Element, bytes]]:
+    """What to remove and what to add, of the ports that are not the same objects."""
+    removed: dict[Element, bytes] = {}
+    added: dict[Element, bytes] = {}
+    for key, before in former.items():
+        after = wished.get(key)
+        if after is None:
+            removed.update(host_rules.elements_of(before))
+        elif after is not before:
+            less, more = host_rules.change_of(before, after)
+            removed.update(less)
+            added.update(more)
+    for key in wished.keys() - former.keys():
+        added.update(host_rules.elements_of(wished[key]))
+    return removed, added
+
+
+def _is_same(one: PublishedPort, other: PublishedPort) -> bool:
+    """Mostly it is the same object."""
+    return one is other or one == other
 
 
 def _is_address(host: str) -> bool:
