@@ -294,6 +294,9 @@ IMAGE_MANIFESTS_MAX = 256
 
 MESH_STICKY_SLOTS = 1_024
 """Slots of a published port whose clients stick to a task."""
+NFT_CONTEXTS_MAX = 256
+"""Tasks whose nftables context is kept open; another's is made when needed, in a fifth of a millisecond."""
+
 # --- names in task networks
 DNS_TTL_S = 2
 """How long a client may keep an answer: names follow the cluster's state."""

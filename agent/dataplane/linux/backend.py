@@ -29,7 +29,7 @@ from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Cutting, LegMaker, Mending
 from agent.dataplane.linux.parts import make_parts
 from agent.dataplane.linux.records import EndpointRecord, Records
-from agent.dataplane.linux.spaces import NamespaceSpace
+from agent.dataplane.linux.spaces import NamespaceSpace, OpenContexts
 from agent.executor.base import Sandbox
 from swarmpy.errors import SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import LINKS_POLL_S, LINKS_READY_S, NETWORK_RECHECK_S
@@ -55,6 +55,7 @@ class LinuxBackend:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="dataplane")
         self._records: dict[TaskId, EndpointRecord] = {}
         self._node = NamespaceSpace()
+        self._contexts = OpenContexts()
         self._spaces: dict[TaskId, NamespaceSpace] = {}
         self._state: NodeState | None = None
         self._checked: dict[TaskId, Endpoint] = {}
@@ -263,8 +264,8 @@ class LinuxBackend:
         if not namespaces.is_live(path):
             self._close_space(task_id)
             path.unlink(missing_ok=True)
-            namespaces.make(path).close()
-        space = self._spaces.setdefault(task_id, NamespaceSpace(path))
+            namespaces.make(path, has_bridge=False).close()
+        space = self._spaces.setdefault(task_id, NamespaceSpace(path, contexts=self._contexts))
         names = ["lo"]
         if not endpoint.mode:
             for part in self._parts.ordered:

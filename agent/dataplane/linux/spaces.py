@@ -1,7 +1,8 @@
 """Network namespaces with open doors: netlink and nftables sockets that live in them. See ``part.Space``.
 
-An nft context made anew for every call costs a hundred times what a kept one costs, so they are kept. A space
-keeps its namespace alive until it is closed.
+An nft context made anew for every call costs several times what a kept one costs, so they are kept: those of
+the spaces that were used last, since a node may have a thousand and nftables can do with so many descriptors
+only. A space keeps its namespace alive until it is closed.
 """
 
 from __future__ import annotations
@@ -15,16 +16,35 @@ from agent.dataplane.linux import namespaces
 from agent.dataplane.linux.netlink import Netlink
 from agent.dataplane.linux.nftables import Nftables
 from swarmpy.errors import Unavailable
+from swarmpy.limits import NFT_CONTEXTS_MAX
 
 OWN = Path("/proc/thread-self/ns/net")
 """The calling thread's namespace: the node's."""
 
 
-class NamespaceSpace:
-    """The namespace that is kept at ``path``. For one thread."""
+class OpenContexts:
+    """Spaces with an nft context, the one that was used longest ago first. For one thread."""
 
-    def __init__(self, path: Path = OWN) -> None:
+    def __init__(self) -> None:
+        self._spaces: dict[NamespaceSpace, None] = {}
+
+    def use(self, space: NamespaceSpace) -> None:
+        """Of too many, the one that was used longest ago is closed; its space opens it again when asked."""
+        self._spaces.pop(space, None)
+        self._spaces[space] = None
+        if len(self._spaces) > NFT_CONTEXTS_MAX:
+            next(iter(self._spaces)).close_nft()
+
+    def forget(self, space: NamespaceSpace) -> None:
+        self._spaces.pop(space, None)
+
+
+class NamespaceSpace:
+    """The namespace that is kept at ``path``. For one thread. ``contexts``: shared by many spaces."""
+
+    def __init__(self, path: Path = OWN, *, contexts: OpenContexts | None = None) -> None:
         self.path = path
+        self._contexts = contexts
         self._netlink: Netlink | None = None
         self._nft: Nftables | None = None
 
@@ -40,6 +60,8 @@ class NamespaceSpace:
         if self._nft is None:
             with self.inside():
                 self._nft = Nftables()
+        if self._contexts is not None:
+            self._contexts.use(self)
         return self._nft
 
     @contextmanager
@@ -72,6 +94,11 @@ class NamespaceSpace:
     def close(self) -> None:
         """Close the doors; another call opens them again."""
         self.rest()
+        self.close_nft()
+
+    def close_nft(self) -> None:
+        if self._contexts is not None:
+            self._contexts.forget(self)
         if self._nft is not None:
             self._nft.close()
             self._nft = None
