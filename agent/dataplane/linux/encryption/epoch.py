@@ -1,14 +1,14 @@
-"""A sender's epoch: which keys it may use, and which it has used already.
+"""A node's epoch: which keys it may use, and which it has used already.
 
 A key must never count its nonces from the beginning twice (RFC 4106 §2). The kernel counts as long as a state
 lives; so an epoch belongs to one life of this network namespace (its cookie is never given twice in a boot),
-and a key that was used and that the kernel no longer has ends the epoch as well. Used keys are written down,
+and a key that was used and that nobody counts with any more ends the epoch as well. So it is with keys that
+others send with: whoever forgets what was taken with a key would take it twice. Used keys are written down,
 as fingerprints, before they are used. The file lies where a reboot clears it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import socket
@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from agent.dataplane.linux.encryption.keys import fingerprint
 from swarmpy.errors import Unavailable
 from swarmpy.model.value import Value
 
@@ -53,20 +54,20 @@ class Epoch:
         if self._ledger.place != place or not self._ledger.epoch:
             self._write(_Ledger(place=place, epoch=_fresh()))
 
-    def was_used(self, keys: Iterable[bytes]) -> bool:
+    def was_used(self, keys: Iterable[tuple[int, bytes]]) -> bool:
+        """Any of these; each with its secret's tag."""
         used = set(self._ledger.used)
-        return any(_fingerprint(key) in used for key in keys)
+        return any(_entry(tag, key) in used for tag, key in keys)
 
-    def use(self, keys: Iterable[bytes]) -> None:
+    def use(self, keys: Iterable[tuple[int, bytes]]) -> None:
         """Write down that these keys are about to be used."""
-        used = tuple(dict.fromkeys((*self._ledger.used, *map(_fingerprint, keys))))
+        used = tuple(dict.fromkeys((*self._ledger.used, *(_entry(tag, key) for tag, key in keys))))
         if used != self._ledger.used:
             self._write(_Ledger(place=self._ledger.place, epoch=self._ledger.epoch, used=used))
 
-    def forget(self, keys: Iterable[bytes]) -> None:
-        """Of keys whose secret is gone nothing has to be known any more."""
-        gone = {_fingerprint(key) for key in keys}
-        used = tuple(each for each in self._ledger.used if each not in gone)
+    def forget_before(self, tag: int) -> None:
+        """Of keys whose secret is gone for good nothing has to be known any more: a tag never comes back."""
+        used = tuple(each for each in self._ledger.used if int(each.partition(".")[0]) >= tag)
         if used != self._ledger.used:
             self._write(_Ledger(place=self._ledger.place, epoch=self._ledger.epoch, used=used))
 
@@ -94,8 +95,8 @@ def _fresh() -> str:
     return secrets.token_hex(_EPOCH_BYTES)
 
 
-def _fingerprint(key: bytes) -> str:
-    return hashlib.sha256(b"swarmpy used key" + key).hexdigest()[:32]
+def _entry(tag: int, key: bytes) -> str:
+    return f"{tag}.{fingerprint(key)}"
 
 
 def _place() -> str:

@@ -1,16 +1,18 @@
 """What IPsec should hold on this node for encrypted networks, and how to get there. Pure.
 
-Encrypted networks have a data port of their own, and two base policies say of it: nothing leaves in the
-clear, and nothing is taken that did not come encrypted. They come before everything else and never go, so
-whatever is missing (a key, a peer, the rest of a plan) means silence, not clear text.
+Encrypted networks have a data port of their own, and base policies say of it: nothing leaves in the clear,
+and nothing is taken that did not come encrypted. They come before everything else and never go, so whatever
+is missing (a key, a peer, the rest of a plan) means silence, not clear text. Of peers to which another way
+leads IPsec keeps out, by a policy that is open: the lock and the routes see to it then.
 
 Per peer there is one state per secret of the ring for what it sends, one state for what is sent to it (with
-the secret that is sent with), and a policy that leads to that. A sending state is kept as long as its secret
-is in the ring, even if its peer has gone: made a second time it would count its nonces from the beginning.
+the secret that is sent with), and a policy that leads to that. A state is kept as long as its secret is in
+the ring, even if its peer has gone: made a second time with the same key it would count from the beginning.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from socket import AF_INET, AF_INET6
 from typing import Final, NamedTuple
@@ -19,7 +21,7 @@ from agent.dataplane.linux.encryption.keys import (
     KEY_BYTES,
     SALT_BYTES,
     TAGS,
-    Sender,
+    Party,
     derive,
     sending_key,
     spi,
@@ -43,61 +45,91 @@ _REQUESTS: Final = 0x5A0000
 """Our states' request numbers are this and the tag in the lowest byte: known as ours in a dump."""
 _PEER_PRIORITY: Final = 100
 _BASE_PRIORITY: Final = 9_000
+FAMILIES: Final = (AF_INET, AF_INET6)
+
+
+def families(has_ipv6: bool) -> tuple[int, ...]:
+    return FAMILIES if has_ipv6 else (AF_INET,)
 
 
 class Node(NamedTuple):
-    """One end: who sends, and the address of its underlay."""
+    """One end, and the address of its underlay."""
 
-    sender: Sender
+    party: Party
     addr: str
 
 
 class Plan(NamedTuple):
-    """Desired states and policies, in the order in which they are to come."""
+    """Desired states and policies. ``base`` come before everything else."""
 
     own_addr: str
-    states: tuple[State, ...]
-    policies: tuple[Policy, ...]
-    tags: frozenset[int]
+    base: tuple[Policy, ...]
+    states: tuple[State, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    tags: frozenset[int] = frozenset()
     """Of the ring, modulo ``TAGS``."""
+    is_known: bool = True
+    """Whether this node knows its own address and number; else what stands is left alone but for the base."""
 
 
-def base_policies(port: int) -> tuple[Policy, ...]:
+def base_policies(port: int, families: Iterable[int] = FAMILIES) -> tuple[Policy, ...]:
     """Nothing to ``port`` in the clear, either way, of either family."""
     return tuple(
         Policy(direction, family, "", "", port, _BASE_PRIORITY)
-        for family in (AF_INET, AF_INET6)
+        for family in families
         for direction in (DIRECTION_OUT, DIRECTION_IN)
     )
 
 
-def make_plan(own: Node, peers: Iterable[Node], ring: tuple[NetworkKey, ...], *, port: int) -> Plan:
-    """Peers of which something is not known yet, or of another address family, wait."""
+def base_plan(port: int, families: Iterable[int] = FAMILIES) -> Plan:
+    """Of a node that does not know enough of itself yet."""
+    return Plan("", base_policies(port, families), is_known=False)
+
+
+def make_plan(
+    own: Node,
+    peers: Iterable[Node],
+    ring: tuple[NetworkKey, ...],
+    *,
+    base: tuple[Policy, ...],
+    others: Iterable[str] = (),
+) -> Plan:
+    """Peers of which something is not known yet wait. ``others``: addresses that another way leads to."""
+    if not own.party.is_known or not own.addr:
+        return Plan("", base, is_known=False)
+    port = base[0].port
     states: list[State] = []
-    policies = list(base_policies(port))
+    policies: list[Policy] = []
+    family = family_of(own.addr)
     sending = sending_key(ring)
-    if own.sender.is_known and own.addr and sending is not None:
-        family = family_of(own.addr)
-        for peer in sorted(peers):
-            if not peer.sender.is_known or not peer.addr or family_of(peer.addr) != family:
-                continue
-            states += [_state(key, peer, own) for key in ring]
-            states.append(_state(sending, own, peer))
-            request = _request(sending.tag)
-            policies.append(Policy(DIRECTION_OUT, family, own.addr, peer.addr, port, _PEER_PRIORITY, request))
+    for peer in sorted(peers):
+        if sending is None or not peer.party.is_known or not peer.addr or family_of(peer.addr) != family:
+            continue
+        states += [_state(key, peer, own) for key in ring]
+        states.append(_state(sending, own, peer))
+        request = _request(sending.tag)
+        policies.append(Policy(DIRECTION_OUT, family, own.addr, peer.addr, port, _PEER_PRIORITY, request))
+    for addr in sorted(set(others)):
+        for direction, source, target in (
+            (DIRECTION_OUT, own.addr, addr),
+            (DIRECTION_IN, addr, own.addr),
+        ):
+            policies.append(
+                Policy(direction, family, source, target, port, _PEER_PRIORITY, is_open=True),
+            )
     tags = frozenset(key.tag % TAGS for key in ring)
-    return Plan(own.addr, tuple(states), tuple(policies), tags)
+    return Plan(own.addr, base, tuple(states), tuple(policies), tags)
 
 
 def _state(key: NetworkKey, source: Node, target: Node) -> State:
     material = derive(
         key.secret,
-        source.sender,
-        target.sender.node_id,
+        source.party,
+        target.party,
         purpose=_PURPOSE,
         size=KEY_BYTES + SALT_BYTES,
     )
-    index = spi(key.tag, source.sender.number)
+    index = spi(key.tag, source.party.number)
     return State(source.addr, target.addr, index, _request(key.tag), material)
 
 
@@ -106,43 +138,61 @@ def _request(tag: int) -> int:
 
 
 class Work(NamedTuple):
-    """``sending``: the keys that this starts to send with; to be written down before it is done."""
+    """``fresh``: states that count from the beginning; their keys are to be written down before that."""
 
     messages: tuple[Message, ...]
-    sending: tuple[bytes, ...]
+    fresh: tuple[State, ...]
 
 
-def diff(plan: Plan, states: Iterable[State], policies: Iterable[Policy], *, port: int) -> Work:
-    """From what the kernel has to the plan: first what closes and opens, then what is no longer wanted."""
+def diff(plan: Plan, states: Iterable[State], policies: Iterable[Policy]) -> Work:
+    """From what the kernel has to the plan: first what closes, then what opens, then what is over."""
     has = set(states)
-    has_policies = set(policies)
-    wanted = set(plan.states)
+    messages = _fix_policies(plan.base, policies)
+    if not plan.is_known:
+        return Work(tuple(messages), ())
     by_index = {(state.target, state.spi): state for state in has}
-    messages = [set_policy(policy) for policy in plan.policies[:4] if policy not in has_policies]
-    sending = []
-    for state in plan.states:
-        if state in has:
-            continue
+    wanted = set(plan.states)
+    fresh = [state for state in plan.states if state not in has]
+    for state in fresh:
         former = by_index.get((state.target, state.spi))
         if former is not None:
             messages.append(delete_state(former))
         messages.append(add_state(state))
-        if state.source == plan.own_addr:
-            sending.append(state.key)
-    messages += [set_policy(policy) for policy in plan.policies[4:] if policy not in has_policies]
-    wanted_selectors = {policy[:5] for policy in plan.policies}
+    messages += _fix_policies(plan.policies, policies)
+    port = plan.base[0].port
+    kept = {policy.selector for policy in (*plan.base, *plan.policies)}
     messages += [
         delete_policy(policy)
-        for policy in sorted(has_policies)
-        if policy.port == port and policy[:5] not in wanted_selectors
+        for policy in sorted(policies)
+        if policy.port == port and policy.selector not in kept
     ]
-    replaced = {(state.target, state.spi) for state in wanted}
+    taken = {(state.target, state.spi) for state in wanted}
     messages += [
         delete_state(state)
         for state in sorted(has - wanted)
-        if _is_ours(state) and (state.target, state.spi) not in replaced and _is_over(state, plan)
+        if _is_ours(state) and (state.target, state.spi) not in taken and _is_over(state, plan)
     ]
-    return Work(tuple(messages), tuple(sending))
+    return Work(tuple(messages), tuple(fresh))
+
+
+def _fix_policies(wanted: Iterable[Policy], policies: Iterable[Policy]) -> list[Message]:
+    """Set those that are not there. Where there is another for the same packets, all of them go first: the
+    kernel deletes by what a policy is for, not by its priority."""
+    present = Counter(policies)
+    by_selector: dict[tuple[int, int, str, str, int], list[Policy]] = {}
+    for policy in present.elements():
+        by_selector.setdefault(policy.selector, []).append(policy)
+    messages = []
+    for policy in wanted:
+        standing = by_selector.get(policy.selector, [])
+        if standing == [policy]:
+            continue
+        if all(each.priority == policy.priority for each in standing):
+            messages.append(set_policy(policy))
+        else:
+            messages += [delete_policy(each) for each in standing]
+            messages.append(set_policy(policy))
+    return messages
 
 
 def _is_ours(state: State) -> bool:
@@ -150,5 +200,5 @@ def _is_ours(state: State) -> bool:
 
 
 def _is_over(state: State, plan: Plan) -> bool:
-    is_sending = state.source == plan.own_addr
-    return not is_sending or state.request & 0xFF not in plan.tags
+    is_own = plan.own_addr in (state.source, state.target)
+    return not is_own or state.request & 0xFF not in plan.tags

@@ -1,13 +1,16 @@
 """Keys of encrypted networks: what each pair of nodes uses in each direction, derived from shared secrets.
 
 The managers hand every node of an encrypted network the same ring of secrets. A key is derived (HKDF-SHA256,
-RFC 5869) from one of them, the sender, the receiver, and the sender's epoch: so no two senders ever use one
-key, and a sender that has lost count of its nonces (its machine was started anew) begins with another key. An
-SPI is made of the secret's tag and the sender's number, and is therefore unique at every receiver.
+RFC 5869) from one of them, the sender, the receiver, and the epochs of both: so no two senders ever use one
+key; a sender that has lost count of its nonces (its machine was started anew) begins with another key, and so
+does a receiver that no longer knows what it has taken. An SPI is made of the secret's tag and the sender's
+number, and is therefore unique at every receiver.
 """
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -21,11 +24,12 @@ SALT_BYTES: Final = 4
 TAGS: Final = 255
 """Tags are told apart modulo this; a ring has a few."""
 _NUMBER_BITS: Final = 24
+_DERIVED_MAX: Final = 8_192
 NUMBER_MAX: Final = (1 << _NUMBER_BITS) - 1
 
 
-class Sender(NamedTuple):
-    """A node as one that sends. ``epoch``: fresh whenever it may have lost count of what it has sent."""
+class Party(NamedTuple):
+    """A node as one end of a pair. ``epoch``: fresh whenever it may have lost count of what passed."""
 
     node_id: str
     number: int
@@ -37,11 +41,18 @@ class Sender(NamedTuple):
         return bool(self.node_id and self.epoch and 0 < self.number <= NUMBER_MAX)
 
 
-def derive(secret: bytes, sender: Sender, receiver_id: str, *, purpose: str, size: int) -> bytes:
+@lru_cache(maxsize=_DERIVED_MAX)
+def derive(secret: bytes, sender: Party, receiver: Party, *, purpose: str, size: int) -> bytes:
     """``size`` bytes that only who knows the secret can make. Each part has its length before it."""
-    parts = ("swarmpy network key 1", purpose, sender.node_id, sender.epoch, receiver_id)
+    ends = (sender.node_id, sender.epoch, receiver.node_id, receiver.epoch)
+    parts = ("swarmpy network key 1", purpose, *ends)
     info = b"".join(len(raw).to_bytes(2, "big") + raw for raw in (part.encode() for part in parts))
     return HKDF(algorithm=SHA256(), length=size, salt=None, info=info).derive(secret)
+
+
+def fingerprint(key: bytes) -> str:
+    """A key's name, which tells nothing of it."""
+    return hashlib.sha256(b"swarmpy used key" + key).hexdigest()[:32]
 
 
 def spi(tag: int, number: int) -> int:

@@ -1,56 +1,139 @@
-"""``Encryption``: the Part that keeps IPsec in order for encrypted networks.
+"""``Encryption``: the Part that sees to it that frames of encrypted networks travel encrypted, or not at all.
 
-It comes before the overlays, so that the base policies stand before any device that could send. A node that
-cannot encrypt refuses the task, in a sentence. States are left in place over a restart of the daemon: they
-count nonces and hold replay windows.
+It comes before the overlays, so that the lock stands before any device that could send: from then on nothing
+leaves for the data port of encrypted networks in the clear, nothing is taken there that came in the clear,
+and nothing is routed but to peers that a way leads to (see ``ways``). What encrypts is left in place over a
+restart of the daemon, and while there is no encrypted network for once: it counts nonces and holds replay
+windows, and tasks keep their connections.
+
+A node that can encrypt in no way refuses the task, in a sentence. What this node has to tell the others, so
+that they can talk to it, is ``told``, ``epoch`` and ``wireguard_key``; the epoch may change at any ``apply``.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from agent.dataplane.base import Endpoint, NodeState, Peer
-from agent.dataplane.linux import namespaces
-from agent.dataplane.linux.encryption import esp
+from agent.dataplane.base import Endpoint, NetworkConfig, NodeState, Peer
+from agent.dataplane.linux import netlink
+from agent.dataplane.linux.encryption import esp, lock, routes, wireguard
 from agent.dataplane.linux.encryption.epoch import Epoch
-from agent.dataplane.linux.encryption.keys import KEY_BYTES, SALT_BYTES, Sender
-from agent.dataplane.linux.encryption.xfrm import State, Xfrm, add_state, set_policy
-from agent.dataplane.linux.part import Space
+from agent.dataplane.linux.encryption.keys import (
+    KEY_BYTES,
+    SALT_BYTES,
+    TAGS,
+    Party,
+    derive,
+    fingerprint,
+    sending_key,
+)
+from agent.dataplane.linux.encryption.links import add_wireguard, give_address, raise_link
+from agent.dataplane.linux.encryption.probe import Found, find_ways, has_ipv6
+from agent.dataplane.linux.encryption.userspace.orders import Configure, Key, Member, Status
+from agent.dataplane.linux.encryption.userspace.port import UserspacePort
+from agent.dataplane.linux.encryption.userspace.records import HEAD
+from agent.dataplane.linux.encryption.ways import (
+    ESP,
+    USERSPACE,
+    USERSPACE_LARGE,
+    WAYS,
+    WIREGUARD,
+    Ports,
+    is_within_reach,
+    overhead_of,
+    pair_up,
+    ports_of,
+)
+from agent.dataplane.linux.encryption.wireguard import Wireguard, WireguardPeer
+from agent.dataplane.linux.encryption.xfrm import Policy, State, Xfrm, delete_policy
+from agent.dataplane.linux.nftables import NftError
+from agent.dataplane.linux.overlays.underlay import find_device
+from agent.dataplane.linux.part import Carriage, Space
 from swarmpy.errors import TaskRejected, Unavailable
-from swarmpy.model.ids import TaskId
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import NetworkKey
 
 log = structlog.get_logger(__name__)
 
-ESP: Final = "esp"
-_LEDGER_NAME: Final = "encryption.json"
-_PROBE_SPI: Final = 0x5A5A5A5A
+_LEDGER_NAME: Final = "epoch.json"
+_KEY_NAME: Final = "wireguard.key"
+_USERSPACE_PURPOSE: Final = "userspace"
+_WIREGUARD_BYTES: Final = {4: 60, 6: 80}
+_DATAGRAM_BYTES: Final = {4: 28, 6: 48}
+_TAG_BITS: Final = 0xFF
+_TUNNEL_MTU: Final = 65_535
+_LOOSE: Final = "2"
+"""Reverse path filter: a peer's address is also behind the usual device."""
+
+Pairs = Mapping[str, tuple[Peer, ...]]
 
 
 class Encryption:
-    """See ``Part``. ``ways`` are those that ``probe`` found; ``epoch`` goes to the managers with them."""
+    """See ``Part``. ``only``: the ways that may be used, however many there are."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._epoch = Epoch(run_dir / _LEDGER_NAME)
+    def __init__(self, run_dir: Path, *, only: tuple[str, ...] = WAYS) -> None:
+        self._folder = run_dir / "encryption"
+        self._only = only
+        self._epoch = Epoch(self._folder / _LEDGER_NAME)
+        self._port = UserspacePort(self._folder)
+        self._found = Found()
+        self._families = esp.families(False)
+        self._node: Space | None = None
         self._xfrm: Xfrm | None = None
+        self._wireguard: Wireguard | None = None
+        self._private_key = b""
         self._state = NodeState()
+        self._routes: Mapping[NodeId, str] = {}
         self._is_settled = False
-        self.ways: tuple[str, ...] = ()
-        self.lacking = ""
+        self._is_locked = False
+
+    # --- what the others are told
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The best first."""
+        return self._found.ways
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """For ``NodeDescription.encryption``."""
+        return self._found.told
+
+    @property
+    def lacking(self) -> str:
+        """Why there is no way, in a sentence; empty if there is one."""
+        return self._found.lacking
 
     @property
     def epoch(self) -> str:
+        """For ``NodeDescription.boot_id``."""
         return self._epoch.name
 
+    @property
+    def wireguard_key(self) -> bytes:
+        """For ``NodeDescription.wireguard_key``: the public one."""
+        return wireguard.public_key_of(self._private_key) if self._private_key else b""
+
+    # --- life
+
     def start_up(self, node: Space) -> None:
-        self.lacking = find_lacking()
-        self.ways = () if self.lacking else (ESP,)
-        if self.ways:
-            self._epoch.load()
+        self.shut_down()
+        self._node = node
+        self._found = _only(find_ways(), self._only)
+        self._families = esp.families(has_ipv6())
+        if not self.ways:
+            return
+        self._epoch.load()
+        if ESP in self.ways:
             self._xfrm = Xfrm()
+        if WIREGUARD in self.ways:
+            self._wireguard = Wireguard()
+            self._private_key = wireguard.load_key(self._folder / _KEY_NAME)
 
     def apply(self, state: NodeState) -> None:
         former, self._state = self._state, state
@@ -58,104 +141,283 @@ class Encryption:
             self._is_settled
             and state.keys is former.keys
             and state.peers is former.peers
+            and state.node_id == former.node_id
             and state.data_path_port == former.data_path_port
             and _has_encrypted(state) == _has_encrypted(former)
         )
-        if not is_same and _has_encrypted(state):
-            self._is_settled = False
-            self._settle()
-            self._is_settled = True
+        if not is_same:
+            self._settle_all()
+
+    def mend(self) -> None:
+        self._settle_all()
 
     def attach(self, endpoint: Endpoint, space: Space) -> None:
-        networks = [leg.network.name for leg in endpoint.legs if leg.network.is_encrypted]
-        if not networks:
-            return
-        if self._xfrm is None:
-            raise TaskRejected(
-                f'network "{networks[0]}" is encrypted, and this node cannot encrypt: {self.lacking}'
-            )
-        if not self._is_settled:
-            self._settle()
-            self._is_settled = True
+        for leg in endpoint.legs:
+            if leg.network.is_encrypted:
+                self._require_way(leg.network)
+
+    def settle(self, endpoint: Endpoint, space: Space) -> None:
+        pass  # what it needs is not in the task's namespace
 
     def detach(self, task_id: TaskId) -> None:
         pass
 
     def shut_down(self) -> None:
-        if self._xfrm is not None:
-            self._xfrm.close()
-            self._xfrm = None
+        for each in (self._xfrm, self._wireguard):
+            if each is not None:
+                each.close()
+        self._xfrm = self._wireguard = None
         self._is_settled = False
 
     def destroy(self) -> None:
-        """States and policies go, the base policies first of all last: no device of ours is left then."""
-        if self._xfrm is not None:
-            port = self._port()
-            empty = esp.Plan("", (), (), frozenset())
-            work = esp.diff(empty, self._xfrm.states(), self._xfrm.policies(), port=port)
-            self._xfrm.do(*work.messages)
+        """The lock goes last, when there is no device of a network any more."""
+        self._port.stop()
+        ports = ports_of(self._state)
+        try:
+            if self._xfrm is not None:
+                empty = esp.Plan("", esp.base_policies(ports.secure, self._families))
+                work = esp.diff(empty, self._xfrm.states(), self._xfrm.policies())
+                self._xfrm.do(*work.messages, *map(delete_policy, empty.base))
+            node = self._own_node().netlink
+            node.do(*routes.removal(routes.observe(node, self._families)))
+            if node.link(lock.WIREGUARD_LINK) is not None:
+                node.do(netlink.delete_link(lock.WIREGUARD_LINK))
+            self._own_node().nft.run(lock.removal())
+        except (OSError, NftError) as error:
+            raise Unavailable(f"cannot remove the encryption of networks: {error}") from None
         self._epoch.remove()
-        self._is_settled = False
+        self._is_settled = self._is_locked = False
+
+    # --- for the overlays
+
+    def carry(self, network: NetworkConfig) -> Carriage:
+        """As applied last. TaskRejected with what is missing, if this node cannot encrypt."""
+        self._require_way(network)
+        own = self._own()
+        if own is None or not own.addr:
+            raise Unavailable(
+                f"network {network.name} has to wait: this node has not been told its own address"
+            )
+        if not self._is_locked:
+            raise Unavailable(f"network {network.name} has to wait: its data port is not locked yet")
+        port = ports_of(self._state).secure
+        return Carriage(own.addr, port, self._routes, overhead_of(own.addr))
+
+    def _require_way(self, network: NetworkConfig) -> None:
+        if not self.ways:
+            raise TaskRejected(
+                f'network "{network.name}" is encrypted, and this node cannot encrypt: {self.lacking}'
+            )
 
     # --- settling
 
-    def _settle(self) -> None:
-        assert self._xfrm is not None, "there is nothing to settle with"
-        port = self._port()
+    def _settle_all(self) -> None:
+        """Lock first. Each way then gets its turn, whatever becomes of the others."""
+        self._is_settled = False
+        if not self.ways or not _has_encrypted(self._state):
+            return
+        own, ports = self._own(), ports_of(self._state)
         try:
-            states, policies = self._xfrm.states(), self._xfrm.policies()
-            plan = self._plan(port)
-            work = esp.diff(plan, states, policies, port=port)
-            if self._epoch.was_used(work.sending):
-                # the kernel has lost a state that was sent with: never again with its key
-                log.warning("encryption_epoch_ended", epoch=self._epoch.name)
-                self._epoch.end()
-                plan = self._plan(port)
-                work = esp.diff(plan, states, policies, port=port)
-            self._epoch.use(work.sending)
+            script = lock.ruleset(ports.secure, has_ipsec=self._found.has_ipsec_match)
+            self._own_node().nft.run(script)
+        except NftError as error:
+            raise Unavailable(f"nftables refused the lock of encrypted networks: {error}") from None
+        self._is_locked = True
+        pairs: Pairs = pair_up(own, self._state.peers, self.ways) if own is not None else {}
+        self._note_routes(own)
+        errors: list[Unavailable] = []
+        for step in (self._settle_keys, self._settle_wireguard, self._settle_routes):
+            try:
+                step(own, pairs, ports)
+            except OSError as error:
+                errors.append(Unavailable(f"cannot set up the encryption of networks: {error}"))
+            except Unavailable as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        self._is_settled = True
+
+    def _note_routes(self, own: Peer | None) -> None:
+        found = {
+            node_id: peer.addr
+            for node_id, peer in sorted(self._state.peers.items())
+            if own is not None and is_within_reach(own, peer)
+        }
+        if found != self._routes:
+            self._routes = found
+
+    def _settle_keys(self, own: Peer | None, pairs: Pairs, ports: Ports) -> None:
+        """IPsec and the user-space port, whose keys are derived with the epoch: it may have to end first."""
+        ring = self._state.keys
+        status, failure = self._find_port(pairs)
+        present = {*status.sending, *status.receiving, *self._port.reached} if status is not None else set()
+        base = esp.base_policies(ports.secure, self._families)
+        states, policies = self._observe()
+        tags = {key.tag % TAGS: key.tag for key in ring}
+        for _ in range(2):
+            work = esp.diff(self._plan(own, pairs, base), states, policies)
+            members = self._members(own, pairs) if status is not None else []
+            keys = {key for member in members for key in _keys_of(member) if key.name not in present}
+            fresh = [(tags[state.request & _TAG_BITS], state.key) for state in work.fresh]
+            fresh += [(tags[key.tag], key.material) for key in sorted(keys, key=_name_of)]
+            if not self._epoch.was_used(fresh):
+                break
+            # who counted with a key is gone: never again with that key
+            log.warning("encryption_epoch_ended", epoch=self._epoch.name)
+            self._epoch.end()
+        if ring:
+            self._epoch.forget_before(min(key.tag for key in ring))
+        self._epoch.use(fresh)
+        if self._xfrm is not None:
             self._xfrm.do(*work.messages)
-        except OSError as error:
-            raise Unavailable(f"cannot set up the encryption of networks: {error}") from None
+        if status is not None and own is not None:
+            self._configure_port(own, members, ports)
+        if failure is not None:
+            raise failure
 
-    def _plan(self, port: int) -> esp.Plan:
-        own = self._state.peers.get(self._state.node_id)
-        if own is None:
-            return esp.Plan("", (), esp.base_policies(port), frozenset())
-        others = [
-            _node(peer, peer.boot_id)
-            for peer in self._state.peers.values()
-            if peer.node_id != own.node_id and ESP in peer.encryption
+    def _find_port(self, pairs: Pairs) -> tuple[Status | None, Unavailable | None]:
+        """The user-space port, running if somebody needs it. What keeps it must not keep IPsec."""
+        try:
+            return (self._port.ensure() if pairs.get(USERSPACE) else self._port.ask()), None
+        except Unavailable as error:
+            return None, error
+
+    def _observe(self) -> tuple[list[State], list[Policy]]:
+        return (self._xfrm.states(), self._xfrm.policies()) if self._xfrm is not None else ([], [])
+
+    def _plan(self, own: Peer | None, pairs: Pairs, base: tuple[Policy, ...]) -> esp.Plan:
+        if own is None or self._xfrm is None:
+            return esp.Plan("", base, is_known=False)
+        peers = [esp.Node(_party(peer, peer.boot_id), peer.addr) for peer in pairs.get(ESP, ())]
+        others = [peer.addr for way in (WIREGUARD, USERSPACE) for peer in pairs.get(way, ())]
+        node = esp.Node(_party(own, self.epoch), own.addr)
+        return esp.make_plan(node, peers, self._state.keys, base=base, others=others)
+
+    def _members(self, own: Peer | None, pairs: Pairs) -> list[Member]:
+        """Of the user-space port. Peers of which something is not known yet wait."""
+        ring = self._state.keys
+        sending = sending_key(ring)
+        if own is None or sending is None or not _party(own, self.epoch).is_known:
+            return []
+        me = _party(own, self.epoch)
+        others = [(peer.addr, _party(peer, peer.boot_id)) for peer in pairs.get(USERSPACE, ())]
+        return [
+            Member(
+                addr=addr,
+                sending=_key(sending, me, party),
+                receiving=tuple(_key(key, party, me) for key in ring),
+            )
+            for addr, party in others
+            if party.is_known
         ]
-        return esp.make_plan(_node(own, self._epoch.name), others, self._state.keys, port=port)
 
-    def _port(self) -> int:
-        return secure_port(self._state.data_path_port)
-
-
-def secure_port(data_path_port: int) -> int:
-    """The data port of encrypted networks: the next one."""
-    return data_path_port + 1
-
-
-def find_lacking() -> str:
-    """What this node lacks for IPsec, in a sentence; empty if nothing. Tried in a scratch namespace."""
-    if os.geteuid() != 0:
-        return "the daemon must run as root to set up IPsec"
-    key = bytes(KEY_BYTES + SALT_BYTES)
-    try:
-        with namespaces.scratch(), Xfrm() as xfrm:
-            xfrm.do(*(set_policy(policy) for policy in esp.base_policies(4790)))
-            xfrm.do(add_state(State("192.0.2.1", "192.0.2.2", _PROBE_SPI, 1, key)))
-    except OSError as error:
-        return (
-            f"the kernel has no ESP with AES-GCM ({error.strerror}); "
-            "load the modules esp4, esp6, xfrm_user and gcm"
+    def _configure_port(self, own: Peer, members: list[Member], ports: Ports) -> None:
+        node = self._own_node()
+        version = ip_address(own.addr).version
+        able = [peer for peer in self._state.peers.values() if USERSPACE in peer.encryption]
+        order = Configure(
+            addr=own.addr,
+            port=ports.userspace,
+            secure_port=ports.secure,
+            piece_bytes=self._underlay_mtu(own) - _DATAGRAM_BYTES[version] - HEAD.size,
+            is_large=USERSPACE_LARGE in self.told
+            and all(USERSPACE_LARGE in peer.encryption for peer in able),
+            members=tuple(members),
+            tags=tuple(sorted(key.tag % TAGS for key in self._state.keys)),
+            reached=self._port.reached,
         )
-    return ""
+        self._port.configure(order)
+        self._raise_link(node, lock.USERSPACE_LINK, mtu=_TUNNEL_MTU)
+
+    def _settle_wireguard(self, own: Peer | None, pairs: Pairs, ports: Ports) -> None:
+        if self._wireguard is None:
+            return
+        node = self._own_node()
+        standing = node.netlink.link(lock.WIREGUARD_LINK)
+        peers = [
+            WireguardPeer(peer.wireguard_key, peer.addr, ports.wireguard)
+            for peer in pairs.get(WIREGUARD, ())
+            if len(peer.wireguard_key) == wireguard.KEY_BYTES
+        ]
+        if own is None or not peers:
+            if standing is not None:
+                node.netlink.do(netlink.delete_link(lock.WIREGUARD_LINK))
+            return
+        mtu = self._underlay_mtu(own) - _WIREGUARD_BYTES[ip_address(own.addr).version]
+        if standing is None:
+            node.netlink.do(add_wireguard(lock.WIREGUARD_LINK, mtu=mtu))
+        device = self._wireguard.device(lock.WIREGUARD_LINK)
+        change = wireguard.diff(self._private_key, ports.wireguard, peers, device)
+        if not change.is_empty:
+            self._wireguard.carry_out(lock.WIREGUARD_LINK, change)
+        self._raise_link(node, lock.WIREGUARD_LINK, mtu=mtu)
+
+    def _settle_routes(self, own: Peer | None, pairs: Pairs, ports: Ports) -> None:
+        """A device that is missing leads nowhere, and so does what it was to lead to."""
+        node = self._own_node().netlink
+        by_link: dict[int, list[str]] = {0: [peer.addr for peer in pairs.get(ESP, ())]}
+        for way, name in ((WIREGUARD, lock.WIREGUARD_LINK), (USERSPACE, lock.USERSPACE_LINK)):
+            link = node.link(name)
+            if link is not None and link.is_up:
+                by_link[link.index] = [peer.addr for peer in pairs.get(way, ())]
+        wanted = routes.wanted_routes(by_link, self._families)
+        node.do(*routes.diff(wanted, ports.secure, routes.observe(node, self._families)))
+
+    # --- small things
+
+    def _raise_link(self, node: Space, name: str, *, mtu: int) -> None:
+        link = node.netlink.link(name)
+        if link is None:
+            raise Unavailable(f"the device {name} is gone; it is made again")
+        if link.is_up and link.mtu == mtu:
+            return
+        node.set(f"ipv4/conf/{name}/rp_filter", _LOOSE)
+        if has_ipv6():
+            node.set(f"ipv6/conf/{name}/disable_ipv6", "0")
+            node.netlink.do(netlink.no_link_local(name))
+        node.netlink.do(give_address(link.index), raise_link(name, mtu=mtu))
+
+    def _underlay_mtu(self, own: Peer) -> int:
+        device = find_device(self._own_node().netlink, own.addr)
+        if device is None:
+            raise Unavailable(
+                f"no interface of this node has the address {own.addr}, which encrypted networks are to use; "
+                "set the interface up, or join with another --data-path-addr"
+            )
+        return device.mtu
+
+    def _own(self) -> Peer | None:
+        return self._state.peers.get(self._state.node_id)
+
+    def _own_node(self) -> Space:
+        assert self._node is not None, "the part was not started"
+        return self._node
 
 
-def _node(peer: Peer, epoch: str) -> esp.Node:
-    return esp.Node(Sender(peer.node_id, peer.number, epoch), peer.addr)
+def _only(found: Found, ways: tuple[str, ...]) -> Found:
+    kept = tuple(way for way in found.ways if way in ways)
+    told = tuple(each for each in found.told if each in kept or (each not in WAYS and USERSPACE in kept))
+    lacking = found.lacking or ("" if kept else "no way is allowed")
+    return Found(ways=kept, told=told, lacking=lacking, has_ipsec_match=found.has_ipsec_match)
+
+
+def _party(peer: Peer, epoch: str) -> Party:
+    return Party(peer.node_id, peer.number, epoch)
+
+
+def _key(secret: NetworkKey, sender: Party, receiver: Party) -> Key:
+    material = derive(
+        secret.secret, sender, receiver, purpose=_USERSPACE_PURPOSE, size=KEY_BYTES + SALT_BYTES
+    )
+    return Key(tag=secret.tag % TAGS, number=sender.number, material=material, name=fingerprint(material))
+
+
+def _keys_of(member: Member) -> tuple[Key, ...]:
+    return member.receiving if member.sending is None else (member.sending, *member.receiving)
+
+
+def _name_of(key: Key) -> str:
+    return key.name
 
 
 def _has_encrypted(state: NodeState) -> bool:

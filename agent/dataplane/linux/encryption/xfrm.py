@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from socket import AF_INET, AF_INET6, IPPROTO_ESP, IPPROTO_UDP
 from typing import Final, NamedTuple
 
-from agent.dataplane.linux.netlink import Message, Netlink
+from agent.dataplane.linux.netlink import Message, Netlink, attribute, attributes
 
 _NETLINK_XFRM: Final = 6
 _NEW_STATE, _DELETE_STATE, _GET_STATE = 0x10, 0x11, 0x12
@@ -60,6 +60,7 @@ class Policy(NamedTuple):
     """What becomes of UDP datagrams to ``port``. Empty addresses mean any, of ``family``.
 
     ``request`` 0: they are dropped (on their way out) or must have come encrypted (on their way in).
+    ``is_open``: IPsec leaves them alone, since something else encrypts them.
     """
 
     direction: int
@@ -69,10 +70,16 @@ class Policy(NamedTuple):
     port: int
     priority: int
     request: int = 0
+    is_open: bool = False
+
+    @property
+    def selector(self) -> tuple[int, int, str, str, int]:
+        """What the kernel knows it by."""
+        return self[:5]
 
     @property
     def is_block(self) -> bool:
-        return self.direction == DIRECTION_OUT and not self.request
+        return self.direction == DIRECTION_OUT and not self.request and not self.is_open
 
 
 class Xfrm(Netlink):
@@ -83,12 +90,12 @@ class Xfrm(Netlink):
 
     def states(self) -> list[State]:
         """Every ESP state of this namespace, also others'."""
-        found = [_parse_state(payload) for payload in self._dump(_GET_STATE, b"")]
+        found = [_parse_state(payload) for payload in self.dump(_GET_STATE, b"")]
         return [state for state in found if state is not None]
 
     def policies(self) -> list[Policy]:
         """Every policy for UDP to one port."""
-        found = [_parse_policy(payload) for payload in self._dump(_GET_POLICY, b"")]
+        found = [_parse_policy(payload) for payload in self.dump(_GET_POLICY, b"")]
         return [policy for policy in found if policy is not None]
 
 
@@ -106,7 +113,7 @@ def add_state(state: State) -> Message:
     algorithm = ALGORITHM.ljust(64, b"\0") + struct.pack("=II", len(state.key) * 8, TAG_BITS) + state.key
     words = REPLAY_WINDOW_PACKETS // 32
     replay = _REPLAY_HEAD.pack(words, 0, 0, 0, 0, REPLAY_WINDOW_PACKETS) + bytes(4 * words)
-    body += _attribute(_AEAD, algorithm) + _attribute(_REPLAY, replay)
+    body += attribute(_AEAD, algorithm) + attribute(_REPLAY, replay)
     return Message(_NEW_STATE, _CREATE | _EXCLUSIVE, body)
 
 
@@ -121,10 +128,10 @@ def set_policy(policy: Policy) -> Message:
     action = _BLOCK if policy.is_block else _ALLOW
     body = _policy_selector(policy) + _LIFETIME
     body += _POLICY_END.pack(policy.priority, 0, policy.direction, action, 0, 0)
-    if not policy.is_block:
+    if not policy.is_block and not policy.is_open:
         is_any = not policy.source
         source, target = (bytes(16),) * 2 if is_any else (_raw_text(policy.source), _raw_text(policy.target))
-        body += _attribute(
+        body += attribute(
             _TEMPLATE,
             _TEMPLATE_STRUCT.pack(
                 target,
@@ -183,7 +190,7 @@ def _parse_state(payload: bytes) -> State | None:
     _, request, family, *_ = _STATE_END.unpack_from(payload, _STATE_SIZE - _STATE_END.size)
     if protocol != IPPROTO_ESP:
         return None
-    raw = _attributes(payload, _STATE_SIZE).get(_AEAD, bytes(72))
+    raw = attributes(payload, _STATE_SIZE).get(_AEAD, bytes(72))
     bits = int.from_bytes(raw[64:68], "little")
     return State(
         source=_text(source, family),
@@ -196,10 +203,10 @@ def _parse_state(payload: bytes) -> State | None:
 
 def _parse_policy(payload: bytes) -> Policy | None:
     target, source, port, mask, _, _, family, target_bits, _, protocol, _, _ = _SELECTOR.unpack_from(payload)
-    priority, _, direction, *_ = _POLICY_END.unpack_from(payload, _POLICY_SIZE - _POLICY_END.size)
+    priority, _, direction, action, *_ = _POLICY_END.unpack_from(payload, _POLICY_SIZE - _POLICY_END.size)
     if protocol != IPPROTO_UDP or mask != b"\xff\xff" or direction not in (DIRECTION_IN, DIRECTION_OUT):
         return None
-    template = _attributes(payload, _POLICY_SIZE).get(_TEMPLATE)
+    template = attributes(payload, _POLICY_SIZE).get(_TEMPLATE)
     return Policy(
         direction=direction,
         family=family,
@@ -208,6 +215,7 @@ def _parse_policy(payload: bytes) -> Policy | None:
         port=int.from_bytes(port, "big"),
         priority=priority,
         request=_TEMPLATE_STRUCT.unpack_from(template)[5] if template else 0,
+        is_open=template is None and action == _ALLOW,
     )
 
 
@@ -232,19 +240,3 @@ def _raw_text(address: str) -> bytes:
 
 def _text(raw: bytes, family: int) -> str:
     return str(ip_address(raw[:4] if family == AF_INET else raw))
-
-
-def _attribute(kind: int, data: bytes) -> bytes:
-    size = 4 + len(data)
-    return struct.pack("=HH", size, kind) + data + b"\0" * (-size % 4)
-
-
-def _attributes(payload: bytes, offset: int) -> dict[int, bytes]:
-    found = {}
-    while offset + 4 <= len(payload):
-        size, kind = struct.unpack_from("=HH", payload, offset)
-        if size < 4:
-            break
-        found[kind] = payload[offset + 4 : offset + size]
-        offset += (size + 3) & ~3
-    return found
