@@ -12,7 +12,9 @@ All other connections are untouched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from agent.dataplane.base import Endpoint, NodeState
@@ -22,6 +24,8 @@ from agent.dataplane.linux.balancing.wire import NETFILTER, SOCKETS, Wire
 from agent.dataplane.linux.part import Space
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import NetworkId, TaskId
+
+_COUNT = "/proc/sys/net/netfilter/nf_conntrack_count"
 
 
 class CutCount(NamedTuple):
@@ -65,36 +69,65 @@ class Connections:
 
     def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> CutCount:
         """End all that is open to these addresses of networks; without prefix. Again does no harm."""
-        counts, failures = [], []
-        for endpoint, space in self._tasks.values():
-            gone = {address for leg in endpoint.legs for address in addresses.get(leg.network.id, ())}
-            if gone:
-                try:
-                    counts.append(cut_in(space, gone))
-                except OSError as error:
-                    failures.append(f"task {endpoint.task_id}: {error}")
+        failures: list[str] = []
+        ended, forgotten = 0, 0
+        gone = {
+            task_id: {address for leg in endpoint.legs for address in addresses.get(leg.network.id, ())}
+            for task_id, (endpoint, _) in self._tasks.items()
+        }
+        unclear: list[TaskId] = []
+        for task_id in filter(gone.__getitem__, gone):
+            with _collecting(failures, f"task {task_id}"):
+                count, has_more = end_sockets(self._tasks[task_id][1], gone[task_id])
+                ended, forgotten = ended + count.sockets, forgotten + count.flows
+                unclear += [task_id] if has_more else []
+        # Whoever waits is awake by now; what is left takes a search.
+        for task_id in unclear:
+            with _collecting(failures, f"task {task_id}"):
+                forgotten += forget_rest(self._tasks[task_id][1], gone[task_id])
         forwarded = {address for each in self._ingress for address in addresses.get(each, ())}
         if forwarded and self._node is not None:
-            try:
-                counts.append(cut_forwarded(self._node, forwarded))
-            except OSError as error:
-                failures.append(f"published ports: {error}")
+            with _collecting(failures, "published ports"):
+                count = cut_forwarded(self._node, forwarded)
+                ended, forgotten = ended + count.sockets, forgotten + count.flows
         if failures:
             raise Unavailable(f"Connections to addresses that are gone still stand: {'; '.join(failures)}.")
-        return CutCount(sum(each.flows for each in counts), sum(each.sockets for each in counts))
+        return CutCount(forgotten, ended)
 
 
-def cut_in(space: Space, addresses: set[str]) -> CutCount:
-    """In a task's namespace."""
+@contextmanager
+def _collecting(failures: list[str], what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        failures.append(f"{what}: {error}")
+
+
+def end_sockets(space: Space, addresses: set[str]) -> tuple[CutCount, bool]:
+    """In a task's namespace; and whether more is tracked there than what its sockets have open."""
     gone = flows.pack(addresses)
     with namespaces.inside(space.path):
-        tracker, sockets = Wire(NETFILTER), Wire(SOCKETS)
-    with tracker, sockets:
-        found = flows.tracked(tracker, gone)
-        led_there = {flow.ends for flow in found}
+        tracker, diagnosis = Wire(NETFILTER), Wire(SOCKETS)
+        count = int(Path(_COUNT).read_text())
+    with tracker, diagnosis:
+        sockets = flows.connected(diagnosis)
+        found = flows.of_sockets(tracker, sockets)
+        pairs = list(zip(sockets, found, strict=True))
+        doomed = [
+            (each, flow) for each, flow in pairs if each.ends.remote in gone or (flow and flow.has(gone))
+        ]
         # Sockets first: the reset that each sends still finds its way to the other side, if that lives.
-        ended = flows.end_sockets(sockets, lambda ends: ends.remote in gone or ends in led_there)
-        return CutCount(flows.forget(tracker, found), ended)
+        ended = flows.end(diagnosis, [each for each, _ in doomed])
+        forgotten = flows.forget(tracker, list(dict.fromkeys(flow for _, flow in doomed if flow)))
+        return CutCount(forgotten, ended), count > len(set(filter(None, found)))
+
+
+def forget_rest(space: Space, addresses: set[str]) -> int:
+    """What no connected socket has: datagrams of unconnected ones, SCTP, what a task forwards for others."""
+    with namespaces.inside(space.path):
+        tracker = Wire(NETFILTER)
+    with tracker:
+        return flows.forget(tracker, flows.tracked(tracker, flows.pack(addresses)))
 
 
 def cut_forwarded(node: Space, addresses: set[str]) -> CutCount:
@@ -102,11 +135,11 @@ def cut_forwarded(node: Space, addresses: set[str]) -> CutCount:
 
     The node may well have addresses of its own elsewhere that look the same.
     """
-    gone = flows.pack(addresses)
     with namespaces.inside(node.path):
-        tracker, sockets = Wire(NETFILTER), Wire(SOCKETS)
-    with tracker, sockets:
-        found = [flow for flow in flows.tracked(tracker, gone) if flow.is_redirected]
+        tracker, diagnosis = Wire(NETFILTER), Wire(SOCKETS)
+    with tracker, diagnosis:
+        found = [flow for flow in flows.tracked(tracker, flows.pack(addresses)) if flow.is_redirected]
         led_there = {flow.ends for flow in found}
-        ended = flows.end_sockets(sockets, lambda ends: ends in led_there) if found else 0
+        sockets = flows.connected(diagnosis) if found else []
+        ended = flows.end(diagnosis, [each for each in sockets if each.ends in led_there])
         return CutCount(flows.forget(tracker, found), ended)

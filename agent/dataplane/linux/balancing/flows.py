@@ -10,7 +10,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ _GET, _DELETE = (_CONNTRACK << 8 | kind for kind in (1, 2))
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _ID, _ZONE = 1, 2, 12, 18
 _TUPLE_ADDRESSES, _TUPLE_PROTOCOL = 1, 2
 _V4_SOURCE, _V4_TARGET, _V6_SOURCE, _V6_TARGET = 1, 2, 3, 4
+_V4_BYTES = 4
 _PROTOCOL_NUMBER, _SOURCE_PORT, _TARGET_PORT = 1, 2, 3
 
 _BY_FAMILY, _DESTROY = 20, 21
@@ -35,6 +36,7 @@ _REQUEST = struct.Struct("=BBBxI")
 _SOCKET_ID = slice(4, 52)
 _MAPPED = bytes(10) + b"\xff\xff"
 _GONE = (0, errno.ENOENT)
+_UNKNOWN = (errno.ENOENT, errno.EOPNOTSUPP)
 
 
 class Ends(NamedTuple):
@@ -51,7 +53,23 @@ class Flow(NamedTuple):
     """A tracked connection. ``ends``: as its client addressed it. ``identity``: for the kernel to find it."""
 
     ends: Ends
-    is_redirected: bool
+    target: bytes
+    """Where it really leads."""
+    family: int
+    identity: bytes
+
+    @property
+    def is_redirected(self) -> bool:
+        return self.ends.remote != self.target
+
+    def has(self, addresses: frozenset[bytes]) -> bool:
+        return not addresses.isdisjoint((self.ends.local, self.ends.remote, self.target))
+
+
+class Socket(NamedTuple):
+    """A connected one. ``identity`` has the kernel's cookie: no other is ever taken for it."""
+
+    ends: Ends
     family: int
     identity: bytes
 
@@ -60,22 +78,22 @@ def pack(addresses: Iterable[str]) -> frozenset[bytes]:
     return frozenset(ip_address(address).packed for address in addresses)
 
 
-def tracked(wire: Wire, addresses: Collection[bytes]) -> list[Flow]:
-    """All from or to one of the addresses, be it by a virtual address."""
-    found = []
-    for payload in wire.dump(Message(_GET, 0, struct.pack(">BBH", socket.AF_UNSPEC, 0, 0))):
-        if not any(address in payload for address in addresses):
-            continue  # most: not worth a closer look
-        parts = attributes(payload, 4)
-        original, reply = _ends(parts.get(_TUPLE_ORIGINAL, b"")), _ends(parts.get(_TUPLE_REPLY, b""))
-        if not {original.local, original.remote, reply.local}.isdisjoint(addresses):
-            identity = b"".join(
-                nested(kind, parts[kind]) if kind == _TUPLE_ORIGINAL else attribute(kind, parts[kind])
-                for kind in (_TUPLE_ORIGINAL, _ID, _ZONE)
-                if kind in parts
-            )
-            found.append(Flow(original, original.remote != reply.local, payload[0], identity))
-    return found
+def tracked(wire: Wire, addresses: frozenset[bytes]) -> list[Flow]:
+    """All from or to one of the addresses, be it by a virtual address.
+
+    The kernel goes through the connections of all namespaces for it, and through all empty places in between:
+    some 10 ms however few there are.
+    """
+    payloads = wire.dump(Message(_GET, 0, struct.pack(">BBH", socket.AF_UNSPEC, 0, 0)))
+    # most are not worth a closer look
+    near = [each for each in payloads if any(address in each for address in addresses)]
+    return [flow for flow in map(_flow, near) if flow.has(addresses)]
+
+
+def of_sockets(wire: Wire, sockets: Sequence[Socket]) -> list[Flow | None]:
+    """The connection that each socket is an end of, as far as it is tracked: looked up, without a search."""
+    found = wire.ask([Message(_GET, 0, _as_tuple(each.ends)) for each in sockets])
+    return [_flow(payload) if payload else None for payload in found]
 
 
 def forget(wire: Wire, flows: Sequence[Flow]) -> int:
@@ -87,20 +105,60 @@ def forget(wire: Wire, flows: Sequence[Flow]) -> int:
     return results.count(0)
 
 
-def end_sockets(wire: Wire, is_doomed: Callable[[Ends], bool]) -> int:
-    """End those sockets; how many there were. A kernel that cannot do it leaves them to their timeouts."""
-    doomed = []
+def connected(wire: Wire) -> list[Socket]:
+    """All TCP and UDP sockets that have another side."""
+    found = []
     for family in (socket.AF_INET, socket.AF_INET6):
         for protocol, states in _STATES.items():
-            ask = _REQUEST.pack(family, protocol, 0, states) + bytes(48)
-            for payload in wire.dump(Message(_BY_FAMILY, 0, ask)):
+            for payload in _sockets(wire, _REQUEST.pack(family, protocol, 0, states) + bytes(48)):
                 identity = payload[_SOCKET_ID]
-                if is_doomed(_socket_ends(protocol, payload[0], identity)):
-                    end = _REQUEST.pack(payload[0], protocol, 0, 0xFFFFFFFF) + identity
-                    doomed.append(Message(_DESTROY, 0, end))
-    results = wire.each(doomed)
-    _refuse(result for result in results if result not in (*_GONE, errno.EOPNOTSUPP))
+                found.append(Socket(_socket_ends(protocol, payload[0], identity), payload[0], identity))
+    return found
+
+
+def end(wire: Wire, sockets: Iterable[Socket]) -> int:
+    """How many were still there. A kernel that cannot end sockets leaves them to their timeouts."""
+    results = wire.each(
+        [
+            Message(
+                _DESTROY, 0, _REQUEST.pack(each.family, each.ends.protocol, 0, 0xFFFFFFFF) + each.identity
+            )
+            for each in sockets
+        ]
+    )
+    _refuse(result for result in results if result not in (*_GONE, *_UNKNOWN))
     return results.count(0)
+
+
+def _sockets(wire: Wire, ask: bytes) -> list[bytes]:
+    try:
+        return wire.dump(Message(_BY_FAMILY, 0, ask))
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+        return []  # a kernel that does not show sockets of this kind
+
+
+def _flow(payload: bytes) -> Flow:
+    parts = attributes(payload, 4)
+    identity = b"".join(
+        attribute(kind, parts[kind]) for kind in (_TUPLE_ORIGINAL, _ID, _ZONE) if kind in parts
+    )
+    original, reply = _ends(parts.get(_TUPLE_ORIGINAL, b"")), _ends(parts.get(_TUPLE_REPLY, b""))
+    return Flow(original, reply.local, payload[0], identity)
+
+
+def _as_tuple(ends: Ends) -> bytes:
+    """A question for the connection with these ends, whichever side opened it."""
+    is_four = len(ends.local) == _V4_BYTES
+    kinds = (_V4_SOURCE, _V4_TARGET) if is_four else (_V6_SOURCE, _V6_TARGET)
+    addresses = attribute(kinds[0], ends.local) + attribute(kinds[1], ends.remote)
+    protocol = attribute(_PROTOCOL_NUMBER, bytes([ends.protocol]))
+    protocol += attribute(_SOURCE_PORT, struct.pack(">H", ends.local_port))
+    protocol += attribute(_TARGET_PORT, struct.pack(">H", ends.remote_port))
+    inner = nested(_TUPLE_ADDRESSES, addresses) + nested(_TUPLE_PROTOCOL, protocol)
+    family = socket.AF_INET if is_four else socket.AF_INET6
+    return struct.pack(">BBH", family, 0, 0) + nested(_TUPLE_ORIGINAL, inner)
 
 
 def _ends(part: bytes) -> Ends:

@@ -25,7 +25,7 @@ _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 _BUFFER_BYTES = 8 << 20
 """Room for the largest transaction, and for the answers to a batch."""
 _READ_BYTES = 1 << 20
-_CHUNK_MESSAGES = 500
+_CHUNK_MESSAGES = 250
 _NESTED = 0x8000
 KIND_MASK = 0x3FFF
 _HEADER = struct.Struct("=IHHII")
@@ -99,6 +99,22 @@ class Wire:
             results += [answers.get(first + position, errno.EIO) for position in range(len(chunk))]
         return results
 
+    def ask(self, messages: Sequence[Message]) -> list[bytes]:
+        """What each is answered with; empty for an error, such as that there is no such thing."""
+        results: list[bytes] = []
+        for start in range(0, len(messages), _CHUNK_MESSAGES):
+            chunk = messages[start : start + _CHUNK_MESSAGES]
+            first = self._take(len(chunk))
+            self._socket.send(
+                b"".join(
+                    _HEADER.pack(16 + len(body), kind, flags | _REQUEST, first + position, 0) + body
+                    for position, (kind, flags, body) in enumerate(chunk)
+                )
+            )
+            found = {sequence: body for kind, sequence, body in self._waiting() if kind != _ERROR}
+            results += [found.get(first + position, b"") for position in range(len(chunk))]
+        return results
+
     def transact(self, text: bytes) -> None:
         """Carry out what ``transaction`` wrote: all of it, or OSError with the first error and nothing."""
         self._socket.send(text)
@@ -144,14 +160,19 @@ class Wire:
     def _answers(self) -> dict[int, int]:
         """Error numbers by sequence number, of all that is there to read; the first of each counts."""
         found: dict[int, int] = {}
+        for kind, sequence, body in self._waiting():
+            if kind == _ERROR:
+                found.setdefault(sequence, -struct.unpack_from("=i", body)[0])
+        return found
+
+    def _waiting(self) -> Iterator[tuple[int, int, bytes]]:
+        """All that is there to read."""
         while True:
             try:
                 data = self._socket.recv(_READ_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return found
-            for kind, sequence, body in self._parse(data):
-                if kind == _ERROR:
-                    found.setdefault(sequence, -struct.unpack_from("=i", body)[0])
+                return
+            yield from self._parse(data)
 
     @staticmethod
     def _parse(data: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -15,6 +15,7 @@ from vip_rig import NET, PORT, VIP, VIP6, VipRig, backend_addresses, endpoint, s
 
 from agent.dataplane.base import NetworkConfig, NetworkState, NodeState
 from agent.dataplane.linux.balancing.connections import Connections, CutCount
+from agent.dataplane.linux.balancing.wire import Message, Wire
 from agent.dataplane.linux.spaces import NamespaceSpace
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import NetworkId, TaskId
@@ -24,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
 ]
 
+SOCK_DIAG_BY_FAMILY = 20
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 
 
@@ -242,3 +244,23 @@ def test_a_namespace_that_cannot_be_entered_does_not_keep_the_others(rig: VipRig
             with pytest.raises(Unavailable, match="task broken"):
                 rig.connections.cut({NET: ("192.0.2.11",)})
             assert is_aborted(client)
+
+
+@pytest.mark.parametrize("answer", [errno.ENOENT, errno.EOPNOTSUPP])
+def test_a_kernel_without_socket_tables_still_forgets(
+    rig: VipRig, answer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Wire.dump
+
+    def dump(wire: Wire, message: Message) -> list[bytes]:
+        if message.kind == SOCK_DIAG_BY_FAMILY:
+            raise OSError(answer, os.strerror(answer))
+        return asked(wire, message)
+
+    with serving(rig.far.path, ["192.0.2.11"], TCP):
+        rig.attach()
+        rig.tell(web(["192.0.2.11"]))
+        client, _ = connected(rig, VIP)
+        with client:
+            monkeypatch.setattr(Wire, "dump", dump)
+            assert rig.connections.cut({NET: ("192.0.2.11",)}) == CutCount(1, 0)
