@@ -290,7 +290,7 @@ def change_cost(part: Balancing, state: NodeState, measured: int, rounds: int) -
 
 def bench_cut(rounds: int) -> None:
     """A thousand open connections, idle, half of them to the address that is gone."""
-    taken, count = [], 0
+    taken, cpu, count = [], [], 0
     for _ in range(rounds):
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmpy-bench-"))
@@ -306,10 +306,14 @@ def bench_cut(rounds: int) -> None:
             for _ in range(1_000):
                 client = stack.enter_context(socket_in(path))
                 client.connect((vip(0), PORT))
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.thread_time()
             count = connections.cut({NET: (BACKENDS[0],)}).sockets
             taken.append((time.perf_counter() - began) * 1e3)
-    print(f"cut of {count} connections of 1,000 open: {statistics.median(taken):.0f} ms")
+            cpu.append((time.thread_time() - began_cpu) * 1e3)
+    print(
+        f"cut of {count} connections of 1,000 open: {statistics.median(taken):.0f} ms, "
+        f"CPU {statistics.median(cpu):.0f} ms"
+    )
 
 
 def main() -> None:
