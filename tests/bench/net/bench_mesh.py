@@ -4,10 +4,10 @@
 
 A client outside, two nodes, a task on the second. Every round has all cases, in turning order; what is
 printed are medians over the rounds, of rates and of the ratios within each round, so that what else the
-machine does hits all alike. "Two hops" is plain routing through the first node, which is the least that a task
-on another node than the one asked can cost; the mesh pays for VXLAN too. "CPU" is that of client and server
-per operation, with what the kernel did in their name. With ``--change``: CPU of a change of backends. Needs
-root and gcc.
+machine does hits all alike. "Two hops" is plain routing through the first node, which is the least that a
+task on another node than the one asked can cost; the mesh pays for VXLAN too. "CPU" is that of client and
+server per operation, with what the kernel did in their name. With ``--change``: CPU of a change of backends.
+Needs root and gcc.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ that services do is to change elements:
     ip_ports       tcp . 8080          : goto ip_3
     ip_slots       tcp . 8080 . 0      : 10.0.0.9 . 80     the first of three slots
     ip_ports_at    192.0.2.1 . udp . 53 : goto refuse      on one address only, and without tasks
+    ip_ports_on    "eth1" . tcp . 443  : goto ip_on_3      for whoever comes in there
 
 The packet goes straight to the task; its client's address stays, unless the port is in ``classic`` or the
 client is one that only this node knows the way to: itself by a loopback address, or one of its tasks.
@@ -30,6 +31,7 @@ from agent.dataplane.linux.mesh.names import (
     PROTOCOL_NUMBERS,
     PROTOCOLS,
     TABLE,
+    is_address,
     version_of,
 )
 from swarmpy.limits import MESH_STICKY_SLOTS
@@ -42,8 +44,10 @@ CLASSIC_SET = "classic"
 _FAMILIES = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 _SEED = 0x5A
 """The same on all nodes, so that a client that sticks finds its task through each."""
-_PLACES = ("", "_at")
-"""On all addresses of the node, and on one."""
+_PLACES = {"": "", "_at": "{family} daddr . ", "_on": "iifname . "}
+"""Where a port answers, with what comes before it in the keys: on all addresses of the node, on one, and for
+whoever comes in by one interface."""
+_LINK_NAME_BYTES = 16
 
 Interfaces = Iterable[IPv4Interface | IPv6Interface]
 
@@ -64,22 +68,23 @@ Elements = Mapping[Element, bytes]
 
 def ruleset(addresses: Interfaces) -> str:
     """The table for a node with these ingress addresses, without elements; it replaces what is there."""
-    maps = f" set {CLASSIC_SET} {{ type inet_proto . inet_service; }}\n"
-    chains, entry = "", f" meta l4proto . th dport @{CLASSIC_SET} ct mark set {CLASSIC:#x};"
-    at, anywhere = "", ""
+    service, port = "inet_proto . inet_service", "meta l4proto . th dport"
+    mark = f"ct mark set {CLASSIC:#x};"
+    maps = f" set {CLASSIC_SET} {{ type {service}; }}\n set on_{CLASSIC_SET} {{ type ifname . {service}; }}\n"
+    entry = f" {port} @{CLASSIC_SET} {mark} iifname . {port} @on_{CLASSIC_SET} {mark}"
+    chains, on, at, anywhere = "", "", "", ""
     for version, (family, kind) in _FAMILIES.items():
         maps += _maps(family, kind)
         chains += "".join(_chains(version, place) for place in _PLACES)
-        entry += (
-            f" {family} daddr . meta l4proto . th dport @{family}_{CLASSIC_SET} ct mark set {CLASSIC:#x};"
-        )
-        at += f" {family} daddr . meta l4proto . th dport vmap @{family}_ports_at;"
-        anywhere += f" meta nfproto ipv{version} meta l4proto . th dport vmap @{family}_ports;"
+        entry += f" {family} daddr . {port} @{family}_{CLASSIC_SET} {mark}"
+        on += f" meta nfproto ipv{version} iifname . {port} vmap @{family}_ports_on;"
+        at += f" {family} daddr . {port} vmap @{family}_ports_at;"
+        anywhere += f" meta nfproto ipv{version} {port} vmap @{family}_ports;"
     guarded = ", ".join(PROTOCOLS)
     enter = f"meta l4proto {{ {guarded} }} fib daddr type local jump publish;"
     return f"""{DELETION}table inet {TABLE} {{
 {maps}{chains} chain {REFUSE} {{ meta l4proto tcp reject with tcp reset; reject; }}
- chain publish {{{entry}{at}{anywhere} }}
+ chain publish {{{entry}{on}{at}{anywhere} }}
  chain prerouting {{ type nat hook prerouting priority dstnat; iifname "{LINK}" return; {enter} }}
  chain output {{ type nat hook output priority -100; {enter} }}
  chain postrouting {{
@@ -115,14 +120,16 @@ def _maps(family: str, kind: str) -> str:
     return f""" set {family}_{CLASSIC_SET} {{ type {kind} . inet_proto . inet_service; }}
  map {family}_ports {{ type inet_proto . inet_service : verdict; }}
  map {family}_ports_at {{ type {kind} . inet_proto . inet_service : verdict; }}
+ map {family}_ports_on {{ type ifname . inet_proto . inet_service : verdict; }}
  map {family}_slots {{ typeof {draw} : {target}; }}
  map {family}_slots_at {{ typeof {family} daddr . {draw} : {target}; }}
+ map {family}_slots_on {{ typeof iifname . {draw} : {target}; }}
 """
 
 
 def _chains(version: int, place: str) -> str:
     family = _FAMILIES[version][0]
-    key = (f"{family} daddr . " if place else "") + "meta l4proto . th dport . "
+    key = _PLACES[place].format(family=family) + "meta l4proto . th dport . "
     draws = {size: f"numgen random mod {size}" for size in slots.SIZES}
     draws[0] = f"jhash {family} saddr mod {MESH_STICKY_SLOTS} seed {_SEED:#x}"
     return "".join(
@@ -150,14 +157,15 @@ def _chain(version: int, place: str, size: int, *, is_sticky: bool) -> str:
 
 
 class PlacedPort(NamedTuple):
-    """A port, where on this node it answers (nothing: everywhere), and its slots by IP version."""
+    """A port, where on this node it answers (an address or an interface; empty: everywhere), and its slots by
+    IP version."""
 
     port: PublishedPort
-    addresses: tuple[str, ...]
+    where: str
     slots: dict[int, tuple[str, ...]]
 
 
-def place(port: PublishedPort, addresses: tuple[str, ...], former: PlacedPort | None) -> PlacedPort:
+def place(port: PublishedPort, where: str, former: PlacedPort | None) -> PlacedPort:
     """Slots as near to the former ones as is fair; the same on every node for clients that stick."""
     before = {} if former is None or former.port.is_sticky != port.is_sticky else former.slots
     found = {}
@@ -171,7 +179,7 @@ def place(port: PublishedPort, addresses: tuple[str, ...], former: PlacedPort | 
             )
         else:
             found[version] = slots.spread(backends, before.get(version, ()))
-    return PlacedPort(port, addresses, found)
+    return PlacedPort(port, where, found)
 
 
 def elements_of(placed: PlacedPort) -> dict[Element, bytes]:
@@ -184,8 +192,8 @@ def elements_of(placed: PlacedPort) -> dict[Element, bytes]:
         found[Element(f"{family}_ports{where}", key)] = chain.encode()
         found.update(_slot_elements(placed, version, where, key=key, positions=range(size)))
         if port.is_source_nat:
-            name = f"{family}_{CLASSIC_SET}" if where else CLASSIC_SET
-            found[Element(name, key)] = b""
+            prefix = {"": "", "_at": f"{family}_", "_on": "on_"}[where]
+            found[Element(f"{prefix}{CLASSIC_SET}", key)] = b""
     return found
 
 
@@ -205,16 +213,19 @@ def change_of(former: PlacedPort, wished: PlacedPort) -> tuple[dict[Element, byt
 
 def _outside_of_slots(placed: PlacedPort) -> tuple[object, ...]:
     sizes = tuple(len(placed.slots[version]) for version in _FAMILIES)
-    return replace(placed.port, backends=()), placed.addresses, sizes
+    return replace(placed.port, backends=()), placed.where, sizes
 
 
 def _keys(placed: PlacedPort) -> list[tuple[int, str, bytes]]:
     """IP version, which maps, and the key, for each place where the port answers."""
     port = placed.port
     service = bytes([PROTOCOL_NUMBERS[port.protocol], 0, 0, 0]) + _number(port.published_port)
-    if not placed.addresses:
-        return [(version, "", service) for version in _FAMILIES]
-    return [(version_of(each), "_at", ip_address(each).packed + service) for each in placed.addresses]
+    if is_address(placed.where):
+        return [(version_of(placed.where), "_at", ip_address(placed.where).packed + service)]
+    if placed.where:
+        name = placed.where.encode().ljust(_LINK_NAME_BYTES, b"\0")
+        return [(version, "_on", name + service) for version in _FAMILIES]
+    return [(version, "", service) for version in _FAMILIES]
 
 
 def _slot_elements(
@@ -245,5 +256,7 @@ def difference(former: Elements, wished: Elements) -> tuple[dict[Element, bytes]
 
 
 def map_names() -> list[str]:
-    kinds = ("ports", "ports_at", "slots", "slots_at", CLASSIC_SET)
-    return [CLASSIC_SET, *(f"{family}_{kind}" for family, _ in _FAMILIES.values() for kind in kinds)]
+    families = [family for family, _ in _FAMILIES.values()]
+    maps = [f"{kind}{place}" for kind in ("ports", "slots") for place in _PLACES]
+    named = [f"{family}_{each}" for family in families for each in (*maps, CLASSIC_SET)]
+    return [CLASSIC_SET, f"on_{CLASSIC_SET}", *named]

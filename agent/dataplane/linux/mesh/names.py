@@ -36,6 +36,14 @@ def version_of(address: str) -> int:
     return 6 if ":" in address else 4
 
 
+def is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def mark_of(peer: Peer) -> int:
     return MARK | int.from_bytes(ip_address(peer.ingress_addresses[0]).packed[-3:])
 

@@ -143,11 +143,11 @@ class Mesh:
             if where is None:
                 continue
             former = self._placed.get(key)
-            if former is not None and former.addresses == where and _is_same(former.port, port):
+            if former is not None and former.where == where and _is_same(former.port, port):
                 wished[key] = former
             else:
                 placed = host_rules.place(port, where, former)
-                problem = "" if former and former.addresses == where else self._reserve(placed)
+                problem = "" if former and former.where == where else self._reserve(placed)
                 if problem:
                     problems[key] = problem
                 else:
@@ -173,21 +173,18 @@ class Mesh:
             del self._elements[element]
         self._elements.update(added)
 
-    def _where(self, port: PublishedPort) -> tuple[str, ...] | None:
-        """The node's addresses on which the port answers: none for all of them, None if it has no such."""
-        if port.host_ip in _ANYWHERE:
-            return ()
+    def _where(self, port: PublishedPort) -> str | None:
+        """Empty: everywhere. None: this node has no such address or interface, so it is not concerned."""
+        host = "" if port.host_ip in _ANYWHERE else port.host_ip
         node = self._own_node()
-        link = node.netlink.link(port.host_ip) if not _is_address(port.host_ip) else None
-        found = [
-            str(address.ip)
-            for index, address in gateway.own_addresses(node)
-            if (link is not None and index == link.index and not address.ip.is_link_local)
-            or str(address.ip) == port.host_ip
-        ]
-        if not found and _is_address(port.host_ip) and ip_address(port.host_ip).is_loopback:
-            found = [port.host_ip]
-        return tuple(sorted(found)) or None
+        if not host:
+            return host
+        if not names.is_address(host):
+            return host if node.netlink.link(host) is not None else None
+        address = ip_address(host)
+        if address.is_loopback or any(each.ip == address for _, each in gateway.own_addresses(node)):
+            return str(address)
+        return None
 
     def _reserve(self, placed: PlacedPort) -> str:
         """Why the port cannot be had on this node; empty if it is ours now."""
@@ -214,7 +211,7 @@ class Mesh:
                 target_port=placed.port.target_port,
                 host_ip=host,
             )
-            for host in placed.addresses or everywhere
+            for host in ((placed.where,) if placed.where else everywhere)
         )
 
     def _take_down(self) -> None:
@@ -292,11 +289,3 @@ def _changes(
 def _is_same(one: PublishedPort, other: PublishedPort) -> bool:
     """Mostly it is the same object."""
     return one is other or one == other
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

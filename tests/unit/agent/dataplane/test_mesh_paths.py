@@ -253,6 +253,9 @@ def test_a_port_on_one_address(rig: MeshRig) -> None:
         replace(port(PORT, TARGET, [task]), host_ip=one.address),
         replace(port(PORT + 1, TARGET, [task]), host_ip="127.0.0.1"),
         replace(port(PORT + 2, TARGET, [task]), host_ip="eth0"),
+        replace(port(PORT + 3, TARGET, [task]), host_ip="eth0", is_source_nat=True, is_sticky=True),
+        replace(port(PORT + 4, TARGET, [task]), host_ip=one.address, is_source_nat=True),
+        replace(port(PORT + 5, TARGET, [task]), host_ip="eth7"),
     )
     with serving(task) as servers:
         assert who_was_seen(servers, rig.outside.path, one.address) == rig.outside.address
@@ -263,6 +266,11 @@ def test_a_port_on_one_address(rig: MeshRig) -> None:
         assert ask(rig.outside.path, one.address, PORT + 2).answer == b"a hello"
         assert ask(rig.outside.path, two.address, PORT + 2).answer == b"a hello"
         assert refused_by(one.path, "127.0.0.1", "tcp", PORT + 2)
+        assert refused_by(one.path, one.address, "tcp", PORT + 2), "it does not come in by eth0"
+        for number in (PORT + 3, PORT + 4):
+            assert ask(rig.outside.path, one.address, number).answer == b"a hello"
+            assert servers[0].seen[-1][0] == rig.gateway_of(1)
+        assert refused_by(rig.outside.path, one.address, "tcp", PORT + 5)
 
 
 def test_clients_that_stick(rig: MeshRig) -> None:
