@@ -126,7 +126,8 @@ def _check_scope(wish: NetworkRequest) -> None:
     if driver != OVERLAY_DRIVER and wish.scope != SWARM_SCOPE:
         raise Unimplemented(
             f"a {driver} network of this node alone would have no members, since what runs here are the "
-            "tasks of services: give it the swarm's scope (--scope swarm), and every node makes its own"
+            "tasks of services: give it the swarm's scope (--scope swarm), and every node makes its own; or "
+            "make it an overlay (--driver overlay)"
         )
     if not wish.enable_ipv4:
         raise InvalidArgument("IPv4 cannot be disabled in a Swarm scoped network")
