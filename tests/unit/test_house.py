@@ -49,6 +49,8 @@ PURE = (
     "agent/dataplane/plan.py",
     "agent/dataplane/diff.py",
     "agent/dataplane/linux/plan.py",
+    "agent/dataplane/linux/balancing/rules.py",
+    "agent/dataplane/linux/balancing/slots.py",
 )
 IMPURE_MODULES = {
     *("asyncio", "time", "random", "os", "socket", "threading", "subprocess"),

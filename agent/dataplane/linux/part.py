@@ -108,8 +108,8 @@ class Mending(Protocol):
 class Cutting(Protocol):
     """A part that can end connections of tasks here."""
 
-    def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
-        """Who had these addresses is gone for good."""
+    def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> object:
+        """Who had these addresses is gone for good. What it returns is for people: what was cut."""
         ...
 
 
