@@ -10,7 +10,9 @@ The library waits with select(2), which ends the process if its socket's descrip
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import socket
 
 from swarmpy.errors import Unavailable
 
@@ -48,6 +50,19 @@ def _open() -> ctypes.CDLL | None:
         getattr(library, name).argtypes = (ctypes.c_void_p,)
     library.nft_run_cmd_from_buffer.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
     return library
+
+
+def out_of_the_way(sock: socket.socket) -> socket.socket:
+    """The same socket under a descriptor that nftables could not use, if the process may have so many.
+
+    For sockets that are kept per task: of those there are thousands.
+    """
+    try:
+        fd = fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD_CLOEXEC, LOW_DESCRIPTORS)
+    except OSError:
+        return sock
+    sock.close()
+    return socket.socket(fileno=fd)
 
 
 def is_present() -> bool:

@@ -218,6 +218,16 @@ def test_a_new_daemon_serves_through_the_old_rule(rig: Rig) -> None:
     assert found(path, "web") == ("10.0.0.2",)
 
 
+def test_a_new_daemon_mends_what_is_missing(rig: Rig) -> None:
+    path = rig.attach(endpoint("t", "front"))
+    rig.part.shut_down()
+    rig._spaces["t"].nft.run(f"delete table inet {names.TABLE}")
+    rig.start_part()
+    rig.apply()
+    rig.attach(endpoint("t", "front"))
+    assert found(path, "web") == found(path, "web", is_stream=True) == ("10.0.0.2",)
+
+
 def test_a_query_in_the_daemons_absence_waits_and_is_asked_again(rig: Rig) -> None:
     """An error would end the lookup; silence has the client ask again, in time for the next daemon."""
     path = rig.attach(endpoint("t", "front"))
