@@ -25,6 +25,7 @@ import structlog
 
 from agent.dataplane.base import BackendCapabilities, Endpoint, NodeState
 from agent.dataplane.linux import namespaces, netlink, plan, preflight
+from agent.dataplane.linux.mesh.probe import find_lacking
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Cutting, LegMaker, Mending
 from agent.dataplane.linux.parts import make_parts
@@ -87,7 +88,8 @@ class LinuxBackend:
 
     async def probe(self) -> BackendCapabilities:
         missing = await self._run(preflight.find_missing)
-        return BackendCapabilities(name=self.name, is_usable=not missing, missing=missing)
+        lacking = () if missing else await self._run(find_lacking)
+        return BackendCapabilities(name=self.name, is_usable=not missing, missing=missing, lacking=lacking)
 
     async def destroy(self) -> None:
         await self._run(self._destroy)

@@ -7,7 +7,7 @@ if that ever fails the process must not go on, since all that the thread did aft
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,12 +37,15 @@ def _returning() -> Iterator[None]:
             os.close(home)
 
 
-def make(path: Path) -> Netlink:
-    """A new namespace at ``path``, and a socket in it. IPv6 is off on all but loopback, as in Docker."""
+def make(path: Path, *, has_bridge: bool = True) -> Netlink:
+    """A new namespace at ``path``, and a socket in it. IPv6 is off on all but loopback, as in Docker.
+
+    ``has_bridge``: a bridge will be in it, which the packet filter is to leave alone.
+    """
     path.touch(mode=0o444)
     with _returning():
         kernel.unshare(kernel.CLONE_NEWNET)
-        _settle()
+        _settle(_SETTINGS if has_bridge else _SETTINGS[:1])
         netlink = Netlink()
         try:
             kernel.mount(_OWN, str(path), flags=kernel.MS_BIND)
@@ -110,9 +113,9 @@ def _is_mount_point(folder: Path) -> bool:
     return any(line.split(" ", 5)[4] == wanted for line in lines)
 
 
-def _settle() -> None:
-    """IPv6 off, and bridges left alone by the packet filter. /proc/sys/net is the calling thread's."""
-    for name, value in _SETTINGS:
+def _settle(settings: Sequence[tuple[str, bytes]]) -> None:
+    """/proc/sys/net is the calling thread's."""
+    for name, value in settings:
         try:
             fd = os.open(f"/proc/sys/net/{name}", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from agent.dataplane.linux.nftables import out_of_the_way
+
 NETFILTER, SOCKETS = 12, 4
 """The families of ``Wire``."""
 CREATE = 0x400
@@ -65,7 +67,8 @@ class Wire:
     """One netlink socket. Not for use by two threads at once."""
 
     def __init__(self, family: int) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        self._socket = out_of_the_way(made)
         self._socket.bind((0, 0))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)

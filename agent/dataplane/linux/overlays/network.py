@@ -156,11 +156,13 @@ class OverlayNetwork:
         self.broken -= {task_id}
 
     def _make_pair(self, name: str, leg: Leg, space: Space) -> None:
-        space.netlink.do(netlink.delete_link(leg.link), accept=_GONE)
-        self.sandbox.space.netlink.do(netlink.delete_link(name), accept=_GONE)
         with open(space.path, "rb") as netns:
             peer = netlink.Peer(leg.link, _mac_of(leg), netns.fileno())
-            self.sandbox.add_port(name, peer=peer, mtu=self._mtu)
+            if not self.sandbox.add_port(name, peer=peer, mtu=self._mtu):
+                space.netlink.do(netlink.delete_link(leg.link), accept=_GONE)
+                self.sandbox.space.netlink.do(netlink.delete_link(name), accept=_GONE)
+                if not self.sandbox.add_port(name, peer=peer, mtu=self._mtu):
+                    raise OSError(errno.EEXIST, f"a link {name} or {leg.link} that cannot be deleted")
 
     def _set_inside(self, leg: Leg, space: Space) -> None:
         addresses = [ip_interface(address) for address in leg.addresses]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -145,10 +146,16 @@ class NetworkSandbox:
             self._links().do(netlink_links.tune_network_port(name, is_way_out=True))
         self._links().do(netlink.set_up_by_name(name))
 
-    def add_port(self, name: str, *, peer: netlink.Peer, mtu: int) -> None:
-        """A pair from the bridge into a task's namespace: this end attached, not yet up, the task's down."""
-        master = self._index(diff.BRIDGE)
-        self._links().do(netlink.add_veth(name, master=master, peer=peer, mtu=mtu))
+    def add_port(self, name: str, *, peer: netlink.Peer, mtu: int) -> bool:
+        """A pair from the bridge into a task's namespace: this end attached, not yet up, the task's down.
+
+        False: one end was there already.
+        """
+        pair = netlink.add_veth(name, master=self._index(diff.BRIDGE), peer=peer, mtu=mtu)
+        error = self._links().batch([pair])[0]
+        if error not in (0, errno.EEXIST):
+            raise OSError(error, os.strerror(error))
+        return not error
 
     def tune_ports(self, macs: Mapping[str, str]) -> None:
         """Ports that stand, by name: the MAC behind each is told to the bridge, which learns nothing."""
