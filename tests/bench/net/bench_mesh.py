@@ -3,11 +3,11 @@
     PYTHONPATH=.:tests/support python tests/bench/net/bench_mesh.py [--rounds 7] [--kinds ask call push]
 
 A client outside, two nodes, a task on the second. Every round has all cases, in turning order; what is
-printed are medians over the rounds, of rates and of the ratios within each round, so that what else the
-machine does hits all alike. "Two hops" is plain routing through the first node, which is the least that a
-task on another node than the one asked can cost; the mesh pays for VXLAN too. "CPU" is that of client and
-server per operation, with what the kernel did in their name. With ``--change``: CPU of a change of backends.
-Needs root and gcc.
+printed are medians over the rounds, and medians of the ratios within each round, so that what else the machine
+does hits all alike: ratios of latencies, or of the bytes that went through. "Two hops" is plain routing through
+the first node, which is the least that a task on another node than the one asked can cost; the mesh pays for
+VXLAN too. "CPU" is that of client and server per operation, with what the kernel did in their name. With
+``--change``: CPU of a change of backends. Needs root and gcc.
 """
 
 from __future__ import annotations
@@ -108,13 +108,15 @@ def bench_traffic(rounds: int, seconds: float, kinds: list[str]) -> None:
 
 def show(kind: str, found: dict[str, list[Figure]]) -> None:
     for name, figures in found.items():
-        line = f"  {name:22} {statistics.median(each.rate for each in figures):14,.0f}"
+        line = f"  {name:22} {statistics.median(each.rate for each in figures):13,.0f}"
         if kind != "push":
             line += f" {statistics.median(each.latency_us for each in figures):7.1f} us"
         for base in BASES:
             pairs = list(zip(figures, found[base], strict=True))
-            rate = statistics.median(own.rate / each.rate for own, each in pairs)
-            line += f"  ÷ {base} {rate:.2f}"
+            ratios = [own.rate / each.rate for own, each in pairs]
+            if kind != "push":
+                ratios = [own.latency_us / each.latency_us for own, each in pairs]
+            line += f"  ÷ {base} {statistics.median(ratios):.2f}"
         cpu = [own.cpu_us / each.cpu_us for own, each in zip(figures, found["direct"], strict=True)]
         print(f"{line}  CPU ÷ direct {statistics.median(cpu):.2f}", flush=True)
 

@@ -35,6 +35,7 @@ log = structlog.get_logger(__name__)
 OWNER = "the routing mesh"
 _ANYWHERE = ("", "0.0.0.0", "::")
 _PortKey = tuple[str, int, str]
+"""Protocol, number, and where it answers: see ``PlacedPort``."""
 
 
 class Mesh:
@@ -138,20 +139,23 @@ class Mesh:
         problems: dict[_PortKey, str] = {}
         wished: dict[_PortKey, PlacedPort] = {}
         for port in ports:
-            key = (port.protocol, port.published_port, port.host_ip)
             where = self._where(port)
+            key = (port.protocol, port.published_port, where or "")
             if where is None:
                 continue
+            if key in wished:
+                problems[key] = f"Port {key[1]}/{key[0]} is published twice; the first service has it"
+                continue
             former = self._placed.get(key)
-            if former is not None and former.where == where and _is_same(former.port, port):
+            if former is not None and _is_same(former.port, port):
                 wished[key] = former
+                continue
+            placed = host_rules.place(port, where, former)
+            problem = "" if former is not None else self._reserve(placed)
+            if problem:
+                problems[key] = problem
             else:
-                placed = host_rules.place(port, where, former)
-                problem = "" if former and former.where == where else self._reserve(placed)
-                if problem:
-                    problems[key] = problem
-                else:
-                    wished[key] = placed
+                wished[key] = placed
         self._change(wished)
         for key in self._placed.keys() - wished.keys():
             self._reserved.release(OWNER, self._holds(self._placed[key]))
