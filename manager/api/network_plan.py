@@ -13,6 +13,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from manager.allocate import pools
 from manager.api import texts
 from manager.api.lookup import find_or_none
 from manager.api.predefined import PREDEFINED
@@ -88,6 +89,8 @@ def _accept(view: View, wish: NetworkRequest) -> NetworkSpec:
     except InvalidArgument as error:
         raise texts.invalid(error) from None
     network_rules.check_driver(spec.driver_configuration)
+    if not spec.config_only:
+        pools.check_network(spec)  # else it would be stored and never get what it needs
     if spec.ingress and (other := view.ingress_network()) is not None:
         raise texts.exists(f"ingress network ({other.id}) is already present")
     _check_vxlan_id(view, spec)
