@@ -179,7 +179,7 @@ class Claims:
         if known is not None:
             raise NoAddress(known)
         holders = self._view.holder_count(network_id) + self._counts.get(network_id, 0)
-        if holders < family.capacity or space.is_irregular:
+        if holders < family.capacity or family.is_partial:
             chosen = family.choose(lambda address: self.is_held(network_id, address))
             if chosen is not None:
                 return chosen
@@ -209,7 +209,6 @@ class Claims:
                 )
             address = text_of(number, version)
             if not self.is_held(space.network_id, address):
-                space.is_irregular = True
                 return f"{address}/{block.prefix}"
             taken.append(address)
         are = "is" if len(taken) == 1 else "are"
@@ -232,7 +231,6 @@ class Claims:
             claim = NetworkAttachment(network_id=space.network_id, mac=mac)
             keys = [key for key in held_by((claim,)) if " " in key and key not in own]
             if not any(self.is_held(space.network_id, key.partition(" ")[2]) for key in keys):
-                space.is_irregular = True
                 return mac
             taken.append(mac)
         are = "is" if len(taken) == 1 else "are"

@@ -48,6 +48,11 @@ class Block:
         """Addresses that can be handed out."""
         return self.size - sum(1 for number in self.reserved if self.first <= number <= self.last)
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether less is handed out than may be asked for."""
+        return self.first > self.lowest or self.last < self.highest
+
     def is_open(self, number: int) -> bool:
         """Whether somebody may have the address, if they ask for it."""
         return self.lowest <= number <= self.highest and number not in self.reserved

@@ -25,7 +25,7 @@ _Age = tuple[Timestamp, int]
 
 
 class Space:
-    """One network's addresses. ``is_irregular``: holders may have others than we would have given them."""
+    """One network's addresses, by family."""
 
     def __init__(self, view: View, network: Network) -> None:
         assert network.ipam_options is not None
@@ -38,14 +38,12 @@ class Space:
             own = tuple(block for block in blocks if block.version == version)
             if own:
                 self.families[version] = Family(own)
-        self.is_irregular = False
-        for _, attachment in sorted(_places_in(view, network.id), key=lambda found: found[0]):
-            self.is_irregular = self.is_irregular or bool(attachment.mac)
-            for address in attachment.addresses:
-                version, number = parse_address(address.partition("/")[0])
-                family = self.families.get(version)
-                if family is None or not family.go_on_after(number):
-                    self.is_irregular = True
+        youngest = max(_places_in(view, network.id), key=lambda found: found[0], default=None)
+        for address in youngest[1].addresses if youngest is not None else ():
+            version, number = parse_address(address.partition("/")[0])
+            family = self.families.get(version)
+            if family is not None:
+                family.go_on_after(number)
 
     def rest(self, address: str) -> None:
         family = self.families.get(IPV6 if ":" in address else IPV4)
@@ -77,6 +75,8 @@ class Family:
             self._turns.append(_Turn(self.size, block))
             self.size += block.size
         self.capacity = sum(block.capacity for block in blocks)
+        self.is_partial = any(block.is_partial for block in blocks)
+        """Somebody may hold an address that we would not have given out: counting holders does not tell."""
         self._next = 0
         self._left = self.size
         """How much of the row has not been looked at; after that only what was released is worth a look."""
@@ -89,14 +89,13 @@ class Family:
         """The block in which somebody may have this address."""
         return next((turn.block for turn in self._turns if turn.block.is_open(number)), None)
 
-    def go_on_after(self, number: int) -> bool:
-        """Begin the next search behind this address. Whether it is one that we would give out."""
+    def go_on_after(self, number: int) -> None:
+        """Begin the next search behind this address."""
         for turn in self._turns:
             block = turn.block
             if block.first <= number <= block.last and number not in block.reserved:
                 self._next = (turn.offset + number - block.first + 1) % self.size
-                return True
-        return False
+                return
 
     def rest(self, address: str) -> None:
         self._resting[address] = None
