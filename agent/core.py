@@ -34,7 +34,7 @@ from swarmpy.limits import (
     TASK_RETRIES_MAX,
     TASK_STARTS_PARALLEL_MAX,
 )
-from swarmpy.model.ids import RevisionId, TaskId, Timestamp
+from swarmpy.model.ids import RevisionId, SessionId, TaskId, Timestamp
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task, TaskStatus
 from swarmpy.model.states import TaskState, is_terminal
 
@@ -50,8 +50,8 @@ class Core:
         self._revisions = Revisions()
         self._places = Places(node)
         self._strangers: dict[TaskId, tuple[Found | None, bool]] = {}
-        self._chain: int | None = None
-        self._is_session_lost = True
+        self.progress: tuple[SessionId, int | None] | None = None
+        """The session and the last assignment message of it that was taken; None: there is none."""
         self._attempts = 0
         self._images = Images()
         self._slots = Slots(TASK_STARTS_PARALLEL_MAX)
@@ -119,11 +119,10 @@ class Core:
                 self._restore(event)
             case events.AssignmentsReceived():
                 self._take_assignments(event)
-            case events.SessionUp():
-                self._chain = None
-                self._is_session_lost = False
+            case events.SessionUp(session_id=session_id):
+                self.progress = session_id, None
             case events.SessionDown():
-                self._is_session_lost = True
+                self.progress = None
             case events.Tick():
                 for timers in (self._retries, self._places.drains):
                     self._mark(task_id for task_id, at in timers.items() if at <= now.mono)
@@ -217,19 +216,18 @@ class Core:
     # --- assignments
 
     def _take_assignments(self, event: events.AssignmentsReceived) -> None:
+        if self.progress is None:
+            return
+        session_id, chain = self.progress
+        self.progress = session_id, event.results_in
         if event.is_complete:
-            if not self._is_session_lost:
-                self._chain = event.results_in
-                self._take_complete(event)
+            self._take_complete(event)
             return
-        if self._is_session_lost:
-            return
-        if event.applies_to != self._chain:
-            self._is_session_lost = True
-            reason = f"an assignment message was lost: expected {self._chain}, got {event.applies_to}"
+        if event.applies_to != chain:
+            self.progress = None
+            reason = f"an assignment message was lost: expected {chain}, got {event.applies_to}"
             self._out.append(events.EndSession(reason))
             return
-        self._chain = event.results_in
         for change in event.changes:
             match change:
                 case events.Removal(kind=Kind.TASK):

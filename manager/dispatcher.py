@@ -27,6 +27,7 @@ from manager.reconcile.nodes import RESTARTING_MESSAGE, doubted
 from manager.session import Session, Shared
 from manager.store.events import Event, Resync
 from manager.store.store import Store
+from manager.store.watch import Watch
 from swarmpy import codec
 from swarmpy.errors import OutcomeUnknown, PermissionDenied, Rejected, Retry, Unavailable
 from swarmpy.limits import (
@@ -86,6 +87,7 @@ class Dispatcher:
         self._starts: dict[NodeId, deque[float]] = {}
         self._doubtful: dict[NodeId, NodeStatus | None] = {}
         """Nodes whose record may be at odds with their session, or its end (then: the status to report)."""
+        self._watch: Watch | None = None
         self._has_doubts = asyncio.Event()
         self._is_open = asyncio.Event()
         self._is_over = False
@@ -115,6 +117,11 @@ class Dispatcher:
 
     def session_of(self, node_id: NodeId) -> Session | None:
         return self._sessions.get(node_id)
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether sessions have been told to look at all that has changed in the store."""
+        return self._watch is not None and not self._watch.backlog
 
     @property
     def backlog(self) -> dict[str, int]:
@@ -328,6 +335,7 @@ class Dispatcher:
 
     async def _watch_store(self) -> None:
         with self._store.watch() as watch:
+            self._watch = watch
             while True:
                 await watch.wait()
                 for event in watch.take():

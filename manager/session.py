@@ -89,6 +89,12 @@ class Session:
         }
 
     @property
+    def progress(self) -> tuple[SessionId, int] | None:
+        """The last assignment message, if after it there is nothing to tell of what is marked; else None."""
+        is_behind = self._is_complete_due or self._tasks or self._shared or self._records
+        return None if is_behind or self.is_closed else (self.session_id, self._chain)
+
+    @property
     def is_closed(self) -> bool:
         return self._closed.is_set()
 

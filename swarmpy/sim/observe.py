@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from random import Random
 
+from agent.core import Core
 from agent.events import Record
 from manager.manager import Manager
 from manager.raft.proposer import RaftStatus
@@ -127,3 +128,14 @@ class Observer:
         if part is not None:
             part.agent.core.check()
             self._checkers.queues(host.name, part.agent)
+            self._check_networks(NodeId(part.identity.node_id), part.agent.core)
+
+    def _check_networks(self, node_id: NodeId, core: Core) -> None:
+        """If the agent has taken all that there is to tell, it makes of it what the store says."""
+        for _, manager, _ in self._seen.values():
+            term = manager.term
+            session = term.dispatcher.session_of(node_id) if term is not None else None
+            if term is None or session is None or not term.dispatcher.is_caught_up:
+                continue
+            if session.progress is not None and session.progress == core.progress:
+                self._checkers.networks(manager.store, node_id, core)

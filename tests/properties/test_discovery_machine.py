@@ -64,7 +64,7 @@ from swarmpy.model.specs import (
 from swarmpy.model.states import NodeState as Liveness
 from swarmpy.model.states import Owner, TaskState, is_terminal
 from swarmpy.pb import dispatcher_pb2 as pb
-from swarmpy.sim.checkers.discovery import differences
+from swarmpy.sim.checkers.discovery import differences, reachable
 
 NODES = [NodeId(f"n{number}") for number in range(3)]
 NETWORKS = [NetworkId(f"net{number}") for number in range(3)]
@@ -133,14 +133,6 @@ class Agent:
                     self.post(events.Detached(task_id, attempt))
                 case _:
                     pass
-
-    @property
-    def reachable(self) -> set[TaskId]:
-        return {
-            id_
-            for id_, run in self.core.runs.items()
-            if run.endpoint is not None and not is_terminal(run.status.state)
-        }
 
 
 def _check_sharing(before: NodeState, after: NodeState) -> None:
@@ -292,7 +284,9 @@ class Discovery(RuleBasedStateMachine):
         for agent in self.agents.values():
             if agent.session is not None:
                 self.deliver(agent, agent.session)
-                found = list(differences(self.store, agent.node_id, agent.core.networks, agent.reachable))
+                found = list(
+                    differences(self.store, agent.node_id, agent.core.networks, reachable(agent.core))
+                )
                 assert found == []
                 assert agent.applied is agent.core.networks
 

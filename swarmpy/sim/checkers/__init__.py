@@ -12,7 +12,8 @@ How the world calls it:
 * ``persisted(node_id, records)`` from the agent's journal, before the commit returns;
   ``machine_started(node_id, task_id)`` from ``FakeMachine.on_start``.
 * ``operation(operation)`` when the outcome of a client's call is known, or never will be.
-* ``queues(name, part)`` now and then.
+* ``queues(name, part)`` now and then; ``networks(view, node_id, core)`` when that agent has taken all that
+  this manager has to tell it.
 * ``quiet_reasons(scene)`` when it should be quiet, and ``final`` at the end.
 """
 
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from agent.core import Core
 from agent.events import Record, SaveStatus
 from manager.raft.proposer import RaftStatus
 from manager.store.events import Event, Notice
@@ -30,7 +32,7 @@ from swarmpy.limits import SIM_SEARCH_STEPS_MAX
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Kind, NetworkAttachment, Node, Revision, Service, Task
 from swarmpy.model.states import TaskState
-from swarmpy.sim.checkers import acknowledged, linearizable, quiet, replicas
+from swarmpy.sim.checkers import acknowledged, discovery, linearizable, quiet, replicas
 from swarmpy.sim.checkers.demand import NO_DEMAND, Demand, demand_of
 from swarmpy.sim.checkers.exclusive import Exclusive
 from swarmpy.sim.checkers.history import History, Operation
@@ -176,6 +178,11 @@ class Checkers:
 
     def machine_started(self, node_id: NodeId, task_id: TaskId) -> None:
         self._starts.started(node_id, task_id)
+
+    def networks(self, view: View, node_id: NodeId, core: Core) -> None:
+        """An agent that has taken every push of this store's manager."""
+        for sentence in discovery.differences(view, node_id, core.networks, discovery.reachable(core)):
+            self.violations.add(discovery.NAME, sentence)
 
     def queues(self, name: str, part: HasBacklog) -> None:
         objects = sum(len(rows) for rows in self.replicas.mirror.values())

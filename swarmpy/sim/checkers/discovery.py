@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any, Final
 
+from agent.core import Core
 from agent.dataplane.base import Balancer, NetworkState, NodeState, PublishedPort, RemoteEndpoint
 from agent.dataplane.base import Peer as PeerState
 from manager.store.networking import places_of, publishes_in_ingress
@@ -21,9 +22,18 @@ from swarmpy.model.defaults import is_encrypted, publish_mode
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Network, Node, Service, Task
 from swarmpy.model.states import NodeState as Liveness
-from swarmpy.model.states import PortProtocol, PublishMode, TaskState
+from swarmpy.model.states import PortProtocol, PublishMode, TaskState, is_terminal
 
 NAME: Final = "discovery"
+
+
+def reachable(core: Core) -> set[TaskId]:
+    """The own tasks of an agent that have a place in its networks and have not ended."""
+    return {
+        task_id
+        for task_id, run in core.runs.items()
+        if run.endpoint is not None and not is_terminal(run.status.state)
+    }
 
 
 def differences(
