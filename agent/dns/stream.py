@@ -48,9 +48,9 @@ class Connection:
         self._is_open = False
         if self._idle is not None:
             self._idle.cancel()
+        self._closed(self)  # first, so that who sees the end can count on it
         self._loop.forget(self._sock.fileno())
         self._sock.close()
-        self._closed(self)
 
     def _look(self) -> None:
         """One timer per connection, not one per query."""
