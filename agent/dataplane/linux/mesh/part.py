@@ -3,7 +3,8 @@
 On the node: a leg in the ingress network (``gateway``), a table that leads new connections to tasks
 (``host_rules``), and a socket per port, so that no program takes it unknowingly. In a task that is in the
 ingress network: the way back (``replies``). A port that a program of the node holds already is left to it,
-with a line in the log, and tried again with the next change; the other ports and nodes are not concerned.
+with a line in the log, and tried again with the next change and when mending; the other ports and nodes are
+not concerned.
 
 Established connections are never touched: the kernel's connection table keeps where each went.
 """
@@ -27,7 +28,7 @@ from agent.dataplane.linux.mesh.replies import Replies, ingress_leg
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Space
 from agent.dataplane.linux.ports import PortReservations
-from swarmpy.errors import Unavailable
+from swarmpy.errors import SwarmError, Unavailable
 from swarmpy.model.ids import NodeId, TaskId
 
 log = structlog.get_logger(__name__)
@@ -83,31 +84,38 @@ class Mesh:
     # --- the node
 
     def apply(self, state: NodeState) -> None:
+        """What goes wrong here does not keep tasks from the network: it is reported, and tried again."""
         self._state = state
         if state.peers is not self._peers:
             self._peers = state.peers
             self._follow_nodes(names.gateways(state.peers.values()))
+        try:
+            problems = self._serve(state)
+        except (NftError, OSError) as error:
+            self._elements = None
+            problems = [f"The kernel refused what the routing mesh needs: {error}"]
+        except SwarmError as error:
+            self._elements, self._plugged = None, ()
+            problems = [f"Published ports do not answer on this node: {error}"]
+        for problem in problems:
+            if problem not in self.problems:
+                log.warning("published_port_unanswered", reason=problem)
+        self.problems = tuple(problems)
+
+    def _serve(self, state: NodeState) -> list[str]:
+        """What could not be served; errors if it is all."""
         config = next((each.config for each in state.networks.values() if each.config.is_ingress), None)
         own = state.peers.get(state.node_id)
         if config is None or own is None or not own.ingress_addresses:
             self._take_down()
-            return
+            return []
         addresses = names.with_prefix(own.ingress_addresses, config.subnets)
-        try:
+        if addresses != self._plugged or not gateway.is_up(self._own_node()):
             sandbox = plan.sandbox_path(self._netns_dir, config.id)
-            mac = network_plan.mac_of(own.ingress_addresses)
-            if addresses != self._plugged or not gateway.is_up(self._own_node()):
-                gateway.make(self._own_node(), sandbox, addresses, mac)
-                self._plugged = addresses
-        except Unavailable as error:
-            self._report((str(error),))
-            raise
-        try:
-            self._load(addresses)
-            self._publish(state.published)
-        except (NftError, OSError) as error:
-            self._elements = None
-            raise Unavailable(f"the kernel refused the rules of the routing mesh: {error}") from None
+            gateway.make(self._own_node(), sandbox, addresses, network_plan.mac_of(own.ingress_addresses))
+            self._plugged = addresses
+        self._load(addresses)
+        return self._publish(state.published)
 
     def mend(self) -> None:
         """Everything is looked up in the kernel, and made right."""
@@ -133,7 +141,7 @@ class Mesh:
             found = {}
         self._addresses, self._elements, self._placed = addresses, found, {}
 
-    def _publish(self, ports: tuple[PublishedPort, ...]) -> None:
+    def _publish(self, ports: tuple[PublishedPort, ...]) -> list[str]:
         """The maps' elements; what is paid for is what has changed."""
         assert self._elements is not None, "the table was loaded"
         problems: dict[_PortKey, str] = {}
@@ -160,7 +168,7 @@ class Mesh:
         for key in self._placed.keys() - wished.keys():
             self._reserved.release(OWNER, self._holds(self._placed[key]))
         self._placed = wished
-        self._report(tuple(problems[key] for key in sorted(problems)))
+        return [problems[key] for key in sorted(problems)]
 
     def _change(self, wished: Mapping[_PortKey, PlacedPort]) -> None:
         assert self._elements is not None, "the table was loaded"
@@ -227,13 +235,6 @@ class Mesh:
             raise Unavailable(f"the rules of the routing mesh could not be removed: {error}") from None
         self._elements, self._placed, self._addresses, self._plugged = None, {}, (), ()
         self._reserved.release(OWNER)
-        self._report(())
-
-    def _report(self, problems: tuple[str, ...]) -> None:
-        for problem in problems:
-            if problem not in self.problems:
-                log.warning("published_port_unanswered", reason=problem)
-        self.problems = problems
 
     # --- tasks
 

@@ -53,19 +53,10 @@ class Replies:
 
     def prepare(self, gateways: Mapping[str, int], *, has_egress: bool) -> None:
         """Everything but routes. What stands as it should is left alone, so that no packet meets a gap."""
-        leg, space = self._leg, self._space
-        for name, value in (
-            (f"ipv4/conf/{leg.link}/rp_filter", "2"),
-            ("ipv4/conf/all/src_valid_mark", "1"),
-            ("ipv4/tcp_fwmark_accept", "1"),
-        ):
-            space.set(name, value)
-        wished = self._describe()
+        space, wished = self._space, self._describe()
         try:
             if self._loaded != wished or self._outline != self._read_outline():
-                space.nft.run(task_rules.ruleset(wished, gateways, has_egress=has_egress))
-                self._loaded, self._gateways = wished, gateways
-                self._outline = self._read_outline()
+                self._load(wished, gateways, has_egress=has_egress)
             else:
                 self.follow(gateways, has_egress=has_egress)
             for version in self._versions():
@@ -75,6 +66,17 @@ class Replies:
             raise Unavailable(
                 f"cannot prepare task {self._endpoint.task_id} for published ports: {error}"
             ) from None
+
+    def _load(self, wished: TaskLeg, gateways: Mapping[str, int], *, has_egress: bool) -> None:
+        for name, value in (
+            (f"ipv4/conf/{wished.link}/rp_filter", "2"),
+            ("ipv4/conf/all/src_valid_mark", "1"),
+            ("ipv4/tcp_fwmark_accept", "1"),
+        ):
+            self._space.set(name, value)
+        self._space.nft.run(task_rules.ruleset(wished, gateways, has_egress=has_egress))
+        self._loaded, self._gateways = wished, gateways
+        self._outline = self._read_outline()
 
     def settle(self, gateways: Mapping[str, int], *, has_egress: bool) -> None:
         """Routes, and what follows from addresses that were not there before."""

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from mesh_rig import INGRESS, SUBNET6, MeshNode, MeshRig, RunningTask, mesh_rig, port
 from msgspec.structs import replace
-from net_hosts import EchoServer, ask, command_in, is_reachable, net_hosts, socket_in
+from net_hosts import EchoServer, Rig, ask, command_in, is_reachable, net_hosts, socket_in
+from overlay_rig import overlay_rig
 
-from agent.dataplane.base import HostPort
+from agent.dataplane.base import HostPort, PublishedPort
 from agent.dataplane.linux import plan
 from agent.dataplane.linux.mesh import probe
 from agent.dataplane.linux.mesh.host_rules import LISTING
@@ -253,11 +254,14 @@ def test_an_ingress_network_that_overlaps_with_the_nodes_own(tmp_path: Path) -> 
         node = rig.nodes[0]
         command_in(node.path, "ip", "link", "delete", "sw-ing")
         command_in(node.path, "ip", "route", "add", "10.255.7.0/24", "via", rig.outside.address)
-        with pytest.raises(Unavailable, match=r"overlaps with the route to 10\.255\.7\.0/24"):
-            rig.apply()
-        assert "sw-ing" not in command_in(node.path, "ip", "link")
-        command_in(node.path, "ip", "route", "delete", "10.255.7.0/24")
         rig.apply()
+        assert "sw-ing" not in command_in(node.path, "ip", "link")
+        [problem] = node.mesh.problems
+        assert "overlaps with the route to 10.255.7.0/24" in problem
+        command_in(node.path, "ip", "route", "delete", "10.255.7.0/24")
+        node.mend()
+        assert node.mesh.problems == ()
+        assert "sw-ing" in command_in(node.path, "ip", "link")
 
 
 # --- the end
@@ -292,6 +296,41 @@ def test_the_ingress_network_goes(rig: MeshRig) -> None:
         assert "sw-ing" not in command_in(node.path, "ip", "link")
         assert "swarmpy_mesh" not in command_in(node.path, "nft", "list", "ruleset")
         bind_in(node.path, PORT).close()
+
+
+async def test_with_all_parts_of_a_node(tmp_path: Path) -> None:
+    """As the agent drives it: attach, apply, another life, and the end."""
+    with net_hosts(3) as hosts:
+        nodes = Rig(hosts.hosts[:2], hosts.switch)
+        async with overlay_rig(nodes, tmp_path) as rig:
+            rig.ingress = {0: ("10.255.0.2",), 1: ("10.255.0.3",)}
+            task = rig.place("a", 1, (INGRESS, "10.255.0.9/16"))
+            ports = tuple(
+                PublishedPort(
+                    protocol=protocol, published_port=PORT, target_port=TARGET, backends=("10.255.0.9",)
+                )
+                for protocol in ("tcp", "udp")
+            )
+
+            async def apply() -> None:
+                for number, backend in enumerate(rig.backends):
+                    await backend.apply(replace(rig.state_of(number), published=ports))
+
+            await apply()
+            outside = hosts.hosts[2]
+            for life in range(2):
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    with EchoServer(task.path, "0.0.0.0", TARGET, kind) as server:
+                        for host in nodes.hosts:
+                            assert ask(outside.path, host.address, PORT, kind=kind).answer == b"hello"
+                        assert {peer[0] for peer in server.seen} == {outside.address}
+                if not life:
+                    await rig.restart(0)
+                    await rig.restart(1)
+                    await apply()
+        for host in nodes.hosts:
+            assert "sw-" not in command_in(host.path, "ip", "link")
+            assert "swarmpy_mesh" not in command_in(host.path, "nft", "list", "ruleset")
 
 
 def test_this_machine_lacks_at_most_sctp() -> None:
