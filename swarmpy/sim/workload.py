@@ -22,6 +22,7 @@ from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Disconnected, Host
 from swarmpy.sim.http import Answer
 from swarmpy.sim.loop import SimLoop
+from swarmpy.sim.networks import NETWORKS, SPARE, attachments, endpoint_mode
 
 SERVICES_MIN, SERVICES_MAX = 4, 200
 REPLICAS_MEAN = 8
@@ -38,9 +39,7 @@ IMAGES = {
 WEIGHTS = {"steady": 60, "stubborn": 6, "slow-to-stop": 14, "crashing": 8, "finishing": 6, "broken": 6}
 PORT_FIRST, PORT_LAST = 8000, 8005
 """Few, so that services get in each other's way."""
-NETWORKS = ("front", "back", "sealed")
-"""What services are on; the last is encrypted."""
-CALLS = {"create": 30, "update": 30, "read": 20, "remove": 10, "list": 10}
+CALLS = {"create": 30, "update": 30, "read": 20, "remove": 10, "list": 10, "network": 4}
 """How often a client does what."""
 STACK_CALLS = {"update": 50, "read": 30, "list": 20}
 CHANGES = ("scale", "scale", "image", "image", "placement", "networks", "force", "label")
@@ -107,10 +106,8 @@ class Workload:
 
     async def deploy(self, host: Host) -> None:
         """Create the networks and the services of the stack, patiently."""
-        for name in () if self._stack else NETWORKS:
-            options = {"encrypted": ""} if name == NETWORKS[-1] else {}
-            body = {"Name": name, "Driver": "overlay", "Options": options}
-            answer = await self._fleet.call(host, "POST", "/networks/create", body)
+        for name, body in {} if self._stack else NETWORKS.items():
+            answer = await self._fleet.call(host, "POST", "/networks/create", {"Name": name, **body})
             assert answer.status == HTTPStatus.CREATED, answer
         for spec in self._stack:
             marked = {**spec, "Labels": {**spec.get("Labels", {}), MARK_LABEL: self._mark()}}
@@ -146,6 +143,8 @@ class Workload:
                 await self.read(host, name, client=client)
             case "remove":
                 await self.remove(host, name, client=client)
+            case "network":
+                await self.replace_network(host)
             case _:
                 await self.list(host, client=client)
 
@@ -202,6 +201,11 @@ class Workload:
         answer = await self._ask(host, "DELETE", f"/services/{name}")
         self._tell(Verb.REMOVE, name, began, answer, client=client)
         return answer is not None and answer.status in (200, 404)
+
+    async def replace_network(self, host: Host) -> None:
+        """Remove the network that nobody is on, and make it again; whatever becomes of either."""
+        await self._ask(host, "DELETE", f"/networks/{SPARE['Name']}")
+        await self._ask(host, "POST", "/networks/create", SPARE)
 
     async def _ask(
         self, host: Host, method: str, path: str, body: object = None, *, query: dict[str, str] | None = None
@@ -271,6 +275,7 @@ class Workload:
             },
         }
         spec["TaskTemplate"]["Networks"] = self._attachments(name, dice)
+        spec["EndpointSpec"] = {"Mode": endpoint_mode(dice)}
         if dice.random() < 0.15:
             port = dice.randint(PORT_FIRST, PORT_LAST)
             spec["EndpointSpec"] = {
@@ -319,11 +324,7 @@ class Workload:
         return dice.choice([0, 1, 1, mean, mean, dice.randint(0, 3 * mean)])
 
     def _attachments(self, name: str, dice: Random) -> Sequence[dict[str, Any]]:
-        """A service is on some of the networks, under an alias that others use as well."""
-        if self._stack:
-            return []
-        chosen = dice.sample(NETWORKS, dice.choice([0, 0, 1, 1, 2]))
-        return [{"Target": target, "Aliases": [f"{name[-1]}-alias"]} for target in chosen]
+        return [] if self._stack else attachments(f"{name[-1]}-alias", dice)
 
     @staticmethod
     def _image(dice: Random) -> str:
