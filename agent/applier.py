@@ -84,23 +84,19 @@ class Applier:
 
     async def _try(self) -> str:
         """What was wrong; empty if all is as asked for."""
+        cut, self._cut = self._cut, {}  # what comes meanwhile belongs to a newer state
         try:
             if self._state is not None and self._done != self._asked:
                 await self._backend.apply(self._state)
-            cut, self._cut = self._cut, {}
             if cut:
-                await self._end_connections(cut)
+                await self._backend.cut({network_id: tuple(sorted(gone)) for network_id, gone in cut.items()})
         except SwarmError as error:
             log.warning("networks_not_applied", error=str(error))
-            return str(error)
+            error_text = str(error)
         except Exception as error:  # the top of the loop: a backend that broke is tried again
             log.error("networks_broke", exc_info=error)
-            return f"{type(error).__name__}: {error}"
-        return ""
-
-    async def _end_connections(self, cut: Mapping[NetworkId, Mapping[str, None]]) -> None:
-        try:
-            await self._backend.cut({network_id: tuple(sorted(gone)) for network_id, gone in cut.items()})
-        except BaseException:
-            self.cut({network_id: tuple(gone) for network_id, gone in cut.items()})
-            raise
+            error_text = f"{type(error).__name__}: {error}"
+        else:
+            return ""
+        self.cut({network_id: tuple(gone) for network_id, gone in cut.items()})
+        return error_text

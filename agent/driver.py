@@ -86,11 +86,6 @@ class Driver:
         )
 
     @property
-    def is_idle(self) -> bool:
-        """Whether the node's networks are as the core asked for."""
-        return self._applier.is_idle
-
-    @property
     def backlog(self) -> dict[str, int]:
         """Events that wait for the core."""
         return {"agent_events": self._inbox.qsize()}
