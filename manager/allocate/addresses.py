@@ -33,7 +33,7 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.limits import ADDRESSES_RESTING_MAX
 from swarmpy.model.ids import NetworkId
 from swarmpy.model.objects import Network, NetworkAttachment, Node, Service, Task
-from swarmpy.model.states import is_terminal
+from swarmpy.model.states import NodeState, is_terminal
 
 STATIC_OPTIONS: Final = {IPV4: "ipv4_address", IPV6: "ipv6_address"}
 MAC_OPTION: Final = "mac_address"
@@ -214,7 +214,17 @@ class Claims:
         are = "is" if len(taken) == 1 else "are"
         raise NoAddress(
             f"could not find an available IP on network {space.name}: {', '.join(taken)} {are} in use"
+            + self._doubt(space.network_id, taken)
         )
+
+    def _doubt(self, network_id: NetworkId, taken: Iterable[str]) -> str:
+        """A task on a node that is down may run on: it has its address until somebody says that it is gone."""
+        holders = [holder for address in taken for holder in self._view.holders_of(network_id, address)]
+        nodes = [self._view.node(holder.node_id) for holder in holders if isinstance(holder, Task)]
+        down = sorted(node.id for node in nodes if node is not None and node.status.state is NodeState.DOWN)
+        if not down:
+            return ""
+        return f" on node {down[0]}, which is down: if it is gone for good, remove it"
 
     def _mac(self, space: Space, options: Mapping[str, str], addresses: Iterable[str]) -> str:
         """The first free one of the wished MACs; nothing if none is wished, or the address's own is."""

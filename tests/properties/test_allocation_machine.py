@@ -30,6 +30,7 @@ from manager.store.indexes import (
     VXLAN_IDS_OPTION,
     vni_of,
 )
+from manager.store.networking import places_of
 from swarmpy.model.changes import Create, Delete, Group, Refusal
 from swarmpy.model.ids import ClusterId, NetworkId, ServiceId, Timestamp
 from swarmpy.model.objects import Cluster, Kind, Network, NetworkAttachment
@@ -81,8 +82,9 @@ class Allocation(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self.names = itertools.count(1)
-        self.released: dict[Held, None] = {}
-        """What was released in this term."""
+        self.released: dict[Held, int] = {}
+        """What was released in this term, and at which step."""
+        self.step = 0
         self.known: set[Held] = set()
         self.has_lost = False
 
@@ -246,9 +248,8 @@ class Allocation(RuleBasedStateMachine):
 
     def note(self) -> None:
         now = set(self.holdings())
-        for held in sorted(self.known - now):
-            self.released.pop(held, None)
-            self.released[held] = None
+        self.step += 1
+        self.released |= dict.fromkeys(self.known - now, self.step)
         for held in now:
             self.released.pop(held, None)
         self.known = now
@@ -276,7 +277,7 @@ class Allocation(RuleBasedStateMachine):
 
     def check_rest(self, free: set[Held], before: set[Held]) -> None:
         """``free``, ``before``: what was free and held before the leader decided."""
-        released = set(self.released)
+        released = dict(self.released)
         now = set(self.holdings())
         still_free = free & self.free_addresses()
         pinned = {
@@ -286,9 +287,13 @@ class Allocation(RuleBasedStateMachine):
             if (network := self.world.tables.network(NetworkId(wish.target))) is not None
             for address in wish.driver_opts.get("ipv4_address", "").split(",")
         }
-        for held in sorted((now - before) & released - pinned):
-            better = {other for other in still_free - released if other[0] == held[0]}
-            assert self.has_lost or not better, f"{held} was released, and {sorted(better)} were free"
+        for held in sorted((now - before) & set(released) - pinned):
+            better = [
+                other
+                for other in sorted(still_free)
+                if other[0] == held[0] and released.get(other, 0) < released[held]
+            ]
+            assert self.has_lost or not better, f"{held} was released, and {better} were free"
 
     def check_waiting(self) -> None:
         free = Counter(network_id for network_id, _ in self.free_addresses())
@@ -302,6 +307,8 @@ class Allocation(RuleBasedStateMachine):
                 assert network is None or not free[network.id] or SIX in _configs(network), task.status.err
         for service in self.world.tables.services():
             has = {each.network_id for each in service.endpoint.virtual_ips}
+            wanted = {place.network.id for place in places_of(self.world.tables, service.spec).found}
+            assert has <= wanted, f"{service.id} keeps addresses in {has - wanted}"
             for wish in service.spec.task_template.networks:
                 network = self.world.tables.network(NetworkId(wish.target))
                 is_allocated = network is not None and network.ipam_options is not None

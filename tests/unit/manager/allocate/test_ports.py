@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from msgspec.structs import replace
 from world import World
 
-from manager.allocate.ports import FIRST_PORT, LAST_PORT, assign_ports
-from swarmpy.model.ids import ServiceId
-from swarmpy.model.objects import Endpoint, Service
-from swarmpy.model.specs import PortConfig
+from manager.allocate.ports import FIRST_PORT, LAST_PORT, assign_ports, endpoint_of
+from swarmpy.model.ids import NetworkId, ServiceId
+from swarmpy.model.objects import Endpoint, Service, VirtualIP
+from swarmpy.model.specs import EndpointSpec, PortConfig, ServiceSpec
 from swarmpy.model.states import PortProtocol, PublishMode
 
 
@@ -85,3 +86,11 @@ def test_the_reconciler_stores_them_once_and_tries_again_when_exhausted() -> Non
     world.put(replace(world.service("full"), endpoint=Endpoint()))
     world.live(31)
     assert world.service("late").endpoint.ports[0].published_port == FIRST_PORT + 1
+
+
+@pytest.mark.parametrize("endpoint_spec", [None, EndpointSpec(), EndpointSpec(ports=(port(8080),))])
+def test_a_change_of_the_wish_leaves_virtual_addresses_alone(endpoint_spec: EndpointSpec | None) -> None:
+    """They are given up by the leader, where the service takes no part any more."""
+    virtual = (VirtualIP(network_id=NetworkId("net"), addr="10.0.0.2/24"),)
+    stored = Endpoint(virtual_ips=virtual, spec=EndpointSpec(ports=(port(80),)))
+    assert endpoint_of(ServiceSpec(endpoint_spec=endpoint_spec), stored).virtual_ips == virtual

@@ -31,7 +31,7 @@ from swarmpy.model.specs import (
     TaskSpec,
     UpdateConfig,
 )
-from swarmpy.model.states import EndpointMode, TaskState, UpdateOrder
+from swarmpy.model.states import EndpointMode, NodeState, TaskState, UpdateOrder
 
 TINY = IPAMConfig(subnet="10.1.2.0/29")
 """Five addresses, .2 to .6."""
@@ -186,6 +186,18 @@ def test_they_go_on_as_soon_as_one_is_free() -> None:
     assert len(world.running("web")) == 4
 
 
+def test_they_go_on_when_a_virtual_address_is_free() -> None:
+    world = world_of(make_network("net", TINY))
+    world.create_service("old", spec("old", "net", replicas=0))
+    world.settle()
+    world.create_service("web", spec("web", "net", replicas=4))
+    world.live()
+    assert len(world.running("web")) == 3
+    world.delete(Kind.SERVICE, "old")
+    world.live()
+    assert len(world.running("web")) == 4
+
+
 def test_a_virtual_address_that_is_missing_comes_when_one_is_free() -> None:
     world = world_of(make_network("net", TINY))
     world.create_service("old", spec("old", "net", replicas=4))
@@ -290,6 +302,25 @@ def test_a_pinned_address_goes_from_task_to_task() -> None:
     assert addresses(world, "db") == ["10.0.0.77"]
     assert len(world.running("db")) == 1
     assert len({task.id for task in world.tasks("db")}) == 2
+
+
+def test_a_pinned_address_of_a_node_that_is_down() -> None:
+    """The task there may run on, so its address is not given to another until the node is removed."""
+    world = world_of(make_network("net"))
+    wish = NetworkAttachmentConfig(target="net", driver_opts={"ipv4_address": "10.0.0.77"})
+    world.create_service("db", spec("db", wish))
+    world.live()
+    (task,) = world.running("db")
+    world.set_node_state(task.node_id, NodeState.DOWN)
+    world.live()
+    assert waiting(world, "db")[0].status.err == (
+        "could not find an available IP on network net-net: 10.0.0.77 is in use "
+        f"on node {task.node_id}, which is down: if it is gone for good, remove it"
+    )
+    world.delete(Kind.NODE, task.node_id)
+    world.live()
+    assert len(world.running("db")) == 1
+    assert addresses(world, "db") == ["10.0.0.77"]
 
 
 def test_two_pinned_replicas_of_three() -> None:
