@@ -59,6 +59,8 @@ class Mesh:
         self._outline: table.Outline = ()
         self._state = NodeState()
         self._has_egress = False
+        self._is_gone = False
+        """Whether nothing of the mesh is on the node, as far as it is known."""
         self.problems: tuple[str, ...] = ()
 
     # --- life
@@ -68,7 +70,7 @@ class Mesh:
         self._node = node
         self._wire = Wire(NETFILTER)
         self._has_egress = probe.has_egress_hook()
-        self._elements, self._placed, self._plugged = None, {}, ()
+        self._elements, self._placed, self._plugged, self._is_gone = None, {}, (), False
 
     def shut_down(self) -> None:
         self._reserved.release(OWNER)
@@ -107,8 +109,10 @@ class Mesh:
         config = next((each.config for each in state.networks.values() if each.config.is_ingress), None)
         own = state.peers.get(state.node_id)
         if config is None or own is None or not own.ingress_addresses:
-            self._take_down()
+            if not self._is_gone:
+                self._take_down()
             return []
+        self._is_gone = False
         addresses = names.with_prefix(own.ingress_addresses, config.subnets)
         if addresses != self._plugged or not gateway.is_up(self._own_node()):
             sandbox = plan.sandbox_path(self._netns_dir, config.id)
@@ -123,11 +127,17 @@ class Mesh:
             found = table.read(self._own_wire(), host_rules.map_names())
             if found != self._elements or table.outline(self._own_wire()) != self._outline:
                 self._elements = None
-        self._plugged = ()
+        self._plugged, self._is_gone = (), False
         self.apply(self._state)
+        errors = []
         for replies in self._tasks.values():
-            replies.prepare(self._gateways, has_egress=self._has_egress)
-            replies.settle(self._gateways, has_egress=self._has_egress)
+            try:
+                replies.prepare(self._gateways, has_egress=self._has_egress)
+                replies.settle(self._gateways, has_egress=self._has_egress)
+            except Unavailable as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _load(self, addresses: tuple[Interface, ...]) -> None:
         """The table's rules; those that stand are kept with their elements, as after a restart."""
@@ -234,6 +244,7 @@ class Mesh:
         except NftError as error:
             raise Unavailable(f"the rules of the routing mesh could not be removed: {error}") from None
         self._elements, self._placed, self._addresses, self._plugged = None, {}, (), ()
+        self._is_gone = True
         self._reserved.release(OWNER)
 
     # --- tasks
@@ -258,8 +269,11 @@ class Mesh:
         if gateways == self._gateways:
             return
         self._gateways = gateways
-        for replies in self._tasks.values():
-            replies.follow(gateways, has_egress=self._has_egress)
+        for task_id, replies in self._tasks.items():
+            try:
+                replies.follow(gateways, has_egress=self._has_egress)
+            except Unavailable as error:
+                log.warning("nodes_not_followed", task_id=task_id, error=str(error))
 
     # --- small things
 
