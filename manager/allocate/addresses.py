@@ -218,7 +218,7 @@ class Claims:
         )
 
     def _doubt(self, network_id: NetworkId, taken: Iterable[str]) -> str:
-        """A task on a node that is down may run on: it has its address until somebody says that it is gone."""
+        """A task on a node that is down may run on: it has its address until somebody says otherwise."""
         holders = [holder for address in taken for holder in self._view.holders_of(network_id, address)]
         nodes = [self._view.node(holder.node_id) for holder in holders if isinstance(holder, Task)]
         down = sorted(node.id for node in nodes if node is not None and node.status.state is NodeState.DOWN)
