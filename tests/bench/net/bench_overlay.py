@@ -69,7 +69,7 @@ def add_raw_vxlan(hosts: Rig) -> None:
         make = f"link add raw0 type vxlan id 9000 dstport 9789 local {host.address} remote {other.address}"
         host.command("ip", *f"{make} noudpcsum".split())
         host.command("ip", *f"address add 10.99.0.{host.number}/24 dev raw0".split())
-        host.command("ip", *"link set raw0 mtu 1450 up".split())
+        host.command("ip", "link", "set", "raw0", "mtu", "1450", "up")
 
 
 async def bench_throughput(folder: Path, rounds: int, seconds: float) -> None:

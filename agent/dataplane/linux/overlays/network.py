@@ -124,7 +124,9 @@ class OverlayNetwork:
         self.sandbox.execute(op for op in ops if not isinstance(op, diff.AddPort))
         senders = self._senders()
         self.sandbox.replace_rules(spoofing.ruleset(senders))
-        self.sandbox.tune_ports({name: sender.mac for name, sender in senders.items() if name not in missing})
+        self.sandbox.tune_observed_ports(
+            {name: sender.mac for name, sender in senders.items() if name not in missing}
+        )
         self.broken = frozenset(task for task in self.legs if plan.network_port_name(task) in missing)
 
     def _senders(self) -> dict[str, spoofing.Sender]:
@@ -151,7 +153,7 @@ class OverlayNetwork:
         self.legs[task_id] = leg
         if self.sandbox.space.netlink.link(name) is None or space.netlink.link(leg.link) is None:
             self._make_pair(name, leg, space)
-        self.sandbox.tune_ports({name: sender.mac})
+        self.sandbox.tune_port(name, sender.mac)
         self._set_inside(leg, space)
         self.broken -= {task_id}
 

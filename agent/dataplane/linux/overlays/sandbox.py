@@ -37,6 +37,7 @@ class NetworkSandbox:
         self.name = name
         self._node = node
         self._space: NamespaceSpace | None = None
+        self._indices: dict[str, int] = {}
 
     @property
     def space(self) -> NamespaceSpace:
@@ -74,6 +75,7 @@ class NetworkSandbox:
     def observe(self) -> ObservedSandbox:
         """All of it, from dumps."""
         links = {link.name: link for link in self.space.netlink.links()}
+        self._indices = {name: link.index for name, link in links.items()}
         bridge = links.get(diff.BRIDGE)
         master = bridge.index if bridge is not None else -1
         found = {name: _observed(link, master) for name, link in links.items()}
@@ -157,19 +159,16 @@ class NetworkSandbox:
             raise OSError(error, os.strerror(error))
         return not error
 
-    def tune_ports(self, macs: Mapping[str, str]) -> None:
-        """Ports that stand, by name: the MAC behind each is told to the bridge, which learns nothing."""
-        found = {link.name: link for link in self._links().links()} if len(macs) > 1 else {}
+    def tune_observed_ports(self, macs: Mapping[str, str]) -> None:
+        """Those that ``observe`` has just found. See ``tune_port``."""
         messages: list[Message] = []
         for name, mac in macs.items():
-            link = found.get(name) or self._links().link(name)
-            if link is not None:
-                messages += (
-                    netlink_links.tune_network_port(name, is_way_out=False),
-                    neighbours.set_port_of(link.index, mac),
-                    netlink.set_up_by_name(name),
-                )
+            messages += _tuning(name, self._indices[name], mac)
         self._links().do(*messages)
+
+    def tune_port(self, name: str, mac: str) -> None:
+        """The MAC behind the port is told to the bridge, which learns nothing."""
+        self._links().do(*_tuning(name, self._index(name), mac))
 
     def delete_ports(self, names: Sequence[str]) -> None:
         marks: list[Message] = [netlink.mark_group(name, plan.DOOMED_GROUP) for name in names]
@@ -198,6 +197,14 @@ class NetworkSandbox:
         if link is None:
             raise OSError(errno.ENODEV, f"{name} of network {self.name} is gone")
         return link.index
+
+
+def _tuning(name: str, index: int, mac: str) -> tuple[Message, ...]:
+    return (
+        netlink_links.tune_network_port(name, is_way_out=False),
+        neighbours.set_port_of(index, mac),
+        netlink.set_up_by_name(name),
+    )
 
 
 def _observed(link: Link, bridge: int) -> ObservedLink:
