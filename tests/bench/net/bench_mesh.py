@@ -3,11 +3,12 @@
     PYTHONPATH=.:tests/support python tests/bench/net/bench_mesh.py [--rounds 7] [--kinds ask call push]
 
 A client outside, two nodes, a task on the second. Every round has all cases, in turning order; what is
-printed are medians over the rounds, and medians of the ratios within each round, so that what else the machine
-does hits all alike: ratios of latencies, or of the bytes that went through. "Two hops" is plain routing through
-the first node, which is the least that a task on another node than the one asked can cost; the mesh pays for
-VXLAN too. "CPU" is that of client and server per operation, with what the kernel did in their name. With
-``--change``: CPU of a change of backends. Needs root and gcc.
+printed are medians over the rounds, and medians of the ratios within each round, so that what else the
+machine does hits all alike: of rates, and in brackets of latencies and of CPU: that of client and server
+per operation, with what the kernel did in their name. "Two hops" is plain routing through the first node,
+which is the least that a task on another node than the one asked can cost; the mesh pays for VXLAN too.
+What the mesh itself costs is seen from the first node: by the published port, and by the task's address on
+the same way. With ``--change``: CPU of a change of backends. Needs root and gcc.
 """
 
 from __future__ import annotations
@@ -32,15 +33,20 @@ SERVER_PORT = 7_000
 HOST_MODE, MESH, CLASSIC = 7_100, 7_200, 7_300
 SECOND_ADDRESS, CLIENT_SECOND = "198.51.100.2", "198.51.100.9"
 BASES = ("direct", "two hops", "host mode")
+"""What clients outside are compared with; one on the first node: with the same way, without the mesh."""
+OVERLAY = "node, overlay alone"
 CORE = "1"
 
 
 @dataclass(frozen=True)
 class Case:
+    """``server``: its process. ``client``: where it asks from."""
+
+    client: Path
     address: str
     port: int
     server: int
-    """Its process."""
+    bases: tuple[str, ...] = BASES
 
 
 def publish(rig: MeshRig, backends: tuple[str, ...]) -> None:
@@ -86,13 +92,16 @@ def bench_traffic(rounds: int, seconds: float, kinds: list[str]) -> None:
         program = compiled(folder)
         in_node = stack.enter_context(serving(two.path, "taskset", "-c", CORE, program))
         in_task = stack.enter_context(serving(task.path, "taskset", "-c", CORE, program))
+        outside, first = rig.outside.path, one.path
         cases = {
-            "direct": Case(two.address, SERVER_PORT, in_node),
-            "two hops": Case(SECOND_ADDRESS, SERVER_PORT, in_node),
-            "host mode": Case(two.address, HOST_MODE, in_task),
-            "mesh, task here": Case(two.address, MESH, in_task),
-            "mesh, task elsewhere": Case(one.address, MESH, in_task),
-            "source NAT, elsewhere": Case(one.address, CLASSIC, in_task),
+            "direct": Case(outside, two.address, SERVER_PORT, in_node),
+            "two hops": Case(outside, SECOND_ADDRESS, SERVER_PORT, in_node),
+            "host mode": Case(outside, two.address, HOST_MODE, in_task),
+            "mesh, task here": Case(outside, two.address, MESH, in_task),
+            "mesh, task elsewhere": Case(outside, one.address, MESH, in_task),
+            "source NAT, elsewhere": Case(outside, one.address, CLASSIC, in_task),
+            OVERLAY: Case(first, task.address, SERVER_PORT, in_task, (OVERLAY,)),
+            "node, mesh": Case(first, one.address, MESH, in_task, (OVERLAY,)),
         }
         for kind in kinds:
             print(f"{KINDS[kind]}, {rounds} rounds:")
@@ -102,23 +111,22 @@ def bench_traffic(rounds: int, seconds: float, kinds: list[str]) -> None:
                 for name in names[number % len(names) :] + names[: number % len(names)]:
                     case = cases[name]
                     words = [program, kind, case.address, str(case.port), str(seconds)]
-                    found[name].append(measure(words, rig.outside.path, case.server))
-            show(kind, found)
+                    found[name].append(measure(words, case.client, case.server))
+            show(kind, found, cases)
 
 
-def show(kind: str, found: dict[str, list[Figure]]) -> None:
+def show(kind: str, found: dict[str, list[Figure]], cases: dict[str, Case]) -> None:
     for name, figures in found.items():
         line = f"  {name:22} {statistics.median(each.rate for each in figures):13,.0f}"
         if kind != "push":
             line += f" {statistics.median(each.latency_us for each in figures):7.1f} us"
-        for base in BASES:
+        for base in cases[name].bases:
             pairs = list(zip(figures, found[base], strict=True))
-            ratios = [own.rate / each.rate for own, each in pairs]
-            if kind != "push":
-                ratios = [own.latency_us / each.latency_us for own, each in pairs]
-            line += f"  ÷ {base} {statistics.median(ratios):.2f}"
-        cpu = [own.cpu_us / each.cpu_us for own, each in zip(figures, found["direct"], strict=True)]
-        print(f"{line}  CPU ÷ direct {statistics.median(cpu):.2f}", flush=True)
+            rate = statistics.median(own.rate / each.rate for own, each in pairs)
+            late = statistics.median(own.latency_us / max(each.latency_us, 1e-9) for own, each in pairs)
+            cpu = statistics.median(own.cpu_us / each.cpu_us for own, each in pairs)
+            line += f"  ÷ {base} {rate:.2f} ({late:.2f}, CPU {cpu:.2f})"
+        print(line, flush=True)
 
 
 def bench_change(rounds: int) -> None:
