@@ -301,7 +301,7 @@ def duplicate(scene: Scene) -> Undo | None:
 
 
 def bad_executor(scene: Scene) -> Undo | None:
-    """A machine on which bringing tasks up and down fails, or takes its time."""
+    """A machine on which bringing tasks and networks up and down fails, or takes its time."""
     host = scene.victim()
     if host is None:
         return None
@@ -319,6 +319,7 @@ def bad_executor(scene: Scene) -> Undo | None:
                 return dice.uniform(0.0, 0.5)
 
     host.machine.script = trouble
+    host.network.script = trouble
     return host.reset_machine
 
 

@@ -46,6 +46,8 @@ SUPERVISOR_DELAY_S = 1.0
 """Before a daemon that has ended by itself is started again."""
 OPERATION_S = {"ensure_image": (0.0, 0.3), "create": (0.01, 0.1), "start": (0.01, 0.2), "stop": (0.0, 0.05)}
 """How long the machine takes for each, in seconds, where nothing is wrong."""
+NETWORK_S = {"apply": (0.0, 0.05), "attach": (0.0, 0.02), "detach": (0.0, 0.02)}
+"""The same of its network."""
 DATA_DIR = Path("/var/lib/swarmpy")
 POWER_LOSS_EXIT = 137
 
@@ -202,6 +204,7 @@ class Host:
         """Bringing tasks up and down works again, and takes as long as it does."""
         dice = self._random
         self.machine.script = lambda verb, subject: dice.uniform(*OPERATION_S.get(verb, (0.0, 0.0)))
+        self.network.script = lambda verb, task_id: dice.uniform(*NETWORK_S.get(verb, (0.0, 0.0)))
 
     # --- what may happen to it
 
