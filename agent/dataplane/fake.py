@@ -76,10 +76,13 @@ class FakeBackend:
         task_id, network = endpoint.task_id, self.network
         if task_id not in network.sandboxes:
             self._check_ports(endpoint)
-            network.given += 1
-            high, low = divmod(network.given, 250)
-            address = f"10.88.{high % 250}.{low + 2}"
-            network.sandboxes[task_id] = Sandbox(netns=f"/fake/netns/{task_id}", addresses=(address,))
+            addresses = tuple(address for leg in endpoint.legs for address in leg.addresses)
+            is_inside = bool(endpoint.legs) and all(leg.network.is_internal for leg in endpoint.legs)
+            if not endpoint.mode and not is_inside:
+                network.given += 1
+                high, low = divmod(network.given, 250)
+                addresses += (f"10.88.{high % 250}.{low + 2}",)
+            network.sandboxes[task_id] = Sandbox(netns=f"/fake/netns/{task_id}", addresses=addresses)
         network.endpoints[task_id] = endpoint
         return network.sandboxes[task_id]
 

@@ -2,8 +2,8 @@
 
     python tests/bench/net/bench_overlay.py [--rounds 7] [--seconds 1.0] [--endpoints 1000] [--remotes 10000]
 
-Hosts are network namespaces on a switch namespace, so "host to host" is memory speed, not a wire's. All ratios
-are taken in one run, round by round, and given as medians. Needs root.
+Hosts are network namespaces on a switch namespace, so "host to host" is memory speed, not a wire's. All
+ratios are taken in one run, round by round, and given as medians. Needs root.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from net_hosts import Rig, command_in, net_hosts, socket_in
 from overlay_rig import BLUE, OverlayRig, overlay_rig
 
 from agent.dataplane.base import NetworkState, NodeState, RemoteEndpoint
+from agent.dataplane.linux.backend import LinuxBackend
 from agent.dataplane.plan import mac_of
 from swarmpy.model.ids import NodeId, TaskId
 
@@ -156,7 +157,7 @@ async def _bench_change(rig: OverlayRig, state: NodeState, rounds: int = 50) -> 
     await rig.backends[0].apply(state)
 
 
-async def _bench_restart(rig: OverlayRig, state: NodeState) -> object:
+async def _bench_restart(rig: OverlayRig, state: NodeState) -> LinuxBackend:
     """A new life of the daemon over what stands, and a round of mending."""
     began, cpu = time.perf_counter(), _cpu_s()
     backend = await rig.restart(0)

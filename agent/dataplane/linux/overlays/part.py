@@ -146,6 +146,12 @@ class Overlays:
         network = self._networks.get(config.id)
         if network is None:
             path = plan.sandbox_path(self._netns_dir, config.id)
+            for other in self._networks.values():
+                if other.sandbox.path == path:
+                    raise TaskRejected(
+                        f"the networks {config.name or config.id} and {other.config.name or other.config.id} "
+                        "have ids that begin alike, so this node can have one of them only; make one anew"
+                    )
             network = OverlayNetwork(config, path, node=self._own_node(), encryption=self._encryption)
             self._networks[config.id] = network
         return network

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from net_hosts import EchoServer, Rig, ask, command_in, is_reachable, net_hosts, send_frames
 from overlay_rig import BLUE, INSIDE, RED, OverlayRig, network, overlay_rig
 
@@ -262,6 +263,10 @@ async def test_what_a_network_lacks_is_said(rig: OverlayRig) -> None:
     with pytest.raises(TaskRejected, match="is no MTU"):
         await backend.attach(rig.place("sized", 0, (odd, "10.6.0.2/24")).endpoint)
     rig.remove("sized")
+    twin = replace(BLUE, id=NetworkId(f"{BLUE.id}-twin"), name="twin", vni=4302)
+    with pytest.raises(TaskRejected, match="ids that begin alike"):
+        await backend.attach(rig.place("both", 0, (BLUE, "10.1.0.2/16"), (twin, "10.1.0.2/16")).endpoint)
+    rig.remove("both")
     assert await backend.list() == ()
 
 
