@@ -49,6 +49,9 @@ PURE = (
     "agent/dataplane/plan.py",
     "agent/dataplane/diff.py",
     "agent/dataplane/linux/plan.py",
+    "agent/dataplane/linux/mesh/host_rules.py",
+    "agent/dataplane/linux/mesh/names.py",
+    "agent/dataplane/linux/mesh/task_rules.py",
     "agent/dataplane/linux/balancing/rules.py",
     "agent/dataplane/linux/balancing/slots.py",
 )

@@ -13,8 +13,7 @@ from pathlib import Path
 from agent.dataplane.diff import BRIDGE
 from agent.dataplane.linux import namespaces, netlink
 from agent.dataplane.linux.mesh import messages
-from agent.dataplane.linux.mesh.messages import Interface
-from agent.dataplane.linux.mesh.names import LINK, PORT
+from agent.dataplane.linux.mesh.names import LINK, PORT, Interface
 from agent.dataplane.linux.netlink import Link, Netlink
 from agent.dataplane.linux.part import Space
 from swarmpy.errors import Unavailable

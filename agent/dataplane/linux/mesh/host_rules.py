@@ -26,7 +26,6 @@ from agent.dataplane.base import PublishedPort
 from agent.dataplane.linux.balancing import slots
 from agent.dataplane.linux.mesh.names import (
     CLASSIC,
-    GATEWAY_LINK,
     LINK,
     PROTOCOL_NUMBERS,
     PROTOCOLS,
@@ -34,6 +33,7 @@ from agent.dataplane.linux.mesh.names import (
     is_address,
     version_of,
 )
+from agent.dataplane.linux.plan import GATEWAY_LINK
 from swarmpy.limits import MESH_STICKY_SLOTS
 
 DELETION = f"table inet {TABLE}\ndelete table inet {TABLE}\n"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv6Address
 
 from agent.dataplane.linux.balancing.wire import attribute
+from agent.dataplane.linux.mesh.names import Interface
 from agent.dataplane.linux.netlink import Message
 
 Address = IPv4Address | IPv6Address
-Interface = IPv4Interface | IPv6Interface
 
 _SETLINK, _DELADDR, _NEWROUTE, _NEWRULE = 19, 21, 24, 32
 _REPLACE, _EXCLUSIVE, _CREATE = 0x100, 0x200, 0x400

@@ -6,19 +6,26 @@ A mark is 0x5a000000 and the low 24 bits of a node's ingress address: of the nod
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv6Address,
+    IPv6Interface,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 
 from agent.dataplane import plan as network_plan
 from agent.dataplane.base import Peer, Subnet
-from agent.dataplane.linux.mesh.messages import Interface
+
+Interface = IPv4Interface | IPv6Interface
 
 TABLE = "swarmpy_mesh"
 LINK = "sw-ing"
 """The node's leg in the ingress network."""
 PORT = "node"
 """Its far end, in the network's sandbox."""
-GATEWAY_LINK = "sw-gw"
-"""The node's own tasks come from there; see ``plan``."""
 
 MARK, MARK_MASK = 0x5A000000, 0xFF000000
 CLASSIC = MARK

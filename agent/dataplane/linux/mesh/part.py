@@ -23,7 +23,7 @@ from agent.dataplane.linux import plan
 from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
 from agent.dataplane.linux.mesh import gateway, host_rules, names, probe, table
 from agent.dataplane.linux.mesh.host_rules import Element, PlacedPort
-from agent.dataplane.linux.mesh.messages import Interface
+from agent.dataplane.linux.mesh.names import Interface
 from agent.dataplane.linux.mesh.replies import Replies, ingress_leg
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Space

@@ -129,6 +129,24 @@ def test_source_nat_shows_the_node_that_the_client_came_in_on(rig: MeshRig, prot
             assert seen == rig.gateway_of(node.host.number)
 
 
+def test_source_nat_needs_nothing_of_the_tasks_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before Linux 5.16, without the hook by which answers find the node of their client."""
+    monkeypatch.setattr("agent.dataplane.linux.mesh.probe.has_egress_hook", lambda: False)
+    with mesh_rig(2, tmp_path) as rig:
+        task = rig.run("a", on=2)
+        assert "egress" not in command_in(task.path, "nft", "list", "ruleset")
+        publish(rig, task, is_source_nat=True)
+        with serving(task) as servers:
+            for node in rig.nodes:
+                seen = who_was_seen(servers, rig.outside.path, node.address)
+                assert seen == rig.gateway_of(node.host.number)
+            rig.absent.add(1)
+            rig.apply()  # nodes are followed without the hook, too
+            assert who_was_seen(servers, rig.outside.path, rig.nodes[1].address) == rig.gateway_of(2)
+
+
 def test_udp_from_a_socket_that_the_server_has_connected(rig: MeshRig) -> None:
     """A server with a socket per client, bound to no address, as of DTLS: both of them keep being reached."""
     task = rig.run("a", on=2)
