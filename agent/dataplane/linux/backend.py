@@ -88,8 +88,15 @@ class LinuxBackend:
 
     async def probe(self) -> BackendCapabilities:
         missing = await self._run(preflight.find_missing)
-        lacking = () if missing else await self._run(find_lacking)
-        return BackendCapabilities(name=self.name, is_usable=not missing, missing=missing, lacking=lacking)
+        if missing:
+            return BackendCapabilities(name=self.name, is_usable=False, missing=missing)
+        overlays = await self._run(preflight.find_lacking_of_overlays)
+        return BackendCapabilities(
+            name=self.name,
+            is_usable=True,
+            drivers=("bridge", "host", "none") if overlays else ("bridge", "host", "none", "overlay"),
+            lacking=overlays + await self._run(find_lacking),
+        )
 
     async def destroy(self) -> None:
         await self._run(self._destroy)

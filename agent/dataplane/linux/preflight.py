@@ -1,12 +1,15 @@
-"""What the node-local network needs of a node, tried in a scratch namespace, as sentences for the user."""
+"""What task networks need of a node, tried in a scratch namespace, as sentences for the user."""
 
 from __future__ import annotations
 
 import os
 
-from agent.dataplane.linux import namespaces, netlink, nftables, plan
+from agent.dataplane import diff
+from agent.dataplane.linux import guard, namespaces, netlink, netlink_links, nftables, plan
 from agent.dataplane.linux.netlink import Netlink
 from agent.dataplane.linux.nftables import Nftables, NftError
+from agent.dataplane.linux.overlays import spoofing
+from agent.dataplane.plan import DATA_PATH_PORT, Tunnel
 
 
 def find_missing() -> tuple[str, ...]:
@@ -24,6 +27,32 @@ def find_missing() -> tuple[str, ...]:
     except OSError as error:
         missing.append(f"The kernel lets the daemon make no network namespace ({error.strerror}).")
     return tuple(missing)
+
+
+def find_lacking_of_overlays() -> tuple[str, ...]:
+    """What stands in the way of overlay networks, where there is nothing missing otherwise."""
+    lacking = []
+    with namespaces.scratch():
+        tunnel = Tunnel(vni=1, port=DATA_PATH_PORT, local="127.0.0.1")
+        with Netlink() as links, open("/proc/thread-self/ns/net", "rb") as netns:
+            try:
+                links.do(netlink_links.add_vxlan(diff.TUNNEL, tunnel, netns_fd=netns.fileno(), mtu=1450))
+            except OSError as error:
+                lacking.append(
+                    f"The kernel makes no VXLAN devices ({error.strerror}), so there are no overlay networks "
+                    "on this node; load the module vxlan."
+                )
+        rules = Nftables()
+        try:
+            rules.run(guard.ruleset() + spoofing.ruleset({}))
+        except NftError as error:
+            lacking.append(
+                f"The kernel takes no rules on bridges ({error}), so there are no overlay networks on this "
+                "node; load the module nf_tables with its bridge family."
+            )
+        finally:
+            rules.close()
+    return tuple(lacking)
 
 
 def _try_links() -> list[str]:

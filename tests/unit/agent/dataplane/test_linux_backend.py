@@ -24,7 +24,7 @@ from scratch_network import scratch_network
 from agent.dataplane.base import Endpoint, HostPort, NodeState
 from agent.dataplane.linux import namespaces, plan
 from agent.dataplane.linux.backend import LinuxBackend
-from agent.dataplane.linux.netlink import Netlink, add_bridge, delete_link
+from agent.dataplane.linux.netlink import Message, Netlink, add_bridge, delete_link
 from agent.dataplane.linux.nftables import Nftables
 from agent.executor.base import Sandbox
 from agent.executor.native.shim import kernel
@@ -395,3 +395,18 @@ async def test_the_machines_own_namespace_is_not_touched(backend: LinuxBackend) 
     before = os.readlink("/proc/thread-self/ns/net")
     await backend.attach(endpoint("one"))
     assert os.readlink("/proc/thread-self/ns/net") == before
+
+
+async def test_probe_says_which_networks_there_can_be(
+    backend: LinuxBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "overlay" in (await backend.probe()).drivers
+
+    def refuse(*_: object, **__: object) -> Message:
+        return Message(4000, 0, bytes(16))  # a kind that no kernel knows
+
+    monkeypatch.setattr("agent.dataplane.linux.netlink_links.add_vxlan", refuse)
+    found = await backend.probe()
+    assert found.is_usable
+    assert "overlay" not in found.drivers
+    assert "load the module vxlan" in found.lacking[0]
