@@ -18,7 +18,7 @@ from pathlib import Path
 import structlog
 
 from agent.dataplane import plan as network_plan
-from agent.dataplane.base import Endpoint, HostPort, NodeState, Peer, PublishedPort
+from agent.dataplane.base import Endpoint, HostPort, NetworkConfig, NodeState, Peer, PublishedPort
 from agent.dataplane.linux import plan
 from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
 from agent.dataplane.linux.mesh import gateway, host_rules, names, probe, table
@@ -106,14 +106,13 @@ class Mesh:
 
     def _serve(self, state: NodeState) -> list[str]:
         """What could not be served; errors if it is all."""
-        config = next((each.config for each in state.networks.values() if each.config.is_ingress), None)
         own = state.peers.get(state.node_id)
-        if config is None or own is None or not own.ingress_addresses:
+        config, addresses = _own_place(own, state)
+        if config is None or own is None:
             if not self._is_gone:
                 self._take_down()
             return []
         self._is_gone = False
-        addresses = names.with_prefix(own.ingress_addresses, config.subnets)
         if addresses != self._plugged or not gateway.is_up(self._own_node()):
             sandbox = plan.sandbox_path(self._netns_dir, config.id)
             gateway.make(self._own_node(), sandbox, addresses, network_plan.mac_of(own.ingress_addresses))
@@ -284,6 +283,18 @@ class Mesh:
     def _own_wire(self) -> Wire:
         assert self._wire is not None, "the backend was not started"
         return self._wire
+
+
+def _own_place(own: Peer | None, state: NodeState) -> tuple[NetworkConfig | None, tuple[Interface, ...]]:
+    """The ingress network that the node has addresses in. While it is replaced there may be two."""
+    if own is not None:
+        for network_id in sorted(state.networks):
+            config = state.networks[network_id].config
+            if config.is_ingress:
+                addresses = names.with_prefix(own.ingress_addresses, config.subnets)
+                if addresses:
+                    return config, addresses
+    return None, ()
 
 
 def _changes(
