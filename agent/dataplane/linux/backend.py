@@ -137,12 +137,15 @@ class LinuxBackend:
         while True:
             await asyncio.sleep(NETWORK_RECHECK_S)
             try:
-                await self._run(self.mend)
+                await self.mend()
             except SwarmError as error:
                 _log.warning("network_not_mended", error=str(error))
 
-    def mend(self) -> None:
-        """One round of it, in the kernel's thread. Tasks that have lost a link get it again."""
+    async def mend(self) -> None:
+        """Compare all with the kernel, and make it so. Tasks that have lost a link get it again."""
+        await self._run(self._mend)
+
+    def _mend(self) -> None:
         if self._state is None:
             return
         broken: set[TaskId] = set()

@@ -166,7 +166,7 @@ async def _bench_restart(rig: OverlayRig, state: NodeState) -> LinuxBackend:
     await backend.apply(state)
     print(f"first apply, all of it compared with the kernel: {_took(began, cpu)}")
     began, cpu = time.perf_counter(), _cpu_s()
-    await backend._run(backend.mend)
+    await backend.mend()
     print(f"reconcile from kernel dumps: {_took(began, cpu)}")
     return backend
 

@@ -139,7 +139,7 @@ async def test_only_nodes_are_heard_on_data_ports(rig: OverlayRig, hosts: Rig) -
         node.command("nft", "flush", "chain", "inet", "swarmpy_guard", "input")
         inject(stranger, node.address)
         assert ear.heard() == [b"injected"] * 3  # so it was the guard
-        await rig.backends[1]._run(rig.backends[1].mend)
+        await rig.backends[1].mend()
         inject(stranger, node.address)
         assert ear.heard() == []
 
@@ -221,7 +221,7 @@ async def test_addresses_cannot_be_borrowed(rig: OverlayRig) -> None:
     with Ear(path_of(rig, "victim"), VICTIM) as ear:
         send_frames(attacker, "eth0", lies_to(VICTIM))
         assert ear.heard() == [b"address"]
-        await rig.backends[0]._run(rig.backends[0].mend)
+        await rig.backends[0].mend()
         send_frames(attacker, "eth0", lies_to(VICTIM))
         assert ear.heard() == []
 

@@ -119,7 +119,7 @@ async def test_a_round_without_change_changes_nothing(
         await backend.apply(replace(state))
     assert sent == []
     links = command_in(sandbox(pair, 0), "ip", "-o", "link")
-    await backend._run(backend.mend)
+    await backend.mend()
     assert command_in(sandbox(pair, 0), "ip", "-o", "link") == links
 
 
@@ -278,7 +278,7 @@ async def test_killed_between_any_two_steps_of_going(
 async def test_what_outsiders_break_is_mended(pair: OverlayRig, damage: str) -> None:
     words = damage.format(port=plan.network_port_name(TaskId("web"))).split()
     command_in(sandbox(pair, 0), "ip", *words)
-    await pair.backends[0]._run(pair.backends[0].mend)
+    await pair.backends[0].mend()
     with EchoServer(path_of(pair, "web"), "10.1.0.2", 80):
         assert is_reachable(path_of(pair, "far"), "10.1.0.2", 80, timeout_s=9)
 
@@ -294,7 +294,7 @@ async def test_entries_of_outsiders_go(pair: OverlayRig) -> None:
         *["neigh", "add", "10.1.0.77", "lladdr", "02:42:0a:01:00:4d", "dev", "vx0", "nud", "permanent"],
     )
     command_in(path, "ip", "link", "add", "p-stray", "type", "veth", "peer", "name", "elsewhere")
-    await pair.backends[0]._run(pair.backends[0].mend)
+    await pair.backends[0].mend()
     found = await pair.backends[0].describe(BLUE.id)
     assert (found["forwarding"], found["neighbours"]) == (1, 1)
     assert "p-stray" not in command_in(path, "ip", "link")
@@ -305,7 +305,7 @@ async def test_entries_of_outsiders_go(pair: OverlayRig) -> None:
 async def test_a_sandbox_that_vanished_is_made_anew(pair: OverlayRig) -> None:
     namespaces.remove(sandbox(pair, 0))
     backend = pair.backends[0]
-    await backend._run(backend.mend)
+    await backend.mend()
     with EchoServer(path_of(pair, "web"), "10.1.0.2", 80):
         assert is_reachable(path_of(pair, "far"), "10.1.0.2", 80, timeout_s=9)
 
@@ -314,7 +314,7 @@ async def test_the_gateway_and_the_guard_are_mended(pair: OverlayRig) -> None:
     host, backend = pair.hosts[0], pair.backends[0]
     host.command("ip", "link", "delete", plan.GATEWAY_LINK)
     host.command("nft", "flush", "ruleset")
-    await backend._run(backend.mend)
+    await backend.mend()
     rules = host.command("nft", "list", "ruleset")
     assert "ip saddr != @nodes drop" in rules
     assert pair.hosts[1].address in rules
