@@ -176,14 +176,21 @@ LINKS_READY_S = 2.0
 LINKS_POLL_S = 0.002
 NETWORK_RECHECK_S = 60.0
 """How often a node compares what its kernel has with what its networks should be."""
+NODE_NUMBER_MAX = (1 << 24) - 1
+"""Numbers of nodes have room in 24 bits."""
 NETWORK_KEYS_MAX = 3
 """Keys of encrypted networks that are known at a time: the last, the one in use, the next."""
 NETWORK_KEY_ROTATION_S = 12 * 3600.0
-SECURE_PORT_START_S = 10.0
+SECURE_PORT_START_S = 30.0
 """Within this the process that encrypts in user space has started, or ended."""
 SECURE_PORT_ANSWER_S = 5.0
 NETWORK_MTU_BYTES_MIN = 576
 NETWORK_MTU_BYTES_MAX = 65_000
+POLICY_RULES_MAX = 200
+"""In the access list of one endpoint."""
+POLICY_FLOWS_MAX = 65_536
+POLICY_FLOW_S = 180
+"""How long after its last packet a datagram's answer passes an access list."""
 VIP_SLOTS_MAX = 16_384
 """Slots of one service behind a virtual address; so many backends get new connections at most."""
 VIP_TCP_IDLE_S = 432_000

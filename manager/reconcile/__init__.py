@@ -8,6 +8,7 @@ from manager.reconcile.endpoints import Endpoints
 from manager.reconcile.enforcer import ConstraintEnforcer
 from manager.reconcile.global_services import GlobalServices
 from manager.reconcile.networks import Networks
+from manager.reconcile.node_numbers import NodeNumbers
 from manager.reconcile.node_places import NodePlaces
 from manager.reconcile.nodes import NodeHealth
 from manager.reconcile.pending import PendingTasks
@@ -29,6 +30,7 @@ def all_reconcilers() -> tuple[Reconciler, ...]:
     return (
         NodeHealth(),
         Roles(),
+        NodeNumbers(),
         Networks(addresses),
         NodePlaces(addresses),
         Endpoints(addresses),
