@@ -29,6 +29,7 @@ from agent.dataplane.base import (
 )
 from agent.events import DropDiscovery, NetworkChange, Record, RecordRemoval, Removal, SaveDiscovery
 from agent.network_picture import NetworkPicture, Sheet, bare, bares, mac_of
+from agent.policy import dress, policy_of
 from swarmpy.limits import JOURNAL_DISCOVERY_MAX
 from swarmpy.model.defaults import is_encrypted, network_driver
 from swarmpy.model.discovery import (
@@ -47,6 +48,8 @@ from swarmpy.model.objects import Kind, Network
 MTU_OPTION = "com.docker.network.driver.mtu"
 VXLAN_IDS_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
 
+NO_SERVICE = ServiceId("")
+
 _Key = tuple[RecordKind | None, str]
 """Kind and id of what is known; None stands for a network itself."""
 
@@ -61,6 +64,7 @@ class Directory:
         self._objects: dict[NetworkId, Network] = {}
         self._pictures: dict[NetworkId, NetworkPicture] = {}
         self._endpoints: Sheet[TaskId, Endpoint] = Sheet()
+        self._owners: dict[TaskId, ServiceId] = {}
         self._reachable: dict[TaskId, Endpoint] = {}
         """Those of tasks that have not ended."""
         self._peer_sheet: Sheet[NodeId, Peer] = Sheet()
@@ -146,9 +150,18 @@ class Directory:
 
     # --- own tasks
 
-    def put_local(self, endpoint: Endpoint, *, is_reachable: bool = True) -> None:
+    def dress(self, endpoint: Endpoint, service_id: ServiceId) -> Endpoint:
+        """The endpoint of a task of that service with the policies that hold for it now."""
+        worn = self._endpoints.data.get(endpoint.task_id)
+        return dress(endpoint, lambda network_id: self._service(network_id, service_id), worn)
+
+    def put_local(
+        self, endpoint: Endpoint, *, service_id: ServiceId = NO_SERVICE, is_reachable: bool = True
+    ) -> None:
         """A task has its place on this node, or is about to. Not ``is_reachable``: it has ended there."""
         task_id = endpoint.task_id
+        self._owners[task_id] = service_id
+        endpoint = self.dress(endpoint, service_id)
         if self._endpoints.put(task_id, endpoint):
             self._is_dirty = True
         if is_reachable == (task_id in self._reachable):
@@ -170,8 +183,9 @@ class Directory:
         """Its place is to be taken down."""
         endpoint = self._endpoints.data.get(task_id)
         if endpoint is not None:
-            self.put_local(endpoint, is_reachable=False)
+            self.put_local(endpoint, service_id=self._owners[task_id], is_reachable=False)
             self._endpoints.drop(task_id)
+            del self._owners[task_id]
             self._is_dirty = True
 
     # --- what managers say
@@ -242,7 +256,10 @@ class Directory:
                 picture = self._picture(value.network_id)
                 if picture.services.get(value.service_id) == value:
                     return
+                before_policy = picture.services.get(value.service_id)
                 picture.take_service(value)
+                if before_policy is None or policy_of(before_policy) != policy_of(value):
+                    self._dress_all(value.service_id)
             case NetworkEndpoint():
                 picture = self._picture(value.network_id)
                 before = picture.endpoints.get(value.task_id)
@@ -292,6 +309,15 @@ class Directory:
                 if any(leg.network.id == network_id for leg in endpoint.legs):
                     picture.take_local(endpoint)
         return self._pictures[network_id]
+
+    def _service(self, network_id: NetworkId, service_id: ServiceId) -> NetworkService | None:
+        picture = self._pictures.get(network_id)
+        return picture.services.get(service_id) if picture is not None else None
+
+    def _dress_all(self, service_id: ServiceId) -> None:
+        """A policy has changed: what stands on this node follows."""
+        for task_id in [task_id for task_id, owner in self._owners.items() if owner == service_id]:
+            self._endpoints.put(task_id, self.dress(self._endpoints.data[task_id], service_id))
 
     def _tidy(self, network_id: NetworkId) -> None:
         if self._pictures[network_id].is_empty:

@@ -69,7 +69,8 @@ class Places:
             for place in run.task.networks
             if (config := self.directory.config(place.network_id)) is not None
         }
-        run.endpoint = environment.make_endpoint(run.task, revision, self._node, networks=configs)
+        endpoint = environment.make_endpoint(run.task, revision, self._node, networks=configs)
+        run.endpoint = self.directory.dress(endpoint, run.task.service_id)
 
     def adopt(self, run: Run, revision: Revision | None) -> None:
         """The same for what a former life has attached, as far as it is known."""
@@ -86,7 +87,9 @@ class Places:
         if run is None or run.endpoint is None:
             self.directory.drop_local(task_id)
         else:
-            self.directory.put_local(run.endpoint, is_reachable=not run.has_ended)
+            self.directory.put_local(
+                run.endpoint, service_id=run.task.service_id, is_reachable=not run.has_ended
+            )
 
     # --- what managers say
 

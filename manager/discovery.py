@@ -18,7 +18,9 @@ from msgspec.structs import replace
 
 from manager.store.networking import places_of
 from manager.store.view import View
+from swarmpy.errors import InvalidArgument
 from swarmpy.limits import DISCOVERY_CACHE_RECORDS_MAX
+from swarmpy.model import endpoint_policy
 from swarmpy.model.defaults import DATA_PATH_PORT, port_protocol, publish_mode
 from swarmpy.model.discovery import (
     DiscoveryRecord,
@@ -29,6 +31,7 @@ from swarmpy.model.discovery import (
     NodePeer,
     RecordKind,
 )
+from swarmpy.model.endpoint_policy import Policy
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Cluster, NetworkAttachment, Node, Service, Task
 from swarmpy.model.specs import PortConfig
@@ -135,6 +138,7 @@ def service_record(view: View, service: Service, network_id: NetworkId) -> Netwo
     place = next((each for each in places if each.network.id == network_id), None)
     if place is None:
         return None
+    policy = _policy_of(service, place.network.spec.name)
     return NetworkService(
         network_id=network_id,
         service_id=service.id,
@@ -143,7 +147,18 @@ def service_record(view: View, service: Service, network_id: NetworkId) -> Netwo
         addresses=tuple(vip.addr for vip in service.endpoint.virtual_ips if vip.network_id == network_id),
         ports=_mesh_ports(service) if place.network.spec.ingress else (),
         is_sticky=service.spec.labels.get(STICKY_LABEL) == STICKY_VALUE,
+        acl=endpoint_policy.write(policy.rules),
+        rate_in_bps=policy.rate_in_bps,
+        rate_out_bps=policy.rate_out_bps,
     )
+
+
+def _policy_of(service: Service, network: str) -> Policy:
+    """The API lets no labels in that make no sense; should there be some, their endpoints are closed."""
+    try:
+        return endpoint_policy.policy_of(service.spec.labels, network)
+    except InvalidArgument:
+        return endpoint_policy.CLOSED
 
 
 def service_networks(view: View, service: Service) -> list[NetworkId]:

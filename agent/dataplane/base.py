@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from agent.executor.base import Sandbox
+from swarmpy.model.endpoint_policy import Policy as Policy
+from swarmpy.model.endpoint_policy import Rule as Rule
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import NetworkKey
 from swarmpy.model.value import Value
@@ -66,28 +68,6 @@ class NetworkConfig(Value, frozen=True, kw_only=True):
     is_encrypted: bool = False
     is_ingress: bool = False
     options: dict[str, str] = {}
-
-
-class Rule(Value, frozen=True, kw_only=True):
-    """One line of an endpoint's access list; the first that fits decides. Empty fields fit anything.
-
-    ``action``: allow or deny; ``direction``: in (to the task) or out; ``address``: a CIDR of the other side;
-    ``protocol``: tcp, udp, sctp, icmp; ``ports``: of the side that is called, ``80`` or ``8000-8100``.
-    """
-
-    action: str
-    direction: str
-    address: str = ""
-    protocol: str = ""
-    ports: tuple[str, ...] = ()
-
-
-class Policy(Value, frozen=True, kw_only=True):
-    """What one endpoint may do. Rates in bits per second, 0 means no cap; seen from the task."""
-
-    rules: tuple[Rule, ...] = ()
-    rate_in_bps: int = 0
-    rate_out_bps: int = 0
 
 
 class Leg(Value, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError
+from swarmpy.cli.network_policy import apply_policy
 from swarmpy.cli.progress import wait_converged
 from swarmpy.cli.service_flags import (
     CREATE_FLAGS,
@@ -67,6 +68,7 @@ def new_spec(image: str, args: list[str], options: Options, environment: dict[st
     networks = [values.network(entry) for entry in options.many("network")]
     if networks:
         put(spec, _NETWORKS, networks)
+    apply_policy(spec, options)
     return spec
 
 
@@ -172,6 +174,7 @@ def change_spec(spec: Json, options: Options, environment: dict[str, str]) -> No
     apply_settings(spec, options)
     options.values["env-add"] = values.environment(options.many("env-add"), environment)
     apply_families(spec, options, is_update=True)
+    apply_policy(spec, options)
     _change_ports(spec, options)
     if options.on("force"):
         put(spec, "TaskTemplate.ForceUpdate", int(take(spec, "TaskTemplate.ForceUpdate") or 0) + 1)

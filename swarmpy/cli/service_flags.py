@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from swarmpy.cli import values
 from swarmpy.cli.flags import Flag, Options, Takes, UsageError, listed, switch, text
+from swarmpy.cli.network_policy import POLICY_FLAGS
 from swarmpy.client import Json
 
 _CONTAINER: Final = "TaskTemplate.ContainerSpec."
@@ -265,6 +266,7 @@ CREATE_FLAGS: Final = (
     listed("secret", "Specify secrets to expose to the service"),
     listed("config", "Specify configurations to expose to the service"),
     listed("network", "Network attachments (name, or name=…,alias=…,driver-opt=…,ip=…,ip6=…,mac=…)"),
+    *POLICY_FLAGS,
     *map(_flag, SETTINGS),
     *(Flag(family.name, Takes.LIST, family.help, family.short) for family in FAMILIES),
 )
@@ -285,6 +287,7 @@ UPDATE_FLAGS: Final = (
     listed("config-rm", "Remove a configuration file"),
     listed("network-add", "Add a network (name, or name=…,alias=…,driver-opt=…,ip=…,ip6=…,mac=…)"),
     listed("network-rm", "Remove a network"),
+    *POLICY_FLAGS,
     *map(_flag, SETTINGS),
     *(
         Flag(f"{family.name}{end}", Takes.LIST, f"{act}: {family.help}")

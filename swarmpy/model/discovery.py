@@ -63,7 +63,8 @@ class NodePeer(Value, frozen=True, kw_only=True):
 class NetworkService(Value, frozen=True, kw_only=True):
     """A service on a network. ``addresses`` are virtual, with prefix; none means DNS round robin.
 
-    ``ports``: what it publishes, in the ingress network only.
+    ``ports``: what it publishes, in the ingress network only. ``acl`` and the rates: what its tasks may do
+    there, see ``endpoint_policy``.
     """
 
     network_id: NetworkId = NetworkId("")
@@ -73,6 +74,9 @@ class NetworkService(Value, frozen=True, kw_only=True):
     addresses: tuple[str, ...] = ()
     ports: tuple[PortConfig, ...] = ()
     is_sticky: bool = False
+    acl: str = ""
+    rate_in_bps: int = 0
+    rate_out_bps: int = 0
 
     @property
     def record_id(self) -> str:

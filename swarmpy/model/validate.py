@@ -14,7 +14,7 @@ from typing import Final
 
 from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.limits import REPLICAS_MAX
-from swarmpy.model import network_rules
+from swarmpy.model import endpoint_policy, network_rules
 from swarmpy.model.specs import (
     ClusterSpec,
     ConfigSpec,
@@ -63,6 +63,7 @@ def check_service(spec: ServiceSpec) -> None:
     _check_update(spec.rollback_config, what="rollback")
     for place in (*spec.task_template.networks, *spec.networks):
         network_rules.check_attachment(place)
+    endpoint_policy.check_labels(spec.labels)
     _check_endpoint(spec.endpoint_spec)
     _check_mode(spec.mode, has_update_config=spec.update_config is not None)
 

@@ -146,11 +146,19 @@ class NetworkService(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     IS_STICKY_FIELD_NUMBER: _builtins.int
+    ACL_FIELD_NUMBER: _builtins.int
+    RATE_IN_BPS_FIELD_NUMBER: _builtins.int
+    RATE_OUT_BPS_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     service_id: _builtins.str
     name: _builtins.str
     is_sticky: _builtins.bool
     """Clients stay with one backend by their address."""
+    acl: _builtins.str
+    """What its tasks may do there: rules, one a line."""
+    rate_in_bps: _builtins.int
+    """Bits per second to and from each task; 0 for no cap."""
+    rate_out_bps: _builtins.int
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -171,10 +179,13 @@ class NetworkService(_message.Message):
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         ports: _abc.Iterable[_specs_pb2.PortConfig] | None = ...,
         is_sticky: _builtins.bool = ...,
+        acl: _builtins.str = ...,
+        rate_in_bps: _builtins.int = ...,
+        rate_out_bps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "aliases", b"aliases", "is_sticky", b"is_sticky", "name", b"name", "network_id", b"network_id", "ports", b"ports", "service_id", b"service_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acl", b"acl", "addresses", b"addresses", "aliases", b"aliases", "is_sticky", b"is_sticky", "name", b"name", "network_id", b"network_id", "ports", b"ports", "rate_in_bps", b"rate_in_bps", "rate_out_bps", b"rate_out_bps", "service_id", b"service_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
