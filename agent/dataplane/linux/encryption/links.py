@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address
-from socket import AF_INET
+from socket import AF_INET, AF_UNSPEC
 from typing import Final
 
 from agent.dataplane.linux.netlink import Message, attribute, link_body, name_attribute, u32
 
 _NEWLINK, _SETLINK, _NEWADDR = 16, 19, 20
+_LINK = struct.Struct("=BxHiII")
+_IFF_UP, _IFF_NOARP = 0x1, 0x80
 _ADDRESS = struct.Struct("=BBBBi")
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _SCOPE_LINK: Final = 253
@@ -29,7 +31,10 @@ def add_wireguard(name: str, *, mtu: int) -> Message:
 
 
 def raise_link(name: str, *, mtu: int) -> Message:
-    return Message(_SETLINK, 0, link_body(is_up=True) + name_attribute(name) + u32(_IFLA_MTU, mtu))
+    """Up, and never asking for neighbours."""
+    flags = _IFF_UP | _IFF_NOARP
+    body = _LINK.pack(AF_UNSPEC, 0, 0, flags, flags) + name_attribute(name) + u32(_IFLA_MTU, mtu)
+    return Message(_SETLINK, 0, body)
 
 
 def give_address(index: int) -> Message:

@@ -17,24 +17,14 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from agent.dataplane.base import Endpoint, NetworkConfig, NodeState, Peer
 from agent.dataplane.linux import netlink
 from agent.dataplane.linux.encryption import esp, lock, routes, wireguard
+from agent.dataplane.linux.encryption.associations import Associations, Wanted, tags_of
 from agent.dataplane.linux.encryption.epoch import Epoch
-from agent.dataplane.linux.encryption.keys import (
-    KEY_BYTES,
-    SALT_BYTES,
-    TAGS,
-    Party,
-    derive,
-    fingerprint,
-    sending_key,
-)
 from agent.dataplane.linux.encryption.links import add_wireguard, give_address, raise_link
 from agent.dataplane.linux.encryption.probe import Found, find_ways, has_ipv6
-from agent.dataplane.linux.encryption.userspace.orders import Configure, Key, Member, Status
+from agent.dataplane.linux.encryption.userspace.orders import Configure, Member
 from agent.dataplane.linux.encryption.userspace.port import UserspacePort
 from agent.dataplane.linux.encryption.userspace.records import HEAD
 from agent.dataplane.linux.encryption.ways import (
@@ -50,23 +40,18 @@ from agent.dataplane.linux.encryption.ways import (
     ports_of,
 )
 from agent.dataplane.linux.encryption.wireguard import Wireguard, WireguardPeer
-from agent.dataplane.linux.encryption.xfrm import Policy, State, Xfrm, delete_policy
+from agent.dataplane.linux.encryption.xfrm import Xfrm, delete_policy
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.overlays.underlay import find_device
 from agent.dataplane.linux.part import Carriage, Space
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.model.ids import NodeId, TaskId
-from swarmpy.model.objects import NetworkKey
-
-log = structlog.get_logger(__name__)
 
 _LEDGER_NAME: Final = "epoch.json"
 _KEY_NAME: Final = "wireguard.key"
-_USERSPACE_PURPOSE: Final = "userspace"
 _WIREGUARD_BYTES: Final = {4: 60, 6: 80}
 _DATAGRAM_BYTES: Final = {4: 28, 6: 48}
-_TAG_BITS: Final = 0xFF
-_TUNNEL_MTU: Final = 65_535
+_TUNNEL_MTU: Final = 65_000
 _LOOSE: Final = "2"
 """Reverse path filter: a peer's address is also behind the usual device."""
 
@@ -81,6 +66,7 @@ class Encryption:
         self._only = only
         self._epoch = Epoch(self._folder / _LEDGER_NAME)
         self._port = UserspacePort(self._folder)
+        self._associations = Associations(self._epoch, self._port)
         self._found = Found()
         self._families = esp.families(False)
         self._node: Space | None = None
@@ -247,69 +233,17 @@ class Encryption:
             self._routes = found
 
     def _settle_keys(self, own: Peer | None, pairs: Pairs, ports: Ports) -> None:
-        """IPsec and the user-space port, whose keys are derived with the epoch: it may have to end first."""
-        ring = self._state.keys
-        status, failure = self._find_port(pairs)
-        present = {*status.sending, *status.receiving, *self._port.reached} if status is not None else set()
-        base = esp.base_policies(ports.secure, self._families)
-        states, policies = self._observe()
-        tags = {key.tag % TAGS: key.tag for key in ring}
-        for _ in range(2):
-            work = esp.diff(self._plan(own, pairs, base), states, policies)
-            members = self._members(own, pairs) if status is not None else []
-            keys = {key for member in members for key in _keys_of(member) if key.name not in present}
-            fresh = [(tags[state.request & _TAG_BITS], state.key) for state in work.fresh]
-            fresh += [(tags[key.tag], key.material) for key in sorted(keys, key=_name_of)]
-            if not self._epoch.was_used(fresh):
-                break
-            # who counted with a key is gone: never again with that key
-            log.warning("encryption_epoch_ended", epoch=self._epoch.name)
-            self._epoch.end()
-        if ring:
-            self._epoch.forget_before(min(key.tag for key in ring))
-        self._epoch.use(fresh)
-        if self._xfrm is not None:
-            self._xfrm.do(*work.messages)
-        if status is not None and own is not None:
+        wanted = Wanted(
+            own=own,
+            ring=self._state.keys,
+            by_ipsec=pairs.get(ESP, ()),
+            by_port=pairs.get(USERSPACE, ()),
+            others=tuple(peer.addr for way in (WIREGUARD, USERSPACE) for peer in pairs.get(way, ())),
+            base=esp.base_policies(ports.secure, self._families),
+        )
+        members = self._associations.settle(wanted, self._xfrm)
+        if members is not None and own is not None:
             self._configure_port(own, members, ports)
-        if failure is not None:
-            raise failure
-
-    def _find_port(self, pairs: Pairs) -> tuple[Status | None, Unavailable | None]:
-        """The user-space port, running if somebody needs it. What keeps it must not keep IPsec."""
-        try:
-            return (self._port.ensure() if pairs.get(USERSPACE) else self._port.ask()), None
-        except Unavailable as error:
-            return None, error
-
-    def _observe(self) -> tuple[list[State], list[Policy]]:
-        return (self._xfrm.states(), self._xfrm.policies()) if self._xfrm is not None else ([], [])
-
-    def _plan(self, own: Peer | None, pairs: Pairs, base: tuple[Policy, ...]) -> esp.Plan:
-        if own is None or self._xfrm is None:
-            return esp.Plan("", base, is_known=False)
-        peers = [esp.Node(_party(peer, peer.boot_id), peer.addr) for peer in pairs.get(ESP, ())]
-        others = [peer.addr for way in (WIREGUARD, USERSPACE) for peer in pairs.get(way, ())]
-        node = esp.Node(_party(own, self.epoch), own.addr)
-        return esp.make_plan(node, peers, self._state.keys, base=base, others=others)
-
-    def _members(self, own: Peer | None, pairs: Pairs) -> list[Member]:
-        """Of the user-space port. Peers of which something is not known yet wait."""
-        ring = self._state.keys
-        sending = sending_key(ring)
-        if own is None or sending is None or not _party(own, self.epoch).is_known:
-            return []
-        me = _party(own, self.epoch)
-        others = [(peer.addr, _party(peer, peer.boot_id)) for peer in pairs.get(USERSPACE, ())]
-        return [
-            Member(
-                addr=addr,
-                sending=_key(sending, me, party),
-                receiving=tuple(_key(key, party, me) for key in ring),
-            )
-            for addr, party in others
-            if party.is_known
-        ]
 
     def _configure_port(self, own: Peer, members: list[Member], ports: Ports) -> None:
         node = self._own_node()
@@ -323,7 +257,7 @@ class Encryption:
             is_large=USERSPACE_LARGE in self.told
             and all(USERSPACE_LARGE in peer.encryption for peer in able),
             members=tuple(members),
-            tags=tuple(sorted(key.tag % TAGS for key in self._state.keys)),
+            tags=tags_of(self._state.keys),
             reached=self._port.reached,
         )
         self._port.configure(order)
@@ -399,25 +333,6 @@ def _only(found: Found, ways: tuple[str, ...]) -> Found:
     told = tuple(each for each in found.told if each in kept or (each not in WAYS and USERSPACE in kept))
     lacking = found.lacking or ("" if kept else "no way is allowed")
     return Found(ways=kept, told=told, lacking=lacking, has_ipsec_match=found.has_ipsec_match)
-
-
-def _party(peer: Peer, epoch: str) -> Party:
-    return Party(peer.node_id, peer.number, epoch)
-
-
-def _key(secret: NetworkKey, sender: Party, receiver: Party) -> Key:
-    material = derive(
-        secret.secret, sender, receiver, purpose=_USERSPACE_PURPOSE, size=KEY_BYTES + SALT_BYTES
-    )
-    return Key(tag=secret.tag % TAGS, number=sender.number, material=material, name=fingerprint(material))
-
-
-def _keys_of(member: Member) -> tuple[Key, ...]:
-    return member.receiving if member.sending is None else (member.sending, *member.receiving)
-
-
-def _name_of(key: Key) -> str:
-    return key.name
 
 
 def _has_encrypted(state: NodeState) -> bool:

@@ -90,12 +90,12 @@ class Xfrm(Netlink):
 
     def states(self) -> list[State]:
         """Every ESP state of this namespace, also others'."""
-        found = [_parse_state(payload) for payload in self.dump(_GET_STATE, b"")]
+        found = [parse_state(payload) for payload in self.dump(_GET_STATE, b"")]
         return [state for state in found if state is not None]
 
     def policies(self) -> list[Policy]:
         """Every policy for UDP to one port."""
-        found = [_parse_policy(payload) for payload in self.dump(_GET_POLICY, b"")]
+        found = [parse_policy(payload) for payload in self.dump(_GET_POLICY, b"")]
         return [policy for policy in found if policy is not None]
 
 
@@ -184,7 +184,7 @@ def _selector(
 # --- dumps
 
 
-def _parse_state(payload: bytes) -> State | None:
+def parse_state(payload: bytes) -> State | None:
     head = payload[_SELECTOR.size :]
     target, spi, protocol, source = _STATE_ID.unpack_from(head)
     _, request, family, *_ = _STATE_END.unpack_from(payload, _STATE_SIZE - _STATE_END.size)
@@ -201,7 +201,7 @@ def _parse_state(payload: bytes) -> State | None:
     )
 
 
-def _parse_policy(payload: bytes) -> Policy | None:
+def parse_policy(payload: bytes) -> Policy | None:
     target, source, port, mask, _, _, family, target_bits, _, protocol, _, _ = _SELECTOR.unpack_from(payload)
     priority, _, direction, action, *_ = _POLICY_END.unpack_from(payload, _POLICY_SIZE - _POLICY_END.size)
     if protocol != IPPROTO_UDP or mask != b"\xff\xff" or direction not in (DIRECTION_IN, DIRECTION_OUT):

@@ -6,6 +6,9 @@ packets of many segments whole (6.17 and later), how to cut them. That goes to t
     0 · packet                        nothing is left to do
     1 · start, offset · packet        a checksum is
     2 · the kernel's head · packet    it has many segments
+
+It takes such packets only from a device with Ethernet heads; so they are put on here, all with one address,
+which every such device has: nobody asks for neighbours on it.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ _TUNSETIFF: Final = 0x400454CA
 _TUNSETOFFLOAD: Final = 0x400454D0
 _TUNSETVNETHDRSZ: Final = 0x400454D8
 _TUNSETVNETLE: Final = 0x400454DC
-_IFF_TUN, _IFF_NO_PI, _IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
+_SIOCSIFHWADDR: Final = 0x8924
+_ARPHRD_ETHER: Final = 1
+_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _OFFLOAD_CHECKSUM: Final = 0x01
 _OFFLOAD_LARGE: Final = 0x01 | 0x02 | 0x04 | 0x80
 """Checksums, TCP segments of both families, and those within UDP tunnels."""
@@ -30,8 +35,12 @@ _NEEDS_CHECKSUM: Final = 1
 _PLAIN, _CHECKSUM, _LARGE = 0, 1, 2
 _CHECKSUM_HEAD = struct.Struct("<BHH")
 _NONE: Final = bytes(_HEAD.size)
+_MAC: Final = bytes.fromhex("02535a000001")
+_ETHERNET: Final = {4: _MAC * 2 + b"\x08\x00", 6: _MAC * 2 + b"\x86\xdd"}
+"""By the version of IP."""
+_BEFORE_PACKET: Final = _HEAD.size + 14
 
-PACKET_BYTES_MAX: Final = (1 << 16) + _HEAD.size
+PACKET_BYTES_MAX: Final = (1 << 16) + _BEFORE_PACKET
 
 
 class Tunnel:
@@ -39,10 +48,11 @@ class Tunnel:
 
     def __init__(self, name: str) -> None:
         self.fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        flags = _IFF_TUN | _IFF_NO_PI | _IFF_VNET_HDR
+        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
         fcntl.ioctl(self.fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         fcntl.ioctl(self.fd, _TUNSETVNETHDRSZ, struct.pack("i", _HEAD.size))
         fcntl.ioctl(self.fd, _TUNSETVNETLE, struct.pack("i", 1))
+        fcntl.ioctl(self.fd, _SIOCSIFHWADDR, struct.pack("16sH6s16x", b"", _ARPHRD_ETHER, _MAC))
         self.set_large(False)
         self._buffer = bytearray(PACKET_BYTES_MAX)
         self._view = memoryview(self._buffer)
@@ -57,23 +67,26 @@ class Tunnel:
             size = os.readv(self.fd, [self._buffer])
         except BlockingIOError:
             return None
-        return self._view[:size]
+        return self._view[:size] if size > _BEFORE_PACKET else None
 
     def write(self, message: bytes) -> bool:
         """A message of the other side's ``message_of``. False if the kernel does not take it."""
         kind = message[0] if message else -1
         if kind == _PLAIN:
-            parts = (_NONE, memoryview(message)[1:])
+            head = _NONE
         elif kind == _CHECKSUM and len(message) >= _CHECKSUM_HEAD.size:
             _, start, offset = _CHECKSUM_HEAD.unpack_from(message)
             head = _HEAD.pack(_NEEDS_CHECKSUM, 0, 0, 0, start, offset, 0, 0, 0, 0, 0, 0)
-            parts = (head, memoryview(message)[_CHECKSUM_HEAD.size :])
         elif kind == _LARGE and len(message) > _HEAD.size:
-            parts = (message[1 : 1 + _HEAD.size], memoryview(message)[1 + _HEAD.size :])
+            head = message[1 : 1 + _HEAD.size]
         else:
             return False
+        packet = packet_of(message)
+        ethernet = _ETHERNET.get(packet[0] >> 4) if packet else None
+        if ethernet is None:
+            return False
         try:
-            os.writev(self.fd, parts)
+            os.writev(self.fd, (head, ethernet, packet))
         except OSError as error:
             if error.errno in (errno.EBADF, errno.ENODEV):
                 raise
@@ -86,17 +99,17 @@ class Tunnel:
 
 def packet_in(raw: memoryview) -> memoryview:
     """The packet of what ``read`` gave."""
-    return raw[_HEAD.size :]
+    return raw[_BEFORE_PACKET:]
 
 
 def message_of(raw: memoryview) -> bytes:
     """What is sent to the other side of what ``read`` gave."""
     flags, segments, _, _, start, offset, *_ = _HEAD.unpack_from(raw)
     if segments:
-        return bytes([_LARGE]) + raw
+        return b"".join((bytes([_LARGE]), raw[: _HEAD.size], raw[_BEFORE_PACKET:]))
     if flags & _NEEDS_CHECKSUM:
-        return _CHECKSUM_HEAD.pack(_CHECKSUM, start, offset) + raw[_HEAD.size :]
-    return bytes([_PLAIN]) + raw[_HEAD.size :]
+        return _CHECKSUM_HEAD.pack(_CHECKSUM, start, offset) + raw[_BEFORE_PACKET:]
+    return bytes([_PLAIN]) + raw[_BEFORE_PACKET:]
 
 
 def packet_of(message: bytes) -> memoryview:
