@@ -170,8 +170,7 @@ class LinuxBackend:
         if state is self._state:
             return
         former, self._state = self._state, None
-        surplus = [task_id for task_id in sorted(self._records) if task_id not in state.endpoints]
-        self._detach(surplus)
+        self._detach(sorted(self._records.keys() - state.endpoints.keys()))
         for part in self._parts.ordered:
             part.apply(state)
         if former is None or former.endpoints is not state.endpoints:

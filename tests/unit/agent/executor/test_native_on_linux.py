@@ -64,7 +64,7 @@ async def test_a_task_sees_its_leg_and_its_files(rig: NativeRig, backend: LinuxB
     assert output.startswith("eth0\nlo\n")
     assert f"inet {address}" in output
     assert f"default via {address.network[1]} dev eth0" in output
-    assert "nameserver 192.0.2.53\n" in output
+    assert "nameserver 127.0.0.11\n" in output
     assert output.endswith(f"{address.ip}\tweb\n")
 
 
