@@ -222,6 +222,18 @@ class Allocation(RuleBasedStateMachine):
         self.note()
         self.check_waiting()
 
+    @rule(name=st.sampled_from(SERVICES), slot=st.sampled_from(NETWORKS))
+    def race_with_users(self, name: str, slot: str) -> None:
+        """While what the leader decided is on its way, a service goes, and the network that it was on."""
+
+        def meanwhile() -> None:
+            self.remove(name)
+            self.remove_network(slot)
+
+        if self.world.has_work():
+            self.world.run_once(meanwhile=meanwhile)
+            self.has_lost = True
+
     @rule()
     def lose_a_proposal(self) -> None:
         self.world.lose_once()

@@ -50,6 +50,27 @@ async def test_init_makes_a_manager_that_runs_tasks(tmp_path: Path) -> None:
             await host.init()
 
 
+async def test_a_new_cluster_has_an_ingress_network_and_each_node_a_place_in_it(tmp_path: Path) -> None:
+    async with hosts_in(tmp_path, 1) as (host,):
+        request = InitRequest(default_addr_pool=("10.44.0.0/16",), subnet_size=26)
+        node_id = await host.running.init(request)
+        ingress = host.view.ingress_network()
+        assert ingress is not None
+        assert ingress.ipam_options is not None
+        assert ingress.ipam_options.configs[0].subnet == "10.44.0.0/26"
+        await until(lambda: bool(host.node(node_id).attachments))
+        (place,) = host.node(node_id).attachments
+        assert (place.network_id, place.addresses) == (ingress.id, ("10.44.0.2/26",))
+
+
+@pytest.mark.parametrize("pool", ["10.44.0.0/28", "ten"])
+async def test_pools_that_make_no_sense_are_refused(tmp_path: Path, pool: str) -> None:
+    async with hosts_in(tmp_path, 1) as (host,):
+        with pytest.raises(InvalidArgument, match="invalid subnet"):
+            await host.running.init(InitRequest(default_addr_pool=(pool,)))
+        assert_outside(host)
+
+
 async def test_nodes_say_where_they_take_overlay_traffic_also_after_a_restart(tmp_path: Path) -> None:
     async with hosts_in(tmp_path, 2) as (manager, worker):
         node_id = await manager.running.init(InitRequest(data_path_addr="lo"))
