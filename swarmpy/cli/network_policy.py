@@ -13,8 +13,6 @@ from typing import Final
 from swarmpy.cli.flags import Options, UsageError, listed
 from swarmpy.client import Json
 from swarmpy.errors import InvalidArgument
-from swarmpy.model import endpoint_policy
-from swarmpy.model.endpoint_policy import ACL, ALL_NETWORKS, RATE_IN, RATE_OUT
 
 POLICY_FLAGS: Final = (
     listed(
@@ -24,11 +22,16 @@ POLICY_FLAGS: Final = (
     listed("network-rate-out", "Cap on what each task sends ([NETWORK:]10mbit)"),
 )
 _NETWORK: Final = re.compile(r"([a-zA-Z0-9_-]+|\*):(.*)", re.DOTALL)
-_KEYS: Final = {"network-policy": ACL, "network-rate-in": RATE_IN, "network-rate-out": RATE_OUT}
+_KEYS: Final = {"network-policy": "acl", "network-rate-in": "rate-in", "network-rate-out": "rate-out"}
+_ALL_NETWORKS: Final = "*"
 
 
 def apply_policy(spec: Json, options: Options) -> None:
     """Set the labels that the flags stand for."""
+    if not any(options.many(flag) for flag in _KEYS):
+        return
+    from swarmpy.model import endpoint_policy  # noqa: PLC0415 - commands that need it not start faster
+
     labels = dict(spec.get("Labels") or {})
     for flag, key in _KEYS.items():
         for network, values in _by_network(options.many(flag)).items():
@@ -46,15 +49,17 @@ def _by_network(values: list[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for value in values:
         match = _NETWORK.fullmatch(value)
-        network, text = (match[1], match[2]) if match is not None else (ALL_NETWORKS, value)
+        network, text = (match[1], match[2]) if match is not None else (_ALL_NETWORKS, value)
         found.setdefault(network, []).append(text.strip())
     return found
 
 
 def _checked(flag: str, key: str, values: list[str]) -> str:
     """What goes into the label; a slip is told before anything is sent."""
+    from swarmpy.model import endpoint_policy  # noqa: PLC0415 - as above
+
     try:
-        if key == ACL:
+        if key == endpoint_policy.ACL:
             return endpoint_policy.write(endpoint_policy.parse("\n".join(values)))
         if len(values) > 1:
             raise UsageError(f"--{flag} was given twice for one network: {', '.join(values)}")

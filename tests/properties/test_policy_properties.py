@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,7 @@ _ports = st.one_of(
 _network = st.one_of(
     st.tuples(st.ip_addresses(v=4), st.integers(0, 32)),
     st.tuples(st.ip_addresses(v=6), st.integers(0, 128)),
-).map(lambda pair: str(ep.ip_network(f"{pair[0]}/{pair[1]}", strict=False)))
+).map(lambda pair: str(ip_network(f"{pair[0]}/{pair[1]}", strict=False)))
 
 
 @st.composite
