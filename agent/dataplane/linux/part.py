@@ -118,11 +118,11 @@ class Cutting(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Carriage:
-    """How frames of an encrypted network travel. ``routes``: where each node is reached.
+    """How frames travel: by VXLAN to ``port`` from ``local``. For encrypted networks that is a port
+    of its own, with something beneath it that encrypts.
 
-    ``is_vxlan``: by a VXLAN device to ``port`` from ``local``, as plain ones do, but for something beneath
-    it that encrypts. Otherwise the part puts a port of its own on the network's bridge. ``mtu``: what is left
-    for frames' contents; 0: that of the device with the address ``local`` less ``overhead_bytes``.
+    ``routes``: where each node is reached. ``mtu``: what is left for frames' contents; 0: that of the device
+    with the address ``local`` less ``overhead_bytes``.
     """
 
     local: str
@@ -130,7 +130,6 @@ class Carriage:
     routes: Mapping[NodeId, str]
     overhead_bytes: int
     mtu: int = 0
-    is_vxlan: bool = True
 
 
 class Encryption(Part, Protocol):
@@ -138,17 +137,4 @@ class Encryption(Part, Protocol):
 
     def carry(self, network: NetworkConfig) -> Carriage:
         """As applied last. TaskRejected with what is missing, if this node cannot encrypt."""
-        ...
-
-    def plug(self, network: NetworkConfig, sandbox: Space, forwarding: Mapping[str, str]) -> None:
-        """The sandbox with its bridge (``diff.BRIDGE``) stands: put the port on it. ``forwarding``: MAC to
-        route.
-
-        The bridge is not to learn from it, as with other ports. Called for networks that are not
-        ``is_vxlan``, whenever ``forwarding`` has changed and when mending.
-        """
-        ...
-
-    def unplug_network(self, network_id: NetworkId) -> None:
-        """The network's sandbox is about to go."""
         ...

@@ -17,7 +17,7 @@ from agent.dataplane.base import Leg, NetworkConfig, NetworkState, Peer
 from agent.dataplane.linux import netlink, netlink_links, plan
 from agent.dataplane.linux.overlays import spoofing
 from agent.dataplane.linux.overlays.sandbox import NetworkSandbox
-from agent.dataplane.linux.part import Carriage, Encryption, Space
+from agent.dataplane.linux.part import Carriage, Space
 from agent.dataplane.plan import MTU_MIN, MTU_OPTION, Entries, SandboxPlan, Tunnel, gateways, mac_of
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.model.ids import NodeId, TaskId
@@ -32,14 +32,11 @@ _GONE = frozenset({errno.ENODEV})
 class OverlayNetwork:
     """``legs``: of tasks here. ``broken``: tasks whose port was missing when the kernel was asked last."""
 
-    def __init__(
-        self, config: NetworkConfig, path: Path, *, node: Space, encryption: Encryption | None
-    ) -> None:
+    def __init__(self, config: NetworkConfig, path: Path, *, node: Space) -> None:
         self.config = config
         self.legs: dict[TaskId, Leg] = {}
         self.broken: frozenset[TaskId] = frozenset()
         self.sandbox = NetworkSandbox(path, node, config.name or config.id)
-        self._encryption = encryption
         self._entries = Entries()
         self._is_certain = False
         self._state: NetworkState | None = None
@@ -89,16 +86,13 @@ class OverlayNetwork:
             remotes = {**remotes, **gateways(peers, own)}
         change = self._entries.change_to(remotes, carriage.routes)
         mtu = _mtu_of(state.config, carriage)
-        tunnel = Tunnel(state.config.vni, carriage.port, carriage.local) if carriage.is_vxlan else None
+        tunnel = Tunnel(state.config.vni, carriage.port, carriage.local)
         is_small = self._is_certain and (mtu, tunnel) == (self._mtu, self._tunnel)
         self._mtu, self._tunnel = mtu, tunnel
         if not is_small:
             self._reconcile()
-        elif tunnel is not None and not change.is_empty:
+        elif not change.is_empty:
             self.sandbox.set_entries(change)
-        if tunnel is None and not (is_small and change.is_empty):
-            assert self._encryption is not None, "only encrypted networks have ports of others"
-            self._encryption.plug(state.config, self.sandbox.space, self._entries.forwarding)
         self._state, self._carriage, self._peers = state, carriage, peers
         self._is_certain = True
 

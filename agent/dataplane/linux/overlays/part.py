@@ -152,7 +152,7 @@ class Overlays:
                         f"the networks {config.name or config.id} and {other.config.name or other.config.id} "
                         "have ids that begin alike, so this node can have one of them only; make one anew"
                     )
-            network = OverlayNetwork(config, path, node=self._own_node(), encryption=self._encryption)
+            network = OverlayNetwork(config, path, node=self._own_node())
             self._networks[config.id] = network
         return network
 
@@ -163,8 +163,6 @@ class Overlays:
     def _remove(self, network_id: NetworkId) -> None:
         network = self._networks[network_id]
         with _translated(f"network {network.config.name or network_id}"):
-            if network.config.is_encrypted and self._encryption is not None:
-                self._encryption.unplug_network(network_id)
             network.sandbox.remove()
         del self._networks[network_id]
 
