@@ -30,7 +30,7 @@ def apply_policy(spec: Json, options: Options) -> None:
     """Set the labels that the flags stand for."""
     if not any(options.many(flag) for flag in _KEYS):
         return
-    from swarmpy.model import endpoint_policy  # noqa: PLC0415 - commands that need it not start faster
+    from swarmpy.model import endpoint_policy  # here, so that commands without policies start fast
 
     labels = dict(spec.get("Labels") or {})
     for flag, key in _KEYS.items():
@@ -56,7 +56,7 @@ def _by_network(values: list[str]) -> dict[str, list[str]]:
 
 def _checked(flag: str, key: str, values: list[str]) -> str:
     """What goes into the label; a slip is told before anything is sent."""
-    from swarmpy.model import endpoint_policy  # noqa: PLC0415 - as above
+    from swarmpy.model import endpoint_policy  # here, so that commands without policies start fast
 
     try:
         if key == endpoint_policy.ACL:
