@@ -26,6 +26,7 @@ class BackendCapabilities(Value, frozen=True, kw_only=True):
 
     ``encryption``: the ways in which this node can encrypt, the best first: esp, wireguard, userspace.
     ``drivers``: the network drivers that work here. ``lacking``: sentences for what only some networks need.
+    ``epoch``: what peers derive keys with (``Peer.boot_id``); it may change whenever networks are applied.
     """
 
     name: str
@@ -34,6 +35,8 @@ class BackendCapabilities(Value, frozen=True, kw_only=True):
     encryption: tuple[str, ...] = ()
     drivers: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
+    epoch: str = ""
+    wireguard_key: bytes = b""
 
 
 class HostPort(Value, frozen=True, kw_only=True):

@@ -96,6 +96,9 @@ class LinuxBackend:
             is_usable=True,
             drivers=("bridge", "host", "none") if overlays else ("bridge", "host", "none", "overlay"),
             lacking=overlays + await self._run(find_lacking),
+            encryption=self._parts.encryption.told,
+            epoch=self._parts.encryption.epoch,
+            wireguard_key=self._parts.encryption.wireguard_key,
         )
 
     async def destroy(self) -> None:

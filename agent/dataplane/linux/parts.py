@@ -7,19 +7,21 @@ from pathlib import Path
 
 from agent.dataplane.linux.balancing.connections import Connections
 from agent.dataplane.linux.balancing.part import Balancing
+from agent.dataplane.linux.encryption.part import Encryption
 from agent.dataplane.linux.gateway import Gateway
 from agent.dataplane.linux.guard import Guard
 from agent.dataplane.linux.mesh.part import Mesh
 from agent.dataplane.linux.names import NamesPart
 from agent.dataplane.linux.overlays.part import Overlays
-from agent.dataplane.linux.part import Encryption, Part
+from agent.dataplane.linux.part import Part
 from agent.dataplane.linux.ports import PortReservations
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """``gateway`` and ``overlays`` are among ``ordered``."""
+    """``encryption``, ``gateway`` and ``overlays`` are among ``ordered``."""
 
+    encryption: Encryption
     gateway: Gateway
     overlays: Overlays
     ordered: tuple[Part, ...]
@@ -33,10 +35,11 @@ def make_parts(netns_dir: Path, *, subnet: str = "") -> Parts:
     """
     ports = PortReservations()
     gateway = Gateway(netns_dir, ports=ports, subnet=subnet)
-    encryption: Encryption | None = None
+    encryption = Encryption(netns_dir.parent)
     overlays = Overlays(netns_dir, encryption=encryption)
     ordered: tuple[Part, ...] = (
         Guard(),
+        encryption,
         gateway,
         overlays,
         Balancing(),
@@ -44,4 +47,4 @@ def make_parts(netns_dir: Path, *, subnet: str = "") -> Parts:
         NamesPart(),
         Mesh(netns_dir, ports=ports),
     )
-    return Parts(gateway=gateway, overlays=overlays, ordered=ordered)
+    return Parts(encryption=encryption, gateway=gateway, overlays=overlays, ordered=ordered)

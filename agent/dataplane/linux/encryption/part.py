@@ -158,14 +158,13 @@ class Encryption:
     def destroy(self) -> None:
         """The lock goes last, when there is no device of a network any more."""
         self._port.stop()
-        ports = ports_of(self._state)
+        node = self._own_node().netlink
         try:
-            if self._xfrm is not None:
-                empty = esp.Plan("", esp.base_policies(ports.secure, self._families))
-                work = esp.diff(empty, self._xfrm.states(), self._xfrm.policies())
-                self._xfrm.do(*work.messages, *map(delete_policy, empty.base))
-            node = self._own_node().netlink
-            node.do(*routes.removal(routes.observe(node, self._families)))
+            observed = routes.observe(node, self._families)
+            locked = {ports_of(self._state).secure, *(rule.port for rule in observed.rules)}
+            for port in sorted(locked) if self._xfrm is not None else ():
+                self._remove_ipsec(port)
+            node.do(*routes.removal(observed))
             if node.link(lock.WIREGUARD_LINK) is not None:
                 node.do(netlink.delete_link(lock.WIREGUARD_LINK))
             self._own_node().nft.run(lock.removal())
@@ -173,6 +172,12 @@ class Encryption:
             raise Unavailable(f"cannot remove the encryption of networks: {error}") from None
         self._epoch.remove()
         self._is_settled = self._is_locked = False
+
+    def _remove_ipsec(self, port: int) -> None:
+        assert self._xfrm is not None
+        empty = esp.Plan("", esp.base_policies(port, self._families))
+        work = esp.diff(empty, self._xfrm.states(), self._xfrm.policies())
+        self._xfrm.do(*work.messages, *map(delete_policy, empty.base))
 
     # --- for the overlays
 
