@@ -5,13 +5,14 @@ Every case is a function that returns facts; the tests judge them. A case that f
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import tempfile
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from encryption_rig import (
     secure_hosts,
 )
 from kernel_vm import report
-from net_hosts import UPLINK, Frame, Host, Rig, run_in, send_frames, start_in
+from net_hosts import UPLINK, Capture, Frame, Host, Rig, run_in, send_frames, start_in, wait_until
 
 from agent.dataplane.linux.encryption import lock
 from agent.dataplane.linux.encryption.ways import ESP, USERSPACE, WIREGUARD
@@ -42,6 +43,7 @@ _PLAIN_PORT = 4789
 _SETTLE_S = 0.5
 _INJECTIONS = 5
 _ETH_P_ALL = 3
+_FRAMES_BETWEEN = 20
 
 
 # --- looking
@@ -80,14 +82,12 @@ def _counting(host: Host, link: str) -> Iterator[Callable[[], int]]:
     seen: list[bytes] = []
 
     def count() -> int:
-        time.sleep(_SETTLE_S)  # what does not come cannot be waited for
-        while True:
-            try:
-                data, sender = tap.recvfrom(65_536)
-            except BlockingIOError:
-                return len(seen)
+        """Once nothing more comes."""
+        while select.select([tap], [], [], _SETTLE_S)[0]:
+            data, sender = tap.recvfrom(65_536)
             if PATTERN in data and sender[2] != socket.PACKET_OUTGOING:
                 seen.append(data)
+        return len(seen)
 
     with tap:
         yield count
@@ -241,11 +241,12 @@ def esp_rotation(rig: SecureRig) -> Facts:
     running = start_in(
         one.host.path, "ping", "-q", "-i", "0.03", "-c", str(count), "-W", "2", inner_address(two.host)
     )
-    for newest in (4, 5):
-        for each in (one, two):
-            peers = [other.peer for other in rig.hosts]
-            each.apply(peers, ring(newest))
-            time.sleep(_SETTLE_S)
+    with rig.rig.capture(one.host, two.host) as capture:
+        for newest in (4, 5):
+            for each in (one, two):
+                each.apply([other.peer for other in rig.hosts], ring(newest))
+                enough = len(capture.frames()) + _FRAMES_BETWEEN
+                wait_until(partial(_has_seen, capture, enough), "packets flow with these keys")
     said = running.communicate(timeout=60)[0].decode()
     received = next(line for line in said.splitlines() if "received" in line)
     return {
@@ -254,6 +255,10 @@ def esp_rotation(rig: SecureRig) -> Facts:
         "has_other_key": not former & _sending(one),
         "states": len(_states(one)),
     }
+
+
+def _has_seen(capture: Capture, count: int) -> bool:
+    return len(capture.frames()) >= count
 
 
 def esp_replay(rig: SecureRig) -> Facts:

@@ -254,10 +254,6 @@ async def test_what_a_network_lacks_is_said(rig: OverlayRig) -> None:
     with pytest.raises(Unavailable, match="not been told its own address"):
         await backend.attach(rig.place("early", 0, (BLUE, "10.1.0.2/16")).endpoint)
     rig.remove("early")
-    secret = network("secret", 4300, "10.6.0.0/24", is_encrypted=True)
-    with pytest.raises(TaskRejected, match="no way to encrypt"):
-        await backend.attach(rig.place("secret", 0, (secret, "10.6.0.2/24")).endpoint)
-    rig.remove("secret")
     await rig.apply()
     odd = network("odd", 4301, "10.6.0.0/24", options={"com.docker.network.driver.mtu": "huge"})
     with pytest.raises(TaskRejected, match="is no MTU"):
