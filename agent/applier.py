@@ -1,19 +1,21 @@
 """Keeps a backend's networks as the core asked for last.
 
 Only the newest state counts: those that came while one was being applied are skipped. A failure is tried
-again after a growing delay, with whatever is newest then. Nobody waits for this but who wants to be attached:
-to a network that is not there as it should be a task must not come.
+again after a growing delay, or sooner with what is asked for then. Nobody waits for this but who wants to be
+attached, and that only for a try: whether a task has what it needs its own attach says, so that trouble with
+one network keeps no other's tasks waiting. Connections are cut after a try, too, whatever became of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Awaitable, Iterable, Mapping
 
 import structlog
 
 from agent.dataplane.base import Backend, NodeState
-from swarmpy.errors import SwarmError, Unavailable
+from swarmpy.errors import SwarmError
 from swarmpy.limits import RETRY_DELAY_MAX_S, RETRY_DELAY_MIN_S
 from swarmpy.model.ids import NetworkId
 
@@ -29,7 +31,6 @@ class Applier:
         self._asked = 0
         self._tried = 0
         self._done = 0
-        self._error = ""
         self._cut: dict[NetworkId, dict[str, None]] = {}
         self._wake = asyncio.Event()
         self._tries: asyncio.Event = asyncio.Event()
@@ -50,16 +51,13 @@ class Applier:
 
     def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
         """End these connections, once what was asked for last is applied: new ones must not go there."""
-        for network_id, gone in addresses.items():
-            self._cut.setdefault(network_id, {}).update(dict.fromkeys(gone))
+        self._note(addresses)
         self._wake.set()
 
-    async def wait_applied(self, number: int) -> None:
-        """Until that state, or a later one, is applied. Unavailable if the next try fails."""
-        while self._done < number:
+    async def wait_tried(self, number: int) -> None:
+        """Until that state, or a later one, is applied, or could not be as a whole."""
+        while self._tried < number:
             await self._tries.wait()
-            if self._done < number <= self._tried:
-                raise Unavailable(f"the node's networks could not be made yet: {self._error}")
 
     async def run(self) -> None:
         failures = 0
@@ -69,34 +67,45 @@ class Applier:
             if self.is_idle:
                 continue
             number = self._asked
-            self._error = await self._try()
+            cut, self._cut = self._cut, {}  # what comes meanwhile belongs to a newer state
+            is_applied = self._done == number or await self._is_done(self._apply())
+            is_cut = not cut or await self._is_done(self._backend.cut(_sorted(cut)))
             self._tried = number
-            if not self._error:
+            if is_applied:
                 self._done = number
-                failures = 0
+            if not is_cut:
+                self._note(cut)
             tries, self._tries = self._tries, asyncio.Event()
             tries.set()
-            if self._error:
-                delay_s = min(RETRY_DELAY_MIN_S * 2 ** min(failures, 10), RETRY_DELAY_MAX_S)
-                failures += 1
-                self._wake.set()
-                await asyncio.sleep(delay_s)
+            if is_applied and is_cut:
+                failures = 0
+                continue
+            delay_s = min(RETRY_DELAY_MIN_S * 2 ** min(failures, 10), RETRY_DELAY_MAX_S)
+            failures += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay_s):
+                    await self._wake.wait()
+            self._wake.set()
 
-    async def _try(self) -> str:
-        """What was wrong; empty if all is as asked for."""
-        cut, self._cut = self._cut, {}  # what comes meanwhile belongs to a newer state
+    def _note(self, addresses: Mapping[NetworkId, Iterable[str]]) -> None:
+        for network_id, gone in addresses.items():
+            self._cut.setdefault(network_id, {}).update(dict.fromkeys(gone))
+
+    async def _apply(self) -> None:
+        assert self._state is not None, "a state was asked for"
+        await self._backend.apply(self._state)
+
+    async def _is_done(self, work: Awaitable[None]) -> bool:
         try:
-            if self._state is not None and self._done != self._asked:
-                await self._backend.apply(self._state)
-            if cut:
-                await self._backend.cut({network_id: tuple(sorted(gone)) for network_id, gone in cut.items()})
+            await work
         except SwarmError as error:
             log.warning("networks_not_applied", error=str(error))
-            error_text = str(error)
+            return False
         except Exception as error:  # the top of the loop: a backend that broke is tried again
             log.error("networks_broke", exc_info=error)
-            error_text = f"{type(error).__name__}: {error}"
-        else:
-            return ""
-        self.cut({network_id: tuple(gone) for network_id, gone in cut.items()})
-        return error_text
+            return False
+        return True
+
+
+def _sorted(cut: Mapping[NetworkId, Mapping[str, None]]) -> dict[NetworkId, tuple[str, ...]]:
+    return {network_id: tuple(sorted(gone)) for network_id, gone in cut.items()}

@@ -198,7 +198,7 @@ class Driver:
         """``networks``: the number of the state that the operation's round left the node's networks in."""
         try:
             if isinstance(operation, events.Attach):
-                await self._applier.wait_applied(networks)
+                await self._applier.wait_tried(networks)
             outcome: events.Outcome = await self._call(operation)
             if self._env.buggify("driver.outcome_lost"):
                 outcome = _failed(operation, "a fault point lost the outcome", is_final=False)

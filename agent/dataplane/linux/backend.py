@@ -61,6 +61,8 @@ class LinuxBackend:
         self._state: NodeState | None = None
         self._checked: dict[TaskId, Endpoint] = {}
         """Endpoints that all parts have seen in this life of the daemon."""
+        self._unasked: set[TaskId] = set()
+        """New ones among them, that ``apply`` has made and ``attach`` was not called for yet."""
         self._doomed: deque[TaskId] = deque()
         self._doomed_failed: set[TaskId] = set()
         self._recheck: asyncio.Task[None] | None = None
@@ -109,6 +111,7 @@ class LinuxBackend:
         namespaces.prepare_folder(self._netns_dir)
         self._state = None
         self._checked = {}
+        self._unasked = set()
         for part in self._parts.ordered:
             part.start_up(self._node)
         self._read_records()
@@ -143,6 +146,8 @@ class LinuxBackend:
                 await self.mend()
             except SwarmError as error:
                 _log.warning("network_not_mended", error=str(error))
+            except Exception as error:  # noqa: BLE001 - the top of the loop: a part that broke is asked again
+                _log.error("network_mending_broke", exc_info=error)
 
     async def mend(self) -> None:
         """Compare all with the kernel, and make it so. Tasks that have lost a link get it again."""
@@ -169,23 +174,36 @@ class LinuxBackend:
         await self._run(partial(self._apply, state))
 
     def _apply(self, state: NodeState) -> None:
-        """Networks first, then tasks. What cannot be done for one task is its own attach's error."""
+        """Networks first, then tasks; each part gets its turn, whatever becomes of the others, and the first
+        error is raised at the end. What cannot be done for one task is its own attach's error."""
         if state is self._state:
             return
         former, self._state = self._state, None
-        self._detach(sorted(self._records.keys() - state.endpoints.keys()))
+        errors: list[SwarmError] = []
+        with _collecting(errors):
+            self._detach(sorted(self._records.keys() - state.endpoints.keys()))
         for part in self._parts.ordered:
-            part.apply(state)
+            with _collecting(errors):
+                part.apply(state)
         if former is None or former.endpoints is not state.endpoints:
             for task_id, endpoint in state.endpoints.items():
-                checked = self._checked.get(task_id)
-                if checked is endpoint or checked == endpoint:
-                    continue
-                try:
-                    self._attach(endpoint)
-                except SwarmError as error:
-                    _log.warning("endpoint_not_attached", task_id=task_id, error=str(error))
+                self._check(task_id, endpoint)
+        if errors:
+            raise errors[0]
         self._state = state
+
+    def _check(self, task_id: TaskId, endpoint: Endpoint) -> None:
+        """Attach it, unless it is as it should be."""
+        checked = self._checked.get(task_id)
+        if checked is endpoint or checked == endpoint:
+            return
+        is_new = task_id not in self._records
+        try:
+            self._attach(endpoint)
+        except SwarmError as error:
+            _log.warning("endpoint_not_attached", task_id=task_id, error=str(error))
+        else:
+            self._unasked.update([task_id] if is_new else [])
 
     async def cut(self, addresses: Mapping[NetworkId, tuple[str, ...]]) -> None:
         await self._run(partial(self._cut, addresses))
@@ -206,7 +224,7 @@ class LinuxBackend:
 
     async def attach(self, endpoint: Endpoint) -> Sandbox:
         """It returns once packets pass: what a task sends first is not lost."""
-        sandbox = await self._run(partial(self._attach, endpoint))
+        sandbox = await self._run(partial(self._attach_asked, endpoint))
         for _ in range(ceil(LINKS_READY_S / LINKS_POLL_S)):
             if await self._run(partial(self._is_ready, endpoint.task_id)):
                 return sandbox
@@ -234,9 +252,16 @@ class LinuxBackend:
         self._doomed_failed.difference_update(doomed)
         try:
             self._detach(doomed)
-        except SwarmError:
+        except (OSError, SwarmError):
             self._doomed_failed.update(doomed)
             raise
+
+    def _attach_asked(self, endpoint: Endpoint) -> Sandbox:
+        """What ``apply`` has made just before need not be made twice; what stands for longer is mended."""
+        task_id = endpoint.task_id
+        is_made = task_id in self._unasked and self._checked.get(task_id) == endpoint
+        self._unasked.discard(task_id)
+        return self._sandbox(self._records[task_id]) if is_made else self._attach(endpoint)
 
     def _attach(self, endpoint: Endpoint) -> Sandbox:
         """What fails for a new task leaves nothing; one that is running keeps what it has."""
@@ -259,12 +284,20 @@ class LinuxBackend:
         except (OSError, SwarmError, NftError) as error:
             self._checked.pop(task_id, None)
             if former is None:
-                self._detach([task_id])
+                self._take_back(task_id)
             if isinstance(error, SwarmError):
                 raise
             raise Unavailable(f"cannot make the network of task {task_id}: {error}") from error
         self._checked[task_id] = endpoint
         return self._sandbox(record)
+
+    def _take_back(self, task_id: TaskId) -> None:
+        """A task has not come so far as to have a record, or has one and goes."""
+        if task_id in self._records:
+            self._detach([task_id])
+        else:
+            self._store.remove(task_id)
+            self._parts.gateway.release(task_id)
 
     def _prepare(self, endpoint: Endpoint) -> None:
         """Namespace, links, all that has to be there before the first packet; only then are the links up.
@@ -304,6 +337,7 @@ class LinuxBackend:
                 part.unplug(doomed)
         for task_id in doomed:
             self._checked.pop(task_id, None)
+            self._unasked.discard(task_id)
             self._close_space(task_id)
             namespaces.remove(self._netns_dir / task_id)
             self._store.remove(task_id)
@@ -361,3 +395,5 @@ def _collecting(errors: list[SwarmError]) -> Iterator[None]:
         yield
     except SwarmError as error:
         errors.append(error)
+    except (OSError, NftError) as error:
+        errors.append(Unavailable(f"the node's network is not as it should be: {error}"))

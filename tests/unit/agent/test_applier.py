@@ -65,7 +65,7 @@ async def test_only_the_newest_is_applied() -> None:
         await asyncio.sleep(0.5)
         for port in (2, 3, 4):
             applier.ask(NodeState(data_path_port=port))
-        await applier.wait_applied(applier.number)
+        await applier.wait_tried(applier.number)
         assert backend.calls == [1, 4]
 
 
@@ -107,15 +107,40 @@ async def test_a_cut_that_fails_is_not_forgotten() -> None:
 
 @pytest.mark.parametrize("trouble", [Unavailable("not now"), OSError("a bug")])
 @in_virtual_time
-async def test_who_waits_hears_of_a_failure_and_it_is_tried_again(trouble: Exception) -> None:
+async def test_who_waits_goes_on_after_a_try_and_a_failure_is_tried_again(trouble: Exception) -> None:
+    """Trouble with one network must not keep tasks of all others from being attached."""
     backend = Backend(trouble)
     async with applying(backend) as applier:
         applier.ask(NodeState(data_path_port=1))
-        with pytest.raises(Unavailable, match=str(trouble)):
-            await applier.wait_applied(1)
+        async with asyncio.timeout(10.0):
+            await applier.wait_tried(1)
+        assert not applier.is_idle
         await quiet(applier)
-        await applier.wait_applied(1)
         assert backend.calls == [1, 1]
+
+
+@in_virtual_time
+async def test_what_is_asked_for_after_a_failure_does_not_wait_for_the_next_try() -> None:
+    backend = Backend(*(Unavailable("not now") for _ in range(10)))
+    async with applying(backend) as applier:
+        applier.ask(NodeState(data_path_port=1))
+        while len(backend.calls) < 9:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1.5)
+        began = asyncio.get_running_loop().time()
+        applier.ask(NodeState(data_path_port=2))
+        await applier.wait_tried(applier.number)
+        assert asyncio.get_running_loop().time() - began < RETRY_DELAY_MAX_S / 2
+
+
+@in_virtual_time
+async def test_connections_are_cut_whatever_becomes_of_the_networks() -> None:
+    backend = Backend(*(Unavailable("not now") for _ in range(3)))
+    async with applying(backend) as applier:
+        applier.ask(NodeState(data_path_port=1))
+        applier.cut(GONE)
+        await quiet(applier)
+        assert backend.calls == [1, GONE, 1, GONE, 1], "and the cut that failed is tried again"
 
 
 @in_virtual_time

@@ -21,7 +21,7 @@ import pytest
 from msgspec.structs import replace
 from scratch_network import scratch_network
 
-from agent.dataplane.base import Endpoint, HostPort, NodeState
+from agent.dataplane.base import Endpoint, HostPort, Leg, NetworkConfig, NetworkState, NodeState
 from agent.dataplane.linux import namespaces, plan
 from agent.dataplane.linux.backend import LinuxBackend
 from agent.dataplane.linux.netlink import Message, Netlink, add_bridge, delete_link
@@ -29,7 +29,7 @@ from agent.dataplane.linux.nftables import Nftables
 from agent.executor.base import Sandbox
 from agent.executor.native.shim import kernel
 from swarmpy.errors import TaskRejected, Unavailable
-from swarmpy.model.ids import TaskId
+from swarmpy.model.ids import NetworkId, TaskId
 
 pytestmark = [
     pytest.mark.root,
@@ -295,6 +295,75 @@ async def test_what_broke_is_mended_by_apply(backend: LinuxBackend, tmp_path: Pa
     assert os.stat(after.netns).st_ino == inode
     with closing(listen_in(after.netns, 80)) as listener:
         connect(socket.socket(), "127.0.0.1", 8080, listener)
+
+
+async def test_trouble_with_one_network_is_not_that_of_other_tasks(backend: LinuxBackend) -> None:
+    """A network that has to wait, here for the node's own address, keeps only its own tasks waiting."""
+    waiting = NetworkConfig(id=NetworkId("blue-network-id"), name="blue", vni=4096)
+    leg = Leg(network=waiting, link="eth0", addresses=("10.1.0.2/24",))
+    on_it, apart = replace(endpoint("on-it"), legs=(leg,)), endpoint("apart", tcp(8080, 80))
+    state = NodeState(
+        networks={waiting.id: NetworkState(config=waiting)},
+        endpoints={each.task_id: each for each in (on_it, apart)},
+    )
+    with pytest.raises(Unavailable, match="network blue has to wait"):
+        await backend.apply(state)
+    assert await backend.list() == (TaskId("apart"),)
+    with pytest.raises(Unavailable, match="network blue has to wait"):
+        await backend.attach(on_it)
+    with closing(listen_in((await backend.attach(apart)).netns, 80)) as listener:
+        connect(socket.socket(), "127.0.0.1", 8080, listener)
+
+
+async def test_what_apply_has_made_is_not_made_twice(
+    backend: LinuxBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state that a new task is in is applied before the task is attached."""
+    wish = endpoint("one")
+    await backend.apply(NodeState(endpoints={wish.task_id: wish}))
+    prepared: list[TaskId] = []
+    prepare = backend._prepare
+
+    def noting(endpoint: Endpoint) -> None:
+        prepared.append(endpoint.task_id)
+        prepare(endpoint)
+
+    monkeypatch.setattr(backend, "_prepare", noting)
+    first = await backend.attach(wish)
+    assert prepared == []
+    assert await backend.attach(wish) == first
+    assert prepared == ["one"], "whoever asks again has a reason"
+
+
+async def test_mending_goes_on_after_it_broke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = LinuxBackend(run_dir=tmp_path / "run")
+    rounds: list[int] = []
+
+    def broken() -> None:
+        rounds.append(len(rounds))
+        raise OSError(errno.ENOBUFS, "no buffer space") if len(rounds) % 2 else ValueError("a bug")
+
+    monkeypatch.setattr("agent.dataplane.linux.backend.NETWORK_RECHECK_S", 0.01)
+    monkeypatch.setattr(backend._parts.overlays, "mend", broken)
+    await backend.start_up()
+    await backend.apply(NodeState())
+    async with asyncio.timeout(20.0):
+        while len(rounds) < 4:
+            await asyncio.sleep(0.01)
+    await backend.destroy()
+    await backend.shut_down()
+
+
+async def test_an_address_is_free_again_after_a_record_that_could_not_be_written(tmp_path: Path) -> None:
+    backend = LinuxBackend(run_dir=tmp_path / "run", subnet="10.200.0.0/30")  # room for one task
+    await backend.start_up()
+    (tmp_path / "run/network").rename(tmp_path / "elsewhere")
+    with pytest.raises(Unavailable, match="cannot make the network of task one"):
+        await backend.attach(endpoint("one"))
+    (tmp_path / "elsewhere").rename(tmp_path / "run/network")
+    assert address(await backend.attach(endpoint("two"))) == "10.200.0.2"
+    await backend.destroy()
+    await backend.shut_down()
 
 
 async def test_leftovers_of_a_crash_are_collected(backend: LinuxBackend, tmp_path: Path) -> None:
