@@ -12,16 +12,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from msgspec.structs import replace
+
 from manager.discovery import (
     SETTINGS,
     SETTINGS_WITH_KEYS,
     RecordBook,
     RecordKey,
+    is_lost,
     network_keys,
     peer_key,
 )
 from manager.store.view import View
-from swarmpy.model.discovery import DiscoveryRecord, NetworkEndpoint, NetworkService, RecordKind
+from swarmpy.model.discovery import (
+    DiscoveryRecord,
+    EndpointState,
+    NetworkEndpoint,
+    NetworkService,
+    RecordKind,
+)
 from swarmpy.model.ids import NetworkId, NodeId
 from swarmpy.model.value import Value
 
@@ -108,6 +117,7 @@ class NodeRecords:
         before = self._sent.get(key)
         if record is None:
             if before is not None:
+                yield from _lost(view, before)
                 yield from self._drop(view, key)
             return
         if record is before or record == before:
@@ -146,3 +156,14 @@ class NodeRecords:
         if not self._neighbours[node_id]:
             del self._neighbours[node_id]
             yield from self.refresh(view, peer_key(node_id))
+
+
+def _lost(view: View, before: DiscoveryRecord) -> Iterator[NetworkEndpoint]:
+    """A task that ended with its node: nobody has closed its connections, so its endpoint is LOST before it
+    is removed, also if both came to pass since this session was told of anything."""
+    if (
+        isinstance(before, NetworkEndpoint)
+        and before.state is not EndpointState.LOST
+        and is_lost(view.node(before.node_id))
+    ):
+        yield replace(before, state=EndpointState.LOST)

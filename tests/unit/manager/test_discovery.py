@@ -24,7 +24,7 @@ from manager.session import Session
 from manager.store.events import Event
 from manager.store.store import Store
 from manager.store.watch import Watch
-from swarmpy.model.changes import Create, NodeReport, Order, Report, Update
+from swarmpy.model.changes import Create, Delete, NodeReport, Order, Report, Update
 from swarmpy.model.discovery import (
     EndpointState,
     NetworkEndpoint,
@@ -35,6 +35,7 @@ from swarmpy.model.discovery import (
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import (
     Endpoint,
+    Kind,
     Network,
     NetworkAttachment,
     NetworkKey,
@@ -308,6 +309,25 @@ def test_what_is_the_same_is_not_sent_again(store: Store) -> None:
     report(store, task_id, TaskState.RUNNING)
     assert told(assignments.records(store, keys)) == ["t1 active"]
     assert assignments.records(store, [endpoint_key(SEALED, task_id)]) == []
+
+
+@pytest.mark.parametrize("is_removed", [False, True], ids=["down", "removed"])
+def test_who_ended_with_its_node_is_lost_before_it_is_removed(store: Store, is_removed: bool) -> None:
+    """Else connections to it would stand, where a slow session misses what was in between."""
+    for number, node in ((1, "node-1"), (2, "node-2"), (3, "node-2")):
+        report(store, add_task(store, number, NET, node=node), TaskState.RUNNING)
+    assignments = NodeAssignments(NODE)
+    assignments.complete(store)
+    report(store, TaskId("t3"), TaskState.COMPLETE)
+    assert told(assignments.records(store, [endpoint_key(NET, "t3")])) == ["-endpoint net1.t3"]
+    if is_removed:
+        apply(store, Delete(kind=Kind.NODE, id="node-2"))
+    else:
+        set_node(store, "node-2", NodeState.DOWN)
+    orphaned = Report(task_id=TaskId("t2"), status=TaskStatus(state=TaskState.ORPHANED))
+    apply(store, orphaned, owner=Owner.ORCHESTRATOR)
+    found = told(assignments.records(store, [endpoint_key(NET, "t2")]))
+    assert found == ["t2 lost", "-endpoint net1.t2", "-peer node-2"]
 
 
 # --- who is asked to look
