@@ -12,6 +12,7 @@ The kernel is downloaded once, by apt, and unpacked into a cache folder; nothing
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -135,7 +136,8 @@ def ready_kernel() -> Path:
     for tool in (_QEMU, "busybox", "apt-get", "dpkg"):
         assert shutil.which(tool), f"{tool} is missing: install qemu-system-x86 and busybox-static on Debian"
     package = _package()
-    folder = CACHE / package
+    wanted = hashlib.sha256(" ".join((*_BOOT_MODULES, *_MODULES)).encode()).hexdigest()[:8]
+    folder = CACHE / f"{package}.{wanted}"
     if not (folder / "vmlinuz").exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
@@ -155,7 +157,7 @@ def _package() -> str:
     found = re.findall(r"Depends: (linux-image-\d\S+)", done.stdout)
     if found:
         return str(found[0])
-    cached = sorted(path.name for path in CACHE.glob("linux-image-*"))
+    cached = sorted(path.name.rpartition(".")[0] for path in CACHE.glob("linux-image-*"))
     assert cached, f"apt knows no {_META_PACKAGE}: run apt-get update"
     return cached[-1]
 
@@ -175,10 +177,13 @@ def _unpack(package: str, scratch: Path) -> Path:
     made = scratch / "made"
     (made / "modules").mkdir(parents=True)
     shutil.copy(next((scratch / "all" / "boot").glob("vmlinuz-*")), made / "vmlinuz")
-    found = {path.stem: path for path in (scratch / "all").rglob("*.ko")}
-    assert found, f"{package} has no modules that are not compressed"
-    for path in found.values():
-        shutil.copy(path, made / "modules" / path.name)
+    (scratch / "modules").mkdir()
+    for path in (scratch / "all").rglob("*.ko"):
+        path.rename(scratch / "modules" / path.name)
+    needed = _in_order((*_BOOT_MODULES, *_MODULES), scratch)
+    assert needed, f"{package} has no modules that are not compressed"
+    for name in needed:
+        shutil.copy(scratch / "modules" / f"{name}.ko", made / "modules")
     return made
 
 
