@@ -54,6 +54,9 @@ class Mesh:
         self._plugged: tuple[Interface, ...] = ()
         """With which the leg was made right."""
         self._placed: dict[_PortKey, PlacedPort] = {}
+        """What is served, as far as the kernel is known to have it."""
+        self._held: dict[_PortKey, tuple[HostPort, ...]] = {}
+        """What was reserved for ports, whatever the kernel has."""
         self._elements: dict[Element, bytes] | None = None
         """What is in the kernel's maps; None: to be found out."""
         self._outline: table.Outline = ()
@@ -73,7 +76,7 @@ class Mesh:
         self._elements, self._placed, self._plugged, self._is_gone = None, {}, (), False
 
     def shut_down(self) -> None:
-        self._reserved.release(OWNER)
+        self._release_all()
         self._tasks.clear()
         if self._wire is not None:
             self._wire.close()
@@ -168,14 +171,14 @@ class Mesh:
                 wished[key] = former
                 continue
             placed = host_rules.place(port, where, former)
-            problem = "" if former is not None else self._reserve(placed)
+            problem = "" if former is not None else self._reserve(key, placed)
             if problem:
                 problems[key] = problem
             else:
                 wished[key] = placed
         self._change(wished)
-        for key in self._placed.keys() - wished.keys():
-            self._reserved.release(OWNER, self._holds(self._placed[key]))
+        for key in sorted(self._held.keys() - wished.keys()):
+            self._reserved.release(OWNER, self._held.pop(key))
         self._placed = wished
         return [problems[key] for key in sorted(problems)]
 
@@ -207,15 +210,17 @@ class Mesh:
             return str(address)
         return None
 
-    def _reserve(self, placed: PlacedPort) -> str:
+    def _reserve(self, key: _PortKey, placed: PlacedPort) -> str:
         """Why the port cannot be had on this node; empty if it is ours now."""
         assert self._elements is not None, "the table was loaded"
         holds = self._holds(placed)
         if not self._placed and host_rules.elements_of(placed).keys() & self._elements.keys():
             self._reserved.take_back(OWNER, holds)  # served by a former life: clients count on it
+            self._held[key] = holds
             return ""
         try:
             self._reserved.reserve(OWNER, holds)
+            self._held[key] = holds
         except Unavailable as error:
             return (
                 f"Port {placed.port.published_port}/{placed.port.protocol} does not answer on this node:"
@@ -244,7 +249,11 @@ class Mesh:
             raise Unavailable(f"the rules of the routing mesh could not be removed: {error}") from None
         self._elements, self._placed, self._addresses, self._plugged = None, {}, (), ()
         self._is_gone = True
+        self._release_all()
+
+    def _release_all(self) -> None:
         self._reserved.release(OWNER)
+        self._held = {}
 
     # --- tasks
 

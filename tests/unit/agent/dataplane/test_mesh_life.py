@@ -241,6 +241,17 @@ def test_a_published_port_is_taken_for_programs_of_the_node(rig: MeshRig) -> Non
     bind_in(rig.nodes[0].path, PORT).close()
 
 
+def test_a_port_is_let_go_also_if_its_rules_were_damaged(rig: MeshRig) -> None:
+    rig.publish(port(PORT, TARGET, [rig.run("a", on=2)]))
+    node = rig.nodes[0]
+    command_in(node.path, "nft", "delete", "table", "inet", "swarmpy_mesh")
+    rig.publish()
+    assert node.mesh.problems, "the element could not be deleted"
+    node.mend()
+    assert node.mesh.problems == ()
+    bind_in(node.path, PORT).close()
+
+
 def test_a_published_port_is_taken_for_tasks_with_host_ports(rig: MeshRig) -> None:
     rig.publish(port(PORT, TARGET, [rig.run("a", on=2)]))
     host_port = HostPort(protocol="tcp", published_port=PORT, target_port=TARGET)
