@@ -15,7 +15,8 @@ import structlog
 
 from agent import events
 from agent.core import Core
-from agent.dataplane.base import Backend
+from agent.dataplane.base import Backend, BackendCapabilities
+from agent.describe import with_network
 from agent.driver import Driver
 from agent.driver import Node as Machine
 from agent.environment import NodeContext
@@ -74,13 +75,15 @@ class Agent:
         self._backend = backend
         self._journal = journal
         self._content = self._journal.load()
+        self._describe = config.describe
+        self._network = BackendCapabilities(name=backend.name, is_usable=True)
         self._managers = Managers((*self._content.managers, *config.managers))
         self._core = Core(NodeContext(node_id=config.node_id, description=config.describe()))
         self._session = Session(
             link,
             self._managers,
             greeting=Greeting(
-                describe=config.describe,
+                describe=self._description,
                 incarnation=make_id(env.entropy.token_bytes(ID_BYTES)),
                 advertise_addr=config.advertise_addr,
             ),
@@ -141,6 +144,9 @@ class Agent:
         """Until ``stop`` or cancelled. Raises what keeps the node from being used at all."""
         try:
             await self._driver.restore(self._content)
+            self._network = await self._backend.probe()
+            for sentence in self._network.lacking:
+                log.warning("network_lacking", what=sentence)
             async with asyncio.TaskGroup() as tasks:
                 work = [tasks.create_task(self._driver.run()), tasks.create_task(self._session.run())]
                 await self._stopping.wait()
@@ -158,6 +164,9 @@ class Agent:
         self._stop_reason = reason
         self._is_returning = is_returning
         self._stopping.set()
+
+    def _description(self) -> NodeDescription:
+        return with_network(self._describe(), self._network, epoch=self._backend.epoch)
 
     async def _post(self, event: events.Event) -> None:
         await self._driver.post(event)

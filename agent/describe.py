@@ -9,6 +9,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from agent.dataplane.base import BackendCapabilities
 from swarmpy.model.objects import EngineDescription, EnginePlugin, NodeDescription, TLSInfo
 from swarmpy.model.specs import Platform, Resources
 from swarmpy.version import VERSION
@@ -17,9 +20,12 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SO_NETNS_COOKIE = 71
 _COOKIE_BYTES = 8
 _CPU_NANOS = 1_000_000_000
+_NETWORK = "Network"
+_DRIVER_NAMES = {"none": "null"}
+"""Where docker's name of a driver is not that of the network which it makes."""
 _PLUGINS = (
     EnginePlugin(type="Log", name="json-file"),
-    *(EnginePlugin(type="Network", name=name) for name in ("bridge", "host", "macvlan", "null", "overlay")),
+    *(EnginePlugin(type=_NETWORK, name=name) for name in ("bridge", "host", "macvlan", "null", "overlay")),
     EnginePlugin(type="Volume", name="local"),
 )
 
@@ -35,6 +41,23 @@ def describe(
         engine=EngineDescription(engine_version=VERSION, labels=dict(labels or {}), plugins=_PLUGINS),
         tls_info=tls_info,
         boot_id=_boot_id(),
+    )
+
+
+def with_network(
+    description: NodeDescription, network: BackendCapabilities, *, epoch: str
+) -> NodeDescription:
+    """The description with what the node's network can do. Nothing told leaves what stands there."""
+    others = tuple(plugin for plugin in description.engine.plugins if plugin.type != _NETWORK)
+    names = sorted(_DRIVER_NAMES.get(driver, driver) for driver in network.drivers)
+    plugins = (*others, *(EnginePlugin(type=_NETWORK, name=name) for name in names))
+    engine = replace(description.engine, plugins=plugins) if names else description.engine
+    return replace(
+        description,
+        engine=engine,
+        encryption=network.encryption,
+        wireguard_key=network.wireguard_key,
+        boot_id=epoch or description.boot_id,
     )
 
 

@@ -26,7 +26,6 @@ class BackendCapabilities(Value, frozen=True, kw_only=True):
 
     ``encryption``: the ways in which this node can encrypt, the best first: esp, wireguard, userspace.
     ``drivers``: the network drivers that work here. ``lacking``: sentences for what only some networks need.
-    ``epoch``: what peers derive keys with (``Peer.boot_id``); it may change whenever networks are applied.
     """
 
     name: str
@@ -35,7 +34,6 @@ class BackendCapabilities(Value, frozen=True, kw_only=True):
     encryption: tuple[str, ...] = ()
     drivers: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
-    epoch: str = ""
     wireguard_key: bytes = b""
 
 
@@ -70,6 +68,8 @@ class NetworkConfig(Value, frozen=True, kw_only=True):
     is_internal: bool = False
     is_encrypted: bool = False
     is_ingress: bool = False
+    is_dhcp: bool = False
+    """Addresses come from the LAN's own DHCP server."""
     options: dict[str, str] = {}
 
 
@@ -186,6 +186,12 @@ class Backend(Protocol):
     """Programs one node's network. One instance per node."""
 
     name: str
+
+    @property
+    def epoch(self) -> str:
+        """What peers derive keys with that this node sends with; it may change with every ``apply``. Empty
+        where nothing was sent that is encrypted."""
+        ...
 
     async def start_up(self) -> None:
         """Make the node-wide parts (bridge, NAT, guard rules), mending leftovers of a crash."""

@@ -32,6 +32,8 @@ class FakeNetwork:
     given: int = 0
     state: NodeState = field(default_factory=NodeState)
     """As applied last."""
+    encryption: tuple[str, ...] = ()
+    """The ways in which it says that it can encrypt."""
     cuts: list[Mapping[NetworkId, tuple[str, ...]]] = field(default_factory=list)
 
     def forget(self) -> None:
@@ -45,6 +47,7 @@ class FakeBackend:
     """Hands out addresses of 10.88.0.0/16 in turn, and refuses a host port that is taken."""
 
     name = "fake"
+    epoch = ""
 
     def __init__(self, network: FakeNetwork | None = None) -> None:
         self.network = network if network is not None else FakeNetwork()
@@ -56,7 +59,7 @@ class FakeBackend:
         pass
 
     async def probe(self) -> BackendCapabilities:
-        return BackendCapabilities(name=self.name, is_usable=True)
+        return BackendCapabilities(name=self.name, is_usable=True, encryption=self.network.encryption)
 
     async def apply(self, state: NodeState) -> None:
         """An endpoint that cannot be attached is left out, and its own ``attach`` says why."""

@@ -72,6 +72,10 @@ class LinuxBackend:
         """Where namespaces are kept; an executor hides it from its tasks."""
         return self._netns_dir
 
+    @property
+    def epoch(self) -> str:
+        return self._parts.encryption.epoch
+
     # --- life
 
     async def start_up(self) -> None:
@@ -99,7 +103,6 @@ class LinuxBackend:
             drivers=("bridge", "host", "none") if overlays else ("bridge", "host", "none", "overlay"),
             lacking=overlays + await self._run(find_lacking),
             encryption=self._parts.encryption.told,
-            epoch=self._parts.encryption.epoch,
             wireguard_key=self._parts.encryption.wireguard_key,
         )
 

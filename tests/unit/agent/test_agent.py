@@ -131,3 +131,11 @@ async def test_incarnations_differ(tmp_path: Path) -> None:
             await wait(lambda count=sessions: len(link.sessions) > count)  # type: ignore[misc]
     first, second = (session.heard[0].hello.incarnation for session in link.sessions)
     assert first != second
+
+
+async def test_the_managers_hear_how_the_node_can_encrypt(tmp_path: Path) -> None:
+    network = FakeNetwork(encryption=("esp", "userspace"))
+    link = FakeLink(["m:1"], leader="m:1", acknowledges=True)
+    async with running(make_agent(tmp_path, link, FakeMachine(), network)):
+        await wait(lambda: bool(link.sessions))
+        assert link.sessions[-1].heard[0].hello.description.encryption == ["esp", "userspace"]

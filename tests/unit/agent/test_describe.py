@@ -6,7 +6,8 @@ import os
 import socket
 from pathlib import Path
 
-from agent.describe import describe
+from agent.dataplane.base import BackendCapabilities
+from agent.describe import describe, with_network
 
 
 def test_describe() -> None:
@@ -22,3 +23,29 @@ def test_describe() -> None:
     renamed = describe(hostname="other", labels={"a": "b"})
     assert renamed.hostname == "other"
     assert renamed.engine.labels == {"a": "b"}
+
+
+def test_what_the_network_can_do_is_told() -> None:
+    bare = describe()
+    network = BackendCapabilities(
+        name="test",
+        is_usable=True,
+        drivers=("bridge", "none", "overlay"),
+        encryption=("esp",),
+        wireguard_key=b"key",
+    )
+    told = with_network(bare, network, epoch="again")
+    assert [each.name for each in told.engine.plugins if each.type == "Network"] == [
+        "bridge",
+        "null",
+        "overlay",
+    ]
+    assert [each for each in told.engine.plugins if each.type != "Network"] == [
+        each for each in bare.engine.plugins if each.type != "Network"
+    ]
+    assert (told.encryption, told.wireguard_key, told.boot_id) == (("esp",), b"key", "again")
+
+
+def test_a_network_that_tells_nothing_changes_nothing() -> None:
+    bare = describe()
+    assert with_network(bare, BackendCapabilities(name="test", is_usable=True), epoch="") == bare

@@ -43,7 +43,7 @@ class EncryptedRig:
         return Peer(
             node_id=NodeId(self.rig.hosts[node].name),
             addr=self.rig.hosts[node].address,
-            boot_id=told.epoch,
+            boot_id=self.rig.backends[node].epoch,
             number=node + 1,
             encryption=told.encryption,
             wireguard_key=told.wireguard_key,
