@@ -174,6 +174,9 @@ STATUS_UPDATES_MAX = 1_000
 LINKS_READY_S = 2.0
 """How long an agent waits for the kernel to forward what a new task sends; it takes milliseconds."""
 LINKS_POLL_S = 0.002
+HNS_BIND_S = 5.0
+"""How long a task waits on Windows for HNS to bind a new network to the adapter beneath."""
+HNS_BIND_POLL_S = 0.1
 NETWORK_RECHECK_S = 60.0
 """How often a node compares what its kernel has with what its networks should be."""
 NODE_NUMBER_MAX = (1 << 24) - 1
@@ -186,6 +189,11 @@ SECURE_PORT_START_S = 30.0
 SECURE_PORT_ANSWER_S = 5.0
 NETWORK_MTU_BYTES_MIN = 576
 NETWORK_MTU_BYTES_MAX = 65_000
+DHCP_RETRY_S = 1.0
+DHCP_RETRY_MAX_S = 16.0
+"""A task asks the LAN for an address at intervals that double between these."""
+DHCP_LEASES_MAX = 256
+"""Of tasks of one node."""
 POLICY_RULES_MAX = 200
 """In the access list of one endpoint."""
 POLICY_FLOWS_MAX = 65_536
