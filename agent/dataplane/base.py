@@ -158,7 +158,10 @@ class Names(Value, frozen=True, kw_only=True):
 
 
 class NetworkState(Value, frozen=True, kw_only=True):
-    """One network as this node should have it."""
+    """One network as this node should have it.
+
+    In the ingress network ``remotes`` has the other nodes' own places too, as ``node:<node id>``.
+    """
 
     config: NetworkConfig
     remotes: Mapping[TaskId, RemoteEndpoint] = {}

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from agent.dataplane.base import NodeState, Peer, RemoteEndpoint
+from agent.dataplane.base import NodeState, RemoteEndpoint
 from swarmpy.model.ids import NodeId, TaskId
 
 DATA_PATH_PORT = 4789
@@ -67,17 +67,6 @@ class SandboxPlan:
     ports: frozenset[str] = frozenset()
     forwarding: Mapping[str, str] = field(default_factory=dict)
     neighbours: Mapping[str, str] = field(default_factory=dict)
-
-
-def gateways(peers: Mapping[NodeId, Peer], own: NodeId) -> dict[TaskId, RemoteEndpoint]:
-    """The other nodes' own places in the ingress network, as if they were tasks there."""
-    return {
-        TaskId(f"node.{peer.node_id}"): RemoteEndpoint(
-            node_id=peer.node_id, addresses=peer.ingress_addresses, mac=mac_of(peer.ingress_addresses)
-        )
-        for peer in peers.values()
-        if peer.ingress_addresses and peer.node_id != own
-    }
 
 
 # --- where frames go

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 from net_hosts import Host, Rig, command_in, net_hosts
+from overlay_rig import node_places
 
 from agent.dataplane import plan as network_plan
 from agent.dataplane.base import (
@@ -234,6 +235,7 @@ class MeshRig:
             if each is not node
             for task in each.tasks.values()
         }
+        remotes |= node_places(peers, node.node_id)
         return NodeState(
             node_id=node.node_id,
             peers=peers,

@@ -10,7 +10,7 @@ with net_hosts(2) as hosts:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,12 +103,6 @@ class OverlayRig:
         }
         own = {leg.network.id for endpoint in endpoints.values() for leg in endpoint.legs}
         own |= {config.id for config in self.networks.values() if config.is_ingress}
-        networks: dict[NetworkId, NetworkState] = {}
-        for network_id in sorted(own):
-            remotes = self._remotes(network_id, node)
-            made = NetworkState(config=self.networks[network_id], remotes=remotes)
-            former = before.networks.get(network_id)
-            networks[network_id] = former if former == made else made
         peers = {
             NodeId(host.name): Peer(
                 node_id=NodeId(host.name),
@@ -117,6 +111,14 @@ class OverlayRig:
             )
             for number, host in enumerate(self.hosts)
         }
+        networks: dict[NetworkId, NetworkState] = {}
+        for network_id in sorted(own):
+            config, remotes = self.networks[network_id], self._remotes(network_id, node)
+            if config.is_ingress:
+                remotes |= node_places(peers, NodeId(self.hosts[node].name))
+            made = NetworkState(config=config, remotes=remotes)
+            former = before.networks.get(network_id)
+            networks[network_id] = former if former == made else made
         state = NodeState(
             node_id=NodeId(self.hosts[node].name),
             data_path_port=self.data_path_port,
@@ -151,6 +153,17 @@ class OverlayRig:
         former, self.backends[node] = self.backends[node], backend
         await former.shut_down()
         return backend
+
+
+def node_places(peers: Mapping[NodeId, Peer], own: NodeId) -> dict[TaskId, RemoteEndpoint]:
+    """The other nodes' own places in the ingress network, as agents have them."""
+    return {
+        TaskId(f"node:{peer.node_id}"): RemoteEndpoint(
+            node_id=peer.node_id, addresses=peer.ingress_addresses, mac=mac_of(peer.ingress_addresses)
+        )
+        for peer in peers.values()
+        if peer.ingress_addresses and peer.node_id != own
+    }
 
 
 @asynccontextmanager

@@ -7,20 +7,20 @@ What is set up is remembered, so that a small change costs little. After any err
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv6Interface, ip_interface
 from pathlib import Path
 
 from agent.dataplane import diff
-from agent.dataplane.base import Leg, NetworkConfig, NetworkState, Peer
+from agent.dataplane.base import Leg, NetworkConfig, NetworkState
 from agent.dataplane.linux import netlink, netlink_links, plan
 from agent.dataplane.linux.overlays import spoofing
 from agent.dataplane.linux.overlays.sandbox import NetworkSandbox
 from agent.dataplane.linux.part import Carriage, Space
-from agent.dataplane.plan import MTU_MIN, MTU_OPTION, Entries, SandboxPlan, Tunnel, gateways, mac_of
+from agent.dataplane.plan import MTU_MIN, MTU_OPTION, Entries, SandboxPlan, Tunnel, mac_of
 from swarmpy.errors import TaskRejected, Unavailable
-from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.ids import TaskId
 
 BRIDGE_PORTS_MAX = 1023
 """Of Linux."""
@@ -42,7 +42,6 @@ class OverlayNetwork:
         self._state: NetworkState | None = None
         self._alone: NetworkState | None = None
         self._carriage: Carriage | None = None
-        self._peers: Mapping[NodeId, Peer] | None = None
         self._mtu = 0
         self._tunnel: Tunnel | None = None
 
@@ -74,17 +73,12 @@ class OverlayNetwork:
             self._alone = NetworkState(config=self.config)
         return self._alone
 
-    def follow(
-        self, state: NetworkState, *, carriage: Carriage, peers: Mapping[NodeId, Peer], own: NodeId
-    ) -> None:
+    def follow(self, state: NetworkState, carriage: Carriage) -> None:
         """Make it so: what has changed if memory is to be trusted, else all."""
-        if self._is_certain and self._is_followed(state, carriage, peers):
+        if self._is_certain and self._is_followed(state, carriage):
             return
         self.config = state.config
-        remotes = state.remotes
-        if state.config.is_ingress:
-            remotes = {**remotes, **gateways(peers, own)}
-        change = self._entries.change_to(remotes, carriage.routes)
+        change = self._entries.change_to(state.remotes, carriage.routes)
         mtu = _mtu_of(state.config, carriage)
         tunnel = Tunnel(state.config.vni, carriage.port, carriage.local)
         is_small = self._is_certain and (mtu, tunnel) == (self._mtu, self._tunnel)
@@ -93,15 +87,11 @@ class OverlayNetwork:
             self._reconcile()
         elif not change.is_empty:
             self.sandbox.set_entries(change)
-        self._state, self._carriage, self._peers = state, carriage, peers
+        self._state, self._carriage = state, carriage
         self._is_certain = True
 
-    def _is_followed(self, state: NetworkState, carriage: Carriage, peers: Mapping[NodeId, Peer]) -> bool:
-        return (
-            self._state is state
-            and (self._carriage is carriage or self._carriage == carriage)
-            and (self._peers is peers or not state.config.is_ingress)
-        )
+    def _is_followed(self, state: NetworkState, carriage: Carriage) -> bool:
+        return self._state is state and (self._carriage is carriage or self._carriage == carriage)
 
     def _reconcile(self) -> None:
         """From what the kernel has. Missing ports are left to ``plug``, which has their other end."""

@@ -101,12 +101,7 @@ class Overlays:
         known = self._state.networks.get(network.config.id)
         state = known if known is not None else network.alone()
         with _translated(f"network {state.config.name or state.config.id}"), network.doubting():
-            network.follow(
-                state,
-                carriage=self._carriage(state.config),
-                peers=self._state.peers,
-                own=self._state.node_id,
-            )
+            network.follow(state, self._carriage(state.config))
 
     def _carriage(self, config: NetworkConfig) -> Carriage:
         """How its frames travel, with an MTU. Errors say what is missing."""

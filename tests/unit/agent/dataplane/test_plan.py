@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dataplane.base import Peer, RemoteEndpoint
-from agent.dataplane.plan import Entries, EntryChange, gateways, mac_of
+from agent.dataplane.base import RemoteEndpoint
+from agent.dataplane.plan import Entries, EntryChange, mac_of
 from swarmpy.model.ids import NodeId, TaskId
 
 NODES = [NodeId(name) for name in "abc"]
@@ -79,18 +79,6 @@ def test_an_address_goes_from_one_node_to_another() -> None:
     change = entries.change_to({TaskId("u"): here}, routes)
     assert change.forwarding == {MACS[1]: "192.0.2.2"}
     assert change == EntryChange({MACS[1]: "192.0.2.2"}, {}, frozenset(), frozenset())
-
-
-def test_nodes_are_found_in_the_ingress_network() -> None:
-    ingress = [("10.0.0.1",), ("10.0.0.2",), ()]
-    peers = {
-        node: Peer(node_id=node, addr=f"192.0.2.{number}", ingress_addresses=addresses)
-        for number, (node, addresses) in enumerate(zip(NODES, ingress, strict=True))
-    }
-    found = gateways(peers, NODES[0])
-    assert [(each.node_id, each.addresses, each.mac) for each in found.values()] == [
-        (NODES[1], ("10.0.0.2",), "02:42:0a:00:00:02")
-    ]
 
 
 def test_macs() -> None:
