@@ -4,8 +4,8 @@
         [--rounds 7] [--seconds 0.5] [--deaths 5] [--sizes 1 10 100]
 
 Each figure of traffic is the median of ratios of two runs beside each other, in turn before and after. Hosts
-are namespaces on a switch, so "host to host" is memory speed, not a wire's. Deaths and sizes: medians, from the
-command or the commit, as a client that asks all the time sees them. Needs root and gcc.
+are namespaces on a switch, so "host to host" is memory speed, not a wire's. Deaths and sizes: medians, from
+the command or the commit, as a client that asks all the time sees them. Needs root and gcc.
 """
 
 from __future__ import annotations
@@ -14,31 +14,26 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
-sys.path.insert(0, str(Path(__file__).parent))
 
-from bench_vip import compiled, serving
 from lab_cli import wait_for
-from net_hosts import command_in, run_in, start_in
+from net_hosts import command_in, run_in
 from net_lab import NetLab, Task, lookup, net_lab
+from traffic import KINDS, Way, compare, serving, traffic_program
 
 from swarmpy.errors import SwarmError
 
 PORT = 7_000
 HOST_MODE_PORT = 7_200
 RAW = "10.99.0"
-KINDS = {"push": "throughput", "ask": "requests/s", "call": "connections/s"}
 SLEEP = ("host", "sleep", "1000000")
 CLIENT_NODE, SERVER_NODE, OTHER_NODE = "node-4", "node-5", "node-3"
-
-Way = tuple[Path, str, int]
 
 
 # --- traffic
@@ -56,14 +51,6 @@ def add_raw_vxlan(lab: NetLab, *nodes: str) -> None:
             command_in(path, "ip", *line.split())
 
 
-def measure(program: str, kind: str, way: Way, seconds: float) -> tuple[float, float]:
-    """Operations (bytes) per second, and the median latency in microseconds."""
-    path, address, port = way
-    words = command_in(path, program, kind, address, str(port), str(seconds)).split()
-    assert words[3] == "0", f"{kind} {address}: {words[3]} failures"
-    return float(words[0]) / float(words[1]), float(words[2])
-
-
 def bench_traffic(lab: NetLab, rounds: int, seconds: float) -> None:
     """What is compared: (name, its way, the name of what it is divided by, that way)."""
     lab.network("bench")
@@ -74,14 +61,14 @@ def bench_traffic(lab: NetLab, rounds: int, seconds: float) -> None:
     lab.create("near", "--network", "bench", "--constraint", f"node.hostname=={CLIENT_NODE}", *SLEEP)
     far, near = placed(lab, "far"), placed(lab, "near")
     add_raw_vxlan(lab, CLIENT_NODE, SERVER_NODE)
-    host = (lab.path(CLIENT_NODE), lab.address(SERVER_NODE), PORT + 100)
-    raw = (lab.path(CLIENT_NODE), f"{RAW}.2", PORT + 100)
-    direct = (near.path, far.at["bench"], PORT)
-    vip = (near.path, lab.vip("far", "bench"), PORT)
+    host = Way(lab.path(CLIENT_NODE), lab.address(SERVER_NODE), PORT + 100)
+    raw = Way(lab.path(CLIENT_NODE), f"{RAW}.2", PORT + 100)
+    direct = Way(near.path, far.at["bench"], PORT)
+    vip = Way(near.path, lab.vip("far", "bench"), PORT)
     outside = lab.path()
-    mode_host = (outside, lab.address(SERVER_NODE), HOST_MODE_PORT)
-    entry = (outside, lab.address(SERVER_NODE), PORT)
-    across = (outside, lab.address(OTHER_NODE), PORT)
+    mode_host = Way(outside, lab.address(SERVER_NODE), HOST_MODE_PORT)
+    entry = Way(outside, lab.address(SERVER_NODE), PORT)
+    across = Way(outside, lab.address(OTHER_NODE), PORT)
     pairs = [
         ("raw VXLAN", raw, "host to host", host),
         ("task to task", direct, "raw VXLAN", raw),
@@ -91,36 +78,17 @@ def bench_traffic(lab: NetLab, rounds: int, seconds: float) -> None:
         ("mesh, another node asked", across, "a host-mode port", mode_host),
     ]
     with ExitStack() as stack:
-        program = compiled(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmpy-bench-"))))
-        stack.enter_context(serving(far.path, program))
-        stack.enter_context(serving_on(lab.path(SERVER_NODE), program, PORT + 100))
+        program = stack.enter_context(traffic_program())
+        stack.enter_context(serving(far.path, program, PORT))
+        stack.enter_context(serving(lab.path(SERVER_NODE), program, PORT + 100))
         for name, way, base_name, base in pairs:
             print(f"{name} ÷ {base_name}:", end="", flush=True)
             for kind, label in KINDS.items():
-                found = []
-                for number in range(rounds):
-                    ways = {"own": way, "base": base}
-                    order = ("own", "base") if number % 2 else ("base", "own")
-                    pair = {each: measure(program, kind, ways[each], seconds) for each in order}
-                    found.append((pair["own"], pair["base"]))
-                ratio = statistics.median(own[0] / plain[0] for own, plain in found)
-                added = statistics.median(own[1] - plain[1] for own, plain in found)
-                rest = f", latency {added:+.1f} us" if kind == "ask" else ""
-                print(f"  {label} {ratio:.2f}{rest}", end="", flush=True)
+                found = compare(program, kind, way, base, rounds=rounds, seconds=seconds)
+                rest = f", latency {found.added_us:+.1f} us" if kind == "ask" else ""
+                print(f"  {label} {found.rate:.2f}{rest}", end="", flush=True)
             print()
     lab.remove("far", "near")
-
-
-@contextmanager
-def serving_on(path: Path, program: str, port: int) -> Iterator[None]:
-    server = start_in(path, program, "serve", str(port))
-    try:
-        assert server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
-        yield
-    finally:
-        server.kill()
-        server.wait()
 
 
 def placed(lab: NetLab, service: str) -> Task:
@@ -174,7 +142,7 @@ def bench_deaths(lab: NetLab, times: int) -> None:
         pid = task_pid(lab, victim)
         lab.lab.exec(victim.node, ["kill", "-9", str(pid)])
         died = time.monotonic()
-        committed = until(lambda: victim_state(lab, victim) != "running")
+        committed = until(lambda: victim_state(lab, victim) != "running")  # noqa: B023
         gone = max(watch.wait() for watch in watches)
         from_death.append(gone - died)
         from_commit.append(gone - committed)
