@@ -43,6 +43,7 @@ from swarmpy.model.discovery import (
     RecordKind,
 )
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
+from swarmpy.model.network_rules import DHCP_IPAM
 from swarmpy.model.objects import Kind, Network
 
 MTU_OPTION = "com.docker.network.driver.mtu"
@@ -339,7 +340,7 @@ class Directory:
         picture = self._picture(network.id)
         config = network_config(network)
         if picture.config != config:
-            picture.config = config
+            picture.configure(config)
             if config.is_ingress:
                 for node_id in self._peers:
                     self._show_node(picture, node_id)
@@ -399,5 +400,6 @@ def network_config(network: Network) -> NetworkConfig:
         is_internal=spec.internal,
         is_encrypted=is_encrypted(spec),
         is_ingress=spec.ingress,
+        is_dhcp=spec.ipam_options is not None and spec.ipam_options.driver.name == DHCP_IPAM,
         options=options,
     )

@@ -9,6 +9,7 @@ unexpanded.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
 from collections.abc import Callable, Mapping
@@ -105,11 +106,16 @@ def _legs(task: Task, networks: Mapping[NetworkId, NetworkConfig]) -> tuple[Leg,
             network=networks[place.network_id],
             link=f"eth{number}",
             addresses=place.addresses,
-            mac=place.mac or mac_of(place.addresses[0]),
+            mac=place.mac or (mac_of(place.addresses[0]) if place.addresses else _mac_of_task(task)),
         )
         for number, place in enumerate(task.networks)
-        if place.addresses
+        if place.addresses or networks[place.network_id].is_dhcp
     )
+
+
+def _mac_of_task(task: Task) -> str:
+    """Where the address is not known beforehand: the same whenever it is asked for."""
+    return "02:53:" + hashlib.sha256(task.id.encode()).digest()[:4].hex(":")
 
 
 def _mode(revision: Revision) -> str:

@@ -35,6 +35,8 @@ V = TypeVar("V")
 SHORT_ID_CHARS = 12
 """Containers go by this many characters of their id."""
 _TASKS = "tasks."
+NODE_DRIVERS = frozenset({"bridge", "nat"})
+"""Drivers of networks that each node has for itself: tasks of other nodes are on other ones."""
 
 
 def bare(address: str) -> str:
@@ -155,6 +157,13 @@ class NetworkPicture:
 
     # --- what is known
 
+    def configure(self, config: NetworkConfig) -> None:
+        is_told_apart = config.driver in NODE_DRIVERS and self.config is None
+        self.config = config
+        if is_told_apart:
+            for task_id in list(self.endpoints):
+                self._show(task_id)
+
     def take_service(self, service: NetworkService) -> None:
         self.services[service.service_id] = service
         self._dirty[service.service_id] = None
@@ -252,7 +261,7 @@ class NetworkPicture:
 
     def _picture_of(self, endpoint: NetworkEndpoint) -> _Shown:
         local = self._locals.get(endpoint.task_id)
-        is_gone = endpoint.state is EndpointState.LOST
+        is_gone = endpoint.state is EndpointState.LOST or self._is_elsewhere(endpoint)
         if is_gone or (local is None and endpoint.node_id == self._node_id):
             return _NOTHING
         addresses = tuple(sorted(bares(endpoint.addresses)))
@@ -269,6 +278,7 @@ class NetworkPicture:
             endpoint is None
             or endpoint.node_id == self._node_id
             or endpoint.state is EndpointState.LOST
+            or self._is_elsewhere(endpoint)
             or not endpoint.addresses
         ):
             self._remotes.drop(task_id)
@@ -276,6 +286,11 @@ class NetworkPicture:
         mac = endpoint.mac or mac_of(endpoint.addresses[0])
         remote = RemoteEndpoint(node_id=endpoint.node_id, addresses=bares(endpoint.addresses), mac=mac)
         self._remotes.put(task_id, remote)
+
+    def _is_elsewhere(self, endpoint: NetworkEndpoint) -> bool:
+        """Whether it is on another node's network of that name, which nobody here can reach."""
+        is_local = self.config is not None and self.config.driver in NODE_DRIVERS
+        return is_local and endpoint.node_id != self._node_id
 
     def _show_active(self, before: _Shown, after: _Shown) -> None:
         if (before.service_id, before.active) == (after.service_id, after.active):

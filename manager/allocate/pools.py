@@ -10,8 +10,8 @@
 Subnets and VNIs are handed out in turn, each search goes on after the last choice, so that what was just
 given up, which some machine may still have state of, is not handed out next. What a network has it keeps.
 
-Networks of other drivers are the nodes' own: they get nothing here but, where the user named a subnet, the
-gateway of it; their tasks then get addresses from it.
+Networks of other drivers get subnets alike, so that no two tasks of the swarm have one address, and no VNI;
+but those whose tasks ask the LAN for addresses get nothing.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.defaults import ADDRESS_POOL, OVERLAY_DRIVER, SUBNET_SIZE, network_driver
 from swarmpy.model.ids import ID_BYTES, NetworkId, make_id
+from swarmpy.model.network_rules import DHCP_IPAM
 from swarmpy.model.objects import Cluster, Network
 from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkSpec
 
@@ -73,10 +74,9 @@ def is_overlay(spec: NetworkSpec) -> bool:
 
 
 def has_addresses(spec: NetworkSpec) -> bool:
-    """Whether tasks get addresses of the cluster's choice in the network, or of their node's."""
-    if spec.config_only:
-        return False
-    return is_overlay(spec) or any(config.subnet for config in _wished(spec))
+    """Whether tasks get addresses of the cluster's choice in the network, or of the LAN's."""
+    ipam = spec.ipam_options
+    return not spec.config_only and not (ipam is not None and ipam.driver.name == DHCP_IPAM)
 
 
 def needs_allocation(network: Network) -> bool:
@@ -178,7 +178,7 @@ class Pools:
 
     def _subnets(self, spec: NetworkSpec) -> tuple[IPAMConfig, ...]:
         configs = list(_wished(spec))
-        if is_overlay(spec):
+        if has_addresses(spec):
             families = {parse_subnet(config.subnet).version for config in configs}
             if IPV4 not in families:
                 configs.insert(0, self._free_subnet(IPV4))

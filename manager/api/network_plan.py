@@ -35,7 +35,7 @@ from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkSpec
 from swarmpy.model.value import Value
 
 DRIVERS: Final = frozenset(
-    {OVERLAY_DRIVER, "bridge", "nat", "macvlan", "transparent", "l2bridge", "l2tunnel"}
+    {OVERLAY_DRIVER, "bridge", "nat", "macvlan", "transparent", "ipvlan", "l2bridge", "l2tunnel"}
 )
 """Which of the nodes' own ones a node can do, it finds out itself; its tasks say so."""
 SINGLE_DRIVERS: Final = frozenset({"host", "null"})
@@ -89,6 +89,7 @@ def _accept(view: View, wish: NetworkRequest) -> NetworkSpec:
     except InvalidArgument as error:
         raise texts.invalid(error) from None
     network_rules.check_driver(spec.driver_configuration)
+    network_rules.check_dhcp(spec)
     if not spec.config_only:
         pools.check_network(spec)  # else it would be stored and never get what it needs
     if spec.ingress and (other := view.ingress_network()) is not None:

@@ -18,6 +18,13 @@ from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkAttachme
 
 MTU_OPTION: Final = "com.docker.network.driver.mtu"
 VXLAN_IDS_OPTION: Final = "com.docker.network.driver.overlay.vxlanid_list"
+DHCP_IPAM: Final = "dhcp"
+"""The address driver of networks whose tasks ask the LAN's own DHCP server."""
+LAN_DRIVERS: Final = frozenset({"macvlan", "transparent", "l2tunnel"})
+"""Drivers of which a task has a MAC of its own on the LAN."""
+PARENT_OPTION: Final = "parent"
+MODE_OPTION: Final = "macvlan_mode"
+_MODES: Final = ("bridge", "vepa", "private", "passthru")
 VXLAN_ID_MIN: Final = 4096
 VXLAN_ID_MAX: Final = (1 << 24) - 1
 SUBNET_SIZE_MAX: Final = 29
@@ -47,7 +54,28 @@ def check_driver(driver: Driver | None) -> None:
             f'invalid value "{mtu}" for {MTU_OPTION}: give a number of bytes between '
             f"{NETWORK_MTU_BYTES_MIN} and {NETWORK_MTU_BYTES_MAX}"
         )
+    parent = options.get(PARENT_OPTION)
+    if parent is not None and not _LINK.match(parent):
+        raise InvalidArgument(f'invalid value "{parent}" for {PARENT_OPTION}: give the name of an interface')
+    mode = options.get(MODE_OPTION, "bridge")
+    if mode not in _MODES:
+        raise InvalidArgument(f'invalid value "{mode}" for {MODE_OPTION}: give one of {", ".join(_MODES)}')
     vxlan_id(driver)
+
+
+def check_dhcp(spec: NetworkSpec) -> None:
+    """Asking the LAN makes sense only for who is on it, and leaves nothing for the swarm to choose."""
+    options = spec.ipam_options
+    if options is None or options.driver.name != DHCP_IPAM or spec.config_only:
+        return
+    driver = spec.driver_configuration.name if spec.driver_configuration is not None else ""
+    if driver not in LAN_DRIVERS:
+        raise InvalidArgument(
+            f'the address driver "{DHCP_IPAM}" is for networks of the drivers '
+            f"{', '.join(sorted(LAN_DRIVERS))}"
+        )
+    if options.configs:
+        raise InvalidArgument(f'the address driver "{DHCP_IPAM}" takes no subnets: the LAN has its own')
 
 
 def vxlan_id(driver: Driver | None) -> int:
@@ -81,7 +109,7 @@ def check_ipam(options: IPAMOptions | None, *, has_ipv6: bool) -> None:
     """All that is wrong with the subnets, in one sentence each."""
     if options is None:
         return
-    if options.driver.name not in ("", "default"):
+    if options.driver.name not in ("", "default", DHCP_IPAM):
         raise InvalidArgument(f"error during lookup of plugin {options.driver.name}")
     problems = [problem for config in options.configs for problem in _ipam_problems(config, has_ipv6)]
     problems += _overlaps(options)

@@ -25,6 +25,7 @@ import structlog
 
 from agent.dataplane.base import BackendCapabilities, Endpoint, NodeState
 from agent.dataplane.linux import namespaces, netlink, plan, preflight
+from agent.dataplane.linux.drivers.probe import find_drivers
 from agent.dataplane.linux.mesh.probe import find_lacking
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Cutting, LegMaker, Mending
@@ -97,11 +98,12 @@ class LinuxBackend:
         if missing:
             return BackendCapabilities(name=self.name, is_usable=False, missing=missing)
         overlays = await self._run(preflight.find_lacking_of_overlays)
+        drivers, lacking = await self._run(find_drivers)
         return BackendCapabilities(
             name=self.name,
             is_usable=True,
-            drivers=("bridge", "host", "none") if overlays else ("bridge", "host", "none", "overlay"),
-            lacking=overlays + await self._run(find_lacking),
+            drivers=drivers if overlays else tuple(sorted((*drivers, "overlay"))),
+            lacking=overlays + lacking + await self._run(find_lacking),
             encryption=self._parts.encryption.told,
             wireguard_key=self._parts.encryption.wireguard_key,
         )

@@ -138,3 +138,22 @@ class Encryption(Part, Protocol):
     def carry(self, network: NetworkConfig) -> Carriage:
         """As applied last. TaskRejected with what is missing, if this node cannot encrypt."""
         ...
+
+
+# --- networks that are joined by something else than a tunnel
+
+
+class Uplink(Protocol):
+    """What joins the bridge of such a network with the world; nothing, maybe."""
+
+    def carry(self, network: NetworkConfig) -> Carriage:
+        """Of which the MTU matters alone. TaskRejected with what is missing, if this node cannot do it."""
+        ...
+
+    def plug(self, network: NetworkConfig, sandbox: Space) -> None:
+        """The sandbox with its bridge stands; called for a new one and when mending."""
+        ...
+
+    def unplug(self, network_id: NetworkId) -> None:
+        """The network's sandbox is about to go."""
+        ...

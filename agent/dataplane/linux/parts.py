@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.dataplane.linux import plan
 from agent.dataplane.linux.balancing.connections import Connections
 from agent.dataplane.linux.balancing.part import Balancing
+from agent.dataplane.linux.drivers.part import Direct
+from agent.dataplane.linux.drivers.uplinks import BRIDGED_DRIVERS, Translation, Uplinks
 from agent.dataplane.linux.encryption.part import Encryption
 from agent.dataplane.linux.gateway import Gateway
 from agent.dataplane.linux.guard import Guard
@@ -14,6 +17,7 @@ from agent.dataplane.linux.mesh.part import Mesh
 from agent.dataplane.linux.names import NamesPart
 from agent.dataplane.linux.overlays.part import Overlays
 from agent.dataplane.linux.part import Part
+from agent.dataplane.linux.policy.part import PolicyPart
 from agent.dataplane.linux.ports import PortReservations
 
 
@@ -37,11 +41,18 @@ def make_parts(netns_dir: Path, *, subnet: str = "") -> Parts:
     gateway = Gateway(netns_dir, ports=ports, subnet=subnet)
     encryption = Encryption(netns_dir.parent)
     overlays = Overlays(netns_dir, encryption=encryption)
+    uplinks = Uplinks()
+    bridges = Overlays(netns_dir, uplink=uplinks, drivers=BRIDGED_DRIVERS, prefix=plan.LAN_PREFIX)
     ordered: tuple[Part, ...] = (
         Guard(),
         encryption,
         gateway,
         overlays,
+        uplinks,
+        bridges,
+        Translation(uplinks),
+        Direct(netns_dir),
+        PolicyPart(overlays.sandbox, bridges.sandbox),
         Balancing(),
         Connections(),
         NamesPart(),

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
 from agent.dataplane import diff
-from agent.dataplane.base import Endpoint, HostPort
+from agent.dataplane.base import Endpoint, HostPort, Leg
 from agent.dns.zone import RESOLVER_ADDRESS, has_resolver
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import NetworkId, TaskId
@@ -26,6 +26,11 @@ GATEWAY_LINK = "sw-gw"
 GATEWAY_NETNS = ".gateway"
 """The bridge's namespace; no task's id begins with a dot."""
 SANDBOX_PREFIX = ".net-"
+"""Of overlay networks' namespaces."""
+LAN_PREFIX = ".lan-"
+"""Of other networks' that have a bridge of their own."""
+OUTWARD_DRIVERS = frozenset({"macvlan", "transparent", "ipvlan", "l2bridge", "l2tunnel"})
+"""Their tasks are on the node's own LAN, and reach the outside through that."""
 BRIDGE = "br0"
 BRIDGE_INDEX = 2
 """Fixed, so that nothing has to be looked up. Loopback is 1."""
@@ -55,9 +60,9 @@ def port_name(task_id: TaskId) -> str:
     return PORT_PREFIX + hashlib.sha256(task_id.encode()).hexdigest()[:_PORT_CHARS]
 
 
-def sandbox_path(netns_dir: Path, network_id: NetworkId) -> Path:
-    """Where the namespace of an overlay network is kept."""
-    return netns_dir / f"{SANDBOX_PREFIX}{network_id[:_NETWORK_CHARS]}"
+def sandbox_path(netns_dir: Path, network_id: NetworkId, *, prefix: str = SANDBOX_PREFIX) -> Path:
+    """Where the namespace of a network's bridge is kept."""
+    return netns_dir / f"{prefix}{network_id[:_NETWORK_CHARS]}"
 
 
 def network_port_name(task_id: TaskId) -> str:
@@ -70,9 +75,18 @@ def endpoint_mac(address: IPv4Address) -> str:
 
 
 def has_node_leg(endpoint: Endpoint) -> bool:
-    """Whether the task reaches the outside through the node: not if all its networks are internal."""
+    """Whether the task reaches the outside through the node: not if all its networks are internal, nor if one
+    leads there by itself.
+    """
     is_internal = bool(endpoint.legs) and all(leg.network.is_internal for leg in endpoint.legs)
-    return not endpoint.mode and not is_internal
+    return not endpoint.mode and not is_internal and not outward_legs(endpoint)
+
+
+def outward_legs(endpoint: Endpoint) -> list[Leg]:
+    """Those that lead to the outside without the node's help."""
+    return [
+        leg for leg in endpoint.legs if leg.network.driver in OUTWARD_DRIVERS and not leg.network.is_internal
+    ]
 
 
 def node_link(endpoint: Endpoint) -> str:
@@ -89,6 +103,11 @@ def refusal(endpoint: Endpoint) -> str:
         return f"{endpoint.mode!r} is no network mode: there are host and none"
     if endpoint.host_ports and endpoint.mode == NONE_MODE:
         return "a task on the network none cannot publish ports: it has no way to the outside"
+    if endpoint.host_ports and not endpoint.mode and outward_legs(endpoint):
+        return (
+            f"a task on a {outward_legs(endpoint)[0].network.driver} network cannot publish ports in host "
+            "mode: it is on the node's LAN itself, and reached there by its own address"
+        )
     if endpoint.host_ports and not endpoint.mode and not has_node_leg(endpoint):
         return (
             "a task whose networks are all internal cannot publish ports in host mode: it has no way to the "

@@ -17,7 +17,7 @@ from agent.dataplane.base import Leg, NetworkConfig, NetworkState
 from agent.dataplane.linux import netlink, netlink_links, plan
 from agent.dataplane.linux.overlays import spoofing
 from agent.dataplane.linux.overlays.sandbox import NetworkSandbox
-from agent.dataplane.linux.part import Carriage, Space
+from agent.dataplane.linux.part import Carriage, Space, Uplink
 from agent.dataplane.plan import MTU_MIN, MTU_OPTION, Entries, SandboxPlan, Tunnel, mac_of
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.model.ids import TaskId
@@ -32,11 +32,14 @@ _GONE = frozenset({errno.ENODEV})
 class OverlayNetwork:
     """``legs``: of tasks here. ``broken``: tasks whose port was missing when the kernel was asked last."""
 
-    def __init__(self, config: NetworkConfig, path: Path, *, node: Space) -> None:
+    def __init__(
+        self, config: NetworkConfig, path: Path, *, node: Space, uplink: Uplink | None = None
+    ) -> None:
         self.config = config
         self.legs: dict[TaskId, Leg] = {}
         self.broken: frozenset[TaskId] = frozenset()
         self.sandbox = NetworkSandbox(path, node, config.name or config.id)
+        self._uplink = uplink
         self._entries = Entries()
         self._is_certain = False
         self._state: NetworkState | None = None
@@ -80,12 +83,14 @@ class OverlayNetwork:
         self.config = state.config
         change = self._entries.change_to(state.remotes, carriage.routes)
         mtu = _mtu_of(state.config, carriage)
-        tunnel = Tunnel(state.config.vni, carriage.port, carriage.local)
+        tunnel = None if self._uplink else Tunnel(state.config.vni, carriage.port, carriage.local)
         is_small = self._is_certain and (mtu, tunnel) == (self._mtu, self._tunnel)
         self._mtu, self._tunnel = mtu, tunnel
         if not is_small:
             self._reconcile()
-        elif not change.is_empty:
+            if self._uplink is not None:
+                self._uplink.plug(state.config, self.sandbox.space)
+        elif tunnel is not None and not change.is_empty:
             self.sandbox.set_entries(change)
         self._state, self._carriage = state, carriage
         self._is_certain = True

@@ -17,7 +17,7 @@ from agent.dataplane.linux import plan
 from agent.dataplane.linux.overlays.network import OverlayNetwork
 from agent.dataplane.linux.overlays.sandbox import NetworkSandbox
 from agent.dataplane.linux.overlays.underlay import find_device
-from agent.dataplane.linux.part import Carriage, Encryption, Space
+from agent.dataplane.linux.part import Carriage, Encryption, Space, Uplink
 from swarmpy.errors import SwarmError, TaskRejected, Unavailable
 from swarmpy.model.ids import NetworkId, NodeId, TaskId
 
@@ -25,10 +25,25 @@ DRIVER = "overlay"
 
 
 class Overlays:
-    """A ``LegMaker`` that mends. ``encryption`` None: networks that are to be encrypted are refused."""
+    """A ``LegMaker`` that mends. ``encryption`` None: networks that are to be encrypted are refused.
 
-    def __init__(self, netns_dir: Path, *, encryption: Encryption | None = None) -> None:
+    ``drivers``: networks of other drivers that are made alike, but for ``uplink`` instead of a tunnel. Their
+    namespaces' names begin with ``prefix``.
+    """
+
+    def __init__(
+        self,
+        netns_dir: Path,
+        *,
+        encryption: Encryption | None = None,
+        uplink: Uplink | None = None,
+        drivers: frozenset[str] = frozenset({DRIVER}),
+        prefix: str = plan.SANDBOX_PREFIX,
+    ) -> None:
         self._netns_dir = netns_dir
+        self._drivers = drivers
+        self._prefix = prefix
+        self._uplink = uplink
         self._encryption = encryption
         self._node: Space | None = None
         self._state = NodeState()
@@ -46,7 +61,7 @@ class Overlays:
 
     def adopt(self, endpoints: Iterable[Endpoint]) -> None:
         for endpoint in endpoints:
-            for leg in overlay_legs(endpoint):
+            for leg in self._legs(endpoint):
                 self._network(leg.network).adopt(endpoint.task_id, leg)
 
     def shut_down(self) -> None:
@@ -65,7 +80,9 @@ class Overlays:
         """Every network gets its turn, whatever becomes of the others; the first error is raised then."""
         self._state = state
         wanted = {
-            network_id for network_id, network in state.networks.items() if network.config.driver == DRIVER
+            network_id
+            for network_id, network in state.networks.items()
+            if network.config.driver in self._drivers
         }
         errors: list[SwarmError] = []
         for network_id in sorted(set(self._networks) - wanted):
@@ -106,6 +123,8 @@ class Overlays:
     def _carriage(self, config: NetworkConfig) -> Carriage:
         """How its frames travel, with an MTU. Errors say what is missing."""
         name = config.name or config.id
+        if self._uplink is not None:
+            return self._uplink.carry(config)
         if not config.is_encrypted:
             return self._plain_carriage(name)
         if self._encryption is None:
@@ -140,14 +159,14 @@ class Overlays:
     def _network(self, config: NetworkConfig) -> OverlayNetwork:
         network = self._networks.get(config.id)
         if network is None:
-            path = plan.sandbox_path(self._netns_dir, config.id)
+            path = plan.sandbox_path(self._netns_dir, config.id, prefix=self._prefix)
             for other in self._networks.values():
                 if other.sandbox.path == path:
                     raise TaskRejected(
                         f"the networks {config.name or config.id} and {other.config.name or other.config.id} "
                         "have ids that begin alike, so this node can have one of them only; make one anew"
                     )
-            network = OverlayNetwork(config, path, node=self._own_node())
+            network = OverlayNetwork(config, path, node=self._own_node(), uplink=self._uplink)
             self._networks[config.id] = network
         return network
 
@@ -158,13 +177,15 @@ class Overlays:
     def _remove(self, network_id: NetworkId) -> None:
         network = self._networks[network_id]
         with _translated(f"network {network.config.name or network_id}"):
+            if self._uplink is not None:
+                self._uplink.unplug(network_id)
             network.sandbox.remove()
         del self._networks[network_id]
 
     def _collect_leftovers(self) -> None:
         """Sandboxes that nothing is known of: of networks that this node left while the daemon was away."""
         known = {network.sandbox.path for network in self._networks.values()}
-        for path in sorted(self._netns_dir.glob(f"{plan.SANDBOX_PREFIX}*")):
+        for path in sorted(self._netns_dir.glob(f"{self._prefix}*")):
             if path not in known:
                 with _translated(f"the namespace {path}"):
                     NetworkSandbox(path, self._own_node(), path.name).remove()
@@ -173,7 +194,7 @@ class Overlays:
 
     def attach(self, endpoint: Endpoint, space: Space) -> None:
         task_id = endpoint.task_id
-        wanted = {leg.network.id: leg for leg in overlay_legs(endpoint)}
+        wanted = {leg.network.id: leg for leg in self._legs(endpoint)}
         for network in self._networks.values():
             if task_id in network.legs and network.config.id not in wanted:
                 with _translated(f"the network of task {task_id}"), network.doubting():
@@ -214,13 +235,12 @@ class Overlays:
         network = self._networks.get(network_id)
         return network.describe() if network is not None and network.is_certain else {}
 
+    def _legs(self, endpoint: Endpoint) -> list[Leg]:
+        return [leg for leg in endpoint.legs if leg.network.driver in self._drivers]
+
     def _own_node(self) -> Space:
         assert self._node is not None, "the backend was not started"
         return self._node
-
-
-def overlay_legs(endpoint: Endpoint) -> list[Leg]:
-    return [leg for leg in endpoint.legs if leg.network.driver == DRIVER]
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from swarmpy.model.objects import (
     TaskStatus,
     VirtualIP,
 )
-from swarmpy.model.specs import IPAMConfig, NetworkAttachmentConfig
+from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkAttachmentConfig
 from swarmpy.model.states import TaskState
 
 SMALL = IPAMConfig(subnet="10.1.2.0/29")
@@ -249,9 +249,11 @@ def test_both_families_or_none() -> None:
     assert len(room.tables.tasks_of_network(room.network.id)) == 2
 
 
-def test_networks_of_nodes_have_no_addresses_of_ours() -> None:
+def test_networks_that_ask_the_lan_have_no_addresses_of_ours() -> None:
     room = Room(SMALL)
-    bridge = replace(make_network("br", driver="bridge"), id="br")
+    lan = make_network("br", driver="macvlan")
+    asking = IPAMOptions(driver=Driver(name="dhcp"))
+    bridge = replace(lan, id="br", spec=replace(lan.spec, ipam_options=asking))
     wish = NetworkAttachmentConfig(target="br", aliases=("db",))
     (given,) = room.addresses.claims(room.tables).attachments((Place(bridge, wish),))
     assert given == NetworkAttachment(network_id=bridge.id, aliases=("db",))

@@ -16,7 +16,6 @@ from swarmpy.model.objects import (
     EnginePlugin,
     Kind,
     Network,
-    NetworkAttachment,
     Task,
 )
 from swarmpy.model.specs import (
@@ -345,7 +344,8 @@ def test_an_update_in_a_network_with_one_address_to_spare(order: UpdateOrder) ->
     world.assert_quiet()
 
 
-def test_macvlan_addresses_are_unique_in_the_cluster() -> None:
+def test_addresses_of_all_drivers_are_unique_in_the_cluster() -> None:
+    """Subnets too, but for those that users chose; there are no virtual addresses and no VNI."""
     lan = make_network("lan", IPAMConfig(subnet="192.168.7.0/24"), driver="macvlan")
     engine = EngineDescription(plugins=(EnginePlugin(type="Network", name="macvlan"),))
     world = world_of(lan, make_network("br", driver="bridge"))
@@ -353,9 +353,12 @@ def test_macvlan_addresses_are_unique_in_the_cluster() -> None:
         world.change_node(id_, description=replace(world.node(id_).description, engine=engine))
     world.create_service("web", spec("web", "lan", "br", replicas=3))
     world.settle()
-    assert len(set(addresses(world, "web"))) == 3
+    assert len(set(addresses(world, "web"))) == 6
     assert vips(world, "web") == {}
-    assert world.tasks("web")[0].networks[1] == NetworkAttachment(network_id=NetworkId("br"))
+    bridge = network(world, "br")
+    assert bridge.ipam_options is not None
+    assert bridge.ipam_options.configs[0].subnet
+    assert vni_of(bridge) == 0
 
 
 def test_both_families() -> None:
