@@ -65,7 +65,7 @@ REVISIONS_KEPT = 6
 PORTS_RETRY_S = 30.0
 """Between attempts to publish a port while every number of the dynamic range is taken."""
 ADDRESSES_RESTING_MAX = 10_000
-"""Released addresses of one network and family that are remembered, so that they are the last to be reused."""
+"""Released addresses of one network and family that are remembered, so as to be the last to be reused."""
 ADDRESSES_RETRY_S = 30.0
 """Between attempts to give a service or a node an address while a network has none left."""
 NETWORKS_RETRY_S = 30.0
@@ -289,7 +289,7 @@ DRAIN_S = 0.2
 """Between the order to stop a task that others reach through a network and its stop: by then names and
 virtual addresses lead to it no more."""
 JOURNAL_DISCOVERY_MAX = 100_000
-"""Networks and records of them that the agent's journal keeps; a restarted agent gets more with its session."""
+"""Networks and records of them that the agent's journal keeps; more come with a restarted agent's session."""
 JOURNAL_CHECKPOINT_COMMITS = 1_000
 """Commits to the agent's journal after which its write-ahead file is folded in."""
 JOURNAL_LOCK_TIMEOUT_S = 5.0
@@ -309,6 +309,9 @@ IMAGE_MANIFESTS_MAX = 256
 
 MESH_STICKY_SLOTS = 1_024
 """Slots of a published port whose clients stick to a task."""
+NFT_DESCRIPTORS_HELD = 384
+"""Of a daemon's first 1,024 descriptors those for nftables, which can do with no others: of as many tasks as
+below, of networks, and of the node."""
 NFT_CONTEXTS_MAX = 256
 """Tasks whose nftables context is kept open; another's is made when needed, in a fifth of a millisecond."""
 
@@ -385,6 +388,8 @@ STALE_RETRIES_MAX = 20
 PROGRESS_PERIOD_S = 0.2
 PROGRESS_ROWS_MAX = 20
 """Replicas that a progress display shows one by one; more are only counted."""
+DAEMON_FILES_MAX = 1 << 20
+"""Files that a daemon raises its limit to, where it may; as many as its systemd unit says."""
 DAEMON_START_TIMEOUT_S = 30.0
 DAEMON_START_POLL_S = 0.05
 

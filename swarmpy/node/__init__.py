@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
@@ -21,6 +22,7 @@ from manager.api.server import ApiServer
 from swarmpy.config import NodeConfig
 from swarmpy.errors import InvalidArgument, SwarmError
 from swarmpy.lean import return_memory
+from swarmpy.limits import DAEMON_FILES_MAX
 from swarmpy.log import configure
 from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.node.images import Images
@@ -37,7 +39,17 @@ EXIT_FATAL = 3
 def run(config: NodeConfig) -> int:
     """Run the daemon until it is told to stop; the process's exit code. ``SwarmError`` if it can't start."""
     configure(config.log_level, config.log_format)
+    raise_file_limit()
     return asyncio.run(serve(config, Env()))
+
+
+def raise_file_limit() -> None:
+    """A shell's limit of 1,024 files is soon reached: each agent is a connection, and each task here has
+    sockets for its names and addresses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DAEMON_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, DAEMON_FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 async def serve(config: NodeConfig, env: Env) -> int:

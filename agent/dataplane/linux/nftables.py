@@ -4,7 +4,9 @@ A context is bound to the network namespace in which it was made and keeps that 
 of commands is one transaction: it is carried out whole or not at all. Blocking; not for two threads at once.
 
 The library waits with select(2), which ends the process if its socket's descriptor is not among the first
-1,024. So a context is refused rather than made beyond them, and who holds many descriptors keeps those free.
+1,024. So a context is refused rather than made beyond them; who holds many descriptors keeps those free; and
+from the first context on some are held for others, since whoever else opens files, such as a manager with a
+thousand connections, takes the lowest that are free.
 """
 
 from __future__ import annotations
@@ -12,9 +14,14 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import resource
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from swarmpy.errors import Unavailable
+from swarmpy.limits import NFT_DESCRIPTORS_HELD
 
 _LIBRARY = "libnftables.so.1"
 MISSING = (
@@ -69,6 +76,53 @@ def is_present() -> bool:
     return _open() is not None
 
 
+class LowDescriptors:
+    """So many of the process's first descriptors belong to contexts: those that have one, and those that may
+    be made yet."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._held: list[int] = []
+        self._lent = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lending(self) -> Iterator[None]:
+        """One is free in the block, and stays with whom the block made; or Unavailable."""
+        with self._lock:
+            for fd in self._held[-_SPARE_DESCRIPTORS:]:
+                os.close(fd)
+            del self._held[-_SPARE_DESCRIPTORS:]
+            try:
+                if _next_descriptor() >= LOW_DESCRIPTORS - _SPARE_DESCRIPTORS:
+                    raise Unavailable(
+                        "the daemon has too many files open for nftables, which needs one of the first 1,024"
+                    )
+                yield
+                self._lent += 1
+            finally:
+                self._hold()
+
+    def give_back(self) -> None:
+        with self._lock:
+            self._lent -= 1
+            self._hold()
+
+    def _hold(self) -> None:
+        if resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= LOW_DESCRIPTORS:
+            return  # there are no others: who opens files needs these
+        while len(self._held) + self._lent < self._count:
+            fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            if fd >= LOW_DESCRIPTORS - _SPARE_DESCRIPTORS:
+                os.close(fd)
+                return
+            self._held.append(fd)
+
+
+_descriptors = LowDescriptors(NFT_DESCRIPTORS_HELD)
+"""The process's: there is one table of descriptors."""
+
+
 def _next_descriptor() -> int:
     fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     os.close(fd)
@@ -82,14 +136,11 @@ class Nftables:
         library = _open()
         if library is None:
             raise Unavailable(MISSING)
-        if _next_descriptor() >= LOW_DESCRIPTORS - _SPARE_DESCRIPTORS:
-            raise Unavailable(
-                "the daemon has too many files open for nftables, which needs one of the first 1,024"
-            )
         self._library = library
-        self._context: int | None = library.nft_ctx_new(0)
-        if not self._context:
-            raise Unavailable("libnftables gave no context: the kernel may lack nf_tables")
+        with _descriptors.lending():
+            self._context: int | None = library.nft_ctx_new(0)
+            if not self._context:
+                raise Unavailable("libnftables gave no context: the kernel may lack nf_tables")
         library.nft_ctx_buffer_output(self._context)
         library.nft_ctx_buffer_error(self._context)
 
@@ -107,3 +158,4 @@ class Nftables:
         if self._context is not None:
             self._library.nft_ctx_free(self._context)
             self._context = None
+            _descriptors.give_back()
