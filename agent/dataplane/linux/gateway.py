@@ -23,6 +23,8 @@ from agent.dataplane.linux.ports import PortReservations
 from swarmpy.errors import InvalidArgument, Unavailable
 from swarmpy.model.ids import TaskId
 
+LEGS_MAX = netlink.BRIDGE_PORTS_MAX - 1
+"""The way to the node has a port too."""
 _GONE = frozenset({errno.ENODEV})
 _THERE = frozenset({errno.EEXIST})
 
@@ -153,6 +155,12 @@ class Gateway:
         link_name = plan.node_link(endpoint)
         try:
             if not self._stands(task_id, link_name, space):
+                if len(self._addresses) > LEGS_MAX:
+                    raise Unavailable(
+                        f"{LEGS_MAX} tasks are on this node's own bridge already, and a Linux bridge takes "
+                        f"{netlink.BRIDGE_PORTS_MAX} ports; let other nodes run some of them, or give "
+                        "tasks that need no way out internal networks only"
+                    )
                 self._plug(task_id, link_name, space)
             leg = space.netlink.link(link_name)
             assert leg is not None, "the pair was made a moment ago"

@@ -52,6 +52,8 @@ _HEAD = struct.Struct("=HH")
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
+BRIDGE_PORTS_MAX = 1023
+"""Of one bridge, in Linux."""
 
 
 class Message(NamedTuple):

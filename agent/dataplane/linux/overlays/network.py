@@ -22,9 +22,7 @@ from agent.dataplane.plan import MTU_MIN, MTU_OPTION, Entries, SandboxPlan, Tunn
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.model.ids import TaskId
 
-BRIDGE_PORTS_MAX = 1023
-"""Of Linux."""
-LEGS_MAX = BRIDGE_PORTS_MAX - 3
+LEGS_MAX = netlink.BRIDGE_PORTS_MAX - 3
 """The tunnel and the routing mesh have ports too."""
 _GONE = frozenset({errno.ENODEV})
 
@@ -133,7 +131,7 @@ class OverlayNetwork:
         if former is None and len(self.legs) >= LEGS_MAX:
             raise Unavailable(
                 f"network {self.config.name or self.config.id} has {LEGS_MAX} tasks on this node already: a "
-                f"Linux bridge takes {BRIDGE_PORTS_MAX} ports; let other nodes run some of them"
+                f"Linux bridge takes {netlink.BRIDGE_PORTS_MAX} ports; let other nodes run some of them"
             )
         name, sender = plan.network_port_name(task_id), _sender(leg)
         if former is not None and _sender(former) != sender:

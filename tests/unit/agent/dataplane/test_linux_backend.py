@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from scratch_network import scratch_network
 
 from agent.dataplane.base import Endpoint, HostPort, Leg, NetworkConfig, NetworkState, NodeState
-from agent.dataplane.linux import namespaces, plan
+from agent.dataplane.linux import gateway, namespaces, plan
 from agent.dataplane.linux.backend import LinuxBackend
 from agent.dataplane.linux.netlink import Message, Netlink, add_bridge, delete_link
 from agent.dataplane.linux.nftables import Nftables
@@ -364,6 +364,17 @@ async def test_an_address_is_free_again_after_a_record_that_could_not_be_written
     assert address(await backend.attach(endpoint("two"))) == "10.200.0.2"
     await backend.destroy()
     await backend.shut_down()
+
+
+async def test_a_bridge_that_is_full_says_so(backend: LinuxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway, "LEGS_MAX", 2)
+    for name in ("one", "two"):
+        await backend.attach(endpoint(name))
+    with pytest.raises(Unavailable, match="a Linux bridge takes 1023 ports"):
+        await backend.attach(endpoint("three"))
+    await backend.attach(endpoint("two"))
+    await backend.detach(TaskId("one"))
+    await backend.attach(endpoint("three"))
 
 
 async def test_leftovers_of_a_crash_are_collected(backend: LinuxBackend, tmp_path: Path) -> None:
