@@ -151,10 +151,11 @@ class WindowsBackend:
 
     def _drop_failed(self, failures: Iterable[Failure]) -> set[TaskId]:
         """Tasks that cannot be attached. Those for whose network HNS needs a moment are not among them."""
-        dropped = set()
+        dropped: set[TaskId] = set()
+        waiting = {each.owner for each in failures if isinstance(each.error, NotBound)}
         for each in failures:
             task_id = each.owner
-            if task_id is not None and not isinstance(each.error, NotBound) and task_id not in dropped:
+            if task_id is not None and task_id not in waiting | dropped:
                 _log.warning("endpoint_not_attached", task_id=task_id, error=str(each.error))
                 self._endpoints.pop(task_id, None)
                 dropped.add(task_id)
@@ -279,7 +280,6 @@ class WindowsBackend:
             is_complete=self._is_applied,
             gone=gone,
         )
-        self._say(plan.notes)
         failures: list[Failure] = []
         for step in diff.diff(plan.desired, observed, can_update=features.has_balancer_update):
             try:
@@ -287,6 +287,7 @@ class WindowsBackend:
             except SwarmError as error:
                 failures.append(Failure(step, error, self._owner(step)))
         self._is_stale = bool(failures)
+        self._say(plan.notes)
         return failures
 
     def _say(self, notes: tuple[str, ...]) -> None:

@@ -76,9 +76,11 @@ class Inventory:
     def _judged(self, id_: str, value: W) -> W:
         """As wished, unless it has changed since it was first seen."""
         wish = self._wishes.get(id_)
-        if not isinstance(wish, type(value)) or self._echoes.setdefault(id_, value) != value:
+        if not isinstance(wish, type(value)):
             return value
-        return wish
+        if id_ not in self._echoes and not _is_its_spelling(wish, value):
+            return value
+        return wish if self._echoes.setdefault(id_, value) == value else value
 
     def observed(self) -> Observed:
         return Observed(
@@ -194,6 +196,16 @@ class Inventory:
 
     def _set_members(self, id_: str, members: tuple[str, ...]) -> None:
         self._namespaces[id_] = FoundNamespace(id=id_, endpoint_ids=members)
+
+
+def _is_its_spelling(wish: Wish, found: Wish) -> bool:
+    """Whether they differ at most in what HNS may have put in its own way."""
+    if isinstance(wish, HnsEndpoint) and isinstance(found, HnsEndpoint):
+        is_moved = wish.is_remote and wish.provider_address != found.provider_address
+        return wish.mac in ("", found.mac) and wish.address in ("", found.address) and not is_moved
+    if isinstance(wish, HnsBalancer) and isinstance(found, HnsBalancer):
+        return (wish.backends, wish.front) == (found.backends, found.front)
+    return True
 
 
 def _completed(wish: HnsEndpoint, found: HnsEndpoint) -> HnsEndpoint:
