@@ -8,8 +8,8 @@ task's address, so that nothing balances. Runs go in turn, and the medians of ra
 
 Needs root, gcc, a static busybox, the docker CLI; ``dockerd``, containerd, runc and iptables on the PATH. To
 have them without installing, unpack Debian's packages (docker.io, containerd, runc, iptables, its libraries)
-with ``dpkg -x`` and set PATH, LD_LIBRARY_PATH and XTABLES_LIBDIR. What dockerd makes wherever it runs is left:
-``/etc/docker/key.json`` and empty folders in ``/opt/containerd``.
+with ``dpkg -x`` and set PATH, LD_LIBRARY_PATH and XTABLES_LIBDIR. What dockerd makes wherever it runs
+is left: ``/etc/docker/key.json`` and empty folders in ``/opt/containerd``.
 """
 
 from __future__ import annotations
