@@ -74,13 +74,17 @@ class NetworkConfig(Value, frozen=True, kw_only=True):
 
 
 class Leg(Value, frozen=True, kw_only=True):
-    """A task's place in one network. ``addresses`` with prefix; ``link``: its name inside the task."""
+    """A task's place in one network. ``addresses`` with prefix; ``link``: its name inside the task.
+
+    ``is_joined``: the task got it while it ran, and may lose it.
+    """
 
     network: NetworkConfig
     link: str
     addresses: tuple[str, ...] = ()
     mac: str = ""
     policy: Policy | None = None
+    is_joined: bool = False
 
 
 class Endpoint(Value, frozen=True, kw_only=True):
@@ -212,6 +216,9 @@ class Backend(Protocol):
 
     async def attach(self, endpoint: Endpoint) -> Sandbox:
         """The task's namespace with loopback and its legs up; of an attached one, the same again.
+
+        Legs that it has now and had not are added to a running one, those that it had and has not are taken
+        away; the others, their names and their connections stay.
 
         Networks that it is the first on are made; what is known of them is as applied last.
         """

@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from agent.dataplane.base import BackendCapabilities, Endpoint, NodeState
 from agent.executor.base import Sandbox
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import NetworkId, TaskId
+
+_NODE_ADDRESSES: Final = "10.88."
 
 
 def no_trouble(verb: str, task_id: TaskId) -> float:
@@ -77,17 +80,25 @@ class FakeBackend:
 
     def _plug(self, endpoint: Endpoint) -> Sandbox:
         task_id, network = endpoint.task_id, self.network
-        if task_id not in network.sandboxes:
+        former = network.sandboxes.get(task_id)
+        if former is None:
             self._check_ports(endpoint)
-            addresses = tuple(address for leg in endpoint.legs for address in leg.addresses)
-            is_inside = bool(endpoint.legs) and all(leg.network.is_internal for leg in endpoint.legs)
-            if not endpoint.mode and not is_inside:
-                network.given += 1
-                high, low = divmod(network.given, 250)
-                addresses += (f"10.88.{high % 250}.{low + 2}",)
-            network.sandboxes[task_id] = Sandbox(netns=f"/fake/netns/{task_id}", addresses=addresses)
+        addresses = tuple(address for leg in endpoint.legs for address in leg.addresses)
+        is_inside = bool(endpoint.legs) and all(leg.network.is_internal for leg in endpoint.legs)
+        if not endpoint.mode and not is_inside:
+            addresses += (self._node_address(former),)
+        network.sandboxes[task_id] = Sandbox(netns=f"/fake/netns/{task_id}", addresses=addresses)
         network.endpoints[task_id] = endpoint
         return network.sandboxes[task_id]
+
+    def _node_address(self, former: Sandbox | None) -> str:
+        """The one that the task has, or the next."""
+        for address in former.addresses[-1:] if former is not None else ():
+            if address.startswith(_NODE_ADDRESSES):
+                return address
+        self.network.given += 1
+        high, low = divmod(self.network.given, 250)
+        return f"{_NODE_ADDRESSES}{high % 250}.{low + 2}"
 
     def _check_ports(self, endpoint: Endpoint) -> None:
         for other in self.network.endpoints.values():

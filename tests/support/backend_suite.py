@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable
 
 import pytest
+from msgspec.structs import replace
 
 from agent.dataplane.base import (
     Backend,
@@ -207,3 +208,34 @@ class BackendContract:
         assert task_id(3) in await backend.list()
         outcomes = await asyncio.gather(*map(backend.attach, wishes), return_exceptions=True)
         assert [isinstance(outcome, SwarmError) for outcome in outcomes].count(True) == 1
+
+    async def test_a_task_gets_further_legs_and_loses_them(
+        self, backend: Backend, reopen_backend: ReopenBackend
+    ) -> None:
+        """In place: what it has otherwise stays, also across a new life of the daemon."""
+        own, side = network(1), network(2)
+        wish = on_networks(1, own)
+        joined = replace(on_networks(1, own, side).legs[1], link="eth2", is_joined=True)
+        both = replace(wish, legs=(*wish.legs, joined))
+        await backend.apply(state(wish))
+        before = await backend.attach(wish)
+        await backend.apply(state(both))
+        wide = await backend.attach(both)
+        assert wide.addresses == (before.addresses[0], "10.77.2.2/24", *before.addresses[1:])
+        assert replace(wide, addresses=before.addresses) == before
+        backend = await reopen_backend()
+        await backend.apply(state(both))
+        assert await backend.attach(both) == wide
+        await backend.apply(state(wish))
+        assert await backend.attach(wish) == before
+        assert await backend.list() == (wish.task_id,)
+
+    async def test_a_task_may_lose_its_only_leg(self, backend: Backend) -> None:
+        wish = endpoint(1)
+        before = await backend.attach(wish)
+        joined = replace(on_networks(1, network(1)).legs[0], link="eth1", is_joined=True)
+        both = replace(wish, legs=(joined,))
+        await backend.apply(state(both))
+        assert (await backend.attach(both)).addresses == ("10.77.1.2/24", *before.addresses)
+        await backend.apply(state(wish))
+        assert await backend.attach(wish) == before

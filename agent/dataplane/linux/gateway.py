@@ -86,7 +86,7 @@ class Gateway:
     def adopt(self, endpoints: Iterable[Endpoint]) -> None:
         """Legs without a record go, and the rules are made anew, with the ports of these."""
         known = list(endpoints)
-        names = {plan.port_name(endpoint.task_id) for endpoint in known}
+        names = {plan.port_name(endpoint.task_id) for endpoint in known if plan.has_node_leg(endpoint)}
         stray = [
             link.name
             for link in self._links().links()
@@ -149,6 +149,7 @@ class Gateway:
     def attach(self, endpoint: Endpoint, space: Space) -> None:
         task_id = endpoint.task_id
         if not plan.has_node_leg(endpoint):
+            self._take_away(task_id)
             return
         address = self.take(task_id)
         self._publish(endpoint)
@@ -169,6 +170,13 @@ class Gateway:
             self._links().do(netlink.tune_port(name), netlink.set_up_by_name(name))
         except OSError as error:
             raise Unavailable(f"cannot make the network of task {task_id}: {error}") from error
+
+    def _take_away(self, task_id: TaskId) -> None:
+        """It has left the last network from which there is a way out."""
+        if task_id in self._addresses:
+            self._withdraw([task_id])
+            self.unplug([task_id])
+            self.release(task_id)
 
     def _plug(self, task_id: TaskId, link_name: str, space: Space) -> None:
         name, mac = plan.port_name(task_id), plan.endpoint_mac(self._addresses[task_id].ip)

@@ -18,7 +18,7 @@ import os
 import secrets
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -118,8 +118,12 @@ class NamesPart:
         task_id, server = endpoint.task_id, self._running()
         key, inode = network_ids(endpoint), os.stat(space.path).st_ino
         resolver, door, is_led_here = self._resolvers.get(task_id), server.door(task_id), False
-        if resolver is not None and door is not None and (resolver.inode, resolver.key) == (inode, key):
+        if resolver is not None and door is not None and resolver.inode == inode:
             door.wish_for(endpoint)
+            if resolver.key != key:
+                self._leave(task_id, resolver.key)
+                door.view = self._enter(task_id, key).view
+                resolver = self._resolvers[task_id] = replace(resolver, key=key)
         else:
             self.detach(task_id)
             resolver, is_led_here = self._open(endpoint, space, key=key, inode=inode)
@@ -140,10 +144,7 @@ class NamesPart:
             self._server.close(task_id)
         resolver = self._resolvers.pop(task_id, None)
         if resolver is not None:
-            group = self._groups[resolver.key]
-            group.tasks.discard(task_id)
-            if not group.tasks:
-                del self._groups[resolver.key]
+            self._leave(task_id, resolver.key)
 
     def shut_down(self) -> None:
         if self._server is not None:
@@ -163,6 +164,20 @@ class NamesPart:
     def _names_of(self, key: tuple[NetworkId, ...]) -> tuple[Names, ...]:
         return tuple(self._names.get(network_id, _NONE) for network_id in key)
 
+    def _enter(self, task_id: TaskId, key: tuple[NetworkId, ...]) -> _Group:
+        group = self._groups.get(key)
+        if group is None:
+            names = self._names_of(key)
+            group = self._groups[key] = _Group(names, View(Zone(names, self._draw)), set())
+        group.tasks.add(task_id)
+        return group
+
+    def _leave(self, task_id: TaskId, key: tuple[NetworkId, ...]) -> None:
+        group = self._groups[key]
+        group.tasks.discard(task_id)
+        if not group.tasks:
+            del self._groups[key]
+
     def _open(
         self, endpoint: Endpoint, space: Space, *, key: tuple[NetworkId, ...], inode: int
     ) -> tuple[_Resolver, bool]:
@@ -174,11 +189,7 @@ class NamesPart:
                 is_led_here = _is_led_to(udp)
         except OSError as error:
             raise Unavailable(f"cannot open the resolver of task {task_id}: {error}") from None
-        group = self._groups.get(key)
-        if group is None:
-            names = self._names_of(key)
-            group = self._groups[key] = _Group(names, View(Zone(names, self._draw)), set())
-        group.tasks.add(task_id)
+        group = self._enter(task_id, key)
         inside = partial(namespaces.inside, path)
         door = Door(endpoint, udp=udp, tcp=tcp, view=group.view, inside=inside)
         resolver = _Resolver(inode=inode, port=udp.getsockname()[1], key=key)

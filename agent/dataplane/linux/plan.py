@@ -90,8 +90,8 @@ def outward_legs(endpoint: Endpoint) -> list[Leg]:
 
 
 def node_link(endpoint: Endpoint) -> str:
-    """The task's link to the node comes after those of its networks."""
-    return f"{TASK_LINK}{len(endpoint.legs)}"
+    """The task's link to the node comes after those of its service's networks; joined ones are behind it."""
+    return f"{TASK_LINK}{sum(not leg.is_joined for leg in endpoint.legs)}"
 
 
 def refusal(endpoint: Endpoint) -> str:

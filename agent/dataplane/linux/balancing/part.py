@@ -162,6 +162,9 @@ class Balancing:
         if former is not None and (
             former.space is not space or former.endpoint.legs != endpoint.legs or not versions
         ):
+            if not versions:  # it has left its last network
+                with contextlib.suppress(OSError):
+                    former.wire.transact(table.deletion(self._skeletons[former.versions]))
             self.detach(endpoint.task_id)
             former = None
         if not versions:

@@ -49,7 +49,12 @@ class Replies:
         self._outline: table.Outline = ()
 
     def is_for(self, endpoint: Endpoint, space: Space) -> bool:
-        return self._space is space and self._endpoint.legs == endpoint.legs
+        """Whether what depends on the task's legs holds for these."""
+        return (
+            self._space is space
+            and self._leg == ingress_leg(endpoint)
+            and plan.node_link(self._endpoint) == plan.node_link(endpoint)
+        )
 
     def prepare(self, gateways: Mapping[str, int], *, has_egress: bool) -> None:
         """Everything but routes. What stands as it should is left alone, so that no packet meets a gap."""

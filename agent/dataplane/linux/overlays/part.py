@@ -195,10 +195,12 @@ class Overlays:
     def attach(self, endpoint: Endpoint, space: Space) -> None:
         task_id = endpoint.task_id
         wanted = {leg.network.id: leg for leg in self._legs(endpoint)}
-        for network in self._networks.values():
-            if task_id in network.legs and network.config.id not in wanted:
+        for network_id, network in list(self._networks.items()):
+            if task_id in network.legs and network_id not in wanted:
                 with _translated(f"the network of task {task_id}"), network.doubting():
                     network.unplug([task_id])
+                if not network.legs and network_id not in self._state.networks:
+                    self._remove(network_id)
         for leg in wanted.values():
             if not leg.addresses:
                 raise TaskRejected(f"task {task_id} has no address in network {leg.network.name}")
