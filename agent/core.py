@@ -23,7 +23,7 @@ from agent.dataplane.base import HostPort, NodeState
 from agent.environment import NodeContext
 from agent.events import Event, Instruction, Now, Record, StoredTask
 from agent.executor.base import Found
-from agent.operations import make_operation, make_status
+from agent.operations import adopt, make_operation, make_places_status, make_status
 from agent.places import Places
 from agent.revisions import Revisions
 from agent.task import START_UP, Do, Move, Run, Trace, failure, next_step
@@ -184,13 +184,7 @@ class Core:
     def _adopt(self, stored: StoredTask, found: Found | None, *, is_attached: bool) -> None:
         """Take up a task where the world has left it."""
         state = stored.status.state
-        was_touched = state >= TaskState.PREPARING
-        run = Run(task=stored.task, status=stored.status, is_released=stored.is_released)
-        run.stop_signal = stored.stop_signal or run.stop_signal
-        run.is_attached = is_attached or (was_touched and not is_terminal(state))
-        run.trace = Trace.LOG if was_touched else Trace.NOTHING
-        if found is not None or (was_touched and not is_terminal(state)):
-            run.trace = Trace.ALL
+        run = adopt(stored, is_found=found is not None, is_attached=is_attached)
         self._runs[run.task.id] = run
         self._mark([run.task.id])
         if run.is_attached:
@@ -327,7 +321,8 @@ class Core:
     def _mark_unattached(self, change: events.AssignmentChange) -> None:
         """Tasks may have waited for this network."""
         if isinstance(change, Network):
-            self._mark(id_ for id_, run in self._runs.items() if run.task.networks and run.sandbox is None)
+            waiting = ((id_, run) for id_, run in self._runs.items() if run.task.networks)
+            self._mark(id_ for id_, run in waiting if run.sandbox is None or run.is_misplaced)
 
     # --- outcomes
 
@@ -342,12 +337,14 @@ class Core:
         run = self._runs.get(event.task_id)
         if run is None or run.attempt != event.attempt:
             return
+        done, run.doing = run.doing, None
         run.attempt = 0
-        run.doing = None
         run.failures = 0
         match event:
             case events.Attached():
                 run.sandbox = event.sandbox
+                if done is Do.PLACE and not run.has_ended:
+                    self._tell(run, make_places_status(run))
             case events.Created():
                 run.is_created = True
             case events.Started():
@@ -385,10 +382,11 @@ class Core:
             return
         run = self._runs.get(event.task_id)
         if run is not None and run.attempt == event.attempt:
-            is_start_up = run.doing in START_UP
+            done, run.doing = run.doing, None
             run.attempt = 0
-            run.doing = None
-            self._fail(run, event, is_start_up=is_start_up)
+            if done is Do.PLACE and event.is_final and not run.has_ended:
+                self._tell(run, make_places_status(run, err=event.error))
+            self._fail(run, event, is_start_up=done in START_UP)
 
     def _fail(self, run: Run, event: events.Failed, *, is_start_up: bool) -> None:
         """Give the task up, or try again later. Taking down is tried for ever."""
@@ -438,13 +436,13 @@ class Core:
     def _step(self, run: Run) -> Move | Do | None:
         step = next_step(run)
         revision = self._revisions.get(run.task.revision_id)
+        if step in (Do.ATTACH, Do.PLACE) and not self._places.is_known(run):
+            return None  # the networks come with the next assignments
         if run.status.state < TaskState.RUNNING and not run.is_unwanted and run.exit is None:
             if revision is None:
-                return None  # it comes with the next assignments
+                return None  # so does it
             if step == Move(TaskState.PREPARING, "preparing") and (why := environment.refusal(revision)):
                 return failure(run, why)
-            if step is Do.ATTACH and not self._places.is_known(run):
-                return None  # so do networks
         if step is Do.STOP and self._places.is_draining(run, self._now):
             return None
         return step
@@ -459,15 +457,14 @@ class Core:
             return
         revision = self._revisions.get(run.task.revision_id)
         try:
-            if do is Do.ATTACH and revision is not None:
+            if do in (Do.ATTACH, Do.PLACE) and revision is not None:
                 self._places.give(run, revision)
             operation = make_operation(run, do, self._attempts + 1, revision=revision, node=self._node)
         except TaskRejected as error:
             self._give_up(run, str(error))
             return
         self._attempts += 1
-        run.attempt = self._attempts
-        run.doing = do
+        run.attempt, run.doing, run.version = self._attempts, do, run.task.version
         if do is Do.CREATE:
             self._saved_tasks[task_id] = None  # with the stop signal
         self._out.append(operation)
@@ -485,7 +482,10 @@ class Core:
 
     def _move(self, run: Run, move: Move, *, exit_code: int | None = None) -> None:
         revision = self._revisions.get(run.task.revision_id)
-        run.status = make_status(run, move, revision=revision, now=self._now, exit_code=exit_code)
+        self._tell(run, make_status(run, move, revision=revision, now=self._now, exit_code=exit_code))
+
+    def _tell(self, run: Run, status: TaskStatus) -> None:
+        run.status = status
         self._saved_statuses[run.task.id] = None
         self._reported[run.task.id] = None
 

@@ -165,17 +165,24 @@ class Directory:
         endpoint = self.dress(endpoint, service_id)
         if self._endpoints.put(task_id, endpoint):
             self._is_dirty = True
-        if is_reachable == (task_id in self._reachable):
+        self._reach(endpoint, is_reachable=is_reachable)
+
+    def _reach(self, endpoint: Endpoint, *, is_reachable: bool) -> None:
+        """Tell the networks that the task has come to, and those that it has left."""
+        task_id, former = endpoint.task_id, self._reachable.get(endpoint.task_id)
+        was_on = _networks_of(former) if former is not None else ()
+        is_on = _networks_of(endpoint) if is_reachable else ()
+        if was_on == is_on and (former is not None) is is_reachable:
             return
         self._is_dirty = True
         if is_reachable:
             self._reachable[task_id] = endpoint
         else:
             del self._reachable[task_id]
-        for leg in endpoint.legs:
-            if (picture := self._pictures.get(leg.network.id)) is not None:
-                self._touched[leg.network.id] = None
-                if is_reachable:
+        for network_id in dict.fromkeys((*was_on, *is_on)):
+            if (picture := self._pictures.get(network_id)) is not None:
+                self._touched[network_id] = None
+                if network_id in is_on:
                     picture.take_local(endpoint)
                 else:
                     picture.drop_local(task_id)
@@ -379,6 +386,10 @@ def _key_of(value: Network | DiscoveryRecord) -> _Key:
     if isinstance(value, Network):
         return None, value.id
     return RECORD_KINDS[type(value)], value.record_id
+
+
+def _networks_of(endpoint: Endpoint) -> tuple[NetworkId, ...]:
+    return tuple(leg.network.id for leg in endpoint.legs)
 
 
 def network_config(network: Network) -> NetworkConfig:

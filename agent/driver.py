@@ -28,6 +28,7 @@ from swarmpy.errors import Retry, TaskFailed, TaskRejected, Unavailable
 from swarmpy.limits import AGENT_EVENTS_MAX, AGENT_ROUND_EVENTS_MAX
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import TaskStatus
+from swarmpy.model.states import TaskState
 from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
@@ -185,9 +186,10 @@ class Driver:
                 tasks.create_task(self._operate(instruction, networks=self._applier.number))
 
     def _log_status(self, task_id: TaskId, status: TaskStatus) -> None:
-        fields = {"err": status.err} if status.err else {}
+        error = status.err or status.places_err
+        fields = {"err": error} if error else {}
         log.info(
-            "task_state_changed",
+            "task_networks_changed" if _is_about_places(status) else "task_state_changed",
             task_id=task_id,
             state=status.state.name.lower(),
             message=status.message,
@@ -235,6 +237,10 @@ class Driver:
                 return events.Detached(task_id, attempt)
             case _:
                 assert_never(operation)
+
+
+def _is_about_places(status: TaskStatus) -> bool:
+    return status.state is TaskState.RUNNING and bool(status.places_version)
 
 
 def _failed(

@@ -100,15 +100,26 @@ def make_endpoint(
 
 
 def _legs(task: Task, networks: Mapping[NetworkId, NetworkConfig]) -> tuple[Leg, ...]:
-    """In the order in which the networks were asked for: the first is eth0."""
+    """In the order in which the networks were asked for: the first is eth0.
+
+    One that was joined later has a number of its own, past the link to the node, so that no link's name
+    depends on what else has come or gone.
+    """
+    own = [place for place in task.networks if task.join_of(place.network_id) is None]
+    numbered = [(number, place, False) for number, place in enumerate(own)]
+    for place in task.places:
+        join = task.join_of(place.network_id)
+        if join is not None:
+            numbered.append((len(own) + join.number, place, True))
     return tuple(
         Leg(
             network=networks[place.network_id],
             link=f"eth{number}",
             addresses=place.addresses,
             mac=place.mac or (mac_of(place.addresses[0]) if place.addresses else _mac_of_task(task)),
+            is_joined=is_joined,
         )
-        for number, place in enumerate(task.networks)
+        for number, place, is_joined in numbered
         if place.addresses or networks[place.network_id].is_dhcp
     )
 

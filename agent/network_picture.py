@@ -267,7 +267,7 @@ class NetworkPicture:
         addresses = tuple(sorted(bares(endpoint.addresses)))
         if endpoint.state is not EndpointState.ACTIVE:
             return _Shown(pointers=addresses)
-        names = [endpoint.name.lower()]
+        names = [name.lower() for name in (endpoint.name, *endpoint.aliases)]
         if local is not None:
             names += [endpoint.task_id[:SHORT_ID_CHARS].lower(), local.hostname.lower()]
         given = tuple(dict.fromkeys(name for name in names if name))

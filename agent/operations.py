@@ -6,12 +6,14 @@ since from then on it has to be taken down.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from agent import environment, events
 from agent.environment import NodeContext
-from agent.events import Now
+from agent.events import Now, StoredTask
 from agent.task import Do, Move, Run, Trace
 from swarmpy.model.objects import ContainerStatus, PortStatus, Revision, TaskStatus
-from swarmpy.model.states import TaskState
+from swarmpy.model.states import TaskState, is_terminal
 
 
 def make_operation(
@@ -21,7 +23,7 @@ def make_operation(
     task_id = run.task.id
     spec = environment.container_spec(revision)
     match do:
-        case Do.ATTACH:
+        case Do.ATTACH | Do.PLACE:
             assert run.endpoint is not None
             run.is_attached = True
             return events.Attach(task_id, attempt, run.endpoint)
@@ -48,6 +50,20 @@ def make_operation(
             raise AssertionError(f"{do} is no operation on a task")
 
 
+def adopt(stored: StoredTask, *, is_found: bool, is_attached: bool) -> Run:
+    """A task as the journal has it, and what may be left of it on this machine."""
+    state = stored.status.state
+    was_touched = state >= TaskState.PREPARING
+    may_stand = was_touched and not is_terminal(state)
+    run = Run(task=stored.task, status=stored.status, is_released=stored.is_released)
+    run.stop_signal = stored.stop_signal or run.stop_signal
+    run.is_attached = is_attached or may_stand
+    run.trace = Trace.LOG if was_touched else Trace.NOTHING
+    if is_found or may_stand:
+        run.trace = Trace.ALL
+    return run
+
+
 def make_status(
     run: Run, move: Move, *, revision: Revision | None, now: Now, exit_code: int | None = None
 ) -> TaskStatus:
@@ -68,6 +84,18 @@ def make_status(
         container_status=container,
         port_status=_port_status(revision, move.state),
         addresses=run.sandbox.addresses if run.sandbox is not None else before.addresses,
+    )
+
+
+def make_places_status(run: Run, *, err: str = "") -> TaskStatus:
+    """The status that tells which networks the running task is on by now: nothing else is news."""
+    before = run.status
+    return replace(
+        before,
+        report=before.report + 1,
+        addresses=run.sandbox.addresses if run.sandbox is not None else before.addresses,
+        places_version=run.version,
+        places_err=err,
     )
 
 

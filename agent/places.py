@@ -60,13 +60,13 @@ class Places:
 
     def is_known(self, run: Run) -> bool:
         """Whether all that the task is to be attached to is known; if not, it comes with assignments."""
-        return all(self.directory.config(each.network_id) is not None for each in run.task.networks)
+        return all(self.directory.config(each.network_id) is not None for each in run.task.places)
 
     def give(self, run: Run, revision: Revision) -> None:
         """Note what the task is to be given in the network. TaskRejected if its spec makes no sense."""
         configs = {
             place.network_id: config
-            for place in run.task.networks
+            for place in run.task.places
             if (config := self.directory.config(place.network_id)) is not None
         }
         endpoint = environment.make_endpoint(run.task, revision, self._node, networks=configs)

@@ -35,7 +35,7 @@ class Run:
     ``is_started``: a process of it may exist or have existed. ``exit``: it has ended. ``is_attached``: a
     sandbox may stand. ``endpoint``: what the task is to have in the network, until that is taken down.
     ``stop_at``: when a task that was told to stop may be stopped; 0: that was not decided. ``attempt``: the
-    number of the operation under way, 0 for none.
+    number of the operation under way, 0 for none; ``version``: of the task when it was asked for.
     """
 
     task: Task
@@ -53,6 +53,7 @@ class Run:
     is_attached: bool = False
     attempt: int = 0
     doing: Do | None = None
+    version: int = 0
     failures: int = 0
     retry_at: float = 0.0
     stop_at: float = 0.0
@@ -65,6 +66,11 @@ class Run:
     def is_live(self) -> bool:
         """Whether a process of the task may be running."""
         return self.is_started and self.exit is None
+
+    @property
+    def is_misplaced(self) -> bool:
+        """Whether it was joined to a network, or taken off one, since its places were made."""
+        return self.task.has_joined and self.status.places_version < self.task.version
 
     @property
     def is_unwanted(self) -> bool:
@@ -81,12 +87,15 @@ class Move:
 
 
 class Do(Enum):
-    """An operation to ask for. ``FORGET``: nothing is left of the task, drop the record of it."""
+    """An operation to ask for. ``PLACE``: a running task was joined to networks, or taken off some.
+    ``FORGET``: nothing is left of the task, drop the record of it.
+    """
 
     ENSURE_IMAGE = auto()
     ATTACH = auto()
     CREATE = auto()
     START = auto()
+    PLACE = auto()
     STOP = auto()
     REMOVE = auto()
     DETACH = auto()
@@ -126,6 +135,8 @@ def _bring_up(run: Run) -> Step | None:
             return _prepare(run) or (Move(TaskState.STARTING, "starting") if is_wanted else None)
         case TaskState.STARTING:
             return _prepare(run) or Do.START
+        case TaskState.RUNNING if run.is_misplaced:
+            return Do.PLACE
         case _:
             return None
 

@@ -33,7 +33,7 @@ from swarmpy.model.discovery import (
 )
 from swarmpy.model.endpoint_policy import Policy
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
-from swarmpy.model.objects import Cluster, NetworkAttachment, Node, Service, Task
+from swarmpy.model.objects import Cluster, NetworkAttachment, NetworkJoin, Node, Service, Task
 from swarmpy.model.specs import PortConfig
 from swarmpy.model.states import NodeState, PublishMode, TaskState
 
@@ -175,7 +175,7 @@ def _mesh_ports(service: Service) -> tuple[PortConfig, ...]:
 
 
 def endpoint_record(view: View, task: Task, network_id: NetworkId) -> NetworkEndpoint | None:
-    place = next((each for each in task.networks if each.network_id == network_id), None)
+    place = next((each for each in task.places if each.network_id == network_id), None)
     state = endpoint_state(task, view.node(task.node_id))
     if place is None or not place.addresses or state is None:
         return None
@@ -188,6 +188,7 @@ def endpoint_record(view: View, task: Task, network_id: NetworkId) -> NetworkEnd
         mac=place.mac,
         name=_task_name(view, task),
         state=state,
+        aliases=place.aliases if task.join_of(network_id) is not None else (),  # else they are its service's
     )
 
 
@@ -218,11 +219,11 @@ def _task_name(view: View, task: Task) -> str:
 
 def task_facts(
     task: Task | None,
-) -> tuple[tuple[NetworkAttachment, ...], EndpointState | None, NodeId] | None:
+) -> tuple[tuple[NetworkAttachment, ...], tuple[NetworkJoin, ...], EndpointState | None, NodeId] | None:
     """What a task's endpoint records are made of, apart from its node's state. Equal facts, equal records."""
     if task is None or not task.networks:
         return None
-    return task.networks, endpoint_state(task, _LIVELY), task.node_id
+    return task.networks, task.joins, endpoint_state(task, _LIVELY), task.node_id
 
 
 _LIVELY = Node(id=NodeId(""))

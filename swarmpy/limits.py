@@ -356,6 +356,8 @@ API_LIST_SLICE_OBJECTS = 250
 """Objects of a list that are encoded before other work of the loop gets a turn."""
 API_CHUNK_BYTES = 1 << 16
 """How much of a body that is streamed is read at a time."""
+NETWORK_JOIN_S = 20.0
+"""How long a call waits until a running task is on a network that it was joined to, or off; as docker's."""
 INFO_BARRIER_TIMEOUT_S = 2.0
 """``/info`` answers from what it has if no quorum confirms within this time."""
 API_SHUTDOWN_TIMEOUT_S = 2.0

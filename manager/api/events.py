@@ -112,17 +112,22 @@ def describe(view: View, old: Object | None, new: Object | None, now: Timestamp)
 
 
 def network_events(view: View, old: Object | None, new: Object | None, now: Timestamp) -> list[Json]:
-    """A task that begins to run is on its networks; one that has run is on none."""
+    """A task that begins to run is on its networks; one that has run is on none; it may join and leave some."""
     if not isinstance(new, Task) or not isinstance(old, Task):
         return []
-    was_on, is_on = (task.status.state is TaskState.RUNNING for task in (old, new))
-    if was_on is is_on:
+    was_on, is_on = (
+        [place.network_id for place in task.places] if task.status.state is TaskState.RUNNING else []
+        for task in (old, new)
+    )
+    if was_on == is_on:
         return []
+    steps = [("disconnect", each) for each in was_on if each not in is_on]
+    steps += [("connect", each) for each in is_on if each not in was_on]
     return [
         _event(
             Kind.NETWORK,
-            "connect" if is_on else "disconnect",
-            place.network_id,
+            action,
+            network_id,
             attributes={
                 "container": _container_id(new),
                 "name": network.spec.name,
@@ -130,8 +135,8 @@ def network_events(view: View, old: Object | None, new: Object | None, now: Time
             },
             now=now,
         )
-        for place in new.networks
-        if (network := view.network(place.network_id)) is not None
+        for action, network_id in steps
+        if (network := view.network(network_id)) is not None
     ]
 
 

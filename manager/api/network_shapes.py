@@ -91,7 +91,7 @@ def inspected(view: View, item: Network, *, node_id: NodeId, is_verbose: bool) -
         for task in sorted(
             view.tasks_of_network(item.id), key=lambda task: (task.slot, task.node_id, task.id)
         )
-        for place in task.networks
+        for place in task.places
         if place.network_id == item.id and task.status.state >= TaskState.ASSIGNED
     ]
     result = network(item)

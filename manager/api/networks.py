@@ -1,4 +1,4 @@
-"""``/networks``: list, create, inspect, remove, prune; joining a running task to one is only judged.
+"""``/networks``: list, create, inspect, remove, prune; connect and disconnect running tasks.
 
 A node outside of a swarm, or a worker, has the predefined networks alone.
 """
@@ -11,27 +11,25 @@ from typing import Final
 
 from aiohttp import web
 
-from manager.api import network_plan, network_shapes, predefined, requests
+from manager.api import network_joins, network_plan, network_shapes, predefined, requests
 from manager.api.context import Api
 from manager.api.docker_json import Json
 from manager.api.lookup import find, find_or_none
+from manager.api.network_joins import ContainerRequest, Joining
 from manager.api.network_plan import NetworkRequest
 from manager.api.predefined import PREDEFINED, Predefined, find_predefined
 from manager.api.streams import parse_moment
 from manager.store.view import View
 from swarmpy.errors import (
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
     Rejected,
-    Unimplemented,
 )
 from swarmpy.model import quantities
 from swarmpy.model.changes import Change
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.objects import Network, Task
-from swarmpy.model.value import Value
 
 FILTERS: Final = frozenset({"id", "name", "label", "driver", "scope", "type", "dangling"})
 PRUNE_FILTERS: Final = frozenset({"label", "label!", "until"})
@@ -40,16 +38,10 @@ _FLAGS: Final = {"true": True, "1": True, "false": False, "0": False}
 _GO_FLAG: Final = re.compile(r"1|t|T|TRUE|true|True|0|f|F|FALSE|false|False")
 
 
-class ContainerRequest(Value, frozen=True, kw_only=True):
-    """The body of connect and disconnect. A container here is a service's task."""
-
-    container: str = ""
-    force: bool = False
-
-
 class Networks:
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._joining = Joining(api)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
@@ -153,30 +145,15 @@ class Networks:
 
     async def connect(self, request: web.Request) -> web.StreamResponse:
         wish, found, task = await self._pair(request)
-        if isinstance(found, Predefined) or not found.spec.attachable:
-            name = found.name if isinstance(found, Predefined) else found.spec.name
-            raise PermissionDenied(
-                f"Could not attach to network {name}: rpc error: code = PermissionDenied desc = "
-                f"network {name} not manually attachable"
-            )
-        if any(place.network_id == found.id for place in task.networks):
-            raise PermissionDenied(
-                f"endpoint with name {wish.container} already exists in network {found.spec.name}"
-            )
-        raise Unimplemented(
-            "a task that runs cannot be joined to a network yet: give the network to its service "
-            f"(swarmpy service update --network-add {found.spec.name} SERVICE), which replaces its tasks"
-        )
+        network = network_joins.check_attachable(found)
+        place = network_joins.wish_of(network, wish.endpoint_config)
+        await self._joining.connect(task.id, network, place)
+        return web.Response()
 
     async def disconnect(self, request: web.Request) -> web.StreamResponse:
         wish, found, task = await self._pair(request)
-        name = found.name if isinstance(found, Predefined) else found.spec.name
-        if isinstance(found, Predefined) or all(place.network_id != found.id for place in task.networks):
-            raise FailedPrecondition(f"container {wish.container} is not connected to network {name}")
-        raise Unimplemented(
-            "a task that runs cannot be taken off a network yet: take the network from its service "
-            f"(swarmpy service update --network-rm {name} SERVICE), which replaces its tasks"
-        )
+        await self._joining.disconnect(task.id, found, is_forced=wish.force)
+        return web.Response()
 
     async def _pair(self, request: web.Request) -> tuple[ContainerRequest, Network | Predefined, Task]:
         wish = await requests.read_body(request, ContainerRequest)
@@ -210,10 +187,12 @@ def _same(shape: Json) -> Json:
 
 
 def _task_named(view: View, reference: str) -> Task | None:
-    """By a container's name, which ends in the task's id, by the task's id, or by the container's id."""
+    """By its id or the beginning of it, by the container's name, which ends in the id, or the container's id."""
     task = find_or_none(view, Task, reference.rpartition(".")[2] or reference)
     if task is not None:
-        return task
+        is_name = "." in reference
+        name = network_shapes.task_name(view.service(task.service_id), task)
+        return task if not is_name or name == reference else None
     for each in view.tasks():
         status = each.status.container_status
         if status is not None and status.container_id and status.container_id.startswith(reference):

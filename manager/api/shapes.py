@@ -62,7 +62,7 @@ class Shapes:
             result["NodeID"] = task.node_id
         result["Status"] = _task_status(task)
         result["DesiredState"] = state_name(task.desired_state)
-        if task.networks:
+        if task.places:
             result["NetworksAttachments"] = self._attachments(view, task)
         if task.restarts or task.not_before:
             # ours: why a task that is ready does not run yet
@@ -73,7 +73,7 @@ class Shapes:
 
     def _attachments(self, view: View, task: Task) -> list[Json]:
         found = []
-        for attachment in task.networks:
+        for attachment in task.places:
             network = view.get(Kind.NETWORK, attachment.network_id)
             found.append(
                 {

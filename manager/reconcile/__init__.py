@@ -7,6 +7,7 @@ from manager.reconcile.cluster import ClusterUpkeep
 from manager.reconcile.endpoints import Endpoints
 from manager.reconcile.enforcer import ConstraintEnforcer
 from manager.reconcile.global_services import GlobalServices
+from manager.reconcile.joins import Joins
 from manager.reconcile.networks import Networks
 from manager.reconcile.node_numbers import NodeNumbers
 from manager.reconcile.node_places import NodePlaces
@@ -38,6 +39,7 @@ def all_reconcilers() -> tuple[Reconciler, ...]:
         ReplicatedServices(cache, addresses),
         GlobalServices(cache, addresses),
         PendingTasks(cache, addresses),
+        Joins(addresses),
         Reaper(),
         ClusterUpkeep(),
     )

@@ -126,7 +126,7 @@ def _is_task_help(view: View, old: object | None, new: object | None) -> bool:
     if not isinstance(old, Task) or not isinstance(new, Task):
         return new is None
     ended = is_terminal(new.status.state) and not is_terminal(old.status.state)
-    return ended or old.desired_state != new.desired_state
+    return ended or old.desired_state != new.desired_state or has_released(old, new)
 
 
 def _is_node_help(old: object | None, new: object | None) -> bool:

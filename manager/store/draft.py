@@ -21,6 +21,7 @@ from manager.store.indexes import (
     INDEXES,
     INDEXES_OF,
     INGRESS_NETWORKS,
+    JOINED_TASKS,
     MANAGER_NODES,
     NAMES,
     NETWORKS_BY_VNI,
@@ -228,6 +229,9 @@ class Draft:
 
     def unplaced_tasks(self) -> Collection[Task]:
         return self._find(UNPLACED_TASKS, ANY_KEY, self._base.unplaced_tasks())
+
+    def joined_tasks(self) -> Collection[Task]:
+        return self._find(JOINED_TASKS, ANY_KEY, self._base.joined_tasks())
 
     def service_ids_with_tasks(self) -> Collection[ServiceId]:
         found = dict.fromkeys(self._base.service_ids_with_tasks())

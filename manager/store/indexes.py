@@ -159,6 +159,10 @@ def _task_unplaced(task: Task) -> Keys:
     return (ANY_KEY,) if is_unplaced(task) else ()
 
 
+def _task_joined(task: Task) -> Keys:
+    return (ANY_KEY,) if task.joins and task.status.state <= TaskState.RUNNING else ()
+
+
 def _service_ingress(service: Service) -> Keys:
     endpoint = service.spec.endpoint_spec
     ports = endpoint.ports if endpoint is not None else ()
@@ -186,6 +190,7 @@ TASKS_BY_SERVICE = Index(name="tasks by service", kind=Kind.TASK, keys=_task_ser
 TASKS_BY_NODE = Index(name="tasks by node", kind=Kind.TASK, keys=_task_node)
 TASKS_BY_REVISION = Index(name="tasks by revision", kind=Kind.TASK, keys=_task_revision)
 UNPLACED_TASKS = Index(name="unplaced tasks", kind=Kind.TASK, keys=_task_unplaced)
+JOINED_TASKS = Index(name="joined tasks", kind=Kind.TASK, keys=_task_joined)
 TASKS_BY_NETWORK = Index(name="tasks by network and by address", kind=Kind.TASK, keys=held_by_task)
 NODES_BY_NETWORK = Index(name="nodes by network and by address", kind=Kind.NODE, keys=held_by_node)
 MANAGER_NODES = Index(name="manager nodes", kind=Kind.NODE, keys=_node_manager)
@@ -205,6 +210,7 @@ INDEXES = (
     TASKS_BY_NODE,
     TASKS_BY_REVISION,
     UNPLACED_TASKS,
+    JOINED_TASKS,
     TASKS_BY_NETWORK,
     NODES_BY_NETWORK,
     MANAGER_NODES,

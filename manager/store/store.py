@@ -199,5 +199,8 @@ class Store:
     def unplaced_tasks(self) -> Collection[Task]:
         return self._tables.unplaced_tasks()
 
+    def joined_tasks(self) -> Collection[Task]:
+        return self._tables.joined_tasks()
+
     def service_ids_with_tasks(self) -> Collection[ServiceId]:
         return self._tables.service_ids_with_tasks()

@@ -19,6 +19,7 @@ from manager.store.indexes import (
     INDEXES,
     INDEXES_OF,
     INGRESS_NETWORKS,
+    JOINED_TASKS,
     MANAGER_NODES,
     NAMES,
     NETWORKS_BY_VNI,
@@ -218,6 +219,9 @@ class Tables:
 
     def unplaced_tasks(self) -> Collection[Task]:
         return self._find(UNPLACED_TASKS, ANY_KEY)
+
+    def joined_tasks(self) -> Collection[Task]:
+        return self._find(JOINED_TASKS, ANY_KEY)
 
     def service_ids_with_tasks(self) -> Collection[ServiceId]:
         keys: Collection[Any] = self._buckets[TASKS_BY_SERVICE].keys()

@@ -119,6 +119,10 @@ class View(Protocol):
         """Tasks that are stored as NEW or PENDING and are still wished to run."""
         ...
 
+    def joined_tasks(self) -> Collection[Task]:
+        """Tasks that were joined to networks beside those of their service, and have not ended."""
+        ...
+
     def service_ids_with_tasks(self) -> Collection[ServiceId]:
         """Every service id that a stored task names, also of services that are gone."""
         ...

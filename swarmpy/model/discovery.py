@@ -84,7 +84,10 @@ class NetworkService(Value, frozen=True, kw_only=True):
 
 
 class NetworkEndpoint(Value, frozen=True, kw_only=True):
-    """A task on a network. ``name`` is the task's: ``<service>.<slot>.<task id>``; ``mac`` empty: derived."""
+    """A task on a network. ``name`` is the task's: ``<service>.<slot>.<task id>``; ``mac`` empty: derived.
+
+    ``aliases``: further names of this task alone.
+    """
 
     network_id: NetworkId = NetworkId("")
     task_id: TaskId = TaskId("")
@@ -94,6 +97,7 @@ class NetworkEndpoint(Value, frozen=True, kw_only=True):
     mac: str = ""
     name: str = ""
     state: EndpointState = EndpointState.UNSPECIFIED
+    aliases: tuple[str, ...] = ()
 
     @property
     def record_id(self) -> str:

@@ -199,7 +199,7 @@ def _normal(text: str) -> str:
 def check_attachment(place: NetworkAttachmentConfig) -> None:
     for name, version in ((IPV4_OPTION, 4), (IPV6_OPTION, 6)):
         text = place.driver_opts.get(name, "")
-        if text and not _is_address(text, version):
+        if text and not is_address(text, version):
             raise InvalidArgument(
                 f"network {place.target}: invalid {name} {text}: give an IPv{version} address"
             )
@@ -217,10 +217,10 @@ def is_unicast_mac(text: str) -> bool:
 
 def is_host_ip(text: str) -> bool:
     """An address, or what may be an interface's name."""
-    return _is_address(text, 4) or _is_address(text, 6) or bool(_LINK.match(text))
+    return is_address(text, 4) or is_address(text, 6) or bool(_LINK.match(text))
 
 
-def _is_address(text: str, version: int) -> bool:
+def is_address(text: str, version: int) -> bool:
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

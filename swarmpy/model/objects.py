@@ -29,6 +29,7 @@ from swarmpy.model.specs import (
     Driver,
     EndpointSpec,
     IPAMOptions,
+    NetworkAttachmentConfig,
     NetworkSpec,
     NodeSpec,
     Platform,
@@ -270,6 +271,26 @@ class TaskStatus(Value, frozen=True, kw_only=True):
     container_status: ContainerStatus | None = None
     port_status: PortStatus | None = None
     addresses: tuple[str, ...] = ()
+    places_version: int = 0
+    """The task's version whose places the agent has made, or cannot make: then ``places_err`` says why."""
+    places_err: str = ""
+
+
+class NetworkJoin(Value, frozen=True, kw_only=True):
+    """A network that one task was joined to while it ran. ``wish.target`` is the network's id.
+
+    Its place is among the task's ``networks`` once it has addresses. ``number``: from 1, no other join's of
+    the task; its link is named by it. ``is_leaving``: the task is to let go; its addresses are held until its
+    agent has said that it did.
+    """
+
+    wish: NetworkAttachmentConfig = NetworkAttachmentConfig()
+    number: int = 0
+    is_leaving: bool = False
+
+    @property
+    def network_id(self) -> NetworkId:
+        return NetworkId(self.wish.target)
 
 
 class Task(Value, frozen=True, kw_only=True):
@@ -277,6 +298,7 @@ class Task(Value, frozen=True, kw_only=True):
 
     ``not_before`` is the end of the restart delay: until then ``desired_state`` stays READY.
     ``restarts`` counts the restarts of this slot under this revision, for backoff and max-attempts.
+    ``networks`` are those of its service, and those of ``joins`` that have addresses.
     """
 
     id: TaskId
@@ -293,6 +315,24 @@ class Task(Value, frozen=True, kw_only=True):
     not_before: Timestamp = Timestamp(0)
     restarts: int = 0
     job_iteration: int = 0
+    joins: tuple[NetworkJoin, ...] = ()
+
+    def join_of(self, network_id: NetworkId) -> NetworkJoin | None:
+        """None: the network is its service's, or none of its own."""
+        return next((join for join in self.joins if join.network_id == network_id), None)
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether it has a place by a join, if only to leave it."""
+        return bool(self.joins) and any(self.join_of(place.network_id) for place in self.networks)
+
+    @property
+    def places(self) -> tuple[NetworkAttachment, ...]:
+        """Where it is to be: its ``networks`` without those that it is leaving."""
+        leaving = {join.network_id for join in self.joins if join.is_leaving}
+        if not leaving:
+            return self.networks
+        return tuple(place for place in self.networks if place.network_id not in leaving)
 
 
 # --- networks, secrets, configs, volumes

@@ -26,17 +26,17 @@ from swarmpy.pb import objects_pb2 as swarmpy_dot_v1_dot_objects__pb2
 from swarmpy.pb import specs_pb2 as swarmpy_dot_v1_dot_specs__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aswarmpy/v1/discovery.proto\x12\nswarmpy.v1\x1a\x18swarmpy/v1/objects.proto\x1a\x16swarmpy/v1/specs.proto\"O\n\x0fNetworkSettings\x12\x16\n\x0e\x64\x61ta_path_port\x18\x01 \x01(\x03\x12$\n\x04keys\x18\x02 \x03(\x0b\x32\x16.swarmpy.v1.NetworkKey\"\xa2\x01\n\x08NodePeer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04\x61\x64\x64r\x18\x02 \x01(\t\x12\x19\n\x11ingress_addresses\x18\x03 \x03(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x10\n\x08hostname\x18\x05 \x01(\t\x12\x0e\n\x06number\x18\x06 \x01(\x03\x12\x12\n\nencryption\x18\x07 \x03(\t\x12\x15\n\rwireguard_key\x18\x08 \x01(\x0c\"\xdc\x01\n\x0eNetworkService\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x11\n\taddresses\x18\x05 \x03(\t\x12%\n\x05ports\x18\x06 \x03(\x0b\x32\x16.swarmpy.v1.PortConfig\x12\x11\n\tis_sticky\x18\x07 \x01(\x08\x12\x0b\n\x03\x61\x63l\x18\x08 \x01(\t\x12\x13\n\x0brate_in_bps\x18\t \x01(\x03\x12\x14\n\x0crate_out_bps\x18\n \x01(\x03\"\xb3\x01\n\x0fNetworkEndpoint\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x12\n\nservice_id\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0b\n\x03mac\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12(\n\x05state\x18\x08 \x01(\x0e\x32\x19.swarmpy.v1.EndpointState\"A\n\rRecordRemoval\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.swarmpy.v1.RecordKind\x12\n\n\x02id\x18\x02 \x01(\t*\x7f\n\rEndpointState\x12\x1e\n\x1a\x45NDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45NDPOINT_STATE_PRESENT\x10\x01\x12\x19\n\x15\x45NDPOINT_STATE_ACTIVE\x10\x02\x12\x17\n\x13\x45NDPOINT_STATE_LOST\x10\x03*\x8c\x01\n\nRecordKind\x12\x1b\n\x17RECORD_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14RECORD_KIND_SETTINGS\x10\x01\x12\x14\n\x10RECORD_KIND_PEER\x10\x02\x12\x17\n\x13RECORD_KIND_SERVICE\x10\x03\x12\x18\n\x14RECORD_KIND_ENDPOINT\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aswarmpy/v1/discovery.proto\x12\nswarmpy.v1\x1a\x18swarmpy/v1/objects.proto\x1a\x16swarmpy/v1/specs.proto\"O\n\x0fNetworkSettings\x12\x16\n\x0e\x64\x61ta_path_port\x18\x01 \x01(\x03\x12$\n\x04keys\x18\x02 \x03(\x0b\x32\x16.swarmpy.v1.NetworkKey\"\xa2\x01\n\x08NodePeer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04\x61\x64\x64r\x18\x02 \x01(\t\x12\x19\n\x11ingress_addresses\x18\x03 \x03(\t\x12\x0f\n\x07\x62oot_id\x18\x04 \x01(\t\x12\x10\n\x08hostname\x18\x05 \x01(\t\x12\x0e\n\x06number\x18\x06 \x01(\x03\x12\x12\n\nencryption\x18\x07 \x03(\t\x12\x15\n\rwireguard_key\x18\x08 \x01(\x0c\"\xdc\x01\n\x0eNetworkService\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x12\n\nservice_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x11\n\taddresses\x18\x05 \x03(\t\x12%\n\x05ports\x18\x06 \x03(\x0b\x32\x16.swarmpy.v1.PortConfig\x12\x11\n\tis_sticky\x18\x07 \x01(\x08\x12\x0b\n\x03\x61\x63l\x18\x08 \x01(\t\x12\x13\n\x0brate_in_bps\x18\t \x01(\x03\x12\x14\n\x0crate_out_bps\x18\n \x01(\x03\"\xc4\x01\n\x0fNetworkEndpoint\x12\x12\n\nnetwork_id\x18\x01 \x01(\t\x12\x0f\n\x07task_id\x18\x02 \x01(\t\x12\x12\n\nservice_id\x18\x03 \x01(\t\x12\x0f\n\x07node_id\x18\x04 \x01(\t\x12\x11\n\taddresses\x18\x05 \x03(\t\x12\x0b\n\x03mac\x18\x06 \x01(\t\x12\x0c\n\x04name\x18\x07 \x01(\t\x12(\n\x05state\x18\x08 \x01(\x0e\x32\x19.swarmpy.v1.EndpointState\x12\x0f\n\x07\x61liases\x18\t \x03(\t\"A\n\rRecordRemoval\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.swarmpy.v1.RecordKind\x12\n\n\x02id\x18\x02 \x01(\t*\x7f\n\rEndpointState\x12\x1e\n\x1a\x45NDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45NDPOINT_STATE_PRESENT\x10\x01\x12\x19\n\x15\x45NDPOINT_STATE_ACTIVE\x10\x02\x12\x17\n\x13\x45NDPOINT_STATE_LOST\x10\x03*\x8c\x01\n\nRecordKind\x12\x1b\n\x17RECORD_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14RECORD_KIND_SETTINGS\x10\x01\x12\x14\n\x10RECORD_KIND_PEER\x10\x02\x12\x17\n\x13RECORD_KIND_SERVICE\x10\x03\x12\x18\n\x14RECORD_KIND_ENDPOINT\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarmpy.v1.discovery_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENDPOINTSTATE']._serialized_start=810
-  _globals['_ENDPOINTSTATE']._serialized_end=937
-  _globals['_RECORDKIND']._serialized_start=940
-  _globals['_RECORDKIND']._serialized_end=1080
+  _globals['_ENDPOINTSTATE']._serialized_start=827
+  _globals['_ENDPOINTSTATE']._serialized_end=954
+  _globals['_RECORDKIND']._serialized_start=957
+  _globals['_RECORDKIND']._serialized_end=1097
   _globals['_NETWORKSETTINGS']._serialized_start=92
   _globals['_NETWORKSETTINGS']._serialized_end=171
   _globals['_NODEPEER']._serialized_start=174
@@ -44,7 +44,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NETWORKSERVICE']._serialized_start=339
   _globals['_NETWORKSERVICE']._serialized_end=559
   _globals['_NETWORKENDPOINT']._serialized_start=562
-  _globals['_NETWORKENDPOINT']._serialized_end=741
-  _globals['_RECORDREMOVAL']._serialized_start=743
-  _globals['_RECORDREMOVAL']._serialized_end=808
+  _globals['_NETWORKENDPOINT']._serialized_end=758
+  _globals['_RECORDREMOVAL']._serialized_start=760
+  _globals['_RECORDREMOVAL']._serialized_end=825
 # @@protoc_insertion_point(module_scope)

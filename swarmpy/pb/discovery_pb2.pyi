@@ -203,6 +203,7 @@ class NetworkEndpoint(_message.Message):
     MAC_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     network_id: _builtins.str
     task_id: _builtins.str
     service_id: _builtins.str
@@ -212,6 +213,10 @@ class NetworkEndpoint(_message.Message):
     state: Global___EndpointState.ValueType
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further names of this task alone."""
+
     def __init__(
         self,
         *,
@@ -223,10 +228,11 @@ class NetworkEndpoint(_message.Message):
         mac: _builtins.str = ...,
         name: _builtins.str = ...,
         state: Global___EndpointState.ValueType = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "mac", b"mac", "name", b"name", "network_id", b"network_id", "node_id", b"node_id", "service_id", b"service_id", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "aliases", b"aliases", "mac", b"mac", "name", b"name", "network_id", b"network_id", "node_id", b"node_id", "service_id", b"service_id", "state", b"state", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -713,11 +713,16 @@ class TaskStatus(_message.Message):
     CONTAINER_STATUS_FIELD_NUMBER: _builtins.int
     PORT_STATUS_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
+    PLACES_VERSION_FIELD_NUMBER: _builtins.int
+    PLACES_ERR_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.int
     state: _types_pb2.TaskState.ValueType
     message: _builtins.str
     err: _builtins.str
     report: _builtins.int
+    places_version: _builtins.int
+    """The task's version whose places in networks the agent has made; with places_err, has given up making."""
+    places_err: _builtins.str
     @_builtins.property
     def container_status(self) -> Global___ContainerStatus: ...
     @_builtins.property
@@ -735,14 +740,44 @@ class TaskStatus(_message.Message):
         container_status: Global___ContainerStatus | None = ...,
         port_status: Global___PortStatus | None = ...,
         addresses: _abc.Iterable[_builtins.str] | None = ...,
+        places_version: _builtins.int = ...,
+        places_err: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container_status", b"container_status", "port_status", b"port_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "container_status", b"container_status", "err", b"err", "message", b"message", "port_status", b"port_status", "report", b"report", "state", b"state", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "container_status", b"container_status", "err", b"err", "message", b"message", "places_err", b"places_err", "places_version", b"places_version", "port_status", b"port_status", "report", b"report", "state", b"state", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskStatus: _TypeAlias = TaskStatus  # noqa: Y015
+
+@_typing.final
+class NetworkJoin(_message.Message):
+    """A network that one task was joined to while it ran; wish.target is its id. Leaving: the agent is to let go."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WISH_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    IS_LEAVING_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    is_leaving: _builtins.bool
+    @_builtins.property
+    def wish(self) -> _specs_pb2.NetworkAttachmentConfig: ...
+    def __init__(
+        self,
+        *,
+        wish: _specs_pb2.NetworkAttachmentConfig | None = ...,
+        number: _builtins.int = ...,
+        is_leaving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wish", b"wish"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_leaving", b"is_leaving", "number", b"number", "wish", b"wish"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NetworkJoin: _TypeAlias = NetworkJoin  # noqa: Y015
 
 @_typing.final
 class NetworkAttachment(_message.Message):
@@ -799,6 +834,7 @@ class Task(_message.Message):
     NOT_BEFORE_FIELD_NUMBER: _builtins.int
     RESTARTS_FIELD_NUMBER: _builtins.int
     JOB_ITERATION_FIELD_NUMBER: _builtins.int
+    JOINS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
@@ -815,6 +851,8 @@ class Task(_message.Message):
     def status(self) -> Global___TaskStatus: ...
     @_builtins.property
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkAttachment]: ...
+    @_builtins.property
+    def joins(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkJoin]: ...
     def __init__(
         self,
         *,
@@ -832,10 +870,11 @@ class Task(_message.Message):
         not_before: _builtins.int = ...,
         restarts: _builtins.int = ...,
         job_iteration: _builtins.int = ...,
+        joins: _abc.Iterable[Global___NetworkJoin] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "desired_state", b"desired_state", "id", b"id", "job_iteration", b"job_iteration", "networks", b"networks", "node_id", b"node_id", "not_before", b"not_before", "restarts", b"restarts", "revision_id", b"revision_id", "service_id", b"service_id", "slot", b"slot", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "desired_state", b"desired_state", "id", b"id", "job_iteration", b"job_iteration", "joins", b"joins", "networks", b"networks", "node_id", b"node_id", "not_before", b"not_before", "restarts", b"restarts", "revision_id", b"revision_id", "service_id", b"service_id", "slot", b"slot", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -226,6 +226,7 @@ def reads(view: View) -> dict[object, object]:
     out |= {("tasks of node", n): by_id(view.tasks_of_node(NodeId(n))) for n in NODES}
     out |= {("tasks of revision", r): by_id(view.tasks_of_revision(RevisionId(r))) for r in REVISIONS}
     out["unplaced"] = by_id(view.unplaced_tasks())
+    out["joined"] = by_id(view.joined_tasks())
     out["managers"] = by_id(view.manager_nodes())
     out["services with tasks"] = set(view.service_ids_with_tasks())
     return out
@@ -259,6 +260,7 @@ def expected_reads(rows: Rows, version: int) -> dict[object, object]:
     wished = (TaskState.READY, TaskState.RUNNING, TaskState.COMPLETE)
     waiting = (TaskState.NEW, TaskState.PENDING)
     out["managers"] = where(rows[Kind.NODE], lambda n: n.manager_status is not None)
+    out["joined"] = where(tasks, lambda t: bool(t.joins) and t.status.state <= TaskState.RUNNING)
     out["unplaced"] = where(tasks, lambda t: t.status.state in waiting and t.desired_state in wished)
     out["services with tasks"] = {each.service_id for each in tasks.values()}
     return out

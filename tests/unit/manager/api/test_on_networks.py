@@ -1,4 +1,4 @@
-"""Who is on a network, over HTTP: running tasks, events of them, services and their ports."""
+"""Who is on a network, over HTTP: events of running tasks, services and their ports."""
 
 from __future__ import annotations
 
@@ -13,45 +13,6 @@ from api_node import FakeCluster
 
 from manager.api.predefined import PREDEFINED
 from swarmpy.model.states import TaskState
-
-# --- connect and disconnect
-
-
-async def test_joining_a_running_task_is_judged_and_not_pretended(http: Http, cluster: FakeCluster) -> None:
-    front = await created(http, "front", Attachable=True)
-    await created(http, "side", Attachable=True)
-    await created(http, "closed")
-    service_id = (await on(http, "front")).json["ID"]
-    add_member(cluster, "t1", service_id, "10.0.1.3/24", network_id=front)
-
-    async def said(network: str, verb: str, container: str) -> tuple[int, str]:
-        answer = await http.post(f"/networks/{network}/{verb}", {"Container": container})
-        return answer.status, answer.message
-
-    assert await said("side", "connect", "") == (400, 'invalid name or ID supplied: ""')
-    assert await said("side", "connect", "nosuch") == (404, "No such container: nosuch")
-    assert await said("nosuch", "disconnect", "t1") == (404, "network nosuch not found")
-    assert await said("closed", "connect", "t1") == (
-        403,
-        "Could not attach to network closed: rpc error: code = PermissionDenied desc = "
-        "network closed not manually attachable",
-    )
-    assert await said("host", "connect", "t1") == (
-        400,
-        "container cannot be disconnected from host network or connected to host network",
-    )
-    assert await said("front", "connect", "web.1.t1") == (
-        403,
-        "endpoint with name web.1.t1 already exists in network front",
-    )
-    status, text = await said("side", "connect", "web.1.t1")
-    assert status == 501
-    assert "swarmpy service update --network-add side SERVICE" in text
-    assert await said("side", "disconnect", "t1") == (400, "container t1 is not connected to network side")
-    status, text = await said("front", "disconnect", "t1")
-    assert status == 501
-    assert "--network-rm front" in text
-
 
 # --- events
 
