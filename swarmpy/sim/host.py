@@ -19,6 +19,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from agent.dataplane.base import Backend
 from agent.dataplane.fake import FakeBackend, FakeNetwork
 from agent.executor.base import Exit
 from agent.executor.fake import FakeExecutor, FakeMachine
@@ -94,6 +95,8 @@ class Host:
         self.make_journal: Callable[[Random], SimJournal] = SimJournal
         """How this machine comes by an empty journal; it then outlives the daemon."""
         self._journal: SimJournal | None = None
+        self.make_backend: Callable[[Env], Backend] = lambda env: FakeBackend(self.network)
+        """How this machine's network is programmed."""
         self.disk = SimDisk(self._random)
         self._own_disk(self.disk)
         self.reset_machine()
@@ -146,7 +149,7 @@ class Host:
             threads=lambda name, workers: SimThreads(seams.loop, generator, workers),
             buggify=seams.buggify,
         )
-        daemon = Daemon(self._config(), env, self._machine())
+        daemon = Daemon(self._config(), env, self._machine(env))
         self._api = Api(daemon, env)
         self.daemon = daemon
         try:
@@ -175,11 +178,11 @@ class Host:
             advertise_address=self.address,
         )
 
-    def _machine(self) -> Machine:
+    def _machine(self, env: Env) -> Machine:
         return Machine(
             executor_name=FakeExecutor.name,
             make_executor=lambda: FakeExecutor(self.machine),
-            make_backend=lambda: FakeBackend(self.network),
+            make_backend=lambda: self.make_backend(env),
             open_journal=self._open_journal,
             describe=lambda: replace(self.description, boot_id=f"{self.name}.{self.boots}"),
             read_system=read_system,
