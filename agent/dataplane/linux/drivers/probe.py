@@ -26,10 +26,9 @@ def find_drivers() -> tuple[tuple[str, ...], tuple[str, ...]]:
         for name, message, drivers in (("macvlan", macvlan, ON_MACVLAN), ("ipvlan", ipvlan, ON_IPVLAN)):
             error = own.batch([message])[0]
             if error:
-                verb = "are" if len(drivers) > 1 else "is"
                 lacking.append(
-                    f"Networks of the driver {', '.join(drivers)} {verb} not for this node: the kernel makes "
-                    f"no {name} devices; load the module {name}."
+                    f"The kernel makes no {name} devices (load the module {name}), so networks of the driver"
+                    f"{'s' if len(drivers) > 1 else ''} {', '.join(drivers)} are not for this node."
                 )
             else:
                 found += drivers

@@ -169,6 +169,12 @@ async def test_a_change_leaves_connections_alone(rig: OverlayRig) -> None:
         client.sendall(b"still there")
         assert client.recv(100) == b"still there"
         assert not is_reachable(far.path, "10.1.0.2", 80)
+        set_policy(rig, "web", "allow in tcp 80 from 10.1.0.4/32; deny in")
+        await rig.apply()
+        assert is_reachable(far.path, "10.1.0.2", 80)
+        set_policy(rig, "web", "deny in")
+        await rig.apply()
+        assert not is_reachable(far.path, "10.1.0.2", 80)
         set_policy(rig, "web", "")
         await rig.apply()
         assert is_reachable(far.path, "10.1.0.2", 80)
