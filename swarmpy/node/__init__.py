@@ -8,13 +8,16 @@ import asyncio
 import gc
 import resource
 import signal
+import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 
 import structlog
 
+from agent.dataplane.base import Backend
 from agent.dataplane.linux.backend import LinuxBackend
+from agent.dataplane.windows.backend import WindowsBackend
 from agent.describe import describe
 from agent.executor.native.executor import NativeExecutor
 from agent.journal import Journal
@@ -102,12 +105,19 @@ def make_machine(config: NodeConfig, env: Env) -> Machine:
         make_executor=lambda: NativeExecutor(
             config.data_dir, cgroup_parent=config.cgroup_parent, hidden=(netns_dir,), clock=env.clock
         ),
-        make_backend=lambda: LinuxBackend(run_dir=config.run_dir),
+        make_backend=lambda: make_backend(config, env),
         open_journal=Journal,
         describe=partial(describe, hostname=config.hostname, labels=config.labels),
         read_system=read_system,
         images=Images(config.data_dir),
     )
+
+
+def make_backend(config: NodeConfig, env: Env, *, system: str = sys.platform) -> Backend:
+    """What programs this machine's network. Windows has this much of a node only: no executor is for it."""
+    if system == "win32":
+        return WindowsBackend(threads=env.threads)
+    return LinuxBackend(run_dir=config.run_dir)
 
 
 __all__ = ["SwarmError", "run", "serve"]

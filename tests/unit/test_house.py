@@ -49,6 +49,8 @@ PURE = (
     "agent/dataplane/plan.py",
     "agent/dataplane/diff.py",
     "agent/dataplane/linux/plan.py",
+    *(f"agent/dataplane/windows/{name}.py" for name in ("objects", "features", "refusals", "plan", "diff")),
+    *("agent/dataplane/windows/v1.py", "agent/dataplane/windows/v2.py"),
     "agent/dataplane/linux/mesh/host_rules.py",
     "agent/dataplane/linux/mesh/names.py",
     "agent/dataplane/linux/mesh/task_rules.py",

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from pathlib import Path
 
 import backend_suite as suite
 import pytest
 from fake_hns import FakeHns
 from msgspec.structs import replace
 
-from agent.dataplane.base import Balancer, Endpoint, NodeState, Policy, PublishedPort, Rule
+from agent.dataplane.base import Balancer, NodeState, Policy, PublishedPort, Rule
 from agent.dataplane.windows import errors
 from agent.dataplane.windows.backend import WindowsBackend
 from agent.dataplane.windows.objects import plain_mac
+from swarmpy.config import NodeConfig
 from swarmpy.errors import SwarmError, TaskRejected, Unavailable
-from swarmpy.model.ids import NodeId, ServiceId
+from swarmpy.model.ids import ServiceId
+from swarmpy.node import make_backend
+from swarmpy.runtime import Env
 
-Opener = Callable[[], Any]
 BLUE = suite.network(1)
 TASK = suite.on_networks(1, BLUE)
 REMOTE = "10.77.1.200"
@@ -296,6 +298,12 @@ async def test_the_node_itself_is_nobodys_remote(hns: FakeHns, backend: WindowsB
     assert json.dumps(sorted(each["ip"] for each in hns.endpoints.values())) == json.dumps(sorted(BOTH))
 
 
-def test_the_suites_own_node_is_known() -> None:
-    assert suite.PEERS[suite.SELF].node_id == NodeId("self")
-    assert isinstance(TASK, Endpoint)
+async def test_the_backend_follows_from_the_system(tmp_path: Path) -> None:
+    config = NodeConfig(data_dir=tmp_path / "data", run_dir=tmp_path / "run")
+    windows = make_backend(config, Env(), system="win32")
+    assert windows.name == "windows"
+    assert not (await windows.probe()).is_usable
+    await windows.shut_down()
+    linux = make_backend(config, Env())
+    assert linux.name == "linux"
+    await linux.shut_down()
