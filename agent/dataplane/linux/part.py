@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from agent.dataplane.base import Endpoint, NetworkConfig, NodeState
+from agent.dataplane.linux.balancing.wire import Wire
 from agent.dataplane.linux.netlink import Netlink
 from agent.dataplane.linux.nftables import Nftables
 from swarmpy.model.ids import NetworkId, NodeId, TaskId
@@ -34,6 +35,11 @@ class Space(Protocol):
 
     @property
     def nft(self) -> Nftables: ...
+
+    @property
+    def wire(self) -> Wire:
+        """To the packet filter, for messages. Closing one waits for the kernel if rules have just gone."""
+        ...
 
     def set(self, name: str, value: str) -> None:
         """Write a setting below /proc/sys/net inside: ``set("ipv4/ip_forward", "1")``."""

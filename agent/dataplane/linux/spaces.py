@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.dataplane.linux import namespaces
+from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
 from agent.dataplane.linux.netlink import Netlink
 from agent.dataplane.linux.nftables import Nftables
 from swarmpy.errors import Unavailable
@@ -47,6 +48,7 @@ class NamespaceSpace:
         self._contexts = contexts
         self._netlink: Netlink | None = None
         self._nft: Nftables | None = None
+        self._wire: Wire | None = None
 
     @property
     def netlink(self) -> Netlink:
@@ -63,6 +65,13 @@ class NamespaceSpace:
         if self._contexts is not None:
             self._contexts.use(self)
         return self._nft
+
+    @property
+    def wire(self) -> Wire:
+        if self._wire is None:
+            with self.inside():
+                self._wire = Wire(NETFILTER)
+        return self._wire
 
     @contextmanager
     def inside(self) -> Iterator[None]:
@@ -95,6 +104,9 @@ class NamespaceSpace:
         """Close the doors; another call opens them again."""
         self.rest()
         self.close_nft()
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     def close_nft(self) -> None:
         if self._contexts is not None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from agent.dataplane.base import Endpoint, NodeState
 from agent.dataplane.linux import namespaces
 from agent.dataplane.linux.balancing import flows
-from agent.dataplane.linux.balancing.wire import NETFILTER, SOCKETS, Wire
+from agent.dataplane.linux.balancing.wire import SOCKETS, Wire
 from agent.dataplane.linux.part import Space
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import NetworkId, TaskId
@@ -106,10 +106,11 @@ def _collecting(failures: list[str], what: str) -> Iterator[None]:
 def end_sockets(space: Space, addresses: set[str]) -> tuple[CutCount, bool]:
     """In a task's namespace; and whether more is tracked there than what its sockets have open."""
     gone = flows.pack(addresses)
+    tracker = space.wire
     with namespaces.inside(space.path):
-        tracker, diagnosis = Wire(NETFILTER), Wire(SOCKETS)
+        diagnosis = Wire(SOCKETS)
         count = int(Path(_COUNT).read_text())
-    with tracker, diagnosis:
+    with diagnosis:
         sockets = flows.connected(diagnosis)
         found = flows.of_sockets(tracker, sockets)
         pairs = list(zip(sockets, found, strict=True))
@@ -124,10 +125,7 @@ def end_sockets(space: Space, addresses: set[str]) -> tuple[CutCount, bool]:
 
 def forget_rest(space: Space, addresses: set[str]) -> int:
     """What no connected socket has: datagrams of unconnected ones, SCTP, what a task forwards for others."""
-    with namespaces.inside(space.path):
-        tracker = Wire(NETFILTER)
-    with tracker:
-        return flows.forget(tracker, flows.tracked(tracker, flows.pack(addresses)))
+    return flows.forget(space.wire, flows.tracked(space.wire, flows.pack(addresses)))
 
 
 def cut_forwarded(node: Space, addresses: set[str]) -> CutCount:
@@ -135,9 +133,8 @@ def cut_forwarded(node: Space, addresses: set[str]) -> CutCount:
 
     The node may well have addresses of its own elsewhere that look the same.
     """
-    with namespaces.inside(node.path):
-        tracker, diagnosis = Wire(NETFILTER), Wire(SOCKETS)
-    with tracker, diagnosis:
+    tracker = node.wire
+    with namespaces.inside(node.path), Wire(SOCKETS) as diagnosis:
         found = [flow for flow in flows.tracked(tracker, flows.pack(addresses)) if flow.is_redirected]
         led_there = {flow.ends for flow in found}
         sockets = flows.connected(diagnosis) if found else []

@@ -92,10 +92,13 @@ class _Client:
 
     endpoint: Endpoint
     space: Space
-    wire: Wire
     versions: tuple[int, ...]
     choices: dict[str, str] = field(default_factory=dict)
     is_dirty: bool = True
+
+    @property
+    def wire(self) -> Wire:
+        return self.space.wire
 
     @property
     def network_ids(self) -> list[NetworkId]:
@@ -170,7 +173,7 @@ class Balancing:
         if not versions:
             return
         try:
-            client = former or _Client(endpoint, space, _wire_in(space.path), versions)
+            client = former or _Client(endpoint, space, versions)
             self._clients[endpoint.task_id] = client
             self._reconcile(client)
             for name, value in self._settings:
@@ -198,7 +201,6 @@ class Balancing:
         client = self._clients.pop(task_id, None)
         if client is None:
             return
-        client.wire.close()
         for network_id in client.network_ids:
             network = self._networks.get(network_id)
             if network is not None:
@@ -207,8 +209,6 @@ class Balancing:
                     del self._networks[network_id]
 
     def shut_down(self) -> None:
-        for client in self._clients.values():
-            client.wire.close()
         self._clients.clear()
         self._networks.clear()
 
@@ -346,11 +346,6 @@ def _choose(client: _Client, services: Sequence[ServiceSlots]) -> dict[Element, 
         client.choices[vip] = slots.favourite(client.address, backends, client.choices.get(vip, ""))
         found.update(rules.slot_elements(vip, [(0, client.choices[vip])]))
     return found
-
-
-def _wire_in(path: Path) -> Wire:
-    with namespaces.inside(path):
-        return Wire(NETFILTER)
 
 
 def _setting(name: str) -> int:

@@ -20,7 +20,7 @@ import structlog
 from agent.dataplane import plan as network_plan
 from agent.dataplane.base import Endpoint, HostPort, NetworkConfig, NodeState, Peer, PublishedPort
 from agent.dataplane.linux import plan
-from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
+from agent.dataplane.linux.balancing.wire import Wire
 from agent.dataplane.linux.mesh import gateway, host_rules, names, probe, table
 from agent.dataplane.linux.mesh.host_rules import Element, PlacedPort
 from agent.dataplane.linux.mesh.names import Interface
@@ -46,7 +46,6 @@ class Mesh:
         self._netns_dir = netns_dir
         self._reserved = ports
         self._node: Space | None = None
-        self._wire: Wire | None = None
         self._tasks: dict[TaskId, Replies] = {}
         self._peers: Mapping[NodeId, Peer] = {}
         self._gateways: dict[str, int] = {}
@@ -71,16 +70,12 @@ class Mesh:
     def start_up(self, node: Space) -> None:
         self.shut_down()
         self._node = node
-        self._wire = Wire(NETFILTER)
         self._has_egress = probe.has_egress_hook()
         self._elements, self._placed, self._plugged, self._is_gone = None, {}, (), False
 
     def shut_down(self) -> None:
         self._release_all()
         self._tasks.clear()
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
 
     def destroy(self) -> None:
         self._take_down()
@@ -290,8 +285,7 @@ class Mesh:
         return self._node
 
     def _own_wire(self) -> Wire:
-        assert self._wire is not None, "the backend was not started"
-        return self._wire
+        return self._own_node().wire
 
 
 def _own_place(own: Peer | None, state: NodeState) -> tuple[NetworkConfig | None, tuple[Interface, ...]]:

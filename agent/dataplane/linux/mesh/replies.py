@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_interface
 
 from agent.dataplane.base import Endpoint, Leg
-from agent.dataplane.linux import namespaces, plan
-from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
+from agent.dataplane.linux import plan
 from agent.dataplane.linux.mesh import messages, table, task_rules
 from agent.dataplane.linux.mesh.messages import Address
 from agent.dataplane.linux.mesh.names import (
@@ -131,8 +130,8 @@ class Replies:
         return TaskLeg(self._leg.link, tuple(inward), way_out, found[0] if found else "")
 
     def _read_outline(self) -> table.Outline:
-        with namespaces.inside(self._space.path), Wire(NETFILTER) as wire:
-            return table.outline(wire) + table.outline(wire, family=table.NETDEV)
+        wire = self._space.wire
+        return table.outline(wire) + table.outline(wire, family=table.NETDEV)
 
     def _address(self) -> str:
         return self._leg.addresses[0].partition("/")[0]

@@ -101,7 +101,7 @@ async def test_tables_that_are_flushed_inside_a_task_are_mended(rig: OverlayRig)
     client = place(rig, "client")
     before = command_in(client, "nft", "list", "table", "inet", "swarmpy_vip")
     command_in(client, "nft", "flush", "ruleset")
-    rig.backends[0].mend()
+    await rig.backends[0].mend()
     assert command_in(client, "nft", "list", "table", "inet", "swarmpy_vip") == before
     with server(rig, "near", NEAR), server(rig, "far", FAR):
         assert {who(rig) for _ in range(30)} == {NEAR, FAR}
