@@ -95,16 +95,22 @@ class NameSheet:
         self._sources: dict[str, dict[str, tuple[str, ...]]] = {}
 
     def put(self, name: str, source: str, addresses: tuple[str, ...]) -> None:
-        """``addresses`` sorted; none: ``source`` goes by that name no more."""
-        sources = self._sources.setdefault(name, {})
-        if addresses:
-            sources[source] = addresses
-        else:
-            sources.pop(source, None)
-        if not sources:
-            del self._sources[name]
+        """``addresses`` sorted. Without any the name is known too, so that nobody outside is asked for it."""
+        self._sources.setdefault(name, {})[source] = addresses
+        self._add_up(name)
+
+    def drop(self, name: str, source: str) -> None:
+        """``source`` goes by that name no more."""
+        sources = self._sources.get(name, {})
+        sources.pop(source, None)
+        if sources:
+            self._add_up(name)
+        elif self._sources.pop(name, None) is not None:
             self.sheet.drop(name)
-        elif len(sources) == 1:
+
+    def _add_up(self, name: str) -> None:
+        sources = self._sources[name]
+        if len(sources) == 1:
             self.sheet.put(name, next(iter(sources.values())))
         else:
             self.sheet.put(name, tuple(sorted({each for given in sources.values() for each in given})))
@@ -244,7 +250,7 @@ class NetworkPicture:
         self._show_active(before, after)
         for name in before.names:
             if name not in after.names:
-                self._names.put(name, task_id, ())
+                self._names.drop(name, task_id)
         for name in after.names:
             self._names.put(name, task_id, after.active)
         if endpoint is not None and after.pointers:
@@ -322,8 +328,8 @@ class NetworkPicture:
             names = tuple(dict.fromkeys(name.lower() for name in (service.name, *service.aliases) if name))
         for name in self._named.pop(service_id, ()):
             if name not in names:
-                self._names.put(name, service_id, ())
-                self._names.put(_TASKS + name, service_id, ())
+                self._names.drop(name, service_id)
+                self._names.drop(_TASKS + name, service_id)
         for name in names:
             self._names.put(name, service_id, vips or actives)
             self._names.put(_TASKS + name, service_id, actives)

@@ -224,7 +224,7 @@ class _Truth:
                 (place,) = (each for each in task.networks if each.network_id == network.id)
                 for name in self._names_of(task):
                     found.setdefault(name, set()).update(_bare(each) for each in place.addresses)
-        return {name: tuple(sorted(addresses)) for name, addresses in found.items() if addresses}
+        return {name: tuple(sorted(addresses)) for name, addresses in found.items()}
 
     def _names_of(self, task: Task) -> set[str]:
         revision = self._view.revision(task.revision_id)

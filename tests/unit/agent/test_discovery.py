@@ -87,6 +87,17 @@ def test_without_a_virtual_address_the_name_leads_to_all_tasks() -> None:
     assert known.node_state().networks[NET].balancers == {}
 
 
+def test_a_service_without_running_tasks_keeps_its_names() -> None:
+    """Or the servers outside would be asked for them."""
+    for addresses in ((), WEB.addresses):
+        known = directory(replace(WEB, addresses=addresses), endpoint(1))
+        known.take(endpoint(1, PRESENT))
+        assert names(known)["tasks.web"] == names(known)["tasks.www"] == ()
+        assert names(known)["web"] == tuple(address.partition("/")[0] for address in addresses)
+        known.take(removed(WEB))
+        assert names(known) == {}
+
+
 def test_who_is_told_to_stop_is_out_of_names_but_frames_find_it() -> None:
     known = directory(WEB, endpoint(1), endpoint(2))
     known.take(endpoint(1, PRESENT))
@@ -123,13 +134,13 @@ def test_two_services_may_share_an_alias() -> None:
 def test_an_own_task_has_the_names_of_its_container_while_it_lives() -> None:
     record = endpoint(1, node=HERE)
     known = directory(WEB, record)
-    assert "tasks.web" not in names(known), "it has no place here yet"
+    assert names(known)["tasks.web"] == (), "it has no place here yet"
     known.put_local(local(record, hostname="MyHost"))
     found = names(known)
     assert found["myhost"] == found[record.task_id[:12]] == found["tasks.web"] == ("10.0.9.1",)
     assert known.node_state().networks[NET].remotes == {}
     known.put_local(local(record, hostname="MyHost"), is_reachable=False)
-    assert "tasks.web" not in names(known), "it has ended, and no manager has heard of it"
+    assert names(known)["tasks.web"] == (), "it has ended, and no manager has heard of it"
     assert record.task_id in known.node_state().endpoints
     known.drop_local(record.task_id)
     assert known.node_state().endpoints == {}
