@@ -286,6 +286,53 @@ def test_platforms(wanted: Platform, actual: Platform, fits: bool) -> None:
     assert (task.node_id == "n1") is fits
 
 
+MIXED = {
+    "linux": Platform(architecture="x86_64", os="linux"),
+    "windows": Platform(architecture="amd64", os="windows"),
+    "silent": Platform(),
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fitting"),
+    [
+        ((Platform(architecture="amd64", os="linux"),), {"linux"}),
+        ((Platform(architecture="amd64", os="windows"),), {"windows"}),
+        ((Platform(architecture="arm64", os="linux"),), set()),
+        ((), {"linux", "windows", "silent"}),
+        ((Platform(os="windows"),), {"windows"}),
+        ((Platform(architecture="amd64"),), {"linux", "windows"}),
+        ((Platform(architecture="x86_64", os="linux"), Platform(os="windows")), {"linux", "windows"}),
+    ],
+)
+def test_platforms_in_a_swarm_of_two_systems(wanted: tuple[Platform, ...], fitting: set[str]) -> None:
+    board = Board()
+    for name, platform in MIXED.items():
+        node = make_node(name)
+        board.world.put(replace(node, description=replace(node.description, platform=platform)))
+    board.service("a", placement=Placement(platforms=wanted))
+    assert {task.node_id for task in board.place(board.wanted("a", 9))} == (fitting or {""})
+
+
+@pytest.mark.parametrize(
+    ("constraint", "fitting"),
+    [
+        ("node.platform.os==windows", {"windows"}),
+        ("node.platform.os!=windows", {"linux", "silent"}),
+        ("node.platform.os == Windows", {"windows"}),
+        ("node.labels.system==win", {"windows"}),
+        ("node.labels.system!=win", {"linux", "silent"}),
+    ],
+)
+def test_constraints_in_a_swarm_of_two_systems(constraint: str, fitting: set[str]) -> None:
+    board = Board()
+    for name, platform in MIXED.items():
+        node = make_node(name, labels={"system": "win"} if name == "windows" else {})
+        board.world.put(replace(node, description=replace(node.description, platform=platform)))
+    board.service("a", placement=Placement(constraints=(constraint,)))
+    assert {task.node_id for task in board.place(board.wanted("a", 9))} == fitting
+
+
 @pytest.mark.parametrize(
     ("driver", "plugins", "fits"),
     [
