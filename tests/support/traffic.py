@@ -14,6 +14,8 @@ from net_hosts import command_in, start_in
 
 KINDS: Final = {"push": "throughput", "ask": "requests/s", "call": "connections/s"}
 _SOURCE: Final = Path(__file__).parents[1] / "bench" / "net" / "traffic.c"
+_PINNED: Final = ("taskset", "-c", "1")
+"""Both ends on one core, or it is the scheduler's luck that is measured."""
 
 
 class Way(NamedTuple):
@@ -44,7 +46,7 @@ def traffic_program() -> Iterator[str]:
 @contextmanager
 def serving(path: Path, program: str, port: int) -> Iterator[None]:
     """Echoes on the port, swallows on the next."""
-    server = start_in(path, program, "serve", str(port))
+    server = start_in(path, *_PINNED, program, "serve", str(port))
     try:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
@@ -56,7 +58,8 @@ def serving(path: Path, program: str, port: int) -> Iterator[None]:
 
 def measure(program: str, kind: str, way: Way, seconds: float) -> tuple[float, float]:
     """Operations (bytes) per second, and the median latency in microseconds."""
-    words = command_in(way.path, program, kind, way.address, str(way.port), str(seconds)).split()
+    client = (*_PINNED, program, kind, way.address, str(way.port), str(seconds))
+    words = command_in(way.path, *client).split()
     assert words[3] == "0", f"{kind} {way.address}: {words[3]} failures"
     return float(words[0]) / float(words[1]), float(words[2])
 
