@@ -120,6 +120,7 @@ class NetLab(Cli):
         at = {
             legs["Network"]["Spec"]["Name"]: legs["Addresses"][0].partition("/")[0]
             for legs in row.get("NetworksAttachments") or ()
+            if legs["Addresses"]  # else the LAN gives them
         }
         id_ = row["ID"]
         slot = row.get("Slot") or row["NodeID"]

@@ -23,6 +23,7 @@ from pathlib import Path
 from agent.dataplane.base import Endpoint, Leg, NetworkConfig, NodeState
 from agent.dataplane.linux import namespaces, netlink, plan
 from agent.dataplane.linux.drivers import links
+from agent.dataplane.linux.drivers.announce import announce
 from agent.dataplane.linux.drivers.leases import Leases
 from agent.dataplane.linux.drivers.parents import find_parent
 from agent.dataplane.linux.drivers.uplinks import lacking
@@ -46,6 +47,8 @@ class Direct:
         self._state = NodeState()
         self._legs: dict[TaskId, tuple[Leg, ...]] = {}
         self._leases = Leases()
+        self._unannounced: dict[TaskId, tuple[Space, list[Leg]]] = {}
+        """Whose addresses the LAN is to be told once their links forward."""
 
     # --- life
 
@@ -125,6 +128,8 @@ class Direct:
 
     def settle(self, endpoint: Endpoint, space: Space) -> None:
         """The links are up: the way out through the first leg that leads there, and leases."""
+        if legs := plan.outward_legs(endpoint):
+            self._unannounced[endpoint.task_id] = space, legs
         with _translated(endpoint.task_id):
             for number, leg in enumerate(plan.outward_legs(endpoint)):
                 link = space.netlink.link(leg.link)
@@ -137,10 +142,20 @@ class Direct:
                     space.netlink.do(*(links.set_way_out(link.index, gateway) for gateway in gateways))
 
     def is_ready(self, task_id: TaskId) -> bool:
-        """A task begins once it has its leases, or has waited long enough for them."""
+        """A task begins once it has its leases, or has waited long enough for them. It comes after those
+        whose bridges have to be ready.
+        """
+        space, legs = self._unannounced.pop(task_id, (None, []))
+        with _translated(task_id):
+            for leg in legs:
+                for address in map(ip_interface, leg.addresses):
+                    if space is not None and address.version == 4:
+                        mac = leg.mac or mac_of(leg.addresses)
+                        announce(space, leg.link, mac=mac, address=address.ip)
         return self._leases.is_settled(task_id)
 
     def detach(self, task_id: TaskId) -> None:
+        self._unannounced.pop(task_id, None)
         self._leases.release(task_id)
 
     def unplug(self, task_ids: Sequence[TaskId]) -> None:

@@ -13,7 +13,7 @@ from net_hosts import EchoServer, Frame, Rig, ask, command_in, is_reachable, net
 from overlay_rig import OverlayRig, network, overlay_rig
 from policy_rig import set_policy
 
-from agent.dataplane.base import HostPort, Subnet
+from agent.dataplane.base import HostPort, NetworkConfig, Subnet
 from agent.dataplane.linux import plan
 from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId
@@ -258,3 +258,18 @@ async def test_ports_of_a_task_on_the_lan_are_refused(rig: OverlayRig) -> None:
     rig.place("web", 0, (LAN, "192.0.2.102/24"), ports=(port,))
     with pytest.raises(TaskRejected, match="on the node's LAN itself"):
         await rig.backends[0].attach(rig.tasks[TaskId("web")].endpoint)
+
+
+@pytest.mark.parametrize("config", [LAN, L2BRIDGE], ids=["macvlan", "l2bridge"])
+async def test_an_address_that_moves_is_announced(rig: OverlayRig, hosts: Rig, config: NetworkConfig) -> None:
+    """The LAN knew it by another MAC, and would believe that for long."""
+    other = hosts.hosts[1]
+    other.command(
+        "ip", "neigh", "replace", "192.0.2.102", "lladdr", "02:00:00:00:00:07", "dev", "eth0", "nud", "stale"
+    )
+    web = rig.place("web", 0, (config, "192.0.2.102/24"))
+    await rig.apply()
+    await rig.backends[0].attach(web.endpoint)
+    wait_until(lambda: "02:00:00:00:00:07" not in other.command("ip", "neigh"), "the LAN told")
+    with EchoServer(web.path, "192.0.2.102", 80):
+        ask(other.path, "192.0.2.102", 80)
