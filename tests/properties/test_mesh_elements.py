@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent.dataplane.base import Peer, PublishedPort, Subnet
+from agent.dataplane.linux.elements import Element
 from agent.dataplane.linux.mesh import host_rules, names, task_rules
-from agent.dataplane.linux.mesh.host_rules import Element, PlacedPort
+from agent.dataplane.linux.mesh.host_rules import PlacedPort
 from agent.dataplane.linux.mesh.task_rules import TaskLeg
 from swarmpy.limits import MESH_STICKY_SLOTS
 from swarmpy.model.ids import NodeId

@@ -11,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agent.dataplane.base import Balancer
 from agent.dataplane.linux.balancing import rules
-from agent.dataplane.linux.balancing.rules import Element, ServiceSlots
+from agent.dataplane.linux.balancing.rules import ServiceSlots
 from agent.dataplane.linux.balancing.slots import EXACT_MAX, SIZES, favourite, slot_count, spread
+from agent.dataplane.linux.elements import Element, difference
 from swarmpy.limits import VIP_SLOTS_MAX
 
 
@@ -181,7 +182,7 @@ def test_a_task_without_ipv6_is_told_nothing_of_it() -> None:
 def test_a_difference_leads_from_one_to_the_other(former: Balancer, now: Balancer) -> None:
     before = rules.elements_of(rules.place(former, {}), (4, 6))
     after = rules.elements_of(rules.place(now, {}), (4, 6))
-    removed, added = rules.difference(before, after)
+    removed, added = difference(before, after)
     rest = {key: value for key, value in before.items() if key not in removed}
     assert {**rest, **added} == after
-    assert rules.difference(after, after) == ({}, {})
+    assert difference(after, after) == ({}, {})

@@ -48,6 +48,7 @@ PURE = (
     "agent/dns/zone.py",
     "agent/dataplane/plan.py",
     "agent/dataplane/diff.py",
+    "agent/dataplane/linux/elements.py",
     "agent/dataplane/linux/plan.py",
     *(f"agent/dataplane/windows/{name}.py" for name in ("objects", "features", "refusals", "plan", "diff")),
     *("agent/dataplane/windows/v1.py", "agent/dataplane/windows/v2.py"),

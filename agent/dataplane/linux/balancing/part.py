@@ -19,8 +19,10 @@ from pathlib import Path
 from agent.dataplane.base import Balancer, Endpoint, NetworkState, NodeState
 from agent.dataplane.linux import namespaces
 from agent.dataplane.linux.balancing import rules, slots, table
-from agent.dataplane.linux.balancing.rules import Element, ServiceSlots
+from agent.dataplane.linux.balancing.rules import ServiceSlots
+from agent.dataplane.linux.balancing.table import VIP_TABLE
 from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
+from agent.dataplane.linux.elements import Element, Elements, difference
 from agent.dataplane.linux.nftables import Nftables, NftError
 from agent.dataplane.linux.part import Space
 from swarmpy.errors import Unavailable
@@ -128,7 +130,7 @@ class Balancing:
                     nft.run(rules.ruleset(versions))
                     skeleton = table.record(wire)
                     wire.transact(table.change({}, {}, anew=skeleton))
-                    if table.outline(wire) != skeleton.outline:
+                    if VIP_TABLE.outline(wire) != skeleton.outline:
                         raise OSError(errno.EPROTO, "it makes other rules of its own description of them")
                     self._skeletons[versions] = skeleton
                     short = [(name, least) for name, least in _IDLE_S if _setting(name) < least]
@@ -249,11 +251,11 @@ class Balancing:
         """Whatever is in the namespace: the table, its rules and its elements are right after this."""
         present = table.read(client.wire, rules.maps_of(client.versions))
         skeleton = self._skeletons[client.versions]
-        is_whole = present is not None and table.outline(client.wire) == skeleton.outline
+        is_whole = present is not None and VIP_TABLE.outline(client.wire) == skeleton.outline
         self._take_over(client, present or {})
         wished = self._wished(client)
         if present is not None and is_whole:
-            removed, added = rules.difference(present, wished)
+            removed, added = difference(present, wished)
             if removed or added:
                 client.wire.transact(table.change(removed, added))
         elif len(client.network_ids) == 1 and not client.choices:
@@ -262,7 +264,7 @@ class Balancing:
             client.wire.transact(table.change({}, wished, anew=skeleton))
         client.is_dirty = False
 
-    def _take_over(self, client: _Client, present: rules.Elements) -> None:
+    def _take_over(self, client: _Client, present: Elements) -> None:
         """Slots of networks that no other task is on, and choices, as they stand in the namespace."""
         for network_id in client.network_ids:
             if network_id not in self._networks:
@@ -306,7 +308,7 @@ def _text(steps: _Steps, client: _Client) -> bytes:
         added.update(new)
     before = _chosen(client, [former for former, _ in steps if former])
     after = _choose(client, [now for _, now in steps if now])
-    out, new = rules.difference(before, after)
+    out, new = difference(before, after)
     removed.update(out)
     added.update(new)
     return table.change(removed, added) if removed or added else b""
@@ -329,7 +331,7 @@ def _chosen(client: _Client, services: Sequence[ServiceSlots]) -> dict[Element, 
     return found
 
 
-def _remember(client: _Client, vip: str, present: rules.Elements) -> None:
+def _remember(client: _Client, vip: str, present: Elements) -> None:
     chosen = rules.slots_in(present, vip)
     if chosen:
         client.choices[vip] = chosen[0]

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from itertools import compress
 from operator import ne
-from typing import NamedTuple
 
 from agent.dataplane.base import Balancer
 from agent.dataplane.linux.balancing import slots
+from agent.dataplane.linux.elements import Element, Elements, Sides, difference
 from swarmpy.model.value import Value
 
 TABLE = "swarmpy_vip"
@@ -32,17 +32,6 @@ VIPS, SLOTS = "_vips", "_slots"
 """How the names of the maps end."""
 _FAMILIES = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 _SLOT_BYTES = 4
-
-
-class Element(NamedTuple):
-    """A key of one of the maps, as the kernel has it."""
-
-    map: str
-    key: bytes
-
-
-Elements = Mapping[Element, bytes]
-"""What a key leads to: an address, or for ``…_vips`` the name of a chain."""
 
 
 class ServiceSlots(Value, frozen=True, kw_only=True):
@@ -169,16 +158,6 @@ def slots_in(elements: Elements, vip: str) -> tuple[str, ...]:
             break
         found.append(str(ip_address(backend)))
     return tuple(found)
-
-
-Sides = tuple[dict[Element, bytes], dict[Element, bytes]]
-"""What to remove and what to add: in this order, within one transaction."""
-
-
-def difference(former: Elements, wished: Elements) -> Sides:
-    removed = {key: value for key, value in former.items() if wished.get(key) != value}
-    added = {key: value for key, value in wished.items() if former.get(key) != value}
-    return removed, added
 
 
 def step(former: ServiceSlots | None, now: ServiceSlots | None, versions: Iterable[int]) -> Sides:

@@ -16,7 +16,7 @@ client is one that only this node knows the way to: itself by a loopback address
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from agent.dataplane.base import PublishedPort
 from agent.dataplane.linux.balancing import slots
+from agent.dataplane.linux.elements import Element, Sides, difference
 from agent.dataplane.linux.mesh.names import (
     CLASSIC,
     LINK,
@@ -44,23 +45,12 @@ CLASSIC_SET = "classic"
 _FAMILIES = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 _SEED = 0x5A
 """The same on all nodes, so that a client that sticks finds its task through each."""
-_PLACES = {"": "", "_at": "{family} daddr . ", "_on": "iifname . "}
+PLACES = {"": "", "_at": "{family} daddr . ", "_on": "iifname . "}
 """Where a port answers, with what comes before it in the keys: on all addresses of the node, on one, and for
 whoever comes in by one interface."""
 _LINK_NAME_BYTES = 16
 
 Interfaces = Iterable[IPv4Interface | IPv6Interface]
-
-
-class Element(NamedTuple):
-    """A key of a map or set, as the kernel has it: each field padded to four bytes."""
-
-    map: str
-    key: bytes
-
-
-Elements = Mapping[Element, bytes]
-"""Their values: an address and a port, the name of a chain, or for a set nothing."""
 
 
 # --- the table
@@ -75,7 +65,7 @@ def ruleset(addresses: Interfaces) -> str:
     chains, on, at, anywhere = "", "", "", ""
     for version, (family, kind) in _FAMILIES.items():
         maps += _maps(family, kind)
-        chains += "".join(_chains(version, place) for place in _PLACES)
+        chains += "".join(_chains(version, place) for place in PLACES)
         entry += f" {family} daddr . {port} @{family}_{CLASSIC_SET} {mark}"
         on += f" meta nfproto ipv{version} iifname . {port} vmap @{family}_ports_on;"
         at += f" {family} daddr . {port} vmap @{family}_ports_at;"
@@ -129,7 +119,7 @@ def _maps(family: str, kind: str) -> str:
 
 def _chains(version: int, place: str) -> str:
     family = _FAMILIES[version][0]
-    key = _PLACES[place].format(family=family) + "meta l4proto . th dport . "
+    key = PLACES[place].format(family=family) + "meta l4proto . th dport . "
     draws = {size: f"numgen random mod {size}" for size in slots.SIZES}
     draws[0] = f"jhash {family} saddr mod {MESH_STICKY_SLOTS} seed {_SEED:#x}"
     return "".join(
@@ -197,7 +187,7 @@ def elements_of(placed: PlacedPort) -> dict[Element, bytes]:
     return found
 
 
-def change_of(former: PlacedPort, wished: PlacedPort) -> tuple[dict[Element, bytes], dict[Element, bytes]]:
+def change_of(former: PlacedPort, wished: PlacedPort) -> Sides:
     """What to remove and what to add, of one port. As a rule only some slots lead elsewhere."""
     if _outside_of_slots(former) != _outside_of_slots(wished):
         return difference(elements_of(former), elements_of(wished))
@@ -248,15 +238,8 @@ def _number(port: int) -> bytes:
     return port.to_bytes(2) + b"\0\0"
 
 
-def difference(former: Elements, wished: Elements) -> tuple[dict[Element, bytes], dict[Element, bytes]]:
-    """What to remove and what to add: in this order, within one transaction."""
-    removed = {key: value for key, value in former.items() if wished.get(key) != value}
-    added = {key: value for key, value in wished.items() if former.get(key) != value}
-    return removed, added
-
-
 def map_names() -> list[str]:
     families = [family for family, _ in _FAMILIES.values()]
-    maps = [f"{kind}{place}" for kind in ("ports", "slots") for place in _PLACES]
+    maps = [f"{kind}{place}" for kind in ("ports", "slots") for place in PLACES]
     named = [f"{family}_{each}" for family in families for each in (*maps, CLASSIC_SET)]
     return [CLASSIC_SET, f"on_{CLASSIC_SET}", *named]

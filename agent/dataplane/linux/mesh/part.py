@@ -21,19 +21,23 @@ from agent.dataplane import plan as network_plan
 from agent.dataplane.base import Endpoint, HostPort, NetworkConfig, NodeState, Peer, PublishedPort
 from agent.dataplane.linux import plan
 from agent.dataplane.linux.balancing.wire import Wire
-from agent.dataplane.linux.mesh import gateway, host_rules, names, probe, table
-from agent.dataplane.linux.mesh.host_rules import Element, PlacedPort
+from agent.dataplane.linux.elements import Element, Sides, difference
+from agent.dataplane.linux.mesh import gateway, host_rules, names, probe
+from agent.dataplane.linux.mesh.host_rules import PlacedPort
 from agent.dataplane.linux.mesh.names import Interface
 from agent.dataplane.linux.mesh.replies import Replies, ingress_leg
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Space
 from agent.dataplane.linux.ports import PortReservations
+from agent.dataplane.linux.tables import Outline, Table
 from swarmpy.errors import SwarmError, Unavailable
 from swarmpy.model.ids import NodeId, TaskId
 
 log = structlog.get_logger(__name__)
 
 OWNER = "the routing mesh"
+_TABLE = Table(names.TABLE, tuple(f"_ports{place}" for place in host_rules.PLACES), (host_rules.CLASSIC_SET,))
+_MAPS = dict.fromkeys(host_rules.map_names(), 0)
 _ANYWHERE = ("", "0.0.0.0", "::")
 _PortKey = tuple[str, int, str]
 """Protocol, number, and where it answers: see ``PlacedPort``."""
@@ -58,7 +62,7 @@ class Mesh:
         """What was reserved for ports, whatever the kernel has."""
         self._elements: dict[Element, bytes] | None = None
         """What is in the kernel's maps; None: to be found out."""
-        self._outline: table.Outline = ()
+        self._outline: Outline = ()
         self._state = NodeState()
         self._has_egress = False
         self._is_gone = False
@@ -121,8 +125,8 @@ class Mesh:
     def mend(self) -> None:
         """Everything is looked up in the kernel, and made right."""
         if self._elements is not None:
-            found = table.read(self._own_wire(), host_rules.map_names())
-            if found != self._elements or table.outline(self._own_wire()) != self._outline:
+            found = _TABLE.read(self._own_wire(), _MAPS)
+            if found != self._elements or _TABLE.outline(self._own_wire()) != self._outline:
                 self._elements = None
         self._plugged, self._is_gone = (), False
         self.apply(self._state)
@@ -141,9 +145,9 @@ class Mesh:
         if self._elements is not None and addresses == self._addresses:
             return
         ruleset = host_rules.ruleset(addresses)
-        self._outline = table.outline_of(ruleset)
-        found = table.read(self._own_wire(), host_rules.map_names())
-        if found is None or table.outline(self._own_wire()) != self._outline:
+        self._outline = _TABLE.outline_of(ruleset)
+        found = _TABLE.read(self._own_wire(), _MAPS)
+        if found is None or _TABLE.outline(self._own_wire()) != self._outline:
             self._own_node().nft.run(ruleset)
             found = {}
         self._addresses, self._elements, self._placed = addresses, found, {}
@@ -185,9 +189,9 @@ class Mesh:
             all_wished = {
                 key: value for each in wished.values() for key, value in host_rules.elements_of(each).items()
             }
-            removed, added = host_rules.difference(self._elements, all_wished)
+            removed, added = difference(self._elements, all_wished)
         if removed or added:
-            self._own_wire().transact(table.change(removed, added))
+            self._own_wire().transact(_TABLE.change(removed, added))
         for element in removed:
             del self._elements[element]
         self._elements.update(added)
@@ -300,9 +304,7 @@ def _own_place(own: Peer | None, state: NodeState) -> tuple[NetworkConfig | None
     return None, ()
 
 
-def _changes(
-    former: Mapping[_PortKey, PlacedPort], wished: Mapping[_PortKey, PlacedPort]
-) -> tuple[dict[Element, bytes], dict[Element, bytes]]:
+def _changes(former: Mapping[_PortKey, PlacedPort], wished: Mapping[_PortKey, PlacedPort]) -> Sides:
     """What to remove and what to add, of the ports that are not the same objects."""
     removed: dict[Element, bytes] = {}
     added: dict[Element, bytes] = {}

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_interface
 
 from agent.dataplane.base import Endpoint, Leg
 from agent.dataplane.linux import plan
-from agent.dataplane.linux.mesh import messages, table, task_rules
+from agent.dataplane.linux.mesh import messages, task_rules
 from agent.dataplane.linux.mesh.messages import Address
 from agent.dataplane.linux.mesh.names import (
     HOP4,
@@ -21,14 +21,17 @@ from agent.dataplane.linux.mesh.names import (
     MARK,
     MARK_MASK,
     ROUTES,
+    TABLE,
     version_of,
 )
 from agent.dataplane.linux.mesh.task_rules import TaskLeg
 from agent.dataplane.linux.neighbours import set_neighbour
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Space
+from agent.dataplane.linux.tables import NETDEV, Outline, Table
 from swarmpy.errors import Unavailable
 
+_TABLE = Table(TABLE, ())
 _THERE = frozenset({errno.EEXIST})
 _HOPS: dict[int, Address] = {4: HOP4, 6: HOP6}
 _MAIN_TABLE = 254
@@ -45,7 +48,7 @@ class Replies:
         self._endpoint, self._leg, self._space = endpoint, leg, space
         self._gateways: Mapping[str, int] = {}
         self._loaded: TaskLeg | None = None
-        self._outline: table.Outline = ()
+        self._outline: Outline = ()
 
     def is_for(self, endpoint: Endpoint, space: Space) -> bool:
         """Whether what depends on the task's legs holds for these."""
@@ -129,9 +132,9 @@ class Replies:
         inward = [str(ip_interface(each).network) for each in self._leg.addresses]
         return TaskLeg(self._leg.link, tuple(inward), way_out, found[0] if found else "")
 
-    def _read_outline(self) -> table.Outline:
+    def _read_outline(self) -> Outline:
         wire = self._space.wire
-        return table.outline(wire) + table.outline(wire, family=table.NETDEV)
+        return _TABLE.outline(wire) + _TABLE.outline(wire, family=NETDEV)
 
     def _address(self) -> str:
         return self._leg.addresses[0].partition("/")[0]

@@ -33,6 +33,7 @@ from agent.dataplane.base import Balancer, Endpoint, NodeState
 from agent.dataplane.linux.balancing import rules, table
 from agent.dataplane.linux.balancing.part import Balancing
 from agent.dataplane.linux.balancing.wire import NETFILTER, Wire
+from agent.dataplane.linux.elements import Element
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.spaces import NamespaceSpace
 from swarmpy.errors import Unavailable
@@ -58,7 +59,7 @@ def who(rig: VipRig, vip: str = VIP, kind: int = TCP) -> str:
     return ask(rig.client.path, vip, PORT, kind=kind).answer.decode().split()[0]
 
 
-def elements(rig: VipRig) -> dict[rules.Element, bytes]:
+def elements(rig: VipRig) -> dict[Element, bytes]:
     with rig.space.inside(), Wire(NETFILTER) as wire:
         found = table.read(wire, rules.maps_of((4, 6)))
     assert found is not None
