@@ -5,9 +5,10 @@ All are claims by task id. Who has to wait is remembered, and named again when t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from agent.dataplane.base import HostPort
+from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId
 
 
@@ -44,10 +45,22 @@ class Ports:
         self.owners: dict[tuple[str, int], TaskId] = {}
         self._waiting: dict[TaskId, None] = {}
 
-    def claim(self, task_id: TaskId, ports: Sequence[HostPort]) -> bool:
-        """Claim all of the ports; False while another task has one of them."""
+    def claim(
+        self, task_id: TaskId, ports: Sequence[HostPort], *, fixed: Collection[int] | None = None
+    ) -> bool:
+        """Claim all of the ports; False while another task has one of them.
+
+        Those that are not ``fixed`` follow from the task's id. To wait for one of them might be for long,
+        while another task would have another: TaskRejected.
+        """
         keys = [(port.protocol, port.published_port) for port in ports]
-        if any(self.owners.get(key, task_id) != task_id for key in keys):
+        taken = [key for key in keys if self.owners.get(key, task_id) != task_id]
+        for protocol, number in taken:
+            if fixed is not None and number not in fixed:
+                raise TaskRejected(
+                    f"port {number}/{protocol} of this node is in use; another task has another"
+                )
+        if taken:
             self._waiting[task_id] = None
             return False
         self.owners.update(dict.fromkeys(keys, task_id))

@@ -452,11 +452,12 @@ class Core:
         task_id = run.task.id
         if do in START_UP and not self._slots.take(task_id):
             return
-        if do is Do.ATTACH and not self._ports.claim(task_id, self._host_ports(run)):
-            self._mark(self._slots.free(task_id))
-            return
         revision = self._revisions.get(run.task.revision_id)
         try:
+            fixed = environment.fixed_ports(revision)
+            if do is Do.ATTACH and not self._ports.claim(task_id, self._host_ports(run), fixed=fixed):
+                self._mark(self._slots.free(task_id))
+                return
             if do in (Do.ATTACH, Do.PLACE) and revision is not None:
                 self._places.give(run, revision)
             operation = make_operation(run, do, self._attempts + 1, revision=revision, node=self._node)
@@ -471,7 +472,7 @@ class Core:
 
     def _host_ports(self, run: Run) -> tuple[HostPort, ...]:
         revision = self._revisions.get(run.task.revision_id)
-        return environment.host_ports(revision) if revision is not None else ()
+        return environment.host_ports(revision, run.task.id) if revision is not None else ()
 
     def _want_image(self, run: Run) -> None:
         revision = self._revisions.get(run.task.revision_id)

@@ -20,7 +20,7 @@ from agent.dataplane.base import Endpoint, HostPort, Leg, NetworkConfig
 from agent.executor.base import ImageConfig, Launch, Sandbox
 from agent.network_picture import mac_of
 from swarmpy.errors import TaskRejected
-from swarmpy.limits import TASK_STOP_GRACE_S
+from swarmpy.limits import HOST_PORT_MAX, HOST_PORT_MIN, TASK_STOP_GRACE_S
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Revision, Task
 from swarmpy.model.specs import ContainerSpec, DNSConfig, Limits, Mount, PortConfig
@@ -68,8 +68,6 @@ def refusal(revision: Revision) -> str:
         return "this node cannot mount secrets yet: take them out of the service"
     if template.container_spec.configs:
         return "this node cannot mount configs yet: take them out of the service"
-    if any(port.published_port == 0 for port in _host_mode_ports(revision)):
-        return "this node cannot choose a host port yet: give the port in mode host a published port"
     return ""
 
 
@@ -93,9 +91,10 @@ def make_endpoint(
         dns_search=dns.search,
         dns_options=dns.options,
         extra_hosts=spec.hosts,
-        host_ports=host_ports(revision),
+        host_ports=host_ports(revision, task.id),
         legs=_legs(task, networks),
         mode=_mode(revision),
+        isolation=spec.isolation,
     )
 
 
@@ -142,14 +141,36 @@ def _host_mode_ports(revision: Revision) -> tuple[PortConfig, ...]:
     return tuple(port for port in ports if port.publish_mode is PublishMode.HOST)
 
 
-def published_ports(revision: Revision) -> tuple[PortConfig, ...]:
-    """The ports in mode host with nothing left open, for the task's status."""
-    return tuple(
-        replace(port, protocol=port.protocol or PortProtocol.TCP) for port in _host_mode_ports(revision)
-    )
+def fixed_ports(revision: Revision | None) -> frozenset[int]:
+    """Those of mode host that the service itself has chosen."""
+    ports = _host_mode_ports(revision) if revision is not None else ()
+    return frozenset(port.published_port for port in ports if port.published_port)
 
 
-def host_ports(revision: Revision) -> tuple[HostPort, ...]:
+def published_ports(revision: Revision, task_id: TaskId) -> tuple[PortConfig, ...]:
+    """The ports in mode host with nothing left open.
+
+    One that the service leaves to the node follows from the task's id, so it is the same whenever it is asked
+    for, also by the next daemon.
+    """
+    ports = _host_mode_ports(revision)
+    taken = {port.published_port for port in ports}
+    made = []
+    for port in ports:
+        number = port.published_port or _choose_port(task_id, taken)
+        taken.add(number)
+        made.append(replace(port, published_port=number, protocol=port.protocol or PortProtocol.TCP))
+    return tuple(made)
+
+
+def _choose_port(task_id: TaskId, taken: set[int]) -> int:
+    count = HOST_PORT_MAX - HOST_PORT_MIN + 1
+    first = int.from_bytes(hashlib.sha256(task_id.encode()).digest()[:8])
+    numbers = (HOST_PORT_MIN + (first + each) % count for each in range(count))
+    return next(number for number in numbers if number not in taken)
+
+
+def host_ports(revision: Revision, task_id: TaskId) -> tuple[HostPort, ...]:
     return tuple(
         HostPort(
             protocol=port.protocol.value,
@@ -157,7 +178,7 @@ def host_ports(revision: Revision) -> tuple[HostPort, ...]:
             target_port=port.target_port,
             host_ip=port.host_ip,
         )
-        for port in published_ports(revision)
+        for port in published_ports(revision, task_id)
     )
 
 

@@ -82,7 +82,7 @@ def make_status(
         err=move.err,
         report=before.report + 1,
         container_status=container,
-        port_status=_port_status(revision, move.state),
+        port_status=_port_status(run, revision, move.state),
         addresses=run.sandbox.addresses if run.sandbox is not None else before.addresses,
     )
 
@@ -99,8 +99,8 @@ def make_places_status(run: Run, *, err: str = "") -> TaskStatus:
     )
 
 
-def _port_status(revision: Revision | None, state: TaskState) -> PortStatus | None:
+def _port_status(run: Run, revision: Revision | None, state: TaskState) -> PortStatus | None:
     if revision is None or state is not TaskState.RUNNING:
         return None
-    ports = environment.published_ports(revision)
+    ports = environment.published_ports(revision, run.task.id)
     return PortStatus(ports=ports) if ports else None

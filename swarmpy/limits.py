@@ -285,6 +285,8 @@ AGENT_EVENTS_MAX = 1_000
 """Events that wait for the agent's core; then sessions are not read on."""
 AGENT_ROUND_EVENTS_MAX = 256
 """Events that the agent's core takes in before what it asks for is persisted and carried out."""
+HOST_PORT_MIN, HOST_PORT_MAX = 32_768, 60_999
+"""What a node chooses from where a service publishes in mode host and names no port."""
 DRAIN_S = 0.2
 """Between the order to stop a task that others reach through a network and its stop: by then names and
 virtual addresses lead to it no more."""

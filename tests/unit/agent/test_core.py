@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import TypeVar
 
 import pytest
 from agent_rig import NODE, FakeManager, make_revision, make_task
 from msgspec.structs import replace
 
-from agent import events
+from agent import environment, events
 from agent.core import Core
 from agent.events import Event, Instruction, Now, Removal
 from agent.executor.base import Exit, Found, ImageConfig, Sandbox
 from swarmpy.model.ids import SessionId, TaskId, Timestamp
-from swarmpy.model.objects import Kind
-from swarmpy.model.specs import ContainerSpec, SecretReference
-from swarmpy.model.states import TaskState
+from swarmpy.model.objects import Kind, Task
+from swarmpy.model.specs import ContainerSpec, EndpointSpec, PortConfig, SecretReference
+from swarmpy.model.states import PublishMode, TaskState
 
 WEB = make_revision()
 TASK = make_task(1, WEB)
@@ -206,6 +207,28 @@ def test_adopting_never_starts_what_may_have_run(found: Found | None, state: Tas
         assert core.runs[TASK.id].status.state is TaskState.RUNNING
     elif not is_new:
         assert core.runs[TASK.id].status.state is TaskState.FAILED
+
+
+def test_a_task_whose_chosen_port_is_taken_makes_room_for_one_with_another() -> None:
+    open_port = PortConfig(target_port=80, publish_mode=PublishMode.HOST)
+    revision = replace(WEB, spec=replace(WEB.spec, endpoint_spec=EndpointSpec(ports=(open_port,))))
+    holders: dict[int, Task] = {}
+    tasks = (make_task(number, revision) for number in count(1))
+    for new in tasks:
+        [port] = environment.published_ports(revision, new.id)
+        if port.published_port in holders:
+            break
+        holders[port.published_port] = new
+    old = holders[port.published_port]
+    manager = FakeManager()
+    core = started(manager)
+    for task in (old, new):
+        out = tell(core, manager.assign(task, revision=revision))
+        for image in [item for item in out if isinstance(item, events.EnsureImage)]:
+            out += tell(core, events.ImageReady(image.reference, image.attempt, IMAGE))
+    assert core.runs[old.id].status.state is TaskState.PREPARING
+    assert core.runs[new.id].status.state is TaskState.REJECTED
+    assert f"{port.published_port}/tcp" in core.runs[new.id].status.err
 
 
 def test_what_cannot_be_given_is_refused() -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import signal
 
 import pytest
-from agent_rig import NODE, make_revision, make_task
+from agent_rig import NODE, id_of, make_revision, make_task
 from msgspec.structs import replace
 
 from agent import environment
 from agent.executor.base import ImageConfig, Sandbox
 from swarmpy.errors import TaskRejected
-from swarmpy.model.ids import Duration
+from swarmpy.limits import HOST_PORT_MAX, HOST_PORT_MIN
+from swarmpy.model.ids import Duration, TaskId
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.specs import (
     ContainerSpec,
     DNSConfig,
+    EndpointSpec,
     Limits,
     Mount,
     Platform,
+    PortConfig,
     ResourceRequirements,
     TaskSpec,
 )
+from swarmpy.model.states import PublishMode
 
 WEB = make_revision()
 TASK = make_task(3, WEB)
@@ -116,3 +120,23 @@ def test_names_of_global_tasks_use_the_node() -> None:
     task = make_task(4, WEB, slot=0)
     assert environment.task_name(task, WEB) == f"web.node1.{task.id}"
     assert environment.expand("{{.Task.Slot}}", task, WEB, NODE_X) == "node1"
+
+
+def test_a_port_that_is_left_to_the_node_follows_from_the_task() -> None:
+    open_port = PortConfig(target_port=80, publish_mode=PublishMode.HOST)
+    ports = (open_port, replace(open_port, target_port=81), replace(open_port, published_port=8080))
+    revision = replace(WEB, spec=replace(WEB.spec, endpoint_spec=EndpointSpec(ports=ports)))
+    assert environment.refusal(revision) == ""
+    seen = set()
+    for number in range(200):
+        found = environment.published_ports(revision, TaskId(id_of(number)))
+        assert found == environment.published_ports(revision, TaskId(id_of(number)))
+        first, second, given = (port.published_port for port in found)
+        assert given == 8080
+        assert first != second
+        assert {first, second} <= set(range(HOST_PORT_MIN, HOST_PORT_MAX + 1))
+        seen |= {first, second}
+    assert len(seen) > 390, "tasks of one node hardly ever meet"
+    assert [port.published_port for port in environment.host_ports(revision, TaskId(id_of(199)))] == [
+        port.published_port for port in found
+    ]
