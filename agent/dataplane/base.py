@@ -104,6 +104,8 @@ class Endpoint(Value, frozen=True, kw_only=True):
     """Ports published in host mode: reachable at the node's own addresses."""
     legs: tuple[Leg, ...] = ()
     mode: str = ""
+    isolation: str = ""
+    """On Windows: hyperv for a task in a virtual machine of its own."""
 
 
 # --- what the node knows of others

@@ -35,7 +35,8 @@ from swarmpy.model.value import Value
 
 
 class Desired(Value, frozen=True, kw_only=True):
-    """What should be there. ``namespaces``: by task, the names of the endpoints that are in it, in order.
+    """What should be there. ``namespaces``: by task, the names of the endpoints that are in it, in order;
+    ``guests``: tasks in virtual machines of their own.
 
     Not ``is_complete``: what is not named here is not known to be wrong, and stays, but for what is left of
     the tasks in ``gone``.
@@ -45,6 +46,7 @@ class Desired(Value, frozen=True, kw_only=True):
     endpoints: tuple[HnsEndpoint, ...] = ()
     balancers: tuple[HnsBalancer, ...] = ()
     namespaces: Mapping[TaskId, tuple[str, ...]] = {}
+    guests: frozenset[TaskId] = frozenset()
     is_complete: bool = True
     gone: frozenset[TaskId] = frozenset()
 
@@ -90,6 +92,7 @@ class ModifyEndpoint(Value, frozen=True, kw_only=True):
 
 class CreateNamespace(Value, frozen=True, kw_only=True):
     id: str
+    is_guest: bool = False
 
 
 class JoinNamespace(Value, frozen=True, kw_only=True):
@@ -247,6 +250,7 @@ def _namespace_steps(
 ) -> tuple[list[Step], list[Step]]:
     """Those that take down, and those that build up."""
     wished = {namespace_id(task_id): names for task_id, names in desired.namespaces.items()}
+    guests = {namespace_id(task_id) for task_id in desired.guests}
     gone_ids = {namespace_id(task_id) for task_id in desired.gone}
     left: list[Step] = []
     entered: list[Step] = []
@@ -266,7 +270,7 @@ def _namespace_steps(
         inside[each.id] = tuple(id_ for id_ in each.endpoint_ids if id_ not in gone)
     for id_, names in sorted(wished.items()):
         if id_ not in inside:
-            entered.append(CreateNamespace(id=id_))
+            entered.append(CreateNamespace(id=id_, is_guest=id_ in guests))
         members = inside.get(id_, ())
         entered += [
             JoinNamespace(id=id_, endpoint=name) for name in names if endpoints.kept.get(name) not in members
@@ -283,6 +287,7 @@ def _balancer_steps(
     """Those that take down, and those that build up. ``alive``: endpoints that stay, by id."""
     wished = {each.front: each for each in desired.balancers}
     sources = {each.value.address for each in observed.endpoints if is_ours(each.value.name)}
+    sources |= {each.address for each in desired.endpoints if not each.is_remote}
     shrunk: list[Step] = []
     built: list[Step] = []
     kept: set[tuple[object, ...]] = set()

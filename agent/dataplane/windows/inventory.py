@@ -140,8 +140,8 @@ class Inventory:
                 self._endpoints[former.id] = replace(former, value=changed)
                 self._wishes[former.id] = changed
                 self._echoes.pop(former.id, None)
-            case diff.CreateNamespace(id=id_):
-                service.create_namespace(id_)
+            case diff.CreateNamespace(id=id_, is_guest=is_guest):
+                service.create_namespace(id_, is_guest=is_guest)
                 self._set_members(id_, ())
             case diff.JoinNamespace(id=id_, endpoint=name):
                 endpoint_id = self._id_of(name)

@@ -50,6 +50,7 @@ ADAPTER_OPTION = "com.docker.network.windowsshim.interface"
 VLAN_OPTION = "com.docker.network.windowsshim.vlanid"
 MAC_POOL_OPTION = "swarmpy.windows.mac_pool"
 """First and last address with two dots between: ``00-15-5D-10-00-00..00-15-5D-10-FF-FF``."""
+HYPERV = "hyperv"
 ACL_PRIORITY_FIRST = 200
 ACL_PRIORITY_LAST = 65_500
 _BITS = 8
@@ -105,6 +106,7 @@ def make_plan(
         endpoints=tuple(made),
         balancers=tuple({each.front: each for each in balancers}.values()),
         namespaces=namespaces,
+        guests=frozenset(key for key, each in endpoints.items() if each.isolation == HYPERV),
         is_complete=is_complete,
         gone=gone,
     )
@@ -175,9 +177,12 @@ def task_endpoints(
 
 
 def _way_out(endpoint: Endpoint, features: Features) -> int | None:
-    """Which leg leads outside; None: one that is to be added."""
+    """Which leg leads outside; None: one that is to be added. Networks that a running task joins or leaves
+    do not change it."""
     for place, leg in enumerate(endpoint.legs):
         kind = KINDS[leg.network.driver]
+        if leg.is_joined:
+            continue
         if kind is not NetworkKind.OVERLAY or features.has_overlay_way_out:
             return place
     return None

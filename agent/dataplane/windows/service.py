@@ -217,8 +217,9 @@ class Service:
     def delete_balancer(self, id_: str) -> None:
         self._delete(Kind.BALANCER, v1.LISTS, id_)
 
-    def create_namespace(self, id_: str) -> None:
-        document = v2.namespace_document(id_, is_ready=self.features.has_ready_namespaces)
+    def create_namespace(self, id_: str, *, is_guest: bool = False) -> None:
+        is_ready = self.features.has_ready_namespaces
+        document = v2.namespace_document(id_, is_guest=is_guest, is_ready=is_ready)
         answer = json.loads(self._hns.create(Kind.NAMESPACE, json.dumps(document), id_=id_))
         given = plain_id(str(answer["ID"]))
         if given != id_:

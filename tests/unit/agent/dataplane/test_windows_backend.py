@@ -298,6 +298,14 @@ async def test_the_node_itself_is_nobodys_remote(hns: FakeHns, backend: WindowsB
     assert json.dumps(sorted(each["ip"] for each in hns.endpoints.values())) == json.dumps(sorted(BOTH))
 
 
+@pytest.mark.parametrize(("isolation", "type_"), [("", "Host"), ("process", "Host"), ("hyperv", "Guest")])
+async def test_isolation_reaches_the_request(
+    hns: FakeHns, backend: WindowsBackend, isolation: str, type_: str
+) -> None:
+    await backend.attach(replace(TASK, isolation=isolation))
+    assert [each["type"] for each in hns.namespaces.values()] == [type_]
+
+
 async def test_the_backend_follows_from_the_system(tmp_path: Path) -> None:
     config = NodeConfig(data_dir=tmp_path / "data", run_dir=tmp_path / "run")
     windows = make_backend(config, Env(), system="win32")
