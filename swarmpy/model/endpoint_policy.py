@@ -27,6 +27,7 @@ from swarmpy.limits import POLICY_RULES_MAX
 from swarmpy.model.value import Value
 
 LABEL_PREFIX: Final = "swarmpy.network."
+STACK_LABEL: Final = "com.docker.stack.namespace"
 ACL, RATE_IN, RATE_OUT = "acl", "rate-in", "rate-out"
 ALL_NETWORKS: Final = "*"
 
@@ -106,7 +107,8 @@ def _parse_rule(line: str) -> Rule:
     if len(words) < 2 or words[1] not in _SIDE:
         raise _invalid(line, 'after "allow" or "deny" comes the direction: in or out')
     action, direction, rest = words[0], words[1], words[2:]
-    protocol, ports, address = "", (), ""
+    protocol, address = "", ""
+    ports: tuple[str, ...] = ()
     if rest and rest[0] in (*PROTOCOLS, _ANY):
         protocol = "" if rest[0] == _ANY else rest[0]
         rest = rest[1:]
@@ -177,10 +179,16 @@ def label(network: str, key: str) -> str:
 
 
 def policy_of(labels: Mapping[str, str], network: str) -> Policy:
-    """Of a service with these labels on a network of that name. A label of its own comes before ``*``."""
+    """Of a service with these labels on a network of that name. A label of its own comes before ``*``.
+
+    A network of the service's stack also goes by the name that it has in the Compose file.
+    """
+    stack = labels.get(STACK_LABEL, "")
+    short = network.removeprefix(f"{stack}_") if stack else network
 
     def text(key: str) -> str:
-        return labels.get(label(network, key), labels.get(label(ALL_NETWORKS, key), ""))
+        names = [label(name, key) for name in (network, short, ALL_NETWORKS)]
+        return next((labels[name] for name in names if name in labels), "")
 
     rate_in, rate_out = text(RATE_IN), text(RATE_OUT)
     return Policy(

@@ -219,6 +219,24 @@ def test_a_label_makes_clients_stick(store: Store) -> None:
     assert record.is_sticky
 
 
+def test_labels_make_policies_of_each_network(store: Store) -> None:
+    """A label that got into the store though it makes no sense closes what it stands for."""
+    service = store.service(ServiceId("web-s"))
+    assert service is not None
+    labels = {"swarmpy.network.*.acl": "deny in tcp 22", "swarmpy.network.*.rate-out": "1mbit"}
+    for given, acl in (
+        (labels, "deny in tcp 22"),
+        ({"swarmpy.network.*.acl": "deny some"}, "deny in\ndeny out"),
+        ({}, ""),
+    ):
+        now = store.service(ServiceId("web-s"))
+        assert now is not None
+        apply(store, Update(object=replace(now, spec=replace(now.spec, labels=given))))
+        record = record_of(store, service_key(NET, "web-s"))
+        assert isinstance(record, NetworkService)
+        assert (record.acl, record.rate_out_bps) == (acl, 1_000_000 if given is labels else 0)
+
+
 @pytest.mark.parametrize(
     ("addr", "host"),
     [

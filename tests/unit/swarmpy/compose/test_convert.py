@@ -10,7 +10,8 @@ import pytest
 from swarmpy.compose import ComposeError, Document, Stack, files_named, read_stack, runnable
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import COMPOSE_FILES_MAX, COMPOSE_PORTS_MAX, COMPOSE_SERVICES_MAX
-from swarmpy.model import validate
+from swarmpy.model import endpoint_policy, validate
+from swarmpy.model.endpoint_policy import Policy
 from swarmpy.model.specs import BindOptions, ContainerSpec, Mount, ServiceSpec
 from swarmpy.model.states import MountType, PublishMode, RestartCondition
 
@@ -40,6 +41,18 @@ def refusal(lines: str, *, top: str = "") -> str:
     with pytest.raises(ComposeError) as refused:
         service(lines, top=top)
     return str(refused.value)
+
+
+def test_labels_of_network_policies_mean_the_networks_of_the_file() -> None:
+    text = "deploy: {labels: {swarmpy.network.front.acl: deny in, 'swarmpy.network.*.rate-in': 1mbit}}"
+    spec = service(text)
+    validate.check_service(spec)
+    assert endpoint_policy.policy_of(spec.labels, "st_front") == Policy(
+        rules=endpoint_policy.parse("deny in"), rate_in_bps=1_000_000
+    )
+    assert endpoint_policy.policy_of(spec.labels, "other_front") == Policy(rate_in_bps=1_000_000)
+    with pytest.raises(InvalidArgument, match="begins with allow or deny"):
+        validate.check_service(service("deploy: {labels: {swarmpy.network.front.acl: refuse all}}"))
 
 
 def test_names_and_labels_carry_the_stack() -> None:
