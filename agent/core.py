@@ -321,8 +321,7 @@ class Core:
     def _mark_unattached(self, change: events.AssignmentChange) -> None:
         """Tasks may have waited for this network."""
         if isinstance(change, Network):
-            waiting = ((id_, run) for id_, run in self._runs.items() if run.task.networks)
-            self._mark(id_ for id_, run in waiting if run.sandbox is None or run.is_misplaced)
+            self._mark(id_ for id_, run in self._runs.items() if run.may_wait_for_networks)
 
     # --- outcomes
 
@@ -436,6 +435,7 @@ class Core:
     def _step(self, run: Run) -> Move | Do | None:
         step = next_step(run)
         revision = self._revisions.get(run.task.revision_id)
+        self._places.move(run, revision)
         if step in (Do.ATTACH, Do.PLACE) and not self._places.is_known(run):
             return None  # the networks come with the next assignments
         if run.status.state < TaskState.RUNNING and not run.is_unwanted and run.exit is None:

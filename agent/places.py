@@ -72,6 +72,12 @@ class Places:
         endpoint = environment.make_endpoint(run.task, revision, self._node, networks=configs)
         run.endpoint = self.directory.dress(endpoint, run.task.service_id)
 
+    def move(self, run: Run, revision: Revision | None) -> None:
+        """Note where a running task is to be, if it was joined to a network or taken off one."""
+        is_in_place = run.endpoint is not None and not run.has_ended
+        if run.is_misplaced and is_in_place and revision is not None and self.is_known(run):
+            self.give(run, revision)
+
     def adopt(self, run: Run, revision: Revision | None) -> None:
         """The same for what a former life has attached, as far as it is known."""
         if run.is_attached and revision is not None and self.is_known(run):

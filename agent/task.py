@@ -73,6 +73,10 @@ class Run:
         return self.task.has_joined and self.status.places_version < self.task.version
 
     @property
+    def may_wait_for_networks(self) -> bool:
+        return bool(self.task.networks) and (self.sandbox is None or self.is_misplaced)
+
+    @property
     def is_unwanted(self) -> bool:
         return self.is_released or self.task.desired_state >= TaskState.SHUTDOWN
 

@@ -22,7 +22,7 @@ from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Disconnected, Host
 from swarmpy.sim.http import Answer
 from swarmpy.sim.loop import SimLoop
-from swarmpy.sim.networks import NETWORKS, SPARE, attachments, endpoint_mode
+from swarmpy.sim.networks import JOINABLE, NETWORKS, SPARE, attachments, endpoint_mode, endpoint_settings
 
 SERVICES_MIN, SERVICES_MAX = 4, 200
 REPLICAS_MEAN = 8
@@ -44,6 +44,8 @@ CALLS = {"create": 30, "update": 30, "read": 20, "remove": 10, "list": 10, "netw
 STACK_CALLS = {"update": 50, "read": 30, "list": 20}
 CHANGES = ("scale", "scale", "image", "image", "placement", "networks", "force", "label")
 STACK_CHANGES = ("scale", "scale", "force", "label")
+JOIN_PAUSES = 2
+"""Of a client, between two tasks that are joined to networks or taken off."""
 CERTAIN = ("does not have a leader", "update out of sequence", "This node is not a swarm manager")
 """Answers with a server's error code that still promise that nothing was done."""
 
@@ -118,6 +120,8 @@ class Workload:
         async with asyncio.TaskGroup() as clients:
             for number in range(self._shape.clients):
                 clients.create_task(self._client(f"c{number}", Random(f"{self._seed}/client/{number}")))
+            if not self._stack:
+                clients.create_task(self._join_and_leave(Random(f"{self._seed}/joiner")))
 
     def stop(self) -> None:
         """No more calls. Those under way are waited for: one that is broken off would have no outcome."""
@@ -129,6 +133,32 @@ class Workload:
             managers = self._fleet.managers()
             if managers and not self._is_over:
                 await self.act(client, dice.choice(managers), dice)
+
+    async def _join_and_leave(self, dice: Random) -> None:
+        """Join tasks that run to networks, and take them off again; with dice of its own."""
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1 / (JOIN_PAUSES * self._shape.pause_s)))
+            managers = self._fleet.managers()
+            if managers and not self._is_over:
+                await self.join_or_leave(dice.choice(managers), dice)
+
+    async def join_or_leave(self, host: Host, dice: Random) -> None:
+        """Whatever becomes of it."""
+        query = {"filters": '{"desired-state": ["running"]}'}
+        answer = await self._ask(host, "GET", "/tasks", query=query)
+        tasks = answer.json if answer is not None and answer.status == HTTPStatus.OK else []
+        running = [task for task in tasks if task["Status"]["State"] == "running"]
+        if not running:
+            return
+        task, network = dice.choice(running), dice.choice(JOINABLE)
+        joined = [task for task in running if _is_on(task, network)]
+        settings = endpoint_settings(dice)
+        if joined and dice.random() < 0.5:
+            body: dict[str, Any] = {"Container": dice.choice(joined)["ID"], "Force": dice.random() < 0.3}
+            await self._ask(host, "POST", f"/networks/{network}/disconnect", body)
+        else:
+            body = {"Container": task["ID"], "EndpointConfig": settings}
+            await self._ask(host, "POST", f"/networks/{network}/connect", body)
 
     async def act(self, client: str, host: Host, dice: Random) -> None:
         """One thing that a user may do."""
@@ -368,6 +398,10 @@ def outcome_of(answer: Answer | None) -> tuple[Outcome, Refused]:
     if answer.status >= 500 and not any(text in answer.message for text in CERTAIN):
         return Outcome.UNKNOWN, Refused.OTHERWISE
     return Outcome.REFUSED, Refused.OTHERWISE
+
+
+def _is_on(task: Any, network: str) -> bool:
+    return any(place["Network"]["Spec"]["Name"] == network for place in task.get("NetworksAttachments", ()))
 
 
 def _seen(service: Any) -> Seen:

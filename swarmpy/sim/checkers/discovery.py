@@ -141,8 +141,7 @@ class _Truth:
         return [
             task
             for task in self._view.tasks()
-            if _is_on(task)
-            and any(each.network_id == network.id and each.addresses for each in task.networks)
+            if _is_on(task) and any(each.network_id == network.id and each.addresses for each in task.places)
         ]
 
     def _is_lost(self, task: Task) -> bool:
@@ -183,7 +182,7 @@ class _Truth:
                 _bare(address)
                 for task in self._view.tasks_of_service(service_id)
                 if self._is_active(task)
-                for place in task.networks
+                for place in task.places
                 if place.network_id == network_id
                 for address in place.addresses
             )
@@ -222,7 +221,8 @@ class _Truth:
         for task in self._tasks(network):
             if self._is_active(task):
                 (place,) = (each for each in task.networks if each.network_id == network.id)
-                for name in self._names_of(task):
+                aliases = place.aliases if task.join_of(network.id) is not None else ()
+                for name in self._names_of(task) | {alias.lower() for alias in aliases}:
                     found.setdefault(name, set()).update(_bare(each) for each in place.addresses)
         return {name: tuple(sorted(addresses)) for name, addresses in found.items()}
 
