@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -249,3 +250,26 @@ async def test_a_task_without_a_network_of_its_own_joins_none(http: Http, cluste
 async def test_addresses_that_cannot_be(http: Http, side: str, settings: dict[str, Any], text: str) -> None:
     answer = await call(http, "connect", "side", EndpointConfig=settings)
     assert (answer.status, answer.message[: len(text)]) == (400, text)
+
+
+async def test_events_tell_of_it(http: Http, cluster: FakeCluster, side: str) -> None:
+    found: list[tuple[str, str, str]] = []
+
+    async def read() -> None:
+        params = {"filters": json.dumps({"type": ["network"]})}
+        async with http.session.get("http://swarmpy/events", params=params) as reply:
+            async for line in reply.content:
+                event = json.loads(line)
+                attributes = event["Actor"]["Attributes"]
+                found.append((event["Action"], attributes["name"], attributes["container"]))
+                if len(found) == 2:
+                    return
+
+    reading = asyncio.create_task(read())
+    async with asyncio.timeout(10), others(cluster):
+        while len(cluster.store._watches) < 2:
+            await asyncio.sleep(0.01)
+        await call(http, "connect", "side")
+        await call(http, "disconnect", "side")
+        await reading
+    assert found == [("connect", "side", "t1"), ("disconnect", "side", "t1")]

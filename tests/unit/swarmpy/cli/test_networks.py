@@ -12,6 +12,7 @@ from api_node import INGRESS, FakeCluster
 from cli_run import Run
 from msgspec.structs import replace
 
+from manager.api import network_joins
 from swarmpy.cli.flags import UsageError, parse
 from swarmpy.cli.networks import COMMANDS, new_network
 from swarmpy.model.changes import Update
@@ -205,17 +206,28 @@ def test_what_others_depend_on_is_asked_for(
     assert run("network", "prune", "--force").out == ""
 
 
-def test_joining_a_running_task_says_what_to_do_instead(run: Run, cluster: FakeCluster) -> None:
+def test_a_running_task_joins_a_network_or_is_told_why_not(
+    run: Run, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_joins, "NETWORK_JOIN_S", 0.1)  # no leader here gives out addresses
     create(run, "side", "--attachable")
-    assert run("network", "connect", "side", "nosuch").err == (
-        "Error response from daemon: No such container: nosuch\n"
-    )
     made = run("service", "create", "--detach", "--name", "web", "host", "sleep", "1").out.strip()
     cluster.add_task("t1", made)
-    result = run("network", "connect", "--alias", "x", "--ip", "10.0.1.9", "side", "web.1.t1")
-    assert result.code == 1
-    assert "swarmpy service update --network-add side SERVICE" in result.err
-    assert run("network", "disconnect", "side", "t1").code == 1
+
+    def said(verb: str, *words: str) -> str:
+        result = run("network", verb, *words)
+        assert (result.code, result.out) == (1, "")
+        return result.err.removeprefix("Error response from daemon: ").strip()
+
+    assert said("connect", "side", "nosuch") == "No such container: nosuch"
+    assert said("connect", "--ip", "nowhere", "side", "t1") == "invalid IPv4 address: nowhere"
+    assert said("connect", "--ip6", "nowhere", "side", "t1") == "invalid IPv6 address: nowhere"
+    mac = ("--driver-opt", "mac_address=nothing")
+    assert "invalid mac_address nothing" in said("connect", *mac, "side", "t1")
+    assert said("connect", "--alias", "x", "--ip", "10.0.1.9", "side", "web.1.t1") == (
+        "Could not attach to network side: network side has no subnet yet"
+    )
+    assert said("disconnect", "--force", "side", "t1") == "container t1 is not connected to network side"
 
 
 # --- networks of services
