@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from agent.dataplane.base import Balancer
 from agent.dataplane.linux.balancing import rules
 from agent.dataplane.linux.balancing.rules import ServiceSlots
-from agent.dataplane.linux.balancing.slots import EXACT_MAX, SIZES, favourite, slot_count, spread
+from agent.dataplane.linux.balancing.slots import EXACT_MAX, SIZES, favourite, favourites, slot_count, spread
 from agent.dataplane.linux.elements import Element, difference
 from swarmpy.limits import VIP_SLOTS_MAX
 
@@ -106,6 +106,14 @@ def test_a_favourite_lasts_while_it_stands(before: list[str], after: list[str], 
         assert first in before
         assert second in after
         assert second == first or first not in after
+
+
+@given(pools, pools)
+def test_favourites_are_the_same_whatever_was_before(before: list[str], after: list[str]) -> None:
+    """A node that follows a change comes to what another one finds that starts with it."""
+    if before and after:
+        known = favourites(16, before)
+        assert favourites(16, after, former=known, among=before) == favourites(16, after)
 
 
 def test_favourites_are_spread_evenly_and_over_all_that_are_left() -> None:

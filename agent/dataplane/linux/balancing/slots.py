@@ -84,5 +84,24 @@ def favourite(client: str, backends: Sequence[str], former: str = "") -> str:
     return max(backends, key=lambda backend: _rank(client, backend))
 
 
+def favourites(
+    count: int, backends: Sequence[str], *, former: Sequence[str] = (), among: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """The favourite of each of so many clients, known by their numbers, whatever was before; of one backend
+    at least.
+
+    ``former``: what this said of the backends ``among``. So a change costs what it changes: who has come is
+    compared with the favourite, and all are ranked only for clients whose favourite has gone.
+    """
+    if len(former) != count or not among:
+        return tuple(favourite(str(number), backends) for number in range(count))
+    standing, known = frozenset(backends), frozenset(among)
+    new = [backend for backend in backends if backend not in known]
+    return tuple(
+        favourite(str(number), [best, *new] if best in standing else backends)
+        for number, best in enumerate(former)
+    )
+
+
 def _rank(client: str, backend: str) -> bytes:
     return blake2b(f"{client} {backend}".encode(), digest_size=8).digest()

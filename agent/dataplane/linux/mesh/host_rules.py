@@ -160,16 +160,21 @@ def place(port: PublishedPort, where: str, former: PlacedPort | None) -> PlacedP
     before = {} if former is None or former.port.is_sticky != port.is_sticky else former.slots
     found = {}
     for version in _FAMILIES:
-        backends = tuple(sorted({each for each in port.backends if version_of(each) == version}))
+        backends = _backends(port, version)
         if port.is_sticky and backends:
-            ranks = range(MESH_STICKY_SLOTS)
-            is_same = former is not None and former.port.backends == port.backends and version in before
-            found[version] = (
-                before[version] if is_same else tuple(slots.favourite(str(each), backends) for each in ranks)
+            found[version] = slots.favourites(
+                MESH_STICKY_SLOTS,
+                backends,
+                former=before.get(version, ()),
+                among=_backends(former.port, version) if former is not None else (),
             )
         else:
             found[version] = slots.spread(backends, before.get(version, ()))
     return PlacedPort(port, where, found)
+
+
+def _backends(port: PublishedPort, version: int) -> tuple[str, ...]:
+    return tuple(sorted({each for each in port.backends if version_of(each) == version}))
 
 
 def elements_of(placed: PlacedPort) -> dict[Element, bytes]:
