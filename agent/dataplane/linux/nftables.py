@@ -30,6 +30,8 @@ MISSING = (
 )
 
 LOW_DESCRIPTORS = 1_024
+_TERSE = 1 << 11
+"""NFT_CTX_OUTPUT_TERSE."""
 _SPARE_DESCRIPTORS = 16
 """Other threads may open some between the look and the making of a context."""
 
@@ -55,6 +57,9 @@ def _open() -> ctypes.CDLL | None:
         "nft_ctx_get_output_buffer",
     ):
         getattr(library, name).argtypes = (ctypes.c_void_p,)
+    library.nft_ctx_output_get_flags.argtypes = (ctypes.c_void_p,)
+    library.nft_ctx_output_get_flags.restype = ctypes.c_uint
+    library.nft_ctx_output_set_flags.argtypes = (ctypes.c_void_p, ctypes.c_uint)
     library.nft_run_cmd_from_buffer.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
     return library
 
@@ -153,6 +158,16 @@ class Nftables:
         if result:
             raise NftError(error.decode(errors="replace").strip() or "no reason given")
         return str(output.decode(errors="replace"))
+
+    def show(self, commands: str) -> str:
+        """The same without the elements of sets and maps, of which there may be many."""
+        assert self._context is not None, "this nftables context was closed"
+        before = self._library.nft_ctx_output_get_flags(self._context)
+        self._library.nft_ctx_output_set_flags(self._context, before | _TERSE)
+        try:
+            return self.run(commands)
+        finally:
+            self._library.nft_ctx_output_set_flags(self._context, before)
 
     def close(self) -> None:
         if self._context is not None:

@@ -20,7 +20,6 @@ from swarmpy.model.endpoint_policy import IN, OUT, Rule
 _ABSENT: Final = frozenset({errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP})
 _THERE: Final = frozenset({errno.EEXIST})
 _PORT: Final = re.compile(r'"([^"]+)" : goto')
-_COMMENT: Final = re.compile(r'comment "([0-9a-f]+)"')
 IFB_PREFIX: Final = "i-"
 
 
@@ -31,89 +30,94 @@ class Station:
         self.space = space
         self._family = rules.OWN_FAMILY if is_own else rules.BRIDGE_FAMILY
         self._is_own = is_own
-        self._known: dict[str, tuple[Rule, ...] | None] | None = None
-        """By port its rules; None: chains of a former life that nobody has claimed yet."""
-        self._shown = ""
+        self._known: dict[str, tuple[Rule, ...]] | None = None
+        """By port its rules; None: nobody has looked yet what there is."""
+        self._left: set[str] = set()
+        """Ports whose chains a former life has made, and that nobody has claimed yet."""
+        self._shown: tuple[str, ...] = ()
+        """How the kernel showed the whole when it was found sound last; empty after a change."""
         self._capped: dict[str, Policy] = {}
 
     # --- access lists
 
     def put_rules(self, port: str, wanted: tuple[Rule, ...]) -> None:
         known = self._survey()
+        is_there = port in known or port in self._left
+        if known.get(port, ()) == wanted and port not in self._left:
+            return
         if not wanted:
-            if port in known:
-                self._run(rules.remove(self._family, port))
-                del known[port]
-                self._remember()
-            return
-        if known.get(port) == wanted:
-            return
-        is_there = port in known
-        if is_there and known[port] is None and self._is_of(port, wanted):
+            self._run(rules.remove(self._family, port))
+            known.pop(port, None)
+        elif port in self._left and self._is_as(port, wanted):
             known[port] = wanted
-            return
-        text = rules.put(self._family, port, wanted, is_there=is_there)
-        self._run(text if known else rules.frame(self._family) + text)
-        known[port] = wanted
-        self._remember()
+        else:
+            text = rules.put(self._family, port, wanted, is_there=is_there)
+            self._run(text if known or self._left else rules.frame(self._family) + text)
+            known[port] = wanted
+        self._left.discard(port)
 
-    def _survey(self) -> dict[str, tuple[Rule, ...] | None]:
+    def _survey(self) -> dict[str, tuple[Rule, ...]]:
         """What there is: from memory, or from the kernel the first time."""
         if self._known is None:
             self._known = {}
             try:
-                self._known = dict.fromkeys(_PORT.findall(self._show()))
-                self._shown = self._show()
+                _, *maps = self._show()
+                ports = [set(_PORT.findall(shown)) for shown in maps]
+                is_whole = ports[0] == ports[1]
             except NftError:
+                is_whole = False
+            if is_whole:
+                self._left = ports[0]
+            else:
                 self._clear()
         return self._known
 
-    def _is_of(self, port: str, wanted: tuple[Rule, ...]) -> bool:
+    def _is_as(self, port: str, wanted: tuple[Rule, ...]) -> bool:
         """Whether chains of a former life are those of these rules, as far as can be seen."""
-        for direction in (IN, OUT):
-            shown = self.space.nft.run(f"list chain {self._family} {rules.TABLE} {direction}-{port}")
-            found = _COMMENT.search(shown)
-            lines = len(rules.chain_rules(wanted, direction)) + _FRAME_LINES
-            if found is None or found[1] != rules.digest(wanted) or len(shown.splitlines()) != lines:
-                return False
-        return True
+        return rules.is_sound_at(rules.chains_of(self._show()[0]), port, wanted)
 
-    def _remember(self) -> None:
-        try:
-            self._shown = self._show()
-        except NftError:
-            self._shown = ""  # somebody has broken it in this very moment: to be mended
-
-    def _show(self) -> str:
-        """What there is of the known ports, from the kernel."""
-        return "".join(map(self.space.nft.run, rules.listing(self._family, self._known or {})))
+    def _show(self) -> tuple[str, ...]:
+        """The table without its notes, and the two maps of ports."""
+        base = f"{self._family} {rules.TABLE}"
+        maps = (self.space.nft.run(f"list map {base} ports_{direction}") for direction in (IN, OUT))
+        return self.space.nft.show(f"list table {base}"), *maps
 
     def _clear(self) -> None:
         """What is there is not whole: away with it, before it is made anew."""
-        self._known = {}
-        self._shown = ""
+        self._known, self._left = {}, set()
         self._run(f"add table {self._family} {rules.TABLE}\ndelete table {self._family} {rules.TABLE}\n")
 
     def mend_rules(self) -> None:
         """Damage is made good at once: in one transaction, so that there is no moment without rules."""
         known = self._known
-        if not known:
+        if not known or self._is_sound(known):
             return
-        try:
-            if self._show() == self._shown:
-                return
-        except NftError:
-            pass  # something of it is missing
         base = f"{self._family} {rules.TABLE}"
         text = f"add table {base}\ndelete table {base}\n" + rules.frame(self._family)
         for port, wanted in sorted(known.items()):
-            if wanted:
-                text += rules.put(self._family, port, wanted, is_there=False)
+            text += rules.put(self._family, port, wanted, is_there=False)
+        self._left = set()
         self._run(text)
-        self._known = {port: wanted for port, wanted in known.items() if wanted}
-        self._remember()
+
+    def _is_sound(self, known: dict[str, tuple[Rule, ...]]) -> bool:
+        try:
+            shown = self._show()
+        except NftError:
+            return False  # something of it is missing
+        if shown == self._shown:
+            return True
+        if self._shown:
+            return False  # it was sound, and nobody here has changed it since
+        table, *maps = shown
+        if not rules.is_sound(rules.chains_of(table), known):
+            return False
+        if any(not known.keys() <= set(_PORT.findall(each)) for each in maps):
+            return False
+        self._shown = shown
+        return True
 
     def _run(self, commands: str) -> str:
+        self._shown = ()
         try:
             return self.space.nft.run(commands)
         except NftError as error:
@@ -180,10 +184,6 @@ class Station:
             self.put_rules(port, ())
         if self._capped.pop(port, None) is not None:
             self.space.netlink.do(netlink.delete_link(ifb_name(port)), accept=_ABSENT)
-
-
-_FRAME_LINES: Final = 5
-"""Of a listed chain: table, chain, comment, and two brackets."""
 
 
 def ifb_name(port: str) -> str:
