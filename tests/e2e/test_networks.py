@@ -317,6 +317,17 @@ def test_ports_of_the_nodes_behind_a_balancer(lab: NetLab) -> None:
     assert "host-mode port already in use on 4 nodes" in reason(waiting)
 
 
+def test_ports_that_the_nodes_choose(lab: NetLab) -> None:
+    tasks = lab.serve("web", 8, "--publish", "mode=host,target=80")
+    rows = {row["ID"]: row for row in tasks_of(lab.lab, "web")}
+    seen = set()
+    for task in tasks:
+        [port] = rows[task.id]["Status"]["PortStatus"]["Ports"]
+        seen.add((task.node, port["PublishedPort"]))
+        assert lab.meet(lab.path(), lab.address(task.node), port["PublishedPort"]).task == task.id
+    assert len(seen) == 8, "two on each node, each with its own"
+
+
 def test_hosts_that_drop_all_but_the_cluster_ports(lab: NetLab) -> None:
     lab.network("shop")
     tasks = lab.serve("web", 4, "--network", "shop", "--publish", "8080:80")
