@@ -130,12 +130,12 @@ class Mesh:
                 self._elements = None
         self._plugged, self._is_gone = (), False
         self.apply(self._state)
-        errors = []
+        errors: list[OSError | Unavailable] = []
         for replies in self._tasks.values():
             try:
                 replies.prepare(self._gateways, has_egress=self._has_egress)
                 replies.settle(self._gateways, has_egress=self._has_egress)
-            except Unavailable as error:
+            except (OSError, Unavailable) as error:
                 errors.append(error)
         if errors:
             raise errors[0]
@@ -279,7 +279,7 @@ class Mesh:
         for task_id, replies in self._tasks.items():
             try:
                 replies.follow(gateways, has_egress=self._has_egress)
-            except Unavailable as error:
+            except (OSError, Unavailable) as error:
                 log.warning("nodes_not_followed", task_id=task_id, error=str(error))
 
     # --- small things

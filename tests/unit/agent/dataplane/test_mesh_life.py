@@ -16,7 +16,7 @@ from net_hosts import EchoServer, Rig, ask, command_in, is_reachable, net_hosts,
 from overlay_rig import overlay_rig
 
 from agent.dataplane.base import HostPort, PublishedPort
-from agent.dataplane.linux import plan
+from agent.dataplane.linux import namespaces, plan
 from agent.dataplane.linux.mesh import probe
 from agent.dataplane.linux.mesh.host_rules import LISTING
 from swarmpy.errors import Unavailable
@@ -239,6 +239,18 @@ def test_a_published_port_is_taken_for_programs_of_the_node(rig: MeshRig) -> Non
     assert caught.value.errno == errno.EADDRINUSE
     rig.publish()
     bind_in(rig.nodes[0].path, PORT).close()
+
+
+def test_a_task_that_lost_its_namespace_keeps_nobody_from_ports(rig: MeshRig) -> None:
+    lost, task = rig.run("lost", on=1), rig.run("a", on=2)
+    one = rig.nodes[0]
+    with one.host.inside():
+        lost.space.close()
+        namespaces.remove(lost.path)
+    rig.absent.add(rig.nodes[1].host.number)  # a node goes, and tasks are to be told
+    with serving(task):
+        rig.publish(port(PORT, TARGET, [task]))
+        assert ask(rig.outside.path, one.address, PORT).answer == b"a hello"
 
 
 def test_a_port_is_let_go_also_if_its_rules_were_damaged(rig: MeshRig) -> None:
