@@ -112,7 +112,7 @@ def describe(view: View, old: Object | None, new: Object | None, now: Timestamp)
 
 
 def network_events(view: View, old: Object | None, new: Object | None, now: Timestamp) -> list[Json]:
-    """A task that begins to run is on its networks; one that has run is on none; it may join and leave some."""
+    """A task that runs is on its networks, one that has run is on none; it may join and leave some."""
     if not isinstance(new, Task) or not isinstance(old, Task):
         return []
     was_on, is_on = (

@@ -1,7 +1,8 @@
 """Joining a running task to a network, and taking it off again: judged and planned here, then waited for.
 
 What is asked for is stored with the task; the leader gives it addresses (``manager/reconcile/joins.py``), the
-task's agent makes the leg and says so. As docker's, a call ends once that is done. What is not done within
+task's agent makes the leg and says so. As docker's, a call ends once that is done; texts and codes are
+docker's, also where it calls a mistake of the user's an error of the server. What is not done within
 ``NETWORK_JOIN_S`` is withdrawn, and the answer says what was missing.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from msgspec.structs import replace
@@ -22,11 +24,10 @@ from manager.store.networking import PREDEFINED_NETWORKS, Place
 from manager.store.view import View
 from swarmpy.errors import (
     AlreadyExists,
-    FailedPrecondition,
     InvalidArgument,
     NotFound,
     PermissionDenied,
-    Unavailable,
+    SwarmError,
 )
 from swarmpy.limits import NETWORK_JOIN_S
 from swarmpy.model import network_rules
@@ -37,6 +38,9 @@ from swarmpy.model.specs import NetworkAttachmentConfig
 from swarmpy.model.states import NodeState, TaskState
 from swarmpy.model.value import Value
 
+_FAILED: Final = (
+    "attaching to network failed, make sure your network options are correct and check manager logs: "
+)
 _ADDRESS_OPTIONS: Final = (network_rules.IPV4_OPTION, network_rules.IPV6_OPTION)
 
 
@@ -70,9 +74,18 @@ def wish_of(network: Network, settings: EndpointSettings) -> NetworkAttachmentCo
     for version, text in zip((4, 6), wished, strict=True):
         if text and not network_rules.is_address(text, version):
             raise InvalidArgument(f"invalid IPv{version} address: {text}")
+        if text and not _is_inside(network, text):
+            raise SwarmError(f"Invalid address {text}: It does not belong to any of this network's subnets")
     wish = NetworkAttachmentConfig(target=network.id, aliases=settings.aliases, driver_opts=options)
     network_rules.check_attachment(replace(wish, target=network.spec.name))
     return wish
+
+
+def _is_inside(network: Network, text: str) -> bool:
+    """As far as the network's subnets are known already."""
+    options = network.ipam_options or network.spec.ipam_options
+    subnets = [ip_network(config.subnet) for config in options.configs if config.subnet] if options else []
+    return not subnets or any(ip_address(text) in subnet for subnet in subnets)
 
 
 # --- decisions
@@ -81,7 +94,7 @@ def wish_of(network: Network, settings: EndpointSettings) -> NetworkAttachmentCo
 def check_attachable(found: Network | Predefined) -> Network:
     name = found.name if isinstance(found, Predefined) else found.spec.name
     if isinstance(found, Predefined) or not found.spec.attachable:
-        raise PermissionDenied(
+        raise SwarmError(
             f"Could not attach to network {name}: rpc error: code = PermissionDenied desc = "
             f"network {name} not manually attachable"
         )
@@ -97,7 +110,9 @@ def join(view: View, task: Task, network: Network, wish: NetworkAttachmentConfig
     if task.status.state is not TaskState.RUNNING or task.desired_state > TaskState.COMPLETE:
         raise AlreadyExists(f"Container {task.id} is not running")
     name = task_name(view.service(task.service_id), task)
-    if any(place.network_id == network.id for place in task.networks) or task.join_of(network.id) is not None:
+    if task.join_of(network.id) is not None:
+        raise AlreadyExists(f"{name} is already attached to network {network.spec.name}")
+    if any(place.network_id == network.id for place in task.networks):
         raise PermissionDenied(f"endpoint with name {name} already exists in network {network.spec.name}")
     _check_mode(view, task)
     taken = {other.number for other in task.joins}
@@ -121,7 +136,7 @@ def _check_mode(view: View, task: Task) -> None:
         )
 
 
-def leave(task: Task, found: Network | Predefined, *, container: str) -> tuple[Change, ...]:
+def leave(task: Task, found: Network | Predefined) -> tuple[Change, ...]:
     """The task without the place that it was given, or about to leave it; nothing if it is leaving already.
 
     What its service gives it, it keeps: a task is as its service's spec says.
@@ -130,7 +145,7 @@ def leave(task: Task, found: Network | Predefined, *, container: str) -> tuple[C
     known = task.join_of(found.id) if isinstance(found, Network) else None
     has_place = any(place.network_id == found.id for place in task.networks)
     if known is None and not has_place:
-        raise FailedPrecondition(f"container {container} is not connected to network {name}")
+        raise SwarmError(f"container {task.id} is not connected to network {name}")
     if known is None:
         raise PermissionDenied(
             f"network {name} is one of the service's: take it from the service "
@@ -195,21 +210,21 @@ class Joining:
                 reason = f"container {task_id} was disconnected from it"
                 return ()
             reason = lacking(view, task, known, join)
-            return leave(task, known, container=task_id)
+            return leave(task, known)
 
         await self._api.decide(plan)
-        raise Unavailable(f"Could not attach to network {network.spec.name}: {reason}")
+        raise SwarmError(_FAILED + reason)
 
     async def disconnect(self, task_id: TaskId, found: Network | Predefined, *, is_forced: bool) -> None:
-        """``is_forced``: the task's node is not waited for. Its addresses are nobody else's until it answers."""
+        """``is_forced``: the node is not waited for. The addresses are nobody else's until it answers."""
 
         def plan(view: View) -> tuple[Change, ...]:
-            return leave(_task(view, task_id), found, container=task_id)
+            return leave(_task(view, task_id), found)
 
         await self._api.decide(plan)
         if is_forced or await self._until(task_id, lambda task: task.join_of(NetworkId(found.id)) is None):
             return
-        raise Unavailable(
+        raise SwarmError(
             f"container {task_id} is being disconnected from network {found.id}, and its node has not said "
             "yet that it is done: its address stays reserved until then"
         )

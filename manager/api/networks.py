@@ -187,7 +187,7 @@ def _same(shape: Json) -> Json:
 
 
 def _task_named(view: View, reference: str) -> Task | None:
-    """By its id or the beginning of it, by the container's name, which ends in the id, or the container's id."""
+    """By its id or the beginning of it, the container's name, which ends in the id, or the container's id."""
     task = find_or_none(view, Task, reference.rpartition(".")[2] or reference)
     if task is not None:
         is_name = "." in reference

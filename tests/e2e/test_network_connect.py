@@ -51,7 +51,7 @@ def test_a_running_task_is_joined_to_another_services_network_and_taken_off_it(l
     met = lab.meet(web, joined.at["shop"])
     assert (met.task, met.seen[0]) == (desk.id, web.at["shop"])
     assert lookup(desk.path, "desk") == [lab.vip("desk", "office")], "as before"
-    exists = f"endpoint with name {desk.name} already exists in network shop"
+    exists = f"{desk.name} is already attached to network shop"
     assert lab.bad("network", "connect", "shop", desk.id) == error(exists)
 
     lab.good("network", "disconnect", "shop", desk.id)

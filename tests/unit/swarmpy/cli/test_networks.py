@@ -225,7 +225,8 @@ def test_a_running_task_joins_a_network_or_is_told_why_not(
     mac = ("--driver-opt", "mac_address=nothing")
     assert "invalid mac_address nothing" in said("connect", *mac, "side", "t1")
     assert said("connect", "--alias", "x", "--ip", "10.0.1.9", "side", "web.1.t1") == (
-        "Could not attach to network side: network side has no subnet yet"
+        "attaching to network failed, make sure your network options are correct and check manager logs: "
+        "network side has no subnet yet"
     )
     assert said("disconnect", "--force", "side", "t1") == "container t1 is not connected to network side"
 
