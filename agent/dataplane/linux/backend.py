@@ -263,10 +263,17 @@ class LinuxBackend:
 
     def _attach_asked(self, endpoint: Endpoint) -> Sandbox:
         """What ``apply`` has made just before need not be made twice; what stands for longer is mended."""
-        task_id = endpoint.task_id
+        endpoint, task_id = self._newest(endpoint), endpoint.task_id
         is_made = task_id in self._unasked and self._checked.get(task_id) == endpoint
         self._unasked.discard(task_id)
         return self._sandbox(self._records[task_id]) if is_made else self._attach(endpoint)
+
+    def _newest(self, endpoint: Endpoint) -> Endpoint:
+        """Policies may have changed since the task was asked for: what was applied last is newer."""
+        known = self._state.endpoints.get(endpoint.task_id) if self._state is not None else None
+        if known is None or plan.without_policies(known) != plan.without_policies(endpoint):
+            return endpoint
+        return known
 
     def _attach(self, endpoint: Endpoint) -> Sandbox:
         """What fails for a new task leaves nothing; one that is running keeps what it has."""

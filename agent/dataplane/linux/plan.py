@@ -16,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from agent.dataplane import diff
 from agent.dataplane.base import Endpoint, HostPort, Leg
 from agent.dns.zone import RESOLVER_ADDRESS, has_resolver
@@ -87,6 +89,10 @@ def outward_legs(endpoint: Endpoint) -> list[Leg]:
     return [
         leg for leg in endpoint.legs if leg.network.driver in OUTWARD_DRIVERS and not leg.network.is_internal
     ]
+
+
+def without_policies(endpoint: Endpoint) -> Endpoint:
+    return replace(endpoint, legs=tuple(replace(leg, policy=None) for leg in endpoint.legs))
 
 
 def node_link(endpoint: Endpoint) -> str:

@@ -317,3 +317,14 @@ async def test_a_slow_endpoint_does_not_slow_others(rig: OverlayRig) -> None:
         bucket = queues(sandbox(rig), port("slow"))["tbf"]
         assert bucket["backlog"] > 0, "it still waits"
         assert sent
+
+
+async def test_an_attach_that_comes_late_does_not_bring_an_old_policy_back(rig: OverlayRig) -> None:
+    """The task was asked for before its policy changed, and is attached after."""
+    web = rig.place("web", 0, (BLUE, "10.1.0.2/16"))
+    far = rig.place("far", 1, (BLUE, "10.1.0.4/16"))
+    set_policy(rig, "web", "deny in tcp 80")
+    await rig.apply()
+    await rig.backends[0].attach(web.endpoint)
+    with EchoServer(web.path, "10.1.0.2", 80):
+        assert not is_reachable(far.path, "10.1.0.2", 80)
