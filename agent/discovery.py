@@ -43,11 +43,8 @@ from swarmpy.model.discovery import (
     RecordKind,
 )
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
-from swarmpy.model.network_rules import DHCP_IPAM
+from swarmpy.model.network_rules import DHCP_IPAM, MTU_OPTION, VXLAN_IDS_OPTION
 from swarmpy.model.objects import Kind, Network
-
-MTU_OPTION = "com.docker.network.driver.mtu"
-VXLAN_IDS_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
 
 NO_SERVICE = ServiceId("")
 

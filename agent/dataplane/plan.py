@@ -19,7 +19,6 @@ from swarmpy.model.ids import NodeId, TaskId
 
 DATA_PATH_PORT = 4789
 """VXLAN's own (RFC 7348), unless the cluster says otherwise."""
-MTU_OPTION = "com.docker.network.driver.mtu"
 MTU_MIN = 68
 """IPv4's least (RFC 791)."""
 IPV4_OVERHEAD_BYTES = 50

@@ -32,11 +32,11 @@ from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import ADDRESSES_RESTING_MAX
 from swarmpy.model.ids import NetworkId
+from swarmpy.model.network_rules import IPV4_OPTION, IPV6_OPTION, MAC_OPTION, listed
 from swarmpy.model.objects import Network, NetworkAttachment, Node, Service, Task
 from swarmpy.model.states import NodeState, is_terminal
 
-STATIC_OPTIONS: Final = {IPV4: "ipv4_address", IPV6: "ipv6_address"}
-MAC_OPTION: Final = "mac_address"
+STATIC_OPTIONS: Final = {IPV4: IPV4_OPTION, IPV6: IPV6_OPTION}
 
 
 class NoAddress(Exception):
@@ -195,7 +195,7 @@ class Claims:
     def _static(self, space: Space, version: int, wished: str) -> str:
         family = space.families.get(version)
         taken = []
-        for text in (part.strip() for part in wished.split(",")):
+        for text in listed(wished):
             try:
                 known_version, number = parse_address(text)
             except InvalidArgument as error:
@@ -233,7 +233,7 @@ class Claims:
             return ""
         own = {holder_key(space.network_id, address.partition("/")[0]) for address in addresses}
         taken = []
-        for text in (part.strip() for part in wished.split(",")):
+        for text in listed(wished):
             mac = normal_mac(text)
             error = mac_error(mac)
             if error:

@@ -35,18 +35,16 @@ from manager.allocate.blocks import (
     parse_subnet,
     text_of,
 )
-from manager.store.indexes import VXLAN_IDS_OPTION, vni_of
+from manager.store.indexes import vni_of
 from manager.store.tables import Tables
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.defaults import ADDRESS_POOL, OVERLAY_DRIVER, SUBNET_SIZE, network_driver
 from swarmpy.model.ids import ID_BYTES, NetworkId, make_id
-from swarmpy.model.network_rules import DHCP_IPAM
+from swarmpy.model.network_rules import DHCP_IPAM, VXLAN_ID_MAX, VXLAN_ID_MIN, VXLAN_IDS_OPTION
 from swarmpy.model.objects import Cluster, Network
 from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkSpec
 
-FIRST_VNI: Final = 4096
-LAST_VNI: Final = (1 << 24) - 1
 IPV6_SUBNET_BITS: Final = 64
 IPAM_DRIVER: Final = "default"
 INGRESS_NAME: Final = "ingress"
@@ -234,10 +232,10 @@ class Pools:
                 whose = f"network {others[0]}" if others else "another network"
                 raise CannotAllocate(f"VXLAN number {wished} is in use by {whose}")
             return wished
-        count = LAST_VNI - FIRST_VNI + 1
-        start = max(self.latest.vni + 1, FIRST_VNI) - FIRST_VNI
+        count = VXLAN_ID_MAX - VXLAN_ID_MIN + 1
+        start = max(self.latest.vni + 1, VXLAN_ID_MIN) - VXLAN_ID_MIN
         for offset in range(count):
-            vni = FIRST_VNI + (start + offset) % count
+            vni = VXLAN_ID_MIN + (start + offset) % count
             is_spoken_for = vni in self._numbers or vni in self._wished
             if not is_spoken_for and not self._view.networks_with_vni(vni):
                 return vni
@@ -321,8 +319,10 @@ def _wished_vni(spec: NetworkSpec) -> int:
     if not first:
         return 0
     vni = int(first) if first.isascii() and first.isdecimal() else 0
-    if not FIRST_VNI <= vni <= LAST_VNI:
-        raise InvalidArgument(f"invalid vxlan id {first}: it must be between {FIRST_VNI} and {LAST_VNI}")
+    if not VXLAN_ID_MIN <= vni <= VXLAN_ID_MAX:
+        raise InvalidArgument(
+            f"invalid vxlan id {first}: it must be between {VXLAN_ID_MIN} and {VXLAN_ID_MAX}"
+        )
     return vni
 
 

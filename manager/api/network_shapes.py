@@ -88,9 +88,7 @@ def inspected(view: View, item: Network, *, node_id: NodeId, is_verbose: bool) -
     """``node_id``: the node that is asked, whose containers are shown."""
     members = [
         (task, place)
-        for task in sorted(
-            view.tasks_of_network(item.id), key=lambda task: (task.slot, task.node_id, task.id)
-        )
+        for task in sorted(view.tasks_of_network(item.id), key=_order)
         for place in task.places
         if place.network_id == item.id and task.status.state >= TaskState.ASSIGNED
     ]

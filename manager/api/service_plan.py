@@ -171,10 +171,10 @@ def _check_addresses(network: Network, place: NetworkAttachmentConfig) -> None:
     options = network.ipam_options or network.spec.ipam_options
     subnets = [ip_network(config.subnet) for config in options.configs if config.subnet] if options else []
     for name in (network_rules.IPV4_OPTION, network_rules.IPV6_OPTION):
-        text = place.driver_opts.get(name, "")
-        if text and subnets and not any(ip_address(text) in subnet for subnet in subnets):
-            shown = ", ".join(map(str, subnets))
-            raise texts.invalid(f"the address {text} is not in network {network.spec.name} ({shown})")
+        for text in network_rules.listed(place.driver_opts.get(name, "")):
+            if subnets and not any(ip_address(text) in subnet for subnet in subnets):
+                shown = ", ".join(map(str, subnets))
+                raise texts.invalid(f"the address {text} is not in network {network.spec.name} ({shown})")
 
 
 def _check_together(targets: list[str], spec: ServiceSpec) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from swarmpy.model.defaults import port_protocol, publish_mode
+from swarmpy.model.network_rules import VXLAN_IDS_OPTION
 from swarmpy.model.objects import Kind, Network, NetworkAttachment, Node, Revision, Service, Task
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import PortProtocol, PublishMode, TaskState
@@ -21,7 +22,6 @@ Keys = tuple[str, ...]
 ANY_KEY = ""
 """The one key of an index that only tells whether an object belongs to it."""
 
-VXLAN_IDS_OPTION = "com.docker.network.driver.overlay.vxlanid_list"
 """The option of a network's driver state that names its VNI, as docker spells it."""
 _DERIVED_MAC = re.compile("02:42" + ":([0-9a-f]{2})" * 4)
 """MACs that follow from an IPv4 address."""

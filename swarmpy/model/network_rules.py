@@ -198,17 +198,22 @@ def _normal(text: str) -> str:
 
 def check_attachment(place: NetworkAttachmentConfig) -> None:
     for name, version in ((IPV4_OPTION, 4), (IPV6_OPTION, 6)):
-        text = place.driver_opts.get(name, "")
-        if text and not is_address(text, version):
+        for text in listed(place.driver_opts.get(name, "")):
+            if not is_address(text, version):
+                raise InvalidArgument(
+                    f"network {place.target}: invalid {name} {text}: give an IPv{version} address"
+                )
+    for mac in listed(place.driver_opts.get(MAC_OPTION, "")):
+        if not is_unicast_mac(mac):
             raise InvalidArgument(
-                f"network {place.target}: invalid {name} {text}: give an IPv{version} address"
+                f"network {place.target}: invalid {MAC_OPTION} {mac}: give the address of one interface, "
+                "such as 02:42:ac:11:00:02"
             )
-    mac = place.driver_opts.get(MAC_OPTION, "")
-    if mac and not is_unicast_mac(mac):
-        raise InvalidArgument(
-            f"network {place.target}: invalid {MAC_OPTION} {mac}: give the address of one interface, "
-            "such as 02:42:ac:11:00:02"
-        )
+
+
+def listed(text: str) -> list[str]:
+    """What a place asks for: several addresses, for several tasks, are separated by commas."""
+    return [part.strip() for part in text.split(",")] if text else []
 
 
 def is_unicast_mac(text: str) -> bool:

@@ -18,9 +18,10 @@ from agent.dataplane.linux import netlink, netlink_links, plan
 from agent.dataplane.linux.overlays import spoofing
 from agent.dataplane.linux.overlays.sandbox import NetworkSandbox
 from agent.dataplane.linux.part import Carriage, Space, Uplink
-from agent.dataplane.plan import MTU_MIN, MTU_OPTION, Entries, SandboxPlan, Tunnel, mac_of
+from agent.dataplane.plan import MTU_MIN, Entries, SandboxPlan, Tunnel, mac_of
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.model.ids import TaskId
+from swarmpy.model.network_rules import MTU_OPTION
 
 LEGS_MAX = netlink.BRIDGE_PORTS_MAX - 3
 """The tunnel and the routing mesh have ports too."""

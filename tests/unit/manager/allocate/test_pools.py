@@ -9,8 +9,6 @@ from world import make_network
 
 from manager.allocate.blocks import Spans, block_of
 from manager.allocate.pools import (
-    FIRST_VNI,
-    LAST_VNI,
     CannotAllocate,
     Pools,
     check_network,
@@ -18,10 +16,11 @@ from manager.allocate.pools import (
     ingress_network,
     unique_local_pool,
 )
-from manager.store.indexes import VXLAN_IDS_OPTION, vni_of
+from manager.store.indexes import vni_of
 from manager.store.tables import Tables
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import ClusterId
+from swarmpy.model.network_rules import VXLAN_ID_MAX, VXLAN_ID_MIN, VXLAN_IDS_OPTION
 from swarmpy.model.objects import Cluster, Kind, Network
 from swarmpy.model.specs import IPAMConfig
 
@@ -63,7 +62,7 @@ def test_the_ingress_network_has_the_first_subnet_and_number() -> None:
     ingress = ingress_network(cluster())
     assert subnets(ingress) == ["10.0.0.0/24"]
     assert gateways(ingress) == ["10.0.0.1"]
-    assert vni_of(ingress) == FIRST_VNI == 4096
+    assert vni_of(ingress) == VXLAN_ID_MIN == 4096
     assert ingress.spec.ingress
     assert ingress.spec.name == "ingress"
     assert ingress_network(cluster()) == ingress
@@ -100,9 +99,9 @@ def test_numbers_are_not_reused_at_once_and_go_round() -> None:
         ipam_options=first.ipam_options,
     )
     assert highest.driver_state is not None
-    highest.driver_state.options[VXLAN_IDS_OPTION] = str(LAST_VNI)
+    highest.driver_state.options[VXLAN_IDS_OPTION] = str(VXLAN_ID_MAX)
     cloud.tables.put(Kind.NETWORK, highest)
-    assert vni_of(cloud.make()) == FIRST_VNI
+    assert vni_of(cloud.make()) == VXLAN_ID_MIN
 
 
 def test_ours_overlap_no_other_but_a_user_may() -> None:

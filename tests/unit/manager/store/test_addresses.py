@@ -21,10 +21,11 @@ from store_values import (
 )
 
 from manager.store.draft import Draft
-from manager.store.indexes import VXLAN_IDS_OPTION, held_by, vni_of
+from manager.store.indexes import held_by, vni_of
 from manager.store.store import Store
 from swarmpy.model.changes import Create, Delete, Order, Report, Update
 from swarmpy.model.ids import NetworkId, ServiceId, TaskId
+from swarmpy.model.network_rules import VXLAN_IDS_OPTION
 from swarmpy.model.objects import (
     Endpoint,
     Kind,

@@ -168,6 +168,14 @@ def test_addresses_that_a_task_can_have_pass() -> None:
     rules.check_attachment(NetworkAttachmentConfig(target="net", driver_opts=options))
 
 
+def test_several_addresses_are_for_several_tasks() -> None:
+    options = {"ipv4_address": "10.0.0.9, 10.0.0.10", "mac_address": "02:42:AC:11:00:02,02:42:AC:11:00:03"}
+    rules.check_attachment(NetworkAttachmentConfig(target="net", driver_opts=options))
+    for bad in ("10.0.0.9,", "10.0.0.9,fd00::9", "10.0.0.9 10.0.0.10"):
+        with pytest.raises(InvalidArgument, match="give an IPv4 address"):
+            rules.check_attachment(NetworkAttachmentConfig(target="net", driver_opts={"ipv4_address": bad}))
+
+
 # --- pools
 
 
