@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from clusters import make_node, make_service
-from manager_rig import Managers, managers_in, until
+from manager_rig import DEADLINE_S, Managers, managers_in, until
 from msgspec.structs import replace
 from pki_cluster import ping
 
@@ -42,7 +42,7 @@ async def test_one_manager_founds_a_cluster_and_takes_it_up_again(tmp_path: Path
         await host.stop()
         assert has_log(host.config, host.env)
         manager = await host.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await manager.wait_current()
         assert manager.access.view.service(ServiceId("web-s")) is not None
         assert not manager.must_enter
@@ -68,7 +68,7 @@ async def test_a_demoted_manager_leaves_raft_and_then_becomes_a_worker(tmp_path:
         second, third = await cluster.join(), await cluster.join()
         node_id = third.identity.node_id
         await demote(cluster, node_id)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await third.removed.wait()
         assert third.running.is_removed
         await until(lambda: stored(cluster, node_id).role is NodeRole.WORKER)
@@ -98,7 +98,7 @@ async def test_a_manager_that_resigns_hears_that_raft_goes_on_without_it(tmp_pat
     async with managers_in(tmp_path) as cluster:
         first = await cluster.found()
         second = await cluster.join()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await second.running.resign(second.identity.node_id)
         await second.stop()
         service, revision = make_service("web")
@@ -111,7 +111,7 @@ async def test_an_entry_that_came_to_nothing_can_be_taken_back(tmp_path: Path) -
         first = await cluster.found()
         second = await cluster.join()
         await second.stop()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await withdraw(second.config, second.identity, second.env, [first.address])
         assert len(first.running.access.raft_status().members) == 1
         service, revision = make_service("web")
@@ -179,7 +179,7 @@ async def test_a_port_in_use_is_said_and_the_manager_can_be_started_later(tmp_pa
         other.close()
         await other.wait_closed()
         manager = await host.start()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await manager.wait_current()
 
 

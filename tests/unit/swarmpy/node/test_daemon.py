@@ -298,7 +298,7 @@ async def test_damage_ends_the_daemon_with_a_sentence_and_tasks_run_on(
         path = host.folder / file
         content = path.read_bytes()
         middle = len(content) // 2
-        path.write_bytes(content[:middle] + b"\0" + content[middle + 1 :])
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :])
         with pytest.raises(Corrupt, match=words):
             await host.start()
         await host.stop()
