@@ -31,7 +31,7 @@ from manager.servicers import DispatcherServicer, StreamsServicer, leader_addres
 from manager.store.events import Event, Resync
 from manager.store.store import Store
 from swarmpy import rpc
-from swarmpy.errors import AlreadyExists, Rejected, Retry, SwarmError, Unavailable
+from swarmpy.errors import AlreadyExists, Rejected, Retry, Stale, SwarmError, Unavailable
 from swarmpy.limits import JOIN_TIMEOUT_S, RPC_TIMEOUT_S
 from swarmpy.model.changes import Batch, Change, Create, Group, Update
 from swarmpy.model.ids import NodeId
@@ -243,9 +243,13 @@ class Manager:
         """Ask to be a worker, and wait until raft goes on without this manager. Bounded by the caller."""
         if len(self._raft.status().members) == 1:
             return
-        node = self._store.node(node_id)
-        if node is not None and node.spec.role is not NodeRole.WORKER:
-            await self.propose((Update(object=replace(node, spec=replace(node.spec, role=NodeRole.WORKER))),))
+        while (node := self._store.node(node_id)) is not None and node.spec.role is not NodeRole.WORKER:
+            wished = replace(node, spec=replace(node.spec, role=NodeRole.WORKER))
+            try:
+                await self.propose((Update(object=wished),))
+            except Stale:
+                # the leader gives a node that has just joined its number and its address meanwhile
+                log.info("resignation_repeated", node_id=node_id)
         left = asyncio.Event()
         unsubscribe = self._raft.subscribe(lambda status: left.set() if status.is_removed else None)
         try:
