@@ -84,8 +84,8 @@ class RemovedNode(Value, frozen=True, kw_only=True):
 class NetworkKey(Value, frozen=True, kw_only=True):
     """A secret that keys of encrypted networks are derived from.
 
-    Of the ring's keys the second newest is sent with: the newest is one that others may not have heard of yet.
-    All of them are received with.
+    Of the ring's keys the second newest is sent with: others may not have heard of the newest yet. All
+    of them are received with.
     """
 
     tag: int = 0

@@ -27,12 +27,12 @@ from manager.store.indexes import (
     NODES_BY_NETWORK,
     SERVICES_BY_ADDRESS,
     TASKS_BY_NETWORK,
-    VXLAN_IDS_OPTION,
     vni_of,
 )
 from manager.store.networking import places_of
 from swarmpy.model.changes import Create, Delete, Group, Refusal
 from swarmpy.model.ids import ClusterId, NetworkId, ServiceId, Timestamp
+from swarmpy.model.network_rules import VXLAN_IDS_OPTION
 from swarmpy.model.objects import Cluster, Kind, Network, NetworkAttachment
 from swarmpy.model.specs import (
     EndpointSpec,

@@ -18,7 +18,6 @@ from agent.dataplane.linux.encryption import lock
 from agent.dataplane.linux.mesh import names as mesh
 from agent.dataplane.linux.overlays import spoofing
 from manager.api.server import ApiServer
-from swarmpy.model import network_rules
 from swarmpy.model.changes import Update
 from swarmpy.model.specs import Driver
 from swarmpy.runtime import Env
@@ -51,4 +50,3 @@ async def test_names_of_devices_and_tables(tmp_path: Path) -> None:
     tables = (balancing.TABLE, names.TABLE, mesh.TABLE)
     assert shown["TaskTables"] == [f"inet {table}" for table in tables]
     assert shown["DataPathPort"] == overlay_plan.data_ports(NodeState())[1]
-    assert network_rules.MTU_OPTION == overlay_plan.MTU_OPTION
