@@ -14,7 +14,12 @@ import contextlib
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from ipaddress import ip_interface, ip_network
+from itertools import combinations
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from agent.dataplane.base import Balancer, Endpoint, NetworkState, NodeState
 from agent.dataplane.linux import namespaces
@@ -105,6 +110,21 @@ class _Client:
     @property
     def network_ids(self) -> list[NetworkId]:
         return [leg.network.id for leg in self.endpoint.legs]
+
+    @cached_property
+    def is_contested(self) -> bool:
+        """Whether two of its networks may claim one address: a change of one then depends on the other."""
+        ranges = [
+            {ip_interface(each).network for each in leg.addresses}
+            | {ip_network(subnet.cidr) for subnet in leg.network.subnets}
+            for leg in self.endpoint.legs
+        ]
+        return any(
+            one.version == other.version and one.overlaps(other)
+            for some, others in combinations(ranges, 2)
+            for one in some
+            for other in others
+        )
 
     @property
     def address(self) -> str:
@@ -227,7 +247,7 @@ class Balancing:
         self, client: _Client, steps: Mapping[NetworkId, _Steps], texts: dict[_Audience, bytes]
     ) -> None:
         """Send a namespace what changed; if that does not fit what it has, compare and mend."""
-        if client.is_dirty:
+        if client.is_dirty or client.is_contested:
             self._reconcile(client)
             return
         merged = [step for of_network in steps.values() for step in of_network]
@@ -282,11 +302,31 @@ class Balancing:
     def _wished(self, client: _Client) -> dict[Element, bytes]:
         """Where two of a task's networks claim one address, the first has it."""
         found: dict[Element, bytes] = {}
-        for network_id in reversed(client.network_ids):
-            network = self._networks[network_id]
+        networks = [self._networks[network_id] for network_id in client.network_ids]
+        if client.is_contested:
+            services = _uncontested(networks)
+            for service in services:
+                found |= rules.elements_of(service, client.versions)
+            return found | _choose(client, services)
+        for network in networks:
             found |= network.elements(client.versions)
             found |= _choose(client, list(network.services.values()))
         return found
+
+
+def _uncontested(networks: Sequence[_Network]) -> list[ServiceSlots]:
+    """The networks' services, each with those of its addresses that no network before has."""
+    found: list[ServiceSlots] = []
+    claimed: set[str] = set()
+    for network in networks:
+        own: set[str] = set()
+        for service_id in sorted(network.services):
+            service = network.services[service_id]
+            vips = tuple(vip for vip in service.balancer.vips if vip not in claimed)
+            found.append(replace(service, balancer=replace(service.balancer, vips=vips)))
+            own.update(vips)
+        claimed |= own
+    return found
 
 
 def _complain(failures: Sequence[str]) -> None:

@@ -76,7 +76,8 @@ class Encryption:
         self._state = NodeState()
         self._routes: Mapping[NodeId, str] = {}
         self._is_settled = False
-        self._is_locked = False
+        self._locked_port = 0
+        """The data port of encrypted networks that the lock was made for last."""
 
     # --- what the others are told
 
@@ -171,7 +172,8 @@ class Encryption:
         except (OSError, NftError) as error:
             raise Unavailable(f"cannot remove the encryption of networks: {error}") from None
         self._epoch.remove()
-        self._is_settled = self._is_locked = False
+        self._is_settled = False
+        self._locked_port = 0
 
     def _remove_ipsec(self, port: int) -> None:
         assert self._xfrm is not None
@@ -189,9 +191,9 @@ class Encryption:
             raise Unavailable(
                 f"network {network.name} has to wait: this node has not been told its own address"
             )
-        if not self._is_locked:
-            raise Unavailable(f"network {network.name} has to wait: its data port is not locked yet")
         port = ports_of(self._state).secure
+        if self._locked_port != port:
+            raise Unavailable(f"network {network.name} has to wait: its data port is not locked yet")
         return Carriage(own.addr, port, self._routes, overhead_of(own.addr))
 
     def _require_way(self, network: NetworkConfig) -> None:
@@ -213,7 +215,7 @@ class Encryption:
             self._own_node().nft.run(script)
         except NftError as error:
             raise Unavailable(f"nftables refused the lock of encrypted networks: {error}") from None
-        self._is_locked = True
+        self._locked_port = ports.secure
         pairs: Pairs = pair_up(own, self._state.peers, self.ways) if own is not None else {}
         self._note_routes(own)
         errors: list[Unavailable] = []

@@ -343,6 +343,20 @@ def test_where_two_networks_claim_an_address_the_first_has_it(rig: VipRig) -> No
         assert last not in listed
 
 
+@pytest.mark.parametrize("later", [["192.0.2.14"], []], ids=["changes", "goes"])
+def test_what_a_later_network_does_leaves_the_first_its_address(rig: VipRig, later: list[str]) -> None:
+    second = NetworkId("net2")
+    legs = [endpoint(CLIENT, "192.0.2.1/24", network=each).legs[0] for each in (NET, second)]
+    first = network_state(web(["192.0.2.11"]))
+    contested = network_state(web(["192.0.2.12", "192.0.2.13"]), second)
+    rig.part.apply(NodeState(networks={NET: first, second: contested}))
+    rig.part.attach(Endpoint(task_id=CLIENT, legs=tuple(legs)), rig.space)
+    before = rig.nft(f"list table inet {rules.TABLE}")
+    after = network_state(web(later) if later else {}, second)
+    rig.part.apply(NodeState(networks={NET: first, second: after}))
+    assert rig.nft(f"list table inet {rules.TABLE}") == before
+
+
 def test_a_thousand_services_come_and_go(rig: VipRig) -> None:
     services = {
         ServiceId(f"s{number}"): Balancer(
