@@ -124,8 +124,8 @@ class Core:
             case events.SessionDown():
                 self.progress = None
             case events.Tick():
-                for timers in (self._retries, self._places.drains):
-                    self._mark(task_id for task_id, at in timers.items() if at <= now.mono)
+                self._mark(task_id for task_id, at in self._retries.items() if at <= now.mono)
+                self._mark(self._places.take_drained(now))
             case events.TaskExited():
                 self._note_exit(event)
             case events.ImageReady():

@@ -46,15 +46,22 @@ class Places:
     def is_draining(self, run: Run, now: Now) -> bool:
         """Whether the task, which is to be stopped, has to stay for a moment."""
         task_id = run.task.id
+        self._drains.pop(task_id, None)
         if not run.task.networks or run.status.state is not TaskState.RUNNING:
             return False
         if not run.stop_at:
             run.stop_at = now.mono + DRAIN_S
         if run.stop_at <= now.mono:
-            self._drains.pop(task_id, None)
             return False
         self._drains[task_id] = run.stop_at
         return True
+
+    def take_drained(self, now: Now) -> list[TaskId]:
+        """Tasks whose moment is over; each is told once."""
+        due = [task_id for task_id, at in self._drains.items() if at <= now.mono]
+        for task_id in due:
+            del self._drains[task_id]
+        return due
 
     # --- tasks that have a place
 

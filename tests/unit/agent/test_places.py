@@ -180,6 +180,21 @@ def test_who_ends_meanwhile_is_not_waited_for() -> None:
     assert core.wake_at is None
 
 
+def test_who_is_given_up_meanwhile_is_stopped_at_once_and_wakes_nobody() -> None:
+    manager = FakeManager()
+    core = started(manager)
+    tell(core, manager.tell(NET))
+    running(core, manager, TASK)
+    tell(core, manager.order(TASK.id, TaskState.SHUTDOWN), at=10.0)
+    given_up = replace(
+        TASK,
+        desired_state=TaskState.SHUTDOWN,
+        status=replace(TASK.status, state=TaskState.ORPHANED, report=99),
+    )
+    only(tell(core, manager.assign(given_up), at=10.1), events.Stop)
+    assert core.wake_at is None, "it would be looked at again and again until the process has ended"
+
+
 def test_a_task_without_networks_is_stopped_at_once() -> None:
     manager = FakeManager()
     core = started(manager)

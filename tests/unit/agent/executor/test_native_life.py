@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -335,7 +336,16 @@ async def test_remove_kills_and_leaves_nothing(rig: NativeRig) -> None:
 async def test_a_shim_is_small_and_holds_nothing_of_the_daemon(rig: NativeRig) -> None:
     task_id = await rig.sh("small", "sleep 1000")
     shim = folders.lock_holder(folder_of(rig, task_id))
-    targets = [os.readlink(path) for path in Path(f"/proc/{shim}/fd").iterdir()]
+    targets: list[str] = []
+
+    def is_settled() -> bool:
+        """It closes the record of the start soon after it has told of it."""
+        with contextlib.suppress(FileNotFoundError):
+            targets[:] = [os.readlink(path) for path in Path(f"/proc/{shim}/fd").iterdir()]
+            return not any("/started" in target for target in targets)
+        return False
+
+    await wait_until(is_settled, "the shim's files")
     assert not [target for target in targets if target.startswith("socket:")]
     assert len(targets) <= 8
     assert os.getpgid(shim) == shim
