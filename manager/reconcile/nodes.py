@@ -5,6 +5,8 @@ all nodes when a new leader starts. This loop writes what follows from silence: 
 after which the node is DOWN (and its tasks are replaced). Tasks of a node that was down for
 ``NODE_ORPHAN_S``, or that was removed, are ORPHANED: no agent will report on them.
 
+The grace of a lost session grows with the cluster's heartbeat period, if that is longer than the default.
+
 Times are data on the node (``status.since``). Only time in which a leader could have heard of a node counts:
 what a new leader doubts begins its grace anew (``doubted``), and after a long outage of the quorum, when
 agents look for a leader more rarely, later by as much as they may wait. DOWN is written under
@@ -35,8 +37,9 @@ from swarmpy.limits import (
     UNKNOWN_GRACE_S,
 )
 from swarmpy.model.changes import Group, NodeReport, Report
+from swarmpy.model.defaults import HEARTBEAT_PERIOD, heartbeat_period
 from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
-from swarmpy.model.objects import Node, NodeStatus, Task, TaskStatus
+from swarmpy.model.objects import Cluster, Node, NodeStatus, Task, TaskStatus
 from swarmpy.model.states import NodeState, Owner, TaskState, is_terminal
 
 RESTARTING_MESSAGE: Final = "restarting"
@@ -80,7 +83,7 @@ class NodeHealth:
             if now >= gives_up_at:
                 return _orphan(view, node.id, now)
             return Plan(wake_at=Timestamp(gives_up_at)) if _live_tasks(view, node.id) else NOTHING
-        grace = _grace(node, cluster_size=len(view.nodes()))
+        grace = _grace(node, cluster_size=len(view.nodes()), patience=_patience(view.cluster()))
         if grace is None:
             return NOTHING
         down_at = _since(node) + grace
@@ -126,11 +129,16 @@ def _since(node: Node) -> int:
     return node.status.since or node.created_at
 
 
-def _grace(node: Node, *, cluster_size: int) -> int | None:
+def _patience(cluster: Cluster | None) -> float:
+    """Who wants heartbeats more rarely than by default wants nodes called down later, too."""
+    return max(1.0, heartbeat_period(cluster) / HEARTBEAT_PERIOD)
+
+
+def _grace(node: Node, *, cluster_size: int, patience: float) -> int | None:
     """How long the node may stay in its state; None: as long as it likes."""
     match node.status.state:
         case NodeState.DISCONNECTED:
-            return _disconnect_grace(node)
+            return int(_disconnect_grace(node) * patience)
         case NodeState.UNKNOWN | NodeState.UNSPECIFIED:
             return _unknown_grace(cluster_size)
         case _:

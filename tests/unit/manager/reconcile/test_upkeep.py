@@ -21,6 +21,7 @@ from swarmpy.limits import (
     UNKNOWN_GRACE_PER_NODE_S,
     UNKNOWN_GRACE_S,
 )
+from swarmpy.model.defaults import HEARTBEAT_PERIOD
 from swarmpy.model.ids import ClusterId, Duration, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     Cluster,
@@ -35,6 +36,7 @@ from swarmpy.model.objects import (
 from swarmpy.model.specs import (
     ClusterSpec,
     ContainerSpec,
+    DispatcherConfig,
     NodeSpec,
     OrchestrationConfig,
     Placement,
@@ -217,6 +219,18 @@ def test_graces(state: NodeState, message: str, grace_s: float, says: str) -> No
     assert (status.state, status.message) == (NodeState.DOWN, says)
     assert all(task.node_id != "n1" for task in world.live_tasks())
     assert len(world.running()) == 3
+
+
+def test_who_wants_rare_heartbeats_gives_a_lost_session_longer() -> None:
+    world = world_with(service_spec(replicas=3))
+    cluster = world.tables.cluster() or Cluster(id=ClusterId("cluster"))
+    dispatcher = DispatcherConfig(heartbeat_period=Duration(4 * HEARTBEAT_PERIOD))
+    world.put(replace(cluster, spec=ClusterSpec(dispatcher=dispatcher)))
+    world.set_node_state("n1", NodeState.DISCONNECTED)
+    world.live(4 * DISCONNECT_GRACE_S - 0.1)
+    assert world.node("n1").status.state == NodeState.DISCONNECTED
+    world.live(0.2)
+    assert world.node("n1").status.state == NodeState.DOWN
 
 
 def test_a_node_that_returns_in_time_keeps_its_tasks() -> None:
