@@ -28,9 +28,10 @@ from agent.dataplane.base import (
     Subnet,
 )
 from agent.events import DropDiscovery, NetworkChange, Record, RecordRemoval, Removal, SaveDiscovery
-from agent.network_picture import NetworkPicture, Sheet, bare, bares, mac_of
+from agent.network_picture import NetworkPicture, Sheet
 from agent.policy import dress, policy_of
 from swarmpy.limits import JOURNAL_DISCOVERY_MAX
+from swarmpy.model.addresses import bare, bares, mac_of
 from swarmpy.model.defaults import is_encrypted, network_driver
 from swarmpy.model.discovery import (
     RECORD_KINDS,

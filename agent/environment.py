@@ -18,9 +18,9 @@ from msgspec.structs import replace
 
 from agent.dataplane.base import Endpoint, HostPort, Leg, NetworkConfig
 from agent.executor.base import ImageConfig, Launch, Sandbox
-from agent.network_picture import mac_of
 from swarmpy.errors import TaskRejected
 from swarmpy.limits import HOST_PORT_MAX, HOST_PORT_MIN, TASK_STOP_GRACE_S
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Revision, Task
 from swarmpy.model.specs import ContainerSpec, DNSConfig, Limits, Mount, PortConfig

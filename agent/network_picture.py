@@ -13,8 +13,7 @@ names: nobody calls a service there by name.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
+from collections.abc import Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from agent.dataplane.base import (
@@ -26,6 +25,7 @@ from agent.dataplane.base import (
     PublishedPort,
     RemoteEndpoint,
 )
+from swarmpy.model.addresses import bares, mac_of
 from swarmpy.model.discovery import EndpointState, NetworkEndpoint, NetworkService
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 
@@ -37,20 +37,6 @@ SHORT_ID_CHARS = 12
 _TASKS = "tasks."
 NODE_DRIVERS = frozenset({"bridge", "nat"})
 """Drivers of networks that each node has for itself: tasks of other nodes are on other ones."""
-
-
-def bare(address: str) -> str:
-    """The address without its prefix."""
-    return address.partition("/")[0]
-
-
-def bares(addresses: Iterable[str]) -> tuple[str, ...]:
-    return tuple(bare(address) for address in addresses)
-
-
-def mac_of(address: str) -> str:
-    """The MAC that follows from an address, with or without prefix: all nodes come to the same."""
-    return "02:42:" + ip_address(bare(address)).packed[-4:].hex(":")
 
 
 class Sheet(Generic[K, V]):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 
 from agent.dataplane.base import NodeState, RemoteEndpoint
 from swarmpy.model.ids import NodeId, TaskId
@@ -24,20 +23,12 @@ MTU_MIN = 68
 IPV4_OVERHEAD_BYTES = 50
 """Outer Ethernet, IPv4, UDP and VXLAN headers."""
 IPV6_OVERHEAD_BYTES = 70
-_MAC_PREFIX = "02:42:"
-_MAC_BYTES = 4
 
 
 def data_ports(state: NodeState) -> tuple[int, int]:
     """Where nodes take frames of plain and of encrypted networks."""
     port = state.data_path_port or DATA_PATH_PORT
     return port, port + 1
-
-
-def mac_of(addresses: tuple[str, ...]) -> str:
-    """A task's MAC in a network, made of its first address: so nobody has to be told."""
-    packed = ip_address(addresses[0].partition("/")[0]).packed
-    return _MAC_PREFIX + packed[-_MAC_BYTES:].hex(":")
 
 
 def overhead_of(address: str) -> int:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from ipaddress import ip_interface
 from typing import Final
 
 from manager.api.docker_json import Json, rfc3339, state_name
 from manager.store.view import View
 from swarmpy.model import network_rules
+from swarmpy.model.addresses import bare, mac_of
 from swarmpy.model.defaults import DATA_PATH_PORT, OVERLAY_DRIVER, is_encrypted, network_driver
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Network, NetworkAttachment, Node, Service, Task
 from swarmpy.model.specs import IPAMOptions
 from swarmpy.model.states import NodeState, TaskState
 
-_MAC_BYTES: Final = 4
 _NODE_DEVICES: Final = {
     "Namespace": ".net-{id:.12}",
     "Bridge": "br0",
@@ -139,7 +138,7 @@ def _container(service: Service | None, task: Task, place: NetworkAttachment) ->
     return {
         "Name": task_name(service, task),
         "EndpointID": endpoint_id(place, task.id),
-        "MacAddress": mac_of(place),
+        "MacAddress": _mac_of(place),
         "IPv4Address": next((address for address in place.addresses if ":" not in address), ""),
         "IPv6Address": next((address for address in place.addresses if ":" in address), ""),
     }
@@ -150,10 +149,10 @@ def endpoint_id(place: NetworkAttachment, task_id: TaskId) -> str:
     return hashlib.sha256(f"{place.network_id}.{task_id}".encode()).hexdigest()
 
 
-def mac_of(place: NetworkAttachment) -> str:
+def _mac_of(place: NetworkAttachment) -> str:
     if place.mac or not place.addresses:
         return place.mac
-    return "02:42:" + ip_interface(place.addresses[0]).ip.packed[-_MAC_BYTES:].hex(":")
+    return mac_of(place.addresses[0])
 
 
 def _services(
@@ -191,11 +190,6 @@ def _backend(view: View, service: Service, task: Task, place: NetworkAttachment)
             "State": "leaving" if is_leaving else state_name(task.status.state),
         },
     }
-
-
-def bare(address: str) -> str:
-    """Without its prefix length."""
-    return address.partition("/")[0]
 
 
 def _dataplane(view: View, item: Network) -> Json:

@@ -19,7 +19,6 @@ from msgspec.structs import replace
 from net_hosts import Host, Rig, command_in, net_hosts
 from overlay_rig import node_places
 
-from agent.dataplane import plan as network_plan
 from agent.dataplane.base import (
     Endpoint,
     HostPort,
@@ -40,6 +39,7 @@ from agent.dataplane.linux.part import Part
 from agent.dataplane.linux.ports import PortReservations
 from agent.dataplane.linux.spaces import NamespaceSpace
 from swarmpy.errors import SwarmError
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import NetworkId, NodeId, TaskId
 
 INGRESS = NetworkConfig(
@@ -71,7 +71,7 @@ class RunningTask:
 
     @property
     def mac(self) -> str:
-        return network_plan.mac_of(self.addresses)
+        return mac_of(self.addresses[0])
 
 
 class MeshNode:
@@ -229,7 +229,7 @@ class MeshRig:
             )
         remotes = {
             task.endpoint.task_id: RemoteEndpoint(
-                node_id=each.node_id, addresses=task.addresses, mac=network_plan.mac_of(task.addresses)
+                node_id=each.node_id, addresses=task.addresses, mac=mac_of(task.addresses[0])
             )
             for each in self.nodes
             if each is not node

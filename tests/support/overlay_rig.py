@@ -30,7 +30,7 @@ from agent.dataplane.base import (
     Subnet,
 )
 from agent.dataplane.linux.backend import LinuxBackend
-from agent.dataplane.plan import mac_of
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import NetworkId, NodeId, TaskId
 
 
@@ -136,7 +136,7 @@ class OverlayRig:
                 if placed.node != node and leg.network.id == network_id:
                     bare = tuple(address.partition("/")[0] for address in leg.addresses)
                     node_id = NodeId(self.hosts[placed.node].name)
-                    mac = leg.mac or mac_of(bare)
+                    mac = leg.mac or mac_of(bare[0])
                     found[task_id] = RemoteEndpoint(node_id=node_id, addresses=bare, mac=mac)
         return found
 
@@ -159,7 +159,7 @@ def node_places(peers: Mapping[NodeId, Peer], own: NodeId) -> dict[TaskId, Remot
     """The other nodes' own places in the ingress network, as agents have them."""
     return {
         TaskId(f"node:{peer.node_id}"): RemoteEndpoint(
-            node_id=peer.node_id, addresses=peer.ingress_addresses, mac=mac_of(peer.ingress_addresses)
+            node_id=peer.node_id, addresses=peer.ingress_addresses, mac=mac_of(peer.ingress_addresses[0])
         )
         for peer in peers.values()
         if peer.ingress_addresses and peer.node_id != own

@@ -21,6 +21,7 @@ from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Space
 from agent.dataplane.linux.ports import PortReservations
 from swarmpy.errors import InvalidArgument, Unavailable
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import TaskId
 
 LEGS_MAX = netlink.BRIDGE_PORTS_MAX - 1
@@ -179,7 +180,7 @@ class Gateway:
             self.release(task_id)
 
     def _plug(self, task_id: TaskId, link_name: str, space: Space) -> None:
-        name, mac = plan.port_name(task_id), plan.endpoint_mac(self._addresses[task_id].ip)
+        name, mac = plan.port_name(task_id), mac_of(str(self._addresses[task_id]))
         outside = self._links()
         with open(space.path, "rb") as netns:
             peer = netlink.Peer(link_name, mac, netns.fileno())
@@ -261,7 +262,7 @@ class Gateway:
             node.do(netlink.delete_link(plan.GATEWAY_LINK), accept=_GONE)
             namespaces.remove(self._path)
             ports = namespaces.make(self._path)
-        mac = plan.endpoint_mac(gateway.ip)
+        mac = mac_of(str(gateway))
         bridge = netlink.add_bridge(plan.BRIDGE, number=plan.BRIDGE_INDEX)
         ports.do(bridge, netlink.set_up(plan.BRIDGE_INDEX), accept=_THERE)
         with open(self._path, "rb") as netns:

@@ -72,10 +72,6 @@ def network_port_name(task_id: TaskId) -> str:
     return diff.PORT_PREFIX + hashlib.sha256(task_id.encode()).hexdigest()[:_PORT_CHARS]
 
 
-def endpoint_mac(address: IPv4Address) -> str:
-    return "02:42:" + address.packed.hex(":")
-
-
 def has_node_leg(endpoint: Endpoint) -> bool:
     """Whether the task reaches the outside through the node: not if all its networks are internal, nor if one
     leads there by itself.

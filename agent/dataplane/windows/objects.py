@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from ipaddress import ip_address
 
 from swarmpy.model.ids import NetworkId, TaskId
 from swarmpy.model.value import Value
@@ -219,11 +218,6 @@ def namespace_id(task_id: TaskId) -> str:
 def plain_mac(text: str) -> str:
     """HNS has answered with 00-15-5D and 00:15:5d for the same."""
     return text.replace("-", ":").lower()
-
-
-def mac_of(address: str) -> str:
-    """The MAC that all nodes derive from an address."""
-    return "02:42:" + ip_address(address).packed[-4:].hex(":")
 
 
 def plain_id(text: str) -> str:

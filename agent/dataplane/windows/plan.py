@@ -43,6 +43,7 @@ from agent.dataplane.windows.objects import (
     PortPair,
 )
 from agent.dataplane.windows.refusals import ACL_PROTOCOLS, KINDS, NONE_MODE, PROTOCOLS
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import NetworkId, TaskId
 from swarmpy.model.value import Value
 
@@ -196,7 +197,7 @@ def _task_leg(endpoint: Endpoint, leg: Leg, *, ports: tuple[PortMap, ...], is_wa
         network=objects.network_name(config.id),
         address=address,
         prefix_length=int(prefix or 0),
-        mac=objects.plain_mac(leg.mac) or (objects.mac_of(address) if address else ""),
+        mac=objects.plain_mac(leg.mac) or (mac_of(address) if address else ""),
         gateway=_gateway(config, address),
         has_outbound_nat=is_way_out and KINDS[config.driver] is NetworkKind.OVERLAY,
         ports=ports,
@@ -262,7 +263,7 @@ def _others(network: NetworkState, state: NodeState, made: Iterable[HnsEndpoint]
                 network=name,
                 address=source,
                 prefix_length=_prefix_length(config, source),
-                mac=objects.mac_of(source),
+                mac=mac_of(source),
                 gateway=_gateway(config, source),
             )
         )

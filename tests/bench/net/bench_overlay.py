@@ -29,7 +29,7 @@ from overlay_rig import BLUE, OverlayRig, overlay_rig
 
 from agent.dataplane.base import NetworkState, NodeState, RemoteEndpoint
 from agent.dataplane.linux.backend import LinuxBackend
-from agent.dataplane.plan import mac_of
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import NodeId, TaskId
 
 _CHUNK_BYTES = 1 << 20
@@ -136,7 +136,7 @@ async def _bench_coming(rig: OverlayRig, remotes: int) -> NodeState:
 
 
 def _remote(address: str) -> RemoteEndpoint:
-    return RemoteEndpoint(node_id=NodeId("host2"), addresses=(address,), mac=mac_of((address,)))
+    return RemoteEndpoint(node_id=NodeId("host2"), addresses=(address,), mac=mac_of(address))
 
 
 async def _bench_change(rig: OverlayRig, state: NodeState, rounds: int = 50) -> None:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from agent import events
 from agent.dataplane.base import Endpoint, Leg, NetworkConfig, RemoteEndpoint
 from agent.discovery import Directory, network_config
-from agent.network_picture import mac_of
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.discovery import (
     EndpointState,
     NetworkEndpoint,

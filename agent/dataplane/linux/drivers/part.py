@@ -28,8 +28,8 @@ from agent.dataplane.linux.drivers.leases import Leases
 from agent.dataplane.linux.drivers.parents import find_parent
 from agent.dataplane.linux.drivers.uplinks import lacking
 from agent.dataplane.linux.part import Space
-from agent.dataplane.plan import mac_of
 from swarmpy.errors import TaskRejected, Unavailable
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import TaskId
 from swarmpy.model.network_rules import MODE_OPTION
 
@@ -150,7 +150,7 @@ class Direct:
             for leg in legs:
                 for address in map(ip_interface, leg.addresses):
                     if space is not None and address.version == 4:
-                        mac = leg.mac or mac_of(leg.addresses)
+                        mac = leg.mac or mac_of(leg.addresses[0])
                         announce(space, leg.link, mac=mac, address=address.ip)
         return self._leases.is_settled(task_id)
 
@@ -179,7 +179,7 @@ def _device(leg: Leg, parent: int, netns_fd: int) -> netlink.Message:
     config = leg.network
     if config.driver == "ipvlan":
         return links.add_ipvlan(leg.link, parent=parent, netns_fd=netns_fd)
-    mac = leg.mac or mac_of(leg.addresses)
+    mac = leg.mac or mac_of(leg.addresses[0])
     return links.add_macvlan(leg.link, parent=parent, mode=_mode(config), mac=mac, netns_fd=netns_fd)
 
 

@@ -26,8 +26,8 @@ from agent.dataplane.linux.drivers import links
 from agent.dataplane.linux.drivers.parents import find_parent
 from agent.dataplane.linux.nftables import NftError
 from agent.dataplane.linux.part import Carriage, Space
-from agent.dataplane.plan import mac_of
 from swarmpy.errors import TaskRejected, Unavailable
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import NetworkId, TaskId
 
 BRIDGED_DRIVERS = frozenset({"bridge", "nat", "l2bridge"})
@@ -128,7 +128,7 @@ class Uplinks:
         """The task is behind its bridges."""
         wanted = {
             leg.network.id: {
-                str(address.ip): leg.mac or mac_of(leg.addresses)
+                str(address.ip): leg.mac or mac_of(leg.addresses[0])
                 for address in map(ip_interface, leg.addresses)
                 if address.version == 4
             }

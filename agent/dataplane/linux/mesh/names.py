@@ -16,8 +16,8 @@ from ipaddress import (
     ip_network,
 )
 
-from agent.dataplane import plan as network_plan
 from agent.dataplane.base import Peer, Subnet
+from swarmpy.model.addresses import mac_of
 
 Interface = IPv4Interface | IPv6Interface
 
@@ -58,7 +58,7 @@ def mark_of(peer: Peer) -> int:
 def gateways(peers: Iterable[Peer]) -> dict[str, int]:
     """MAC to mark, of all nodes in the ingress network."""
     present = [peer for peer in peers if peer.ingress_addresses]
-    return {network_plan.mac_of(peer.ingress_addresses): mark_of(peer) for peer in present}
+    return {mac_of(peer.ingress_addresses[0]): mark_of(peer) for peer in present}
 
 
 def with_prefix(addresses: Iterable[str], subnets: Iterable[Subnet]) -> tuple[Interface, ...]:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import structlog
 
-from agent.dataplane import plan as network_plan
 from agent.dataplane.base import Endpoint, HostPort, NetworkConfig, NodeState, Peer, PublishedPort
 from agent.dataplane.linux import plan
 from agent.dataplane.linux.balancing.wire import Wire
@@ -31,6 +30,7 @@ from agent.dataplane.linux.part import Space
 from agent.dataplane.linux.ports import PortReservations
 from agent.dataplane.linux.tables import Outline, Table
 from swarmpy.errors import SwarmError, Unavailable
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import NodeId, TaskId
 
 log = structlog.get_logger(__name__)
@@ -117,7 +117,7 @@ class Mesh:
         self._is_gone = False
         if addresses != self._plugged or not gateway.is_up(self._own_node()):
             sandbox = plan.sandbox_path(self._netns_dir, config.id)
-            gateway.make(self._own_node(), sandbox, addresses, network_plan.mac_of(own.ingress_addresses))
+            gateway.make(self._own_node(), sandbox, addresses, mac_of(own.ingress_addresses[0]))
             self._plugged = addresses
         self._load(addresses)
         return self._publish(state.published)

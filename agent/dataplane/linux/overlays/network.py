@@ -18,8 +18,9 @@ from agent.dataplane.linux import netlink, netlink_links, plan
 from agent.dataplane.linux.overlays import spoofing
 from agent.dataplane.linux.overlays.sandbox import NetworkSandbox
 from agent.dataplane.linux.part import Carriage, Space, Uplink
-from agent.dataplane.plan import MTU_MIN, Entries, SandboxPlan, Tunnel, mac_of
+from agent.dataplane.plan import MTU_MIN, Entries, SandboxPlan, Tunnel
 from swarmpy.errors import TaskRejected, Unavailable
+from swarmpy.model.addresses import bares, mac_of
 from swarmpy.model.ids import TaskId
 from swarmpy.model.network_rules import MTU_OPTION
 
@@ -211,11 +212,11 @@ class OverlayNetwork:
 
 
 def _sender(leg: Leg) -> spoofing.Sender:
-    return spoofing.Sender(_mac_of(leg), tuple(address.partition("/")[0] for address in leg.addresses))
+    return spoofing.Sender(_mac_of(leg), bares(leg.addresses))
 
 
 def _mac_of(leg: Leg) -> str:
-    return leg.mac or mac_of(leg.addresses)
+    return leg.mac or mac_of(leg.addresses[0])
 
 
 def _mtu_of(config: NetworkConfig, carriage: Carriage) -> int:

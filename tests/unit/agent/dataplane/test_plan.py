@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.dataplane.base import RemoteEndpoint
-from agent.dataplane.plan import Entries, EntryChange, mac_of
+from agent.dataplane.plan import Entries, EntryChange
+from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import NodeId, TaskId
 
 NODES = [NodeId(name) for name in "abc"]
 ADDRESSES = [f"10.0.0.{number}" for number in range(6)]
-MACS = [mac_of((address,)) for address in ADDRESSES]
+MACS = [mac_of(address) for address in ADDRESSES]
 
 remote_endpoints = st.builds(
     RemoteEndpoint,
@@ -56,7 +57,7 @@ def test_one_of_many_changes_one() -> None:
         TaskId(f"t{number}"): RemoteEndpoint(
             node_id=NODES[0],
             addresses=(f"10.1.{number // 250}.{number % 250}",),
-            mac=mac_of((f"10.1.{number // 250}.{number % 250}",)),
+            mac=mac_of(f"10.1.{number // 250}.{number % 250}"),
         )
         for number in range(1000)
     }
@@ -82,5 +83,5 @@ def test_an_address_goes_from_one_node_to_another() -> None:
 
 
 def test_macs() -> None:
-    assert mac_of(("10.1.2.3/24", "fd00::9/64")) == "02:42:0a:01:02:03"
-    assert mac_of(("fd00::1:9",)) == "02:42:00:01:00:09"
+    assert mac_of("10.1.2.3/24") == "02:42:0a:01:02:03"
+    assert mac_of("fd00::1:9") == "02:42:00:01:00:09"
