@@ -28,6 +28,7 @@ from swarmpy.model.specs import (
     ConfigSpec,
     Driver,
     EndpointSpec,
+    GenericResource,
     IPAMOptions,
     NetworkAttachmentConfig,
     NetworkSpec,
@@ -39,7 +40,14 @@ from swarmpy.model.specs import (
     ServiceSpec,
     VolumeSpec,
 )
-from swarmpy.model.states import NodeRole, NodeState, TaskState, UpdateState
+from swarmpy.model.states import (
+    HealthState,
+    NodeRole,
+    NodeState,
+    RunState,
+    TaskState,
+    UpdateState,
+)
 from swarmpy.model.value import Value
 
 
@@ -129,6 +137,17 @@ class TLSInfo(Value, frozen=True, kw_only=True):
     cert_issuer_public_key: bytes = b""
 
 
+class NodeVolume(Value, frozen=True, kw_only=True):
+    """A named volume on a node. ``options`` are its driver's."""
+
+    name: str = ""
+    driver: str = ""
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    created_at: Timestamp = Timestamp(0)
+    mountpoint: str = ""
+
+
 class NodeDescription(Value, frozen=True, kw_only=True):
     """What the agent says of its machine."""
 
@@ -145,6 +164,8 @@ class NodeDescription(Value, frozen=True, kw_only=True):
     """The ways in which the node can encrypt networks, the best first."""
     wireguard_key: bytes = b""
     """The public key of its WireGuard device, if it can have one."""
+    volumes: tuple[NodeVolume, ...] = ()
+    """Its named volumes, by name: where data is, a task that needs it is best placed."""
 
 
 class NodeStatus(Value, frozen=True, kw_only=True):
@@ -200,6 +221,8 @@ class UpdateStatus(Value, frozen=True, kw_only=True):
     started_at: Timestamp = Timestamp(0)
     completed_at: Timestamp = Timestamp(0)
     message: str = ""
+    resumed_at: Timestamp = Timestamp(0)
+    """When the user let a paused update go on: failures and pauses before do not count. 0: never paused."""
 
 
 class VirtualIP(Value, frozen=True, kw_only=True):
@@ -216,6 +239,36 @@ class Endpoint(Value, frozen=True, kw_only=True):
 class JobStatus(Value, frozen=True, kw_only=True):
     iteration: int = 0
     last_execution: Timestamp = Timestamp(0)
+
+
+class AutoscaleStatus(Value, frozen=True, kw_only=True):
+    """What the load has made of the number of replicas. ``low_since`` 0: no fewer would do."""
+
+    replicas: int = 0
+    scaled_at: Timestamp = Timestamp(0)
+    low_since: Timestamp = Timestamp(0)
+    message: str = ""
+
+
+class CronRun(Value, frozen=True, kw_only=True):
+    """One run of a cron job. ``tick``: the time on the schedule that it is for."""
+
+    iteration: int = 0
+    tick: Timestamp = Timestamp(0)
+    started_at: Timestamp = Timestamp(0)
+    ended_at: Timestamp = Timestamp(0)
+    state: RunState = RunState.UNSPECIFIED
+
+
+class CronStatus(Value, frozen=True, kw_only=True):
+    """``last_tick``: the schedule is dealt with up to here, so no tick is ever run twice. ``missed``: how many
+    could not be run; ``runs``: those of history, oldest first."""
+
+    last_tick: Timestamp = Timestamp(0)
+    runs: tuple[CronRun, ...] = ()
+    missed: int = 0
+    last_missed: Timestamp = Timestamp(0)
+    message: str = ""
 
 
 class Service(Value, frozen=True, kw_only=True):
@@ -236,6 +289,11 @@ class Service(Value, frozen=True, kw_only=True):
     endpoint: Endpoint = Endpoint()
     update_status: UpdateStatus | None = None
     job_status: JobStatus | None = None
+    autoscale_status: AutoscaleStatus | None = None
+    cron_status: CronStatus | None = None
+    rebalance_asked_at: Timestamp = Timestamp(0)
+    rebalanced_at: Timestamp = Timestamp(0)
+    """When the user asked for the tasks to be spread anew, and when one was last moved for that."""
 
 
 class Revision(Value, frozen=True, kw_only=True):
@@ -274,6 +332,11 @@ class TaskStatus(Value, frozen=True, kw_only=True):
     places_version: int = 0
     """The task's version whose places the agent has made, or cannot make: then ``places_err`` says why."""
     places_err: str = ""
+    health: HealthState = HealthState.UNSPECIFIED
+    health_output: str = ""
+    """What the last check of health or readiness printed, cut short."""
+    is_unready: bool = False
+    """It lives, but wants no requests now: it is in no name and behind no virtual address."""
 
 
 class NetworkJoin(Value, frozen=True, kw_only=True):
@@ -316,6 +379,8 @@ class Task(Value, frozen=True, kw_only=True):
     restarts: int = 0
     job_iteration: int = 0
     joins: tuple[NetworkJoin, ...] = ()
+    generic_resources: tuple[GenericResource, ...] = ()
+    """What it got of its node's named and counted resources."""
 
     def join_of(self, network_id: NetworkId) -> NetworkJoin | None:
         """None: the network is its service's, or none of its own."""
@@ -348,12 +413,23 @@ class Network(Value, frozen=True, kw_only=True):
     ipam_options: IPAMOptions | None = None
 
 
+class FileVersion(Value, frozen=True, kw_only=True):
+    """Former data of a secret or config; kept while a service's history may go back to it."""
+
+    number: int = 0
+    data: bytes = b""
+    created_at: Timestamp = Timestamp(0)
+
+
 class Secret(Value, frozen=True, kw_only=True):
     id: SecretId
     version: int = 0
     created_at: Timestamp = Timestamp(0)
     updated_at: Timestamp = Timestamp(0)
     spec: SecretSpec = SecretSpec()
+    number: int = 0
+    """Of the data in ``spec``: from 1, one more with each new data. 0: of before there were numbers."""
+    older: tuple[FileVersion, ...] = ()
 
 
 class Config(Value, frozen=True, kw_only=True):
@@ -362,6 +438,9 @@ class Config(Value, frozen=True, kw_only=True):
     created_at: Timestamp = Timestamp(0)
     updated_at: Timestamp = Timestamp(0)
     spec: ConfigSpec = ConfigSpec()
+    number: int = 0
+    older: tuple[FileVersion, ...] = ()
+    """Both as in ``Secret``."""
 
 
 class Volume(Value, frozen=True, kw_only=True):

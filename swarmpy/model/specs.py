@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from swarmpy.model.ids import Duration, Timestamp
 from swarmpy.model.states import (
+    ConcurrencyPolicy,
+    DependencyCondition,
     EndpointMode,
     FailureAction,
     MountType,
     NodeAvailability,
     NodeRole,
+    PlacementStrategy,
     PortProtocol,
     PublishMode,
     RestartCondition,
@@ -71,8 +74,13 @@ class Resources(Value, frozen=True, kw_only=True):
 
 
 class ResourceRequirements(Value, frozen=True, kw_only=True):
+    """``swap_bytes``: beside the memory limit, -1 for unlimited. ``memory_swappiness``: 0 to 100, -1 for the
+    node's own."""
+
     limits: Limits | None = None
     reservations: Resources | None = None
+    swap_bytes: int | None = None
+    memory_swappiness: int | None = None
 
 
 # --- containers
@@ -91,11 +99,17 @@ class VolumeOptions(Value, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     driver_config: Driver | None = None
     subpath: str = ""
+    sticky: bool = False
+    """Tasks run only where the volume is, once it is anywhere."""
 
 
 class TmpfsOptions(Value, frozen=True, kw_only=True):
     size_bytes: int = 0
     mode: int = 0
+
+
+class ImageOptions(Value, frozen=True, kw_only=True):
+    subpath: str = ""
 
 
 class Mount(Value, frozen=True, kw_only=True):
@@ -107,6 +121,7 @@ class Mount(Value, frozen=True, kw_only=True):
     bind_options: BindOptions | None = None
     volume_options: VolumeOptions | None = None
     tmpfs_options: TmpfsOptions | None = None
+    image_options: ImageOptions | None = None
 
 
 class Healthcheck(Value, frozen=True, kw_only=True):
@@ -139,6 +154,10 @@ class SecretReference(Value, frozen=True, kw_only=True):
     file: FileTarget | None = None
     secret_id: str = ""
     secret_name: str = ""
+    version: int = 0
+    """Which of the secret's data, by number; 0: always the newest, put in place while the task runs."""
+    reload_signal: str = ""
+    """Sent to the task when newer data is in place; ``version`` is 0 then."""
 
 
 class RuntimeTarget(Value, frozen=True, kw_only=True):
@@ -150,6 +169,9 @@ class ConfigReference(Value, frozen=True, kw_only=True):
     runtime: RuntimeTarget | None = None
     config_id: str = ""
     config_name: str = ""
+    version: int = 0
+    reload_signal: str = ""
+    """Both as in ``SecretReference``."""
 
 
 class Ulimit(Value, frozen=True, kw_only=True):
@@ -189,6 +211,24 @@ class Privileges(Value, frozen=True, kw_only=True):
     no_new_privileges: bool = False
 
 
+class Device(Value, frozen=True, kw_only=True):
+    """A device file of the node; the permissions are letters of "rwm"."""
+
+    path_on_host: str = ""
+    path_in_container: str = ""
+    cgroup_permissions: str = ""
+
+
+class DeviceRequest(Value, frozen=True, kw_only=True):
+    """Devices by what they can do, such as "gpu"; ``count`` -1 asks for all of them."""
+
+    driver: str = ""
+    count: int = 0
+    device_ids: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    options: dict[str, str] = {}
+
+
 class ContainerSpec(Value, frozen=True, kw_only=True):
     image: str = ""
     labels: dict[str, str] = {}
@@ -218,6 +258,15 @@ class ContainerSpec(Value, frozen=True, kw_only=True):
     capability_drop: tuple[str, ...] = ()
     ulimits: tuple[Ulimit, ...] = ()
     oom_score_adj: int = 0
+    readiness: Healthcheck | None = None
+    """Whether the task should get requests now, apart from whether it lives."""
+    devices: tuple[Device, ...] = ()
+    device_requests: tuple[DeviceRequest, ...] = ()
+    privileged: bool = False
+    shm_size: int = 0
+    """Bytes of /dev/shm; 0: the default."""
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
 
 
 # --- services
@@ -245,6 +294,7 @@ class Placement(Value, frozen=True, kw_only=True):
     preferences: tuple[PlacementPreference, ...] = ()
     max_replicas: int = 0
     platforms: tuple[Platform, ...] = ()
+    strategy: PlacementStrategy = PlacementStrategy.UNSPECIFIED
 
 
 class NetworkAttachmentConfig(Value, frozen=True, kw_only=True):
@@ -281,6 +331,23 @@ class GlobalJob(Value, frozen=True, kw_only=True):
     pass
 
 
+class CronJob(Value, frozen=True, kw_only=True):
+    """A replicated job that runs by the clock. ``None`` for a history means the default number of runs."""
+
+    schedule: str = ""
+    """Five fields (minute, hour, day of month, month, day of week), or a name such as ``@hourly``."""
+    timezone: str = ""
+    """A name of the time zone database; empty: UTC."""
+    concurrency_policy: ConcurrencyPolicy = ConcurrencyPolicy.UNSPECIFIED
+    total_completions: int | None = None
+    max_concurrent: int | None = None
+    successful_history: int | None = None
+    failed_history: int | None = None
+    starting_deadline: Duration | None = None
+    """A run that could not begin within this time of its tick is missed."""
+    suspended: bool = False
+
+
 class ServiceMode(Value, frozen=True, kw_only=True):
     """Exactly one field is set; none means one replica."""
 
@@ -288,6 +355,7 @@ class ServiceMode(Value, frozen=True, kw_only=True):
     global_: Global | None = None
     replicated_job: ReplicatedJob | None = None
     global_job: GlobalJob | None = None
+    cron_job: CronJob | None = None
 
 
 class UpdateConfig(Value, frozen=True, kw_only=True):
@@ -299,6 +367,10 @@ class UpdateConfig(Value, frozen=True, kw_only=True):
     monitor: Duration = Duration(0)
     max_failure_ratio: float = 0.0
     order: UpdateOrder = UpdateOrder.UNSPECIFIED
+    progress_deadline: Duration = Duration(0)
+    """The longest time without a slot that came up before the update counts as failed; 0: the default."""
+    pause_after: int = 0
+    """Pause after this many slots and wait for the user (a canary); 0: go through."""
 
 
 class PortConfig(Value, frozen=True, kw_only=True):
@@ -318,6 +390,26 @@ class EndpointSpec(Value, frozen=True, kw_only=True):
     ports: tuple[PortConfig, ...] = ()
 
 
+class Dependency(Value, frozen=True, kw_only=True):
+    """The service's first tasks wait for another service, named by name. ``optional_``: it may be absent."""
+
+    service: str = ""
+    condition: DependencyCondition = DependencyCondition.UNSPECIFIED
+    optional_: bool = False
+
+
+class Autoscale(Value, frozen=True, kw_only=True):
+    """Replicas follow load. Percents are of what a task reserves, else of its limit, else of one CPU; 0: not
+    looked at."""
+
+    min: int = 0
+    max: int = 0
+    cpu_percent: int = 0
+    memory_percent: int = 0
+    scale_down_delay: Duration = Duration(0)
+    """How long load must have been low before replicas are taken away; 0: the default."""
+
+
 class ServiceSpec(Value, frozen=True, kw_only=True):
     name: str = ""
     labels: dict[str, str] = {}
@@ -327,6 +419,10 @@ class ServiceSpec(Value, frozen=True, kw_only=True):
     rollback_config: UpdateConfig | None = None
     networks: tuple[NetworkAttachmentConfig, ...] = ()
     endpoint_spec: EndpointSpec | None = None
+    depends_on: tuple[Dependency, ...] = ()
+    autoscale: Autoscale | None = None
+    rebalance: bool = False
+    """Move tasks, a few at a time, when nodes join or return."""
 
 
 # --- nodes and the cluster
@@ -337,6 +433,8 @@ class NodeSpec(Value, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     role: NodeRole = NodeRole.UNSPECIFIED
     availability: NodeAvailability = NodeAvailability.UNSPECIFIED
+    stop_after: Duration = Duration(0)
+    """The node stops its tasks this long after it lost all managers; 0: they run on."""
 
 
 class OrchestrationConfig(Value, frozen=True, kw_only=True):

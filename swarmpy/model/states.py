@@ -181,6 +181,49 @@ class PublishMode(StrEnum):
     HOST = "host"
 
 
+class ConcurrencyPolicy(StrEnum):
+    """What a cron job does when a run is due and the one before has not ended."""
+
+    UNSPECIFIED = ""
+    ALLOW = "allow"
+    FORBID = "forbid"
+    REPLACE = "replace"
+
+
+class PlacementStrategy(StrEnum):
+    UNSPECIFIED = ""
+    SPREAD = "spread"
+    BINPACK = "binpack"
+
+
+class DependencyCondition(StrEnum):
+    """What of another service is waited for; the words are the Compose specification's."""
+
+    UNSPECIFIED = ""
+    STARTED = "service_started"
+    HEALTHY = "service_healthy"
+    COMPLETED = "service_completed_successfully"
+
+
+class HealthState(StrEnum):
+    """What a task's health check says; UNSPECIFIED: it has none."""
+
+    UNSPECIFIED = ""
+    STARTING = "starting"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+
+
+class RunState(StrEnum):
+    """What became of one run of a cron job. REPLACED: the next one ended it."""
+
+    UNSPECIFIED = ""
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    REPLACED = "replaced"
+
+
 class MountType(StrEnum):
     UNSPECIFIED = ""
     BIND = "bind"

@@ -282,9 +282,87 @@ class TLSInfo(_message.Message):
 Global___TLSInfo: _TypeAlias = TLSInfo  # noqa: Y015
 
 @_typing.final
-class NodeDescription(_message.Message):
-    """What the agent says of its machine."""
+class NodeVolume(_message.Message):
+    """What the agent says of its machine.
+    A named volume on a node.
+    """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DRIVER_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    MOUNTPOINT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    driver: _builtins.str
+    created_at: _builtins.int
+    mountpoint: _builtins.str
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        driver: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        created_at: _builtins.int = ...,
+        mountpoint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "driver", b"driver", "labels", b"labels", "mountpoint", b"mountpoint", "name", b"name", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NodeVolume: _TypeAlias = NodeVolume  # noqa: Y015
+
+@_typing.final
+class NodeDescription(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOSTNAME_FIELD_NUMBER: _builtins.int
@@ -296,6 +374,7 @@ class NodeDescription(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     ENCRYPTION_FIELD_NUMBER: _builtins.int
     WIREGUARD_KEY_FIELD_NUMBER: _builtins.int
+    VOLUMES_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     data_path_addr: _builtins.str
     """Where the node takes traffic of overlay networks; empty: the address that it is reached under."""
@@ -315,6 +394,8 @@ class NodeDescription(_message.Message):
     def encryption(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The ways in which the node can encrypt networks, the best first."""
 
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedCompositeFieldContainer[Global___NodeVolume]: ...
     def __init__(
         self,
         *,
@@ -327,10 +408,11 @@ class NodeDescription(_message.Message):
         boot_id: _builtins.str = ...,
         encryption: _abc.Iterable[_builtins.str] | None = ...,
         wireguard_key: _builtins.bytes = ...,
+        volumes: _abc.Iterable[Global___NodeVolume] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "platform", b"platform", "resources", b"resources", "tls_info", b"tls_info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "data_path_addr", b"data_path_addr", "encryption", b"encryption", "engine", b"engine", "hostname", b"hostname", "platform", b"platform", "resources", b"resources", "tls_info", b"tls_info", "wireguard_key", b"wireguard_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "data_path_addr", b"data_path_addr", "encryption", b"encryption", "engine", b"engine", "hostname", b"hostname", "platform", b"platform", "resources", b"resources", "tls_info", b"tls_info", "volumes", b"volumes", "wireguard_key", b"wireguard_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -463,10 +545,13 @@ class UpdateStatus(_message.Message):
     STARTED_AT_FIELD_NUMBER: _builtins.int
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    RESUMED_AT_FIELD_NUMBER: _builtins.int
     state: _types_pb2.UpdateState.ValueType
     started_at: _builtins.int
     completed_at: _builtins.int
     message: _builtins.str
+    resumed_at: _builtins.int
+    """The user has let a paused update go on: failures and pauses before do not count."""
     def __init__(
         self,
         *,
@@ -474,10 +559,11 @@ class UpdateStatus(_message.Message):
         started_at: _builtins.int = ...,
         completed_at: _builtins.int = ...,
         message: _builtins.str = ...,
+        resumed_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "message", b"message", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "message", b"message", "resumed_at", b"resumed_at", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -556,13 +642,110 @@ class JobStatus(_message.Message):
 Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
 
 @_typing.final
-class Service(_message.Message):
+class AutoscaleStatus(_message.Message):
     """revision_id is the revision of spec; template_id the revision that tasks should run.
 
     They differ after a change that restarts no task, such as scaling. previous_id is what a rollback
     returns to.
+    What the load has made of the number of replicas.
     """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    SCALED_AT_FIELD_NUMBER: _builtins.int
+    LOW_SINCE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    replicas: _builtins.int
+    scaled_at: _builtins.int
+    low_since: _builtins.int
+    """Since when fewer would do; 0: they would not."""
+    message: _builtins.str
+    def __init__(
+        self,
+        *,
+        replicas: _builtins.int = ...,
+        scaled_at: _builtins.int = ...,
+        low_since: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["low_since", b"low_since", "message", b"message", "replicas", b"replicas", "scaled_at", b"scaled_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutoscaleStatus: _TypeAlias = AutoscaleStatus  # noqa: Y015
+
+@_typing.final
+class CronRun(_message.Message):
+    """One run of a cron job. tick: the time on the schedule that it is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITERATION_FIELD_NUMBER: _builtins.int
+    TICK_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    ENDED_AT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    iteration: _builtins.int
+    tick: _builtins.int
+    started_at: _builtins.int
+    ended_at: _builtins.int
+    state: _types_pb2.RunState.ValueType
+    def __init__(
+        self,
+        *,
+        iteration: _builtins.int = ...,
+        tick: _builtins.int = ...,
+        started_at: _builtins.int = ...,
+        ended_at: _builtins.int = ...,
+        state: _types_pb2.RunState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended_at", b"ended_at", "iteration", b"iteration", "started_at", b"started_at", "state", b"state", "tick", b"tick"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CronRun: _TypeAlias = CronRun  # noqa: Y015
+
+@_typing.final
+class CronStatus(_message.Message):
+    """last_tick: the schedule is dealt with up to here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAST_TICK_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    LAST_MISSED_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    last_tick: _builtins.int
+    missed: _builtins.int
+    last_missed: _builtins.int
+    message: _builtins.str
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CronRun]: ...
+    def __init__(
+        self,
+        *,
+        last_tick: _builtins.int = ...,
+        runs: _abc.Iterable[Global___CronRun] | None = ...,
+        missed: _builtins.int = ...,
+        last_missed: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_missed", b"last_missed", "last_tick", b"last_tick", "message", b"message", "missed", b"missed", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CronStatus: _TypeAlias = CronStatus  # noqa: Y015
+
+@_typing.final
+class Service(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -576,6 +759,10 @@ class Service(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     UPDATE_STATUS_FIELD_NUMBER: _builtins.int
     JOB_STATUS_FIELD_NUMBER: _builtins.int
+    AUTOSCALE_STATUS_FIELD_NUMBER: _builtins.int
+    CRON_STATUS_FIELD_NUMBER: _builtins.int
+    REBALANCE_ASKED_AT_FIELD_NUMBER: _builtins.int
+    REBALANCED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
@@ -583,6 +770,10 @@ class Service(_message.Message):
     revision_id: _builtins.str
     template_id: _builtins.str
     previous_id: _builtins.str
+    rebalance_asked_at: _builtins.int
+    """The user has asked for the tasks to be spread anew."""
+    rebalanced_at: _builtins.int
+    """A task was moved for balance last."""
     @_builtins.property
     def spec(self) -> _specs_pb2.ServiceSpec: ...
     @_builtins.property
@@ -591,6 +782,10 @@ class Service(_message.Message):
     def update_status(self) -> Global___UpdateStatus: ...
     @_builtins.property
     def job_status(self) -> Global___JobStatus: ...
+    @_builtins.property
+    def autoscale_status(self) -> Global___AutoscaleStatus: ...
+    @_builtins.property
+    def cron_status(self) -> Global___CronStatus: ...
     def __init__(
         self,
         *,
@@ -605,10 +800,14 @@ class Service(_message.Message):
         endpoint: Global___Endpoint | None = ...,
         update_status: Global___UpdateStatus | None = ...,
         job_status: Global___JobStatus | None = ...,
+        autoscale_status: Global___AutoscaleStatus | None = ...,
+        cron_status: Global___CronStatus | None = ...,
+        rebalance_asked_at: _builtins.int = ...,
+        rebalanced_at: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "job_status", b"job_status", "spec", b"spec", "update_status", b"update_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscale_status", b"autoscale_status", "cron_status", b"cron_status", "endpoint", b"endpoint", "job_status", b"job_status", "spec", b"spec", "update_status", b"update_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "endpoint", b"endpoint", "id", b"id", "job_status", b"job_status", "previous_id", b"previous_id", "revision_id", b"revision_id", "spec", b"spec", "template_id", b"template_id", "update_status", b"update_status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscale_status", b"autoscale_status", "created_at", b"created_at", "cron_status", b"cron_status", "endpoint", b"endpoint", "id", b"id", "job_status", b"job_status", "previous_id", b"previous_id", "rebalance_asked_at", b"rebalance_asked_at", "rebalanced_at", b"rebalanced_at", "revision_id", b"revision_id", "spec", b"spec", "template_id", b"template_id", "update_status", b"update_status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -715,6 +914,9 @@ class TaskStatus(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     PLACES_VERSION_FIELD_NUMBER: _builtins.int
     PLACES_ERR_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    HEALTH_OUTPUT_FIELD_NUMBER: _builtins.int
+    IS_UNREADY_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.int
     state: _types_pb2.TaskState.ValueType
     message: _builtins.str
@@ -723,6 +925,11 @@ class TaskStatus(_message.Message):
     places_version: _builtins.int
     """The task's version whose places in networks the agent has made; with places_err, has given up making."""
     places_err: _builtins.str
+    health: _types_pb2.HealthState.ValueType
+    health_output: _builtins.str
+    """What the last check printed."""
+    is_unready: _builtins.bool
+    """Lives, but wants no requests now."""
     @_builtins.property
     def container_status(self) -> Global___ContainerStatus: ...
     @_builtins.property
@@ -742,10 +949,13 @@ class TaskStatus(_message.Message):
         addresses: _abc.Iterable[_builtins.str] | None = ...,
         places_version: _builtins.int = ...,
         places_err: _builtins.str = ...,
+        health: _types_pb2.HealthState.ValueType = ...,
+        health_output: _builtins.str = ...,
+        is_unready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container_status", b"container_status", "port_status", b"port_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "container_status", b"container_status", "err", b"err", "message", b"message", "places_err", b"places_err", "places_version", b"places_version", "port_status", b"port_status", "report", b"report", "state", b"state", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "container_status", b"container_status", "err", b"err", "health", b"health", "health_output", b"health_output", "is_unready", b"is_unready", "message", b"message", "places_err", b"places_err", "places_version", b"places_version", "port_status", b"port_status", "report", b"report", "state", b"state", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -835,6 +1045,7 @@ class Task(_message.Message):
     RESTARTS_FIELD_NUMBER: _builtins.int
     JOB_ITERATION_FIELD_NUMBER: _builtins.int
     JOINS_FIELD_NUMBER: _builtins.int
+    GENERIC_RESOURCES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
@@ -853,6 +1064,10 @@ class Task(_message.Message):
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkAttachment]: ...
     @_builtins.property
     def joins(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkJoin]: ...
+    @_builtins.property
+    def generic_resources(self) -> _containers.RepeatedCompositeFieldContainer[_specs_pb2.GenericResource]:
+        """What it got of the node's named and counted resources."""
+
     def __init__(
         self,
         *,
@@ -871,10 +1086,11 @@ class Task(_message.Message):
         restarts: _builtins.int = ...,
         job_iteration: _builtins.int = ...,
         joins: _abc.Iterable[Global___NetworkJoin] | None = ...,
+        generic_resources: _abc.Iterable[_specs_pb2.GenericResource] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "desired_state", b"desired_state", "id", b"id", "job_iteration", b"job_iteration", "joins", b"joins", "networks", b"networks", "node_id", b"node_id", "not_before", b"not_before", "restarts", b"restarts", "revision_id", b"revision_id", "service_id", b"service_id", "slot", b"slot", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "desired_state", b"desired_state", "generic_resources", b"generic_resources", "id", b"id", "job_iteration", b"job_iteration", "joins", b"joins", "networks", b"networks", "node_id", b"node_id", "not_before", b"not_before", "restarts", b"restarts", "revision_id", b"revision_id", "service_id", b"service_id", "slot", b"slot", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -921,6 +1137,33 @@ class Network(_message.Message):
 Global___Network: _TypeAlias = Network  # noqa: Y015
 
 @_typing.final
+class FileVersion(_message.Message):
+    """Former data of a secret or config; kept while a service's history may go back to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    data: _builtins.bytes
+    created_at: _builtins.int
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+        created_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data", b"data", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileVersion: _TypeAlias = FileVersion  # noqa: Y015
+
+@_typing.final
 class Secret(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -929,12 +1172,18 @@ class Secret(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    OLDER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
     updated_at: _builtins.int
+    number: _builtins.int
+    """Of the data in spec; from 1."""
     @_builtins.property
     def spec(self) -> _specs_pb2.SecretSpec: ...
+    @_builtins.property
+    def older(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileVersion]: ...
     def __init__(
         self,
         *,
@@ -943,10 +1192,12 @@ class Secret(_message.Message):
         created_at: _builtins.int = ...,
         updated_at: _builtins.int = ...,
         spec: _specs_pb2.SecretSpec | None = ...,
+        number: _builtins.int = ...,
+        older: _abc.Iterable[Global___FileVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "number", b"number", "older", b"older", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -961,12 +1212,18 @@ class Config(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    OLDER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
     updated_at: _builtins.int
+    number: _builtins.int
+    """Of the data in spec; from 1."""
     @_builtins.property
     def spec(self) -> _specs_pb2.ConfigSpec: ...
+    @_builtins.property
+    def older(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileVersion]: ...
     def __init__(
         self,
         *,
@@ -975,10 +1232,12 @@ class Config(_message.Message):
         created_at: _builtins.int = ...,
         updated_at: _builtins.int = ...,
         spec: _specs_pb2.ConfigSpec | None = ...,
+        number: _builtins.int = ...,
+        older: _abc.Iterable[Global___FileVersion] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "number", b"number", "older", b"older", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

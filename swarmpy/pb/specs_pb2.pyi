@@ -217,6 +217,12 @@ class ResourceRequirements(_message.Message):
 
     LIMITS_FIELD_NUMBER: _builtins.int
     RESERVATIONS_FIELD_NUMBER: _builtins.int
+    SWAP_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_SWAPPINESS_FIELD_NUMBER: _builtins.int
+    swap_bytes: _builtins.int
+    """Swap beside the memory limit, in bytes; -1: unlimited."""
+    memory_swappiness: _builtins.int
+    """0 to 100; -1: the node's own."""
     @_builtins.property
     def limits(self) -> Global___Limits: ...
     @_builtins.property
@@ -226,12 +232,21 @@ class ResourceRequirements(_message.Message):
         *,
         limits: Global___Limits | None = ...,
         reservations: Global___Resources | None = ...,
+        swap_bytes: _builtins.int | None = ...,
+        memory_swappiness: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "reservations", b"reservations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory_swappiness", b"_memory_swappiness", "_swap_bytes", b"_swap_bytes", "limits", b"limits", "memory_swappiness", b"memory_swappiness", "reservations", b"reservations", "swap_bytes", b"swap_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "reservations", b"reservations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory_swappiness", b"_memory_swappiness", "_swap_bytes", b"_swap_bytes", "limits", b"limits", "memory_swappiness", b"memory_swappiness", "reservations", b"reservations", "swap_bytes", b"swap_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__memory_swappiness: _TypeAlias = _typing.Literal["memory_swappiness"]  # noqa: Y015
+    _WhichOneofArgType__memory_swappiness: _TypeAlias = _typing.Literal["_memory_swappiness", b"_memory_swappiness"]  # noqa: Y015
+    _WhichOneofReturnType__swap_bytes: _TypeAlias = _typing.Literal["swap_bytes"]  # noqa: Y015
+    _WhichOneofArgType__swap_bytes: _TypeAlias = _typing.Literal["_swap_bytes", b"_swap_bytes"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_swappiness) -> _WhichOneofReturnType__memory_swappiness | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__swap_bytes) -> _WhichOneofReturnType__swap_bytes | None: ...
 
 Global___ResourceRequirements: _TypeAlias = ResourceRequirements  # noqa: Y015
 
@@ -294,8 +309,11 @@ class VolumeOptions(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     DRIVER_CONFIG_FIELD_NUMBER: _builtins.int
     SUBPATH_FIELD_NUMBER: _builtins.int
+    STICKY_FIELD_NUMBER: _builtins.int
     no_copy: _builtins.bool
     subpath: _builtins.str
+    sticky: _builtins.bool
+    """Tasks run only where the volume is, once it is anywhere."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -307,10 +325,11 @@ class VolumeOptions(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         driver_config: Global___Driver | None = ...,
         subpath: _builtins.str = ...,
+        sticky: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["driver_config", b"driver_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["driver_config", b"driver_config", "labels", b"labels", "no_copy", b"no_copy", "subpath", b"subpath"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["driver_config", b"driver_config", "labels", b"labels", "no_copy", b"no_copy", "sticky", b"sticky", "subpath", b"subpath"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,6 +358,25 @@ class TmpfsOptions(_message.Message):
 Global___TmpfsOptions: _TypeAlias = TmpfsOptions  # noqa: Y015
 
 @_typing.final
+class ImageOptions(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBPATH_FIELD_NUMBER: _builtins.int
+    subpath: _builtins.str
+    def __init__(
+        self,
+        *,
+        subpath: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["subpath", b"subpath"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageOptions: _TypeAlias = ImageOptions  # noqa: Y015
+
+@_typing.final
 class Mount(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -350,6 +388,7 @@ class Mount(_message.Message):
     BIND_OPTIONS_FIELD_NUMBER: _builtins.int
     VOLUME_OPTIONS_FIELD_NUMBER: _builtins.int
     TMPFS_OPTIONS_FIELD_NUMBER: _builtins.int
+    IMAGE_OPTIONS_FIELD_NUMBER: _builtins.int
     type: _types_pb2.MountType.ValueType
     source: _builtins.str
     target: _builtins.str
@@ -361,6 +400,8 @@ class Mount(_message.Message):
     def volume_options(self) -> Global___VolumeOptions: ...
     @_builtins.property
     def tmpfs_options(self) -> Global___TmpfsOptions: ...
+    @_builtins.property
+    def image_options(self) -> Global___ImageOptions: ...
     def __init__(
         self,
         *,
@@ -372,10 +413,11 @@ class Mount(_message.Message):
         bind_options: Global___BindOptions | None = ...,
         volume_options: Global___VolumeOptions | None = ...,
         tmpfs_options: Global___TmpfsOptions | None = ...,
+        image_options: Global___ImageOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bind_options", b"bind_options", "tmpfs_options", b"tmpfs_options", "volume_options", b"volume_options"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bind_options", b"bind_options", "image_options", b"image_options", "tmpfs_options", b"tmpfs_options", "volume_options", b"volume_options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind_options", b"bind_options", "consistency", b"consistency", "read_only", b"read_only", "source", b"source", "target", b"target", "tmpfs_options", b"tmpfs_options", "type", b"type", "volume_options", b"volume_options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bind_options", b"bind_options", "consistency", b"consistency", "image_options", b"image_options", "read_only", b"read_only", "source", b"source", "target", b"target", "tmpfs_options", b"tmpfs_options", "type", b"type", "volume_options", b"volume_options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -483,8 +525,14 @@ class SecretReference(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     SECRET_ID_FIELD_NUMBER: _builtins.int
     SECRET_NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    RELOAD_SIGNAL_FIELD_NUMBER: _builtins.int
     secret_id: _builtins.str
     secret_name: _builtins.str
+    version: _builtins.int
+    """Which of the secret's data; 0: always the newest, put in place while the task runs."""
+    reload_signal: _builtins.str
+    """Sent to the task when newer data is in place; then version is 0."""
     @_builtins.property
     def file(self) -> Global___FileTarget: ...
     def __init__(
@@ -493,10 +541,12 @@ class SecretReference(_message.Message):
         file: Global___FileTarget | None = ...,
         secret_id: _builtins.str = ...,
         secret_name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        reload_signal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "secret_id", b"secret_id", "secret_name", b"secret_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "reload_signal", b"reload_signal", "secret_id", b"secret_id", "secret_name", b"secret_name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -527,8 +577,12 @@ class ConfigReference(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     CONFIG_ID_FIELD_NUMBER: _builtins.int
     CONFIG_NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    RELOAD_SIGNAL_FIELD_NUMBER: _builtins.int
     config_id: _builtins.str
     config_name: _builtins.str
+    version: _builtins.int
+    reload_signal: _builtins.str
     @_builtins.property
     def file(self) -> Global___FileTarget: ...
     @_builtins.property
@@ -540,10 +594,12 @@ class ConfigReference(_message.Message):
         runtime: Global___RuntimeTarget | None = ...,
         config_id: _builtins.str = ...,
         config_name: _builtins.str = ...,
+        version: _builtins.int = ...,
+        reload_signal: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_id", b"config_id", "config_name", b"config_name", "file", b"file", "runtime", b"runtime"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_id", b"config_id", "config_name", b"config_name", "file", b"file", "reload_signal", b"reload_signal", "runtime", b"runtime", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -707,6 +763,89 @@ class Privileges(_message.Message):
 Global___Privileges: _TypeAlias = Privileges  # noqa: Y015
 
 @_typing.final
+class Device(_message.Message):
+    """A device file of the node; permissions of "rwm"."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_ON_HOST_FIELD_NUMBER: _builtins.int
+    PATH_IN_CONTAINER_FIELD_NUMBER: _builtins.int
+    CGROUP_PERMISSIONS_FIELD_NUMBER: _builtins.int
+    path_on_host: _builtins.str
+    path_in_container: _builtins.str
+    cgroup_permissions: _builtins.str
+    def __init__(
+        self,
+        *,
+        path_on_host: _builtins.str = ...,
+        path_in_container: _builtins.str = ...,
+        cgroup_permissions: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup_permissions", b"cgroup_permissions", "path_in_container", b"path_in_container", "path_on_host", b"path_on_host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class DeviceRequest(_message.Message):
+    """Devices by what they can do, such as "gpu"; count -1: all of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    DRIVER_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    DEVICE_IDS_FIELD_NUMBER: _builtins.int
+    CAPABILITIES_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    driver: _builtins.str
+    count: _builtins.int
+    @_builtins.property
+    def device_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def capabilities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        driver: _builtins.str = ...,
+        count: _builtins.int = ...,
+        device_ids: _abc.Iterable[_builtins.str] | None = ...,
+        capabilities: _abc.Iterable[_builtins.str] | None = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capabilities", b"capabilities", "count", b"count", "device_ids", b"device_ids", "driver", b"driver", "options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceRequest: _TypeAlias = DeviceRequest  # noqa: Y015
+
+@_typing.final
 class ContainerSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -778,6 +917,13 @@ class ContainerSpec(_message.Message):
     CAPABILITY_DROP_FIELD_NUMBER: _builtins.int
     ULIMITS_FIELD_NUMBER: _builtins.int
     OOM_SCORE_ADJ_FIELD_NUMBER: _builtins.int
+    READINESS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    DEVICE_REQUESTS_FIELD_NUMBER: _builtins.int
+    PRIVILEGED_FIELD_NUMBER: _builtins.int
+    SHM_SIZE_FIELD_NUMBER: _builtins.int
+    CPUSET_CPUS_FIELD_NUMBER: _builtins.int
+    CPUSET_MEMS_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     hostname: _builtins.str
     dir: _builtins.str
@@ -790,6 +936,11 @@ class ContainerSpec(_message.Message):
     stop_grace_period: _builtins.int
     isolation: _builtins.str
     oom_score_adj: _builtins.int
+    privileged: _builtins.bool
+    shm_size: _builtins.int
+    """Bytes; 0: 64 MiB."""
+    cpuset_cpus: _builtins.str
+    cpuset_mems: _builtins.str
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -822,6 +973,14 @@ class ContainerSpec(_message.Message):
     def capability_drop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def ulimits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ulimit]: ...
+    @_builtins.property
+    def readiness(self) -> Global___Healthcheck:
+        """Whether the task should get requests, apart from whether it lives."""
+
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Device]: ...
+    @_builtins.property
+    def device_requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___DeviceRequest]: ...
     def __init__(
         self,
         *,
@@ -853,10 +1012,17 @@ class ContainerSpec(_message.Message):
         capability_drop: _abc.Iterable[_builtins.str] | None = ...,
         ulimits: _abc.Iterable[Global___Ulimit] | None = ...,
         oom_score_adj: _builtins.int = ...,
+        readiness: Global___Healthcheck | None = ...,
+        devices: _abc.Iterable[Global___Device] | None = ...,
+        device_requests: _abc.Iterable[Global___DeviceRequest] | None = ...,
+        privileged: _builtins.bool = ...,
+        shm_size: _builtins.int = ...,
+        cpuset_cpus: _builtins.str = ...,
+        cpuset_mems: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_init", b"_init", "_stop_grace_period", b"_stop_grace_period", "dns_config", b"dns_config", "healthcheck", b"healthcheck", "init", b"init", "privileges", b"privileges", "stop_grace_period", b"stop_grace_period"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_init", b"_init", "_stop_grace_period", b"_stop_grace_period", "dns_config", b"dns_config", "healthcheck", b"healthcheck", "init", b"init", "privileges", b"privileges", "readiness", b"readiness", "stop_grace_period", b"stop_grace_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_init", b"_init", "_stop_grace_period", b"_stop_grace_period", "args", b"args", "capability_add", b"capability_add", "capability_drop", b"capability_drop", "command", b"command", "configs", b"configs", "dir", b"dir", "dns_config", b"dns_config", "env", b"env", "groups", b"groups", "healthcheck", b"healthcheck", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "isolation", b"isolation", "labels", b"labels", "mounts", b"mounts", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileges", b"privileges", "read_only", b"read_only", "secrets", b"secrets", "stop_grace_period", b"stop_grace_period", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_init", b"_init", "_stop_grace_period", b"_stop_grace_period", "args", b"args", "capability_add", b"capability_add", "capability_drop", b"capability_drop", "command", b"command", "configs", b"configs", "cpuset_cpus", b"cpuset_cpus", "cpuset_mems", b"cpuset_mems", "device_requests", b"device_requests", "devices", b"devices", "dir", b"dir", "dns_config", b"dns_config", "env", b"env", "groups", b"groups", "healthcheck", b"healthcheck", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "isolation", b"isolation", "labels", b"labels", "mounts", b"mounts", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileged", b"privileged", "privileges", b"privileges", "read_only", b"read_only", "readiness", b"readiness", "secrets", b"secrets", "shm_size", b"shm_size", "stop_grace_period", b"stop_grace_period", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__init: _TypeAlias = _typing.Literal["init"]  # noqa: Y015
     _WhichOneofArgType__init: _TypeAlias = _typing.Literal["_init", b"_init"]  # noqa: Y015
@@ -957,7 +1123,9 @@ class Placement(_message.Message):
     PREFERENCES_FIELD_NUMBER: _builtins.int
     MAX_REPLICAS_FIELD_NUMBER: _builtins.int
     PLATFORMS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
     max_replicas: _builtins.int
+    strategy: _types_pb2.PlacementStrategy.ValueType
     @_builtins.property
     def constraints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -971,10 +1139,11 @@ class Placement(_message.Message):
         preferences: _abc.Iterable[Global___PlacementPreference] | None = ...,
         max_replicas: _builtins.int = ...,
         platforms: _abc.Iterable[Global___Platform] | None = ...,
+        strategy: _types_pb2.PlacementStrategy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "max_replicas", b"max_replicas", "platforms", b"platforms", "preferences", b"preferences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["constraints", b"constraints", "max_replicas", b"max_replicas", "platforms", b"platforms", "preferences", b"preferences", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1154,15 +1323,83 @@ class GlobalJob(_message.Message):
 Global___GlobalJob: _TypeAlias = GlobalJob  # noqa: Y015
 
 @_typing.final
-class ServiceMode(_message.Message):
-    """Exactly one field is set; none means one replica."""
+class CronJob(_message.Message):
+    """Exactly one field is set; none means one replica.
+    Runs of a job by the clock. Histories: how many ended runs are kept.
+    """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    TIMEZONE_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_POLICY_FIELD_NUMBER: _builtins.int
+    TOTAL_COMPLETIONS_FIELD_NUMBER: _builtins.int
+    MAX_CONCURRENT_FIELD_NUMBER: _builtins.int
+    SUCCESSFUL_HISTORY_FIELD_NUMBER: _builtins.int
+    FAILED_HISTORY_FIELD_NUMBER: _builtins.int
+    STARTING_DEADLINE_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
+    schedule: _builtins.str
+    """Five fields, or a name such as "@hourly"."""
+    timezone: _builtins.str
+    """A name of the time zone database; empty: UTC."""
+    concurrency_policy: _types_pb2.ConcurrencyPolicy.ValueType
+    total_completions: _builtins.int
+    max_concurrent: _builtins.int
+    successful_history: _builtins.int
+    failed_history: _builtins.int
+    starting_deadline: _builtins.int
+    """A run that is later than this is missed."""
+    suspended: _builtins.bool
+    def __init__(
+        self,
+        *,
+        schedule: _builtins.str = ...,
+        timezone: _builtins.str = ...,
+        concurrency_policy: _types_pb2.ConcurrencyPolicy.ValueType = ...,
+        total_completions: _builtins.int | None = ...,
+        max_concurrent: _builtins.int | None = ...,
+        successful_history: _builtins.int | None = ...,
+        failed_history: _builtins.int | None = ...,
+        starting_deadline: _builtins.int | None = ...,
+        suspended: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_failed_history", b"_failed_history", "_max_concurrent", b"_max_concurrent", "_starting_deadline", b"_starting_deadline", "_successful_history", b"_successful_history", "_total_completions", b"_total_completions", "failed_history", b"failed_history", "max_concurrent", b"max_concurrent", "starting_deadline", b"starting_deadline", "successful_history", b"successful_history", "total_completions", b"total_completions"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_failed_history", b"_failed_history", "_max_concurrent", b"_max_concurrent", "_starting_deadline", b"_starting_deadline", "_successful_history", b"_successful_history", "_total_completions", b"_total_completions", "concurrency_policy", b"concurrency_policy", "failed_history", b"failed_history", "max_concurrent", b"max_concurrent", "schedule", b"schedule", "starting_deadline", b"starting_deadline", "successful_history", b"successful_history", "suspended", b"suspended", "timezone", b"timezone", "total_completions", b"total_completions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__failed_history: _TypeAlias = _typing.Literal["failed_history"]  # noqa: Y015
+    _WhichOneofArgType__failed_history: _TypeAlias = _typing.Literal["_failed_history", b"_failed_history"]  # noqa: Y015
+    _WhichOneofReturnType__max_concurrent: _TypeAlias = _typing.Literal["max_concurrent"]  # noqa: Y015
+    _WhichOneofArgType__max_concurrent: _TypeAlias = _typing.Literal["_max_concurrent", b"_max_concurrent"]  # noqa: Y015
+    _WhichOneofReturnType__starting_deadline: _TypeAlias = _typing.Literal["starting_deadline"]  # noqa: Y015
+    _WhichOneofArgType__starting_deadline: _TypeAlias = _typing.Literal["_starting_deadline", b"_starting_deadline"]  # noqa: Y015
+    _WhichOneofReturnType__successful_history: _TypeAlias = _typing.Literal["successful_history"]  # noqa: Y015
+    _WhichOneofArgType__successful_history: _TypeAlias = _typing.Literal["_successful_history", b"_successful_history"]  # noqa: Y015
+    _WhichOneofReturnType__total_completions: _TypeAlias = _typing.Literal["total_completions"]  # noqa: Y015
+    _WhichOneofArgType__total_completions: _TypeAlias = _typing.Literal["_total_completions", b"_total_completions"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__failed_history) -> _WhichOneofReturnType__failed_history | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_concurrent) -> _WhichOneofReturnType__max_concurrent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__starting_deadline) -> _WhichOneofReturnType__starting_deadline | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__successful_history) -> _WhichOneofReturnType__successful_history | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__total_completions) -> _WhichOneofReturnType__total_completions | None: ...
+
+Global___CronJob: _TypeAlias = CronJob  # noqa: Y015
+
+@_typing.final
+class ServiceMode(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REPLICATED_FIELD_NUMBER: _builtins.int
     GLOBAL__FIELD_NUMBER: _builtins.int
     REPLICATED_JOB_FIELD_NUMBER: _builtins.int
     GLOBAL_JOB_FIELD_NUMBER: _builtins.int
+    CRON_JOB_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def replicated(self) -> Global___Replicated: ...
     @_builtins.property
@@ -1171,6 +1408,8 @@ class ServiceMode(_message.Message):
     def replicated_job(self) -> Global___ReplicatedJob: ...
     @_builtins.property
     def global_job(self) -> Global___GlobalJob: ...
+    @_builtins.property
+    def cron_job(self) -> Global___CronJob: ...
     def __init__(
         self,
         *,
@@ -1178,10 +1417,11 @@ class ServiceMode(_message.Message):
         global_: Global___Global | None = ...,
         replicated_job: Global___ReplicatedJob | None = ...,
         global_job: Global___GlobalJob | None = ...,
+        cron_job: Global___CronJob | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["global_", b"global_", "global_job", b"global_job", "replicated", b"replicated", "replicated_job", b"replicated_job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cron_job", b"cron_job", "global_", b"global_", "global_job", b"global_job", "replicated", b"replicated", "replicated_job", b"replicated_job"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["global_", b"global_", "global_job", b"global_job", "replicated", b"replicated", "replicated_job", b"replicated_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron_job", b"cron_job", "global_", b"global_", "global_job", b"global_job", "replicated", b"replicated", "replicated_job", b"replicated_job"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1199,12 +1439,18 @@ class UpdateConfig(_message.Message):
     MONITOR_FIELD_NUMBER: _builtins.int
     MAX_FAILURE_RATIO_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
+    PROGRESS_DEADLINE_FIELD_NUMBER: _builtins.int
+    PAUSE_AFTER_FIELD_NUMBER: _builtins.int
     parallelism: _builtins.int
     delay: _builtins.int
     failure_action: _types_pb2.FailureAction.ValueType
     monitor: _builtins.int
     max_failure_ratio: _builtins.float
     order: _types_pb2.UpdateOrder.ValueType
+    progress_deadline: _builtins.int
+    """Longest time without a slot that came up before the update counts as failed; 0: the default."""
+    pause_after: _builtins.int
+    """Pause after this many slots and wait for the user; 0: do not."""
     def __init__(
         self,
         *,
@@ -1214,10 +1460,12 @@ class UpdateConfig(_message.Message):
         monitor: _builtins.int = ...,
         max_failure_ratio: _builtins.float = ...,
         order: _types_pb2.UpdateOrder.ValueType = ...,
+        progress_deadline: _builtins.int = ...,
+        pause_after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "failure_action", b"failure_action", "max_failure_ratio", b"max_failure_ratio", "monitor", b"monitor", "order", b"order", "parallelism", b"parallelism"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "failure_action", b"failure_action", "max_failure_ratio", b"max_failure_ratio", "monitor", b"monitor", "order", b"order", "parallelism", b"parallelism", "pause_after", b"pause_after", "progress_deadline", b"progress_deadline"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1286,6 +1534,68 @@ class EndpointSpec(_message.Message):
 Global___EndpointSpec: _TypeAlias = EndpointSpec  # noqa: Y015
 
 @_typing.final
+class Dependency(_message.Message):
+    """The service's first tasks wait for another service. Required unless optional."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    OPTIONAL__FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    condition: _types_pb2.DependencyCondition.ValueType
+    optional_: _builtins.bool
+    """The dependency may be absent."""
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        condition: _types_pb2.DependencyCondition.ValueType = ...,
+        optional_: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "optional_", b"optional_", "service", b"service"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dependency: _TypeAlias = Dependency  # noqa: Y015
+
+@_typing.final
+class Autoscale(_message.Message):
+    """Replicas follow load, between min and max. Percents are of what a task reserves, else of its limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_FIELD_NUMBER: _builtins.int
+    MAX_FIELD_NUMBER: _builtins.int
+    CPU_PERCENT_FIELD_NUMBER: _builtins.int
+    MEMORY_PERCENT_FIELD_NUMBER: _builtins.int
+    SCALE_DOWN_DELAY_FIELD_NUMBER: _builtins.int
+    min: _builtins.int
+    max: _builtins.int
+    cpu_percent: _builtins.int
+    memory_percent: _builtins.int
+    scale_down_delay: _builtins.int
+    """How long load must have been low before replicas are taken away."""
+    def __init__(
+        self,
+        *,
+        min: _builtins.int = ...,
+        max: _builtins.int = ...,
+        cpu_percent: _builtins.int = ...,
+        memory_percent: _builtins.int = ...,
+        scale_down_delay: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_percent", b"cpu_percent", "max", b"max", "memory_percent", b"memory_percent", "min", b"min", "scale_down_delay", b"scale_down_delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Autoscale: _TypeAlias = Autoscale  # noqa: Y015
+
+@_typing.final
 class ServiceSpec(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1317,7 +1627,12 @@ class ServiceSpec(_message.Message):
     ROLLBACK_CONFIG_FIELD_NUMBER: _builtins.int
     NETWORKS_FIELD_NUMBER: _builtins.int
     ENDPOINT_SPEC_FIELD_NUMBER: _builtins.int
+    DEPENDS_ON_FIELD_NUMBER: _builtins.int
+    AUTOSCALE_FIELD_NUMBER: _builtins.int
+    REBALANCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    rebalance: _builtins.bool
+    """Move tasks when nodes join or return."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1332,6 +1647,10 @@ class ServiceSpec(_message.Message):
     def networks(self) -> _containers.RepeatedCompositeFieldContainer[Global___NetworkAttachmentConfig]: ...
     @_builtins.property
     def endpoint_spec(self) -> Global___EndpointSpec: ...
+    @_builtins.property
+    def depends_on(self) -> _containers.RepeatedCompositeFieldContainer[Global___Dependency]: ...
+    @_builtins.property
+    def autoscale(self) -> Global___Autoscale: ...
     def __init__(
         self,
         *,
@@ -1343,10 +1662,13 @@ class ServiceSpec(_message.Message):
         rollback_config: Global___UpdateConfig | None = ...,
         networks: _abc.Iterable[Global___NetworkAttachmentConfig] | None = ...,
         endpoint_spec: Global___EndpointSpec | None = ...,
+        depends_on: _abc.Iterable[Global___Dependency] | None = ...,
+        autoscale: Global___Autoscale | None = ...,
+        rebalance: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint_spec", b"endpoint_spec", "mode", b"mode", "rollback_config", b"rollback_config", "task_template", b"task_template", "update_config", b"update_config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "endpoint_spec", b"endpoint_spec", "mode", b"mode", "rollback_config", b"rollback_config", "task_template", b"task_template", "update_config", b"update_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_spec", b"endpoint_spec", "labels", b"labels", "mode", b"mode", "name", b"name", "networks", b"networks", "rollback_config", b"rollback_config", "task_template", b"task_template", "update_config", b"update_config"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["autoscale", b"autoscale", "depends_on", b"depends_on", "endpoint_spec", b"endpoint_spec", "labels", b"labels", "mode", b"mode", "name", b"name", "networks", b"networks", "rebalance", b"rebalance", "rollback_config", b"rollback_config", "task_template", b"task_template", "update_config", b"update_config"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1380,9 +1702,12 @@ class NodeSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     AVAILABILITY_FIELD_NUMBER: _builtins.int
+    STOP_AFTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     role: _types_pb2.NodeRole.ValueType
     availability: _types_pb2.NodeAvailability.ValueType
+    stop_after: _builtins.int
+    """The node stops its tasks this long after it lost all managers; 0: they run on."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -1392,10 +1717,11 @@ class NodeSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         role: _types_pb2.NodeRole.ValueType = ...,
         availability: _types_pb2.NodeAvailability.ValueType = ...,
+        stop_after: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "labels", b"labels", "name", b"name", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["availability", b"availability", "labels", b"labels", "name", b"name", "role", b"role", "stop_after", b"stop_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

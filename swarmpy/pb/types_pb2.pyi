@@ -314,6 +314,104 @@ MOUNT_TYPE_CLUSTER: MountType.ValueType  # 5
 MOUNT_TYPE_IMAGE: MountType.ValueType  # 6
 Global___MountType: _TypeAlias = MountType  # noqa: Y015
 
+class _ConcurrencyPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConcurrencyPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConcurrencyPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONCURRENCY_POLICY_UNSPECIFIED: _ConcurrencyPolicy.ValueType  # 0
+    CONCURRENCY_POLICY_ALLOW: _ConcurrencyPolicy.ValueType  # 1
+    CONCURRENCY_POLICY_FORBID: _ConcurrencyPolicy.ValueType  # 2
+    CONCURRENCY_POLICY_REPLACE: _ConcurrencyPolicy.ValueType  # 3
+
+class ConcurrencyPolicy(_ConcurrencyPolicy, metaclass=_ConcurrencyPolicyEnumTypeWrapper):
+    """The tables of the store, in the order in which snapshots write them."""
+
+CONCURRENCY_POLICY_UNSPECIFIED: ConcurrencyPolicy.ValueType  # 0
+CONCURRENCY_POLICY_ALLOW: ConcurrencyPolicy.ValueType  # 1
+CONCURRENCY_POLICY_FORBID: ConcurrencyPolicy.ValueType  # 2
+CONCURRENCY_POLICY_REPLACE: ConcurrencyPolicy.ValueType  # 3
+Global___ConcurrencyPolicy: _TypeAlias = ConcurrencyPolicy  # noqa: Y015
+
+class _PlacementStrategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlacementStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlacementStrategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLACEMENT_STRATEGY_UNSPECIFIED: _PlacementStrategy.ValueType  # 0
+    PLACEMENT_STRATEGY_SPREAD: _PlacementStrategy.ValueType  # 1
+    PLACEMENT_STRATEGY_BINPACK: _PlacementStrategy.ValueType  # 2
+
+class PlacementStrategy(_PlacementStrategy, metaclass=_PlacementStrategyEnumTypeWrapper): ...
+
+PLACEMENT_STRATEGY_UNSPECIFIED: PlacementStrategy.ValueType  # 0
+PLACEMENT_STRATEGY_SPREAD: PlacementStrategy.ValueType  # 1
+PLACEMENT_STRATEGY_BINPACK: PlacementStrategy.ValueType  # 2
+Global___PlacementStrategy: _TypeAlias = PlacementStrategy  # noqa: Y015
+
+class _DependencyCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DependencyConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DependencyCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DEPENDENCY_CONDITION_UNSPECIFIED: _DependencyCondition.ValueType  # 0
+    DEPENDENCY_CONDITION_STARTED: _DependencyCondition.ValueType  # 1
+    DEPENDENCY_CONDITION_HEALTHY: _DependencyCondition.ValueType  # 2
+    DEPENDENCY_CONDITION_COMPLETED: _DependencyCondition.ValueType  # 3
+
+class DependencyCondition(_DependencyCondition, metaclass=_DependencyConditionEnumTypeWrapper):
+    """What a service waits for before its first tasks are made."""
+
+DEPENDENCY_CONDITION_UNSPECIFIED: DependencyCondition.ValueType  # 0
+DEPENDENCY_CONDITION_STARTED: DependencyCondition.ValueType  # 1
+DEPENDENCY_CONDITION_HEALTHY: DependencyCondition.ValueType  # 2
+DEPENDENCY_CONDITION_COMPLETED: DependencyCondition.ValueType  # 3
+Global___DependencyCondition: _TypeAlias = DependencyCondition  # noqa: Y015
+
+class _HealthState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HealthStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HEALTH_STATE_UNSPECIFIED: _HealthState.ValueType  # 0
+    HEALTH_STATE_STARTING: _HealthState.ValueType  # 1
+    HEALTH_STATE_HEALTHY: _HealthState.ValueType  # 2
+    HEALTH_STATE_UNHEALTHY: _HealthState.ValueType  # 3
+
+class HealthState(_HealthState, metaclass=_HealthStateEnumTypeWrapper): ...
+
+HEALTH_STATE_UNSPECIFIED: HealthState.ValueType  # 0
+HEALTH_STATE_STARTING: HealthState.ValueType  # 1
+HEALTH_STATE_HEALTHY: HealthState.ValueType  # 2
+HEALTH_STATE_UNHEALTHY: HealthState.ValueType  # 3
+Global___HealthState: _TypeAlias = HealthState  # noqa: Y015
+
+class _RunState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RUN_STATE_UNSPECIFIED: _RunState.ValueType  # 0
+    RUN_STATE_RUNNING: _RunState.ValueType  # 1
+    RUN_STATE_COMPLETE: _RunState.ValueType  # 2
+    RUN_STATE_FAILED: _RunState.ValueType  # 3
+    RUN_STATE_REPLACED: _RunState.ValueType  # 4
+
+class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
+    """How a run of a cron job ended."""
+
+RUN_STATE_UNSPECIFIED: RunState.ValueType  # 0
+RUN_STATE_RUNNING: RunState.ValueType  # 1
+RUN_STATE_COMPLETE: RunState.ValueType  # 2
+RUN_STATE_FAILED: RunState.ValueType  # 3
+RUN_STATE_REPLACED: RunState.ValueType  # 4
+Global___RunState: _TypeAlias = RunState  # noqa: Y015
+
 class _Kind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -330,8 +428,7 @@ class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Kind.ValueType],
     KIND_REVISION: _Kind.ValueType  # 7
     KIND_TASK: _Kind.ValueType  # 8
 
-class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
-    """The tables of the store, in the order in which snapshots write them."""
+class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
 
 KIND_CLUSTER: Kind.ValueType  # 0
 KIND_NODE: Kind.ValueType  # 1
