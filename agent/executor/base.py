@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.model.specs import ContainerSpec, Limits
@@ -111,6 +111,57 @@ class Stats(Value, frozen=True, kw_only=True):
     pids: int = 0
 
 
+class Command(Value, frozen=True, kw_only=True):
+    """A command to run inside a task that runs. ``env`` comes over the task's own; empty ``user`` and
+    ``workdir``: the task's."""
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    user: str = ""
+    workdir: str = ""
+    has_terminal: bool = False
+    has_input: bool = False
+    is_privileged: bool = False
+
+
+class Output(NamedTuple):
+    """``stream`` is 1 for stdout, 2 for stderr; a terminal has only the first."""
+
+    stream: int
+    data: bytes
+
+
+class Channel(Protocol):
+    """The standard streams of a process in a task: of a command, or of the task itself."""
+
+    def output(self) -> AsyncIterator[Output]:
+        """What it prints, until it ends or is let go. One consumer; who does not read slows it down."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """To its standard input; returns once it has room for more. Nothing happens if it has ended."""
+        ...
+
+    async def close_input(self) -> None: ...
+
+    async def resize(self, *, rows: int, columns: int) -> None: ...
+
+    async def exit_code(self) -> int:
+        """Once ``output`` has come to its end. Of an attached task that goes on: raises Unavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Kill the command; let go of the task. Fine at any time, also twice."""
+        ...
+
+
+class ProcessTable(Value, frozen=True, kw_only=True):
+    """The processes of a task as ``ps`` prints them."""
+
+    titles: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
 class Executor(Protocol):
     """Runs tasks. One instance per node."""
 
@@ -164,6 +215,25 @@ class Executor(Protocol):
         ...
 
     async def stats(self, task_id: TaskId) -> Stats: ...
+
+    async def exec(self, task_id: TaskId, command: Command) -> Channel:
+        """Run a command in the task's namespaces. TaskRejected: the task does not run, or has no such
+        command (docker's text)."""
+        ...
+
+    async def attach(self, task_id: TaskId) -> Channel:
+        """The task's own streams from now on; its log has what was before. TaskRejected: it does not run."""
+        ...
+
+    async def top(self, task_id: TaskId) -> ProcessTable: ...
+
+    def copy_out(self, task_id: TaskId, path: str) -> AsyncIterator[bytes]:
+        """A tar archive of what is there, as the task sees it. TaskRejected if nothing is."""
+        ...
+
+    async def copy_in(self, task_id: TaskId, path: str, archive: AsyncIterator[bytes]) -> None:
+        """Unpack a tar archive into a folder of the task."""
+        ...
 
 
 def log_folder(data_dir: Path) -> Path:
