@@ -23,7 +23,7 @@ from manager.store.events import Event, Resync
 from manager.store.view import View
 from manager.store.watch import Watch
 from swarmpy.limits import API_STREAM_IDLE_S
-from swarmpy.model.defaults import network_driver, replicas
+from swarmpy.model.defaults import network_driver, replicas_of
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
 from swarmpy.model.states import TaskState
@@ -204,7 +204,7 @@ def _changes(old: Object, new: Object) -> dict[str, str] | None:
         case Service(), Service():
             found = _differing(
                 {
-                    "replicas": (str(replicas(old.spec)), str(replicas(new.spec))),
+                    "replicas": (str(replicas_of(old)), str(replicas_of(new))),
                     "image": (_image(old), _image(new)),
                     "updatestate": (_update_state(old), _update_state(new)),
                 }

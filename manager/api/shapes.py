@@ -145,7 +145,7 @@ def service_status(view: View, service: Service) -> Json:
     if service.spec.mode.replicated_job is not None:
         desired = service.spec.mode.replicated_job.total_completions or 0
     elif defaults.is_replicated(service.spec):
-        desired = defaults.replicas(service.spec)
+        desired = defaults.replicas_of(service)
     return {"RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": completed}
 
 

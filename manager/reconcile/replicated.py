@@ -23,7 +23,7 @@ from manager.reconcile.slots import NodeFitness, Slots, age, surplus_slots
 from manager.schedule.nodes import LoadCache
 from manager.store.view import View
 from swarmpy.model.changes import Order
-from swarmpy.model.defaults import is_replicated, replicas
+from swarmpy.model.defaults import is_replicated, replicas_of
 from swarmpy.model.ids import ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.states import TaskState, is_terminal
@@ -109,7 +109,7 @@ class _Replicas:
         )
 
     def run(self) -> None:
-        wanted = replicas(self._service.spec)
+        wanted = replicas_of(self._service)
         if len(self._slots) > wanted and not self._scale_down(wanted):
             return
         for number in self._slots.attention:

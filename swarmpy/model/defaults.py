@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from swarmpy.model.ids import SECOND_NS, Duration
-from swarmpy.model.objects import Cluster
+from swarmpy.model.objects import Cluster, Service
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -103,6 +103,15 @@ def replicas(spec: ServiceSpec) -> int:
     if replicated is None or replicated.replicas is None:
         return REPLICAS
     return replicated.replicas
+
+
+def replicas_of(service: Service) -> int:
+    """Replicas that a replicated service should have now: what was wished for, or what its load asks for."""
+    wished, autoscale = replicas(service.spec), service.spec.autoscale
+    if autoscale is None:
+        return wished
+    status = service.autoscale_status
+    return max(autoscale.min, min(autoscale.max, wished if status is None else status.replicas))
 
 
 @dataclass(frozen=True, slots=True)

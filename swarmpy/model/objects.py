@@ -261,8 +261,8 @@ class CronRun(Value, frozen=True, kw_only=True):
 
 
 class CronStatus(Value, frozen=True, kw_only=True):
-    """``last_tick``: the schedule is dealt with up to here, so no tick is ever run twice. ``missed``: how many
-    could not be run; ``runs``: those of history, oldest first."""
+    """``last_tick``: the schedule is dealt with up to here, so no tick is ever run twice. ``missed``: how
+    many could not be run; ``runs``: those of history, oldest first."""
 
     last_tick: Timestamp = Timestamp(0)
     runs: tuple[CronRun, ...] = ()

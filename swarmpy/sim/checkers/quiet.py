@@ -40,7 +40,7 @@ from swarmpy.model.defaults import (
     availability,
     is_global,
     is_replicated,
-    replicas,
+    replicas_of,
     restart_policy,
     task_history_limit,
 )
@@ -109,8 +109,8 @@ def _service_reasons(scene: Scene, service: Service) -> Iterator[str]:
     if service.id not in scene.unsteady:
         yield from _history_reasons(view, service, slots.values())
     if is_replicated(service.spec):
-        if len(slots) != replicas(service.spec):
-            yield f"service {service.id} has {len(slots)} slots and should have {replicas(service.spec)}"
+        if len(slots) != replicas_of(service):
+            yield f"service {service.id} has {len(slots)} slots and should have {replicas_of(service)}"
         for slot in sorted(slots, key=str):
             yield from _slot_reasons(scene, service, slots[slot])
     elif is_per_node:
