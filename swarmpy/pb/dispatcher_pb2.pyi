@@ -246,6 +246,7 @@ class ManagerMessage(_message.Message):
     MANAGERS_FIELD_NUMBER: _builtins.int
     LOG_SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     REDIRECT_FIELD_NUMBER: _builtins.int
+    USAGE_ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
@@ -260,6 +261,8 @@ class ManagerMessage(_message.Message):
     def log_subscription(self) -> Global___LogSubscription: ...
     @_builtins.property
     def redirect(self) -> Global___Redirect: ...
+    @_builtins.property
+    def usage_order(self) -> Global___UsageOrder: ...
     def __init__(
         self,
         *,
@@ -270,16 +273,44 @@ class ManagerMessage(_message.Message):
         managers: Global___ManagerList | None = ...,
         log_subscription: Global___LogSubscription | None = ...,
         redirect: Global___Redirect | None = ...,
+        usage_order: Global___UsageOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "log_subscription", b"log_subscription", "managers", b"managers", "message", b"message", "node", b"node", "redirect", b"redirect", "status_ack", b"status_ack", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "log_subscription", b"log_subscription", "managers", b"managers", "message", b"message", "node", b"node", "redirect", b"redirect", "status_ack", b"status_ack", "usage_order", b"usage_order", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "log_subscription", b"log_subscription", "managers", b"managers", "message", b"message", "node", b"node", "redirect", b"redirect", "status_ack", b"status_ack", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "log_subscription", b"log_subscription", "managers", b"managers", "message", b"message", "node", b"node", "redirect", b"redirect", "status_ack", b"status_ack", "usage_order", b"usage_order", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "status_ack", "node", "managers", "log_subscription", "redirect"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "status_ack", "node", "managers", "log_subscription", "redirect", "usage_order"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ManagerMessage: _TypeAlias = ManagerMessage  # noqa: Y015
+
+@_typing.final
+class UsageOrder(_message.Message):
+    """Says of which services the leader wants to know what their tasks use, and how often: nanoseconds. None: no
+    figures are wanted.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_IDS_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    period: _builtins.int
+    @_builtins.property
+    def service_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        service_ids: _abc.Iterable[_builtins.str] | None = ...,
+        period: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["period", b"period", "service_ids", b"service_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UsageOrder: _TypeAlias = UsageOrder  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
