@@ -41,6 +41,8 @@ PURE = (
     "agent/network_picture.py",
     "agent/places.py",
     "agent/revisions.py",
+    "agent/roster.py",
+    "agent/round.py",
     "agent/task.py",
     "agent/events.py",
     "agent/operations.py",
