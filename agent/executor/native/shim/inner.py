@@ -27,6 +27,9 @@ from agent.executor.native.shim import accounts, kernel, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
     from agent.executor.native.job import Job
 
 NOT_FOUND = 127
@@ -47,8 +50,13 @@ class _NotStarted(Exception):
 
 def main(job: Job, stdio: tuple[int, int, int], status: int) -> None:
     """Never returns: executes the command, or reports and exits."""
+    run_reporting(lambda: _become_task(job, stdio, status), status)
+
+
+def run_reporting(steps: Callable[[], None], status: int) -> NoReturn:
+    """Carry out steps that end in another program; what stops them goes to ``status``."""
     try:
-        _become_task(job, stdio, status)
+        steps()
     except rootfs.Unmountable as error:
         _report(status, "rejected", NOT_STARTED, str(error))
     except accounts.UnknownAccount as error:
@@ -65,15 +73,20 @@ def main(job: Job, stdio: tuple[int, int, int], status: int) -> None:
 
 
 def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
-    _join_cgroups(job)
+    join_cgroups(job)
     _join_network(job["netns"])
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
     if job["hostname"]:
         kernel.set_hostname(job["hostname"])
     rootfs.enter(job)
+    execute(job, stdio, status, makes_workdir=not job["is_host"])
+
+
+def execute(job: Job, stdio: tuple[int, int, int], status: int, *, makes_workdir: bool) -> None:
+    """Account, privileges, command: what is left to do once the task's namespaces and root are ours."""
     account = accounts.resolve(job["user"], job["groups"], _text("/etc/passwd"), _text("/etc/group"))
     _apply_limits(job)
-    _enter_workdir(job["workdir"], account, is_host=job["is_host"])
+    _enter_workdir(job["workdir"], account, is_made=makes_workdir)
     _use_stdio(stdio, is_terminal=job["tty"])
     _drop_privileges(account, job["capabilities"])
     env = _environment(job["env"], account)
@@ -90,7 +103,7 @@ def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
         raise _not_started(job["argv"][0], error) from None
 
 
-def _join_cgroups(job: Job) -> None:
+def join_cgroups(job: Job) -> None:
     for folder in job["cgroups"]:
         try:
             with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
@@ -132,9 +145,9 @@ def _apply_limits(job: Job) -> None:
             file.write(str(job["oom_score_adj"]))
 
 
-def _enter_workdir(workdir: str, account: accounts.Account, *, is_host: bool) -> None:
+def _enter_workdir(workdir: str, account: accounts.Account, *, is_made: bool) -> None:
     """Docker creates an image's missing working directory; on the node's own disk we do not."""
-    if not is_host and not os.path.exists(workdir):
+    if is_made and not os.path.exists(workdir):
         os.makedirs(workdir, 0o755, exist_ok=True)
         os.chown(workdir, account.uid, account.gid)
     try:
