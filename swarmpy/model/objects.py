@@ -337,6 +337,9 @@ class TaskStatus(Value, frozen=True, kw_only=True):
     """What the last check of health or readiness printed, cut short."""
     is_unready: bool = False
     """It lives, but wants no requests now: it is in no name and behind no virtual address."""
+    running_since: Timestamp = Timestamp(0)
+    """When the leader heard that it runs, by the leader's clock; it stays when the task ends. 0: not yet, or
+    not known, since the leader of that time did not keep it."""
 
 
 class NetworkJoin(Value, frozen=True, kw_only=True):

@@ -917,6 +917,7 @@ class TaskStatus(_message.Message):
     HEALTH_FIELD_NUMBER: _builtins.int
     HEALTH_OUTPUT_FIELD_NUMBER: _builtins.int
     IS_UNREADY_FIELD_NUMBER: _builtins.int
+    RUNNING_SINCE_FIELD_NUMBER: _builtins.int
     timestamp: _builtins.int
     state: _types_pb2.TaskState.ValueType
     message: _builtins.str
@@ -930,6 +931,8 @@ class TaskStatus(_message.Message):
     """What the last check printed."""
     is_unready: _builtins.bool
     """Lives, but wants no requests now."""
+    running_since: _builtins.int
+    """When the leader heard that it runs, by the leader's clock; stays when it ends. 0: it never did, or unknown."""
     @_builtins.property
     def container_status(self) -> Global___ContainerStatus: ...
     @_builtins.property
@@ -952,10 +955,11 @@ class TaskStatus(_message.Message):
         health: _types_pb2.HealthState.ValueType = ...,
         health_output: _builtins.str = ...,
         is_unready: _builtins.bool = ...,
+        running_since: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container_status", b"container_status", "port_status", b"port_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "container_status", b"container_status", "err", b"err", "health", b"health", "health_output", b"health_output", "is_unready", b"is_unready", "message", b"message", "places_err", b"places_err", "places_version", b"places_version", "port_status", b"port_status", "report", b"report", "state", b"state", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "container_status", b"container_status", "err", b"err", "health", b"health", "health_output", b"health_output", "is_unready", b"is_unready", "message", b"message", "places_err", b"places_err", "places_version", b"places_version", "port_status", b"port_status", "report", b"report", "running_since", b"running_since", "state", b"state", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
