@@ -433,6 +433,8 @@ class Secret(Value, frozen=True, kw_only=True):
     number: int = 0
     """Of the data in ``spec``: from 1, one more with each new data. 0: of before there were numbers."""
     older: tuple[FileVersion, ...] = ()
+    data_at: Timestamp = Timestamp(0)
+    """When the data in ``spec`` was put; 0: with the object."""
 
 
 class Config(Value, frozen=True, kw_only=True):
@@ -443,7 +445,8 @@ class Config(Value, frozen=True, kw_only=True):
     spec: ConfigSpec = ConfigSpec()
     number: int = 0
     older: tuple[FileVersion, ...] = ()
-    """Both as in ``Secret``."""
+    data_at: Timestamp = Timestamp(0)
+    """All three as in ``Secret``."""
 
 
 class Volume(Value, frozen=True, kw_only=True):

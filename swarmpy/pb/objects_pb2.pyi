@@ -1178,12 +1178,15 @@ class Secret(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     OLDER_FIELD_NUMBER: _builtins.int
+    DATA_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
     updated_at: _builtins.int
     number: _builtins.int
     """Of the data in spec; from 1."""
+    data_at: _builtins.int
+    """When the data in spec was put; 0: with the object."""
     @_builtins.property
     def spec(self) -> _specs_pb2.SecretSpec: ...
     @_builtins.property
@@ -1198,10 +1201,11 @@ class Secret(_message.Message):
         spec: _specs_pb2.SecretSpec | None = ...,
         number: _builtins.int = ...,
         older: _abc.Iterable[Global___FileVersion] | None = ...,
+        data_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "number", b"number", "older", b"older", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data_at", b"data_at", "id", b"id", "number", b"number", "older", b"older", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1218,12 +1222,15 @@ class Config(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     OLDER_FIELD_NUMBER: _builtins.int
+    DATA_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
     updated_at: _builtins.int
     number: _builtins.int
     """Of the data in spec; from 1."""
+    data_at: _builtins.int
+    """When the data in spec was put; 0: with the object."""
     @_builtins.property
     def spec(self) -> _specs_pb2.ConfigSpec: ...
     @_builtins.property
@@ -1238,10 +1245,11 @@ class Config(_message.Message):
         spec: _specs_pb2.ConfigSpec | None = ...,
         number: _builtins.int = ...,
         older: _abc.Iterable[Global___FileVersion] | None = ...,
+        data_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "number", b"number", "older", b"older", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data_at", b"data_at", "id", b"id", "number", b"number", "older", b"older", "spec", b"spec", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
