@@ -2,7 +2,8 @@
 
 Built from the parser's events, so that nothing is recursive here, a bomb of aliases is counted before it is
 written out, and scalars mean what they mean to docker (YAML 1.2 with the old octal numbers: ``yes`` is text,
-``0440`` is a file mode). Duplicate keys are refused; ``<<`` merges.
+``0440`` is a file mode). Duplicate keys are refused; ``<<`` merges. The tags ``!reset`` and ``!override`` are kept
+for merging.
 """
 
 from __future__ import annotations
@@ -14,7 +15,18 @@ from typing import Final
 
 import yaml
 
-from swarmpy.compose.tree import ComposeError, Mapping, Node, Place, Scalar, Sequence, kind_of, text_of
+from swarmpy.compose.tree import (
+    OVERRIDE,
+    RESET,
+    ComposeError,
+    Mapping,
+    Node,
+    Place,
+    Scalar,
+    Sequence,
+    kind_of,
+    text_of,
+)
 from swarmpy.limits import COMPOSE_BYTES_MAX, COMPOSE_DEPTH_MAX, COMPOSE_NODES_MAX
 
 _MERGE: Final = "<<"
@@ -28,6 +40,7 @@ _FLOAT: Final = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0
 _NUMBER_STARTS: Final = frozenset("+-.0123456789")
 _NUMBER_MAX: Final = 1 << 64
 _INTEGER_CHARS_MAX: Final = 70
+_MERGING: Final = frozenset({RESET, OVERRIDE})
 _TAGS: Final = {
     f"tag:yaml.org,2002:{name}": type_
     for name, type_ in {
@@ -49,6 +62,7 @@ class _Sized:
     node: Node
     size: int = 1
     height: int = 1
+    tag: str = ""
 
 
 @dataclass(slots=True)
@@ -63,6 +77,8 @@ class _Open:
     items: list[Node] = field(default_factory=list)
     pairs: dict[str, Node] = field(default_factory=dict)
     key_places: dict[str, Place] = field(default_factory=dict)
+    key_tags: dict[str, str] = field(default_factory=dict)
+    tag: str = ""
     merged: list[Node] = field(default_factory=list)
     key: tuple[str, Place] | None = None
 
@@ -136,7 +152,8 @@ class _Reader:
 
     def _begin(self, event: yaml.SequenceStartEvent | yaml.MappingStartEvent, place: Place) -> None:
         is_map = isinstance(event, yaml.MappingStartEvent)
-        if event.tag not in (None, "!") and _TAGS.get(event.tag) is not (Mapping if is_map else Sequence):
+        is_merging = event.tag in _MERGING
+        if event.tag not in (None, "!") and not is_merging and _TAGS.get(event.tag) is not (Mapping if is_map else Sequence):
             raise ComposeError(place, f"the tag {event.tag} is not understood: leave it out")
         if len(self._open) >= COMPOSE_DEPTH_MAX:
             raise _too_deep(place)
@@ -146,11 +163,14 @@ class _Reader:
         if event.anchor is not None:
             # from here on the name is this value's, which cannot be used before its end
             self._anchors.pop(event.anchor, None)
-        self._open.append(_Open(place, is_map, event.anchor))
+        self._open.append(_Open(place, is_map, event.anchor, tag=event.tag if is_merging else ""))
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> _Sized:
         is_plain = event.implicit[0]
         value = resolve(event.value) if is_plain else event.value
+        if event.tag in _MERGING:
+            value = event.value if event.style else resolve(event.value)
+            return _Sized(Scalar(value, place), tag=event.tag)
         if event.tag not in (None, "!"):
             wanted = _TAGS.get(event.tag)
             value = event.value if wanted is str else resolve(event.value)
@@ -166,7 +186,9 @@ class _Reader:
         """Parts of a list or map were counted as they came; those of an alias count here."""
         place = alias_at or made.node.place
         if anchor is not None:
-            self._anchors[anchor] = made
+            self._anchors[anchor] = _Sized(made.node, made.size, made.height)
+        if made.tag and not self._open:
+            raise ComposeError(place, f"{made.tag} cannot stand before a whole file: leave it out")
         self._size += 1 if alias_at is None else made.size
         if self._size > COMPOSE_NODES_MAX:
             raise ComposeError(
@@ -179,11 +201,14 @@ class _Reader:
         if not self._open:
             self.root = made.node
             return
-        self._put(self._open[-1], made.node, place)
+        self._put(self._open[-1], made, place)
         self._open[-1].size += made.size
         self._open[-1].height = max(self._open[-1].height, made.height + 1)
 
-    def _put(self, into: _Open, node: Node, place: Place) -> None:
+    def _put(self, into: _Open, made: _Sized, place: Place) -> None:
+        node = made.node
+        if made.tag and (not into.is_map or into.key is None or into.key[0] == _MERGE):
+            raise ComposeError(place, f"{made.tag} can only stand before the value of a key: leave it out here")
         if not into.is_map:
             into.items.append(node)
             return
@@ -199,8 +224,10 @@ class _Reader:
                 key_place,
                 f'mapping key "{key}" already defined at line {into.key_places[key].line}: remove one',
             )
-        into.pairs[key] = node
+        into.pairs[key] = Scalar(None, place) if made.tag == RESET else node
         into.key_places[key] = key_place
+        if made.tag:
+            into.key_tags[key] = made.tag
 
 
 def _key(node: Node, place: Place) -> str:
@@ -224,15 +251,17 @@ def _merge_sources(node: Node, place: Place) -> list[Node]:
 
 def _closed(done: _Open) -> _Sized:
     if not done.is_map:
-        return _Sized(Sequence(tuple(done.items), done.place), done.size, done.height)
-    pairs, key_places = dict(done.pairs), dict(done.key_places)
+        return _Sized(Sequence(tuple(done.items), done.place), done.size, done.height, done.tag)
+    pairs, key_places, key_tags = dict(done.pairs), dict(done.key_places), dict(done.key_tags)
     for source in done.merged:
         assert isinstance(source, Mapping)
         for key, node in source.items.items():
             if key not in pairs:
                 pairs[key] = node
                 key_places[key] = source.at(key)
-    return _Sized(Mapping(pairs, done.place, key_places), done.size, done.height)
+                if key in source.key_tags:
+                    key_tags[key] = source.key_tags[key]
+    return _Sized(Mapping(pairs, done.place, key_places, key_tags), done.size, done.height, done.tag)
 
 
 def _too_deep(place: Place) -> ComposeError:

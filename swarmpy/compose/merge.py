@@ -2,63 +2,89 @@
 
 Works on long forms. Maps merge key by key; lists are joined, but commands are replaced, and ports, mounts,
 secrets and configs with the same published port, target or source replace each other. A network, volume,
-secret or config that two documents define is the later one's as a whole.
+secret or config that two documents define is the later one's as a whole. A value with ``!override`` replaces
+what was there, one with ``!reset`` takes it away; the tags stay, so that it does not matter which documents are
+merged first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Sequences
 from typing import Final
 
-from swarmpy.compose.tree import Mapping, Node, Scalar, Sequence
+from swarmpy.compose.tree import OVERRIDE, RESET, Mapping, Node, Scalar, Sequence
 
 REPLACED: Final = frozenset({"command", "entrypoint", "healthcheck.test"})
 """Lists of a service that are one value."""
-KEYED: Final = {"ports": "published", "volumes": "target", "secrets": "source", "configs": "source"}
+KEYED: Final = {
+    "ports": "published",
+    "volumes": "target",
+    "secrets": "source",
+    "configs": "source",
+    "devices": "target",
+}
 """Lists of a service whose items have a key, and which it is."""
 _WHOLE_SECTIONS: Final = frozenset({"networks", "volumes", "secrets", "configs"})
+
+_Join = Callable[[str, Node, Node], Node]
 
 
 def merge(documents: Sequences[Mapping]) -> Mapping:
     """``documents`` are in the order in which they were given, the last one last."""
     first, *others = documents
     for document in others:
-        first = _merge_documents(first, document)
+        first = _over(first, document, _merge_section)
     return first
 
 
-def _merge_documents(base: Mapping, over: Mapping) -> Mapping:
-    items, places = dict(base.items), {**base.key_places, **over.key_places}
-    for section, node in over.items.items():
-        old = base.get(section)
-        if isinstance(old, Mapping) and isinstance(node, Mapping):
-            items[section] = _merge_section(section, old, node)
-        elif not _is_nothing(node) or section not in items:
-            items[section] = node
-    return Mapping(items, base.place, places)
+def merge_service(base: Mapping, over: Mapping) -> Mapping:
+    return _merge_maps(base, over, "")
 
 
-def _merge_section(section: str, base: Mapping, over: Mapping) -> Mapping:
-    if section in _WHOLE_SECTIONS or section.startswith("x-"):
-        return Mapping({**base.items, **over.items}, base.place, {**base.key_places, **over.key_places})
-    items = dict(base.items)
-    for name, node in over.items.items():
-        old = items.get(name)
-        if isinstance(old, Mapping) and isinstance(node, Mapping):
-            items[name] = _merge_maps(old, node, "")
+def _over(base: Mapping, over: Mapping, join: _Join, *, holds_nothing: bool = False) -> Mapping:
+    """``join`` makes one value of two under one key. A key without a value changes nothing, unless
+    ``holds_nothing``."""
+    items, places, tags = dict(base.items), dict(base.key_places), dict(base.key_tags)
+    for key, node in over.items.items():
+        tag, is_there = over.key_tags.get(key, ""), key in items
+        if is_there and not tag and not holds_nothing and _is_nothing(node):
+            continue
+        if tag or not is_there:
+            items[key] = node
+        elif tags.get(key) == RESET:
+            items[key], tag = node, OVERRIDE
         else:
-            items[name] = node
-    return Mapping(items, base.place, {**base.key_places, **over.key_places})
+            items[key] = join(key, items[key], node)
+        if tag:
+            tags[key] = tag
+        places[key] = over.at(key)
+    return Mapping(items, base.place, places, tags)
+
+
+def _merge_section(section: str, base: Node, over: Node) -> Node:
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    if section in _WHOLE_SECTIONS or section.startswith("x-"):
+        return _over(base, over, _newer, holds_nothing=True)
+    return _over(base, over, _merge_services, holds_nothing=True)
+
+
+def _newer(_: str, base: Node, over: Node) -> Node:
+    return over
+
+
+def _merge_services(_: str, base: Node, over: Node) -> Node:
+    if isinstance(base, Mapping) and isinstance(over, Mapping):
+        return _merge_maps(base, over, "")
+    return over
 
 
 def _merge_maps(base: Mapping, over: Mapping, path: str) -> Mapping:
-    items, places = dict(base.items), dict(base.key_places)
-    for key, node in over.items.items():
-        if key in items and _is_nothing(node) and path != "environment":
-            continue
-        items[key] = _merged(items[key], node, f"{path}.{key}".lstrip(".")) if key in items else node
-        places[key] = over.at(key)
-    return Mapping(items, base.place, places)
+    def join(key: str, old: Node, new: Node) -> Node:
+        return _merged(old, new, f"{path}.{key}".lstrip("."))
+
+    return _over(base, over, join, holds_nothing=path == "environment")
 
 
 def _merged(old: Node, new: Node, path: str) -> Node:

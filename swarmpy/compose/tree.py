@@ -46,11 +46,13 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """``key_places`` says where each key stands, not its value."""
+    """``key_places`` says where each key stands, not its value. ``key_tags`` says of a key that a document before
+    this one has no say in its value: OVERRIDE, or RESET, when there is to be none at all."""
 
     items: dict[str, Node]
     place: Place = field(compare=False)
     key_places: dict[str, Place] = field(compare=False, default_factory=dict)
+    key_tags: dict[str, str] = field(compare=False, default_factory=dict)
 
     def at(self, key: str) -> Place:
         return self.key_places.get(key, self.place)
@@ -61,12 +63,30 @@ class Mapping:
         return None if isinstance(node, Scalar) and node.value is None else node
 
     def with_items(self, items: dict[str, Node]) -> Mapping:
-        return Mapping(items, self.place, self.key_places)
+        return Mapping(items, self.place, self.key_places, self.key_tags)
 
 
 Node: TypeAlias = Scalar | Sequence | Mapping
 
 EMPTY_PLACE: Final = Place("<nowhere>", 0)
+RESET: Final = "!reset"
+OVERRIDE: Final = "!override"
+
+
+def without_resets(node: Node) -> Node:
+    """Without the keys that were to be reset."""
+    match node:
+        case Mapping():
+            return node.with_items(
+                {
+                    key: without_resets(item)
+                    for key, item in node.items.items()
+                    if node.key_tags.get(key) != RESET
+                }
+            )
+        case Sequence(items=items):
+            return Sequence(tuple(without_resets(item) for item in items), node.place)
+    return node
 
 
 def kind_of(node: Node) -> str:
