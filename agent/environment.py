@@ -1,21 +1,22 @@
 """What a task's process finds around it: name, hostname, labels, expanded templates, signals, ports.
 
-Pure. Templates are the common subset of swarm mode's: ``{{.Service.ID}} {{.Service.Name}}
-{{.Service.Labels.x}} {{index .Service.Labels "x"}} {{.Node.ID}} {{.Node.Hostname}} {{.Node.Platform.OS}}
-{{.Node.Platform.Architecture}} {{.Task.ID}} {{.Task.Name}} {{.Task.Slot}}`` in environment values, the
-hostname and mounts. Anything else between ``{{`` and ``}}`` rejects the task rather than reaching it
+Pure. Templates (``agent/templates.py`` has the language) are expanded in environment values, the hostname,
+and a mount's source, target, labels and driver options. Their fields are swarm mode's: ``.Service.ID
+.Service.Name .Service.Labels .Node.ID .Node.Hostname .Node.Platform.OS .Node.Platform.Architecture .Task.ID
+.Task.Name .Task.Slot``. Anything else between ``{{`` and ``}}`` rejects the task rather than reaching it
 unexpanded.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import signal
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
+from agent import templates
 from agent.dataplane.base import Endpoint, HostPort, Leg, NetworkConfig
 from agent.executor.base import ImageConfig, Launch, Sandbox
 from swarmpy.errors import TaskRejected
@@ -31,9 +32,6 @@ HOSTNAME_CHARS = 12
 """A task's default hostname is this many characters of its id, as containers' are of theirs."""
 
 _NO_NETWORKS: Mapping[NetworkId, NetworkConfig] = {}
-_FIELD = re.compile(r"{{-?\s*(.*?)\s*-?}}")
-_INDEX = re.compile(r'index\s+\.Service\.Labels\s+"([^"]*)"')
-_LABEL = re.compile(r"\.Service\.Labels\.([A-Za-z0-9_]+)")
 
 
 class NodeContext(Value, frozen=True, kw_only=True):
@@ -239,40 +237,34 @@ def _expand_mount(mount: Mount, filled: Callable[[str], str]) -> Mount:
     options = mount.volume_options
     if options is not None:
         labels = {key: filled(value) for key, value in options.labels.items()}
-        options = replace(options, labels=labels)
+        driver = options.driver_config
+        if driver is not None:
+            driver = replace(driver, options={key: filled(value) for key, value in driver.options.items()})
+        options = replace(options, labels=labels, driver_config=driver, subpath=filled(options.subpath))
     return replace(mount, source=filled(mount.source), target=filled(mount.target), volume_options=options)
 
 
 def expand(text: str, task: Task, revision: Revision, node: NodeContext) -> str:
-    """``text`` with each ``{{…}}`` replaced. Raises TaskRejected for what we do not know."""
-    if "{{" not in text:
-        return text
-
-    def value(match: re.Match[str]) -> str:
-        return _field(match[1], task, revision, node)
-
-    return _FIELD.sub(value, text)
+    """``text`` with its templates carried out. Raises TaskRejected for what we do not know."""
+    return templates.expand(text, template_fields(task, revision, node)) if "{{" in text else text
 
 
-def _field(name: str, task: Task, revision: Revision, node: NodeContext) -> str:
+def template_fields(task: Task, revision: Revision, node: NodeContext) -> dict[str, Any]:
+    """What templates may say, in environment, mounts, secrets and configs alike."""
     platform = node.description.platform
-    fields = {
-        ".Service.ID": task.service_id,
-        ".Service.Name": revision.spec.name,
-        ".Node.ID": node.node_id,
-        ".Node.Hostname": node.description.hostname,
-        ".Node.Platform.OS": platform.os,
-        ".Node.Platform.Architecture": platform.architecture,
-        ".Task.ID": task.id,
-        ".Task.Name": task_name(task, revision),
-        ".Task.Slot": _slot(task),
+    return {
+        "Service": {
+            "ID": task.service_id,
+            "Name": revision.spec.name,
+            "Labels": templates.Labels(revision.spec.labels),
+        },
+        "Node": {
+            "ID": node.node_id,
+            "Hostname": node.description.hostname,
+            "Platform": {"OS": platform.os, "Architecture": platform.architecture},
+        },
+        "Task": {"ID": task.id, "Name": task_name(task, revision), "Slot": _slot(task)},
     }
-    if name in fields:
-        return fields[name]
-    label = _INDEX.fullmatch(name) or _LABEL.fullmatch(name)
-    if label is None:
-        raise TaskRejected(f"the template {{{{{name}}}}} is not known: use one of {', '.join(fields)}")
-    return revision.spec.labels.get(label[1], "")
 
 
 # --- stopping

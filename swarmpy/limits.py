@@ -16,6 +16,13 @@ ENTRY_BYTES_MAX = 1_500_000
 REQUEST_IDS_MAX = 1_000
 """Named batches whose outcomes the store remembers. Replicated state follows from it: a change needs every
 manager to have it."""
+FILE_VERSIONS_MAX = 32
+"""Former data of one secret or config that are kept for rollbacks."""
+FILE_VERSIONS_BYTES_MAX = 1_200_000
+"""Of one secret's or config's data, the newest and the former: they share one raft entry with the services
+that are moved to newer data."""
+FILE_SERVICES_MAX = 200
+"""Services that one update of a secret's or config's data can roll: they change together or not at all."""
 STORE_SLICE_BYTES = 64 << 10
 """A slice of a snapshot of the store; its thread rests after each."""
 STORE_RECORD_BYTES_MAX = 64 << 20
@@ -32,6 +39,24 @@ RETRY_DELAY_MIN_S = 0.1
 RETRY_DELAY_MAX_S = 8.0
 
 # --- orchestration
+AUTOSCALE_PERIOD_S = 10.0
+"""Between two looks at an autoscaled service, and between two figures of an agent."""
+AUTOSCALE_TOLERANCE = 0.1
+"""So far from the target load may be, as a part of it, without any change."""
+AUTOSCALE_UP_GAP_S = 30.0
+"""After a change of replicas: the new tasks take over their part of the load before more are added."""
+AUTOSCALE_UP_STEP_MIN = 4
+"""A service may always grow by this many tasks at once; a larger one at most doubles."""
+AUTOSCALE_DOWN_DELAY_S = 300.0
+"""How long fewer replicas must have done before some are taken away, where the service sets no time."""
+USAGE_FRESH_S = 30.0
+"""Figures of a task that are older say nothing about now."""
+USAGE_TASKS_MAX = 100_000
+"""Tasks whose figures a leader remembers."""
+USAGE_PERIOD_MIN_S = 1.0
+"""An agent does not read figures more often, whatever it is asked for."""
+USAGE_MESSAGE_TASKS_MAX = 2_000
+"""Tasks in one message of figures."""
 RESTART_DELAY_FIRST_S = 0.1
 """Before the first restart after a stable run, where the user set no delay."""
 RESTART_DELAY_MIN_S = 1.0
@@ -276,6 +301,8 @@ TASK_START_TIMEOUT_S = 30.0
 """From the start order to the executed command; a task that takes longer is killed and tried again."""
 TASK_KILL_TIMEOUT_S = 10.0
 """From SIGKILL to the task's end being recorded."""
+TEMPLATE_CHARS_MAX = 1 << 20
+"""What a template may grow to: as much as a config may hold."""
 EXECUTOR_THREADS_MAX = 4
 """Threads for the blocking work of one executor or network backend."""
 SHIM_POLL_S = 0.005

@@ -52,7 +52,7 @@ def test_templates(text: str, expected: str) -> None:
     assert environment.expand(text, TASK, replace(WEB, spec=spec), NODE_X) == expected
 
 
-@pytest.mark.parametrize("text", ["{{.Bogus}}", '{{printf "x"}}', "{{ }}"])
+@pytest.mark.parametrize("text", ["{{.Bogus}}", '{{bogus "x"}}', "{{ }}", "{{.Service.Owner}}"])
 def test_unknown_templates_reject(text: str) -> None:
     with pytest.raises(TaskRejected, match="is not known"):
         environment.expand(text, TASK, WEB, NODE_X)
