@@ -26,6 +26,7 @@ from manager.store.indexes import (
     NAMES,
     NETWORKS_BY_VNI,
     NODES_BY_NETWORK,
+    REVISIONS_BY_FILE,
     REVISIONS_BY_SERVICE,
     SERVICES_BY_ADDRESS,
     SERVICES_BY_PORT,
@@ -204,6 +205,10 @@ class Draft:
 
     def revisions_of(self, service_id: ServiceId) -> Collection[Revision]:
         return self._find(REVISIONS_BY_SERVICE, service_id, self._base.revisions_of(service_id))
+
+    def revisions_using(self, kind: Kind, id_: str) -> Collection[Revision]:
+        base = self._base.revisions_using(kind, id_)
+        return self._find(REVISIONS_BY_FILE, reference_key(kind, id_), base)
 
     def task(self, id_: TaskId) -> Task | None:
         found: Task | None = self._get(Kind.TASK, id_)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from swarmpy.model.defaults import port_protocol, publish_mode
+from swarmpy.model.file_versions import references_of as references_in_spec
+from swarmpy.model.file_versions import target_of
 from swarmpy.model.network_rules import VXLAN_IDS_OPTION
 from swarmpy.model.objects import Kind, Network, NetworkAttachment, Node, Revision, Service, Task
 from swarmpy.model.specs import ServiceSpec
@@ -61,6 +63,12 @@ def references_of(service: Service) -> Keys:
         keys += [(Kind.CONFIG, reference.config_id) for reference in container.configs]
     keys += [(Kind.REVISION, id_) for id_ in revision_ids(service)]
     return tuple(dict.fromkeys(reference_key(kind, id_) for kind, id_ in keys))
+
+
+def files_of(revision: Revision) -> Keys:
+    """The secrets and configs that tasks of a revision get."""
+    keys = [reference_key(*target_of(reference)) for reference in references_in_spec(revision.spec)]
+    return tuple(dict.fromkeys(keys))
 
 
 def port_key(protocol: PortProtocol, number: int, mode: PublishMode) -> str:
@@ -195,6 +203,7 @@ TASKS_BY_NETWORK = Index(name="tasks by network and by address", kind=Kind.TASK,
 NODES_BY_NETWORK = Index(name="nodes by network and by address", kind=Kind.NODE, keys=held_by_node)
 MANAGER_NODES = Index(name="manager nodes", kind=Kind.NODE, keys=_node_manager)
 REVISIONS_BY_SERVICE = Index(name="revisions by service", kind=Kind.REVISION, keys=_revision_service)
+REVISIONS_BY_FILE = Index(name="revisions by secret and config", kind=Kind.REVISION, keys=files_of)
 SERVICES_BY_REFERENCE = Index(name="services by reference", kind=Kind.SERVICE, keys=references_of)
 SERVICES_BY_PORT = Index(name="services by published port", kind=Kind.SERVICE, keys=published_by)
 SERVICES_BY_ADDRESS = Index(
@@ -215,6 +224,7 @@ INDEXES = (
     NODES_BY_NETWORK,
     MANAGER_NODES,
     REVISIONS_BY_SERVICE,
+    REVISIONS_BY_FILE,
     SERVICES_BY_REFERENCE,
     SERVICES_BY_PORT,
     SERVICES_BY_ADDRESS,

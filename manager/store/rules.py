@@ -5,6 +5,7 @@
   may wish them; a task that an agent may still run can't be deleted;
 * no published port has two holders that can't share it (see ``publishing``), no address and no VNI has two
   (see ``addressing``), and there is one ingress network at most;
+* a version of a secret's or config's data is never other data, and stays as long as a revision pins it;
 * nothing refers to what is not there: a service's networks, secrets, configs and revisions, a task's service,
   revision and (when it is placed) node. A node may go while tasks name it; the orchestrator orphans those. A
   service may go while its tasks and revisions stay.
@@ -23,11 +24,12 @@ from typing import Any, Protocol
 
 from manager.store.addressing import address_clash, network_clash
 from manager.store.events import Event
+from manager.store.file_data import data_clash, lost_pin, pin_clash
 from manager.store.indexes import NAMED_KINDS, network_targets, revision_ids
 from manager.store.networking import PREDEFINED_NETWORKS
 from manager.store.publishing import clash_of
 from manager.store.view import View
-from swarmpy.model.objects import Config, Kind, Network, Node, Object, Secret, Service, Task
+from swarmpy.model.objects import Config, Kind, Network, Node, Object, Revision, Secret, Service, Task
 from swarmpy.model.states import (
     CREATED_STATES,
     DESIRED_STATES,
@@ -155,8 +157,13 @@ def check_references(view: Editable, events: Iterable[Event]) -> None:
             _check_addresses(view, event.old, event.new)
         elif isinstance(event.new, Network):
             _check_network(view, event.old, event.new)
-        elif event.kind is Kind.REVISION and view.service(event.new.service_id) is None:  # type: ignore[union-attr]
-            raise not_found(Kind.SERVICE, event.new.service_id)  # type: ignore[union-attr]
+        elif isinstance(event.new, Secret | Config) and isinstance(event.old, Secret | Config):
+            _check_data(view, event.old, event.new)
+        elif isinstance(event.new, Revision):
+            if view.service(event.new.service_id) is None:
+                raise not_found(Kind.SERVICE, event.new.service_id)
+            if why := pin_clash(view, event.new.spec):
+                raise Refused(why, "INVALID_ARGUMENT", is_stale=True)
 
 
 def _check_task(view: Editable, old: Object | None, new: Task) -> None:
@@ -191,6 +198,13 @@ def _check_network(view: Editable, old: Object | None, new: Network) -> None:
     clash = network_clash(view, new) if not is_same else None
     if clash is not None:
         raise Refused(clash, "ALREADY_EXISTS", is_stale=True)
+
+
+def _check_data(view: Editable, old: Secret | Config, new: Secret | Config) -> None:
+    if why := data_clash(old, new):
+        raise Refused(why)
+    if why := lost_pin(view, old, new):
+        raise Refused(why, "UNKNOWN", is_stale=True)
 
 
 def _check_service(view: Editable, service: Service) -> None:

@@ -177,6 +177,9 @@ class Store:
     def revisions_of(self, service_id: ServiceId) -> Collection[Revision]:
         return self._tables.revisions_of(service_id)
 
+    def revisions_using(self, kind: Kind, id_: str) -> Collection[Revision]:
+        return self._tables.revisions_using(kind, id_)
+
     def task(self, id_: TaskId) -> Task | None:
         return self._tables.task(id_)
 

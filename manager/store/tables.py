@@ -24,6 +24,7 @@ from manager.store.indexes import (
     NAMES,
     NETWORKS_BY_VNI,
     NODES_BY_NETWORK,
+    REVISIONS_BY_FILE,
     REVISIONS_BY_SERVICE,
     SERVICES_BY_ADDRESS,
     SERVICES_BY_PORT,
@@ -198,6 +199,9 @@ class Tables:
 
     def revisions_of(self, service_id: ServiceId) -> Collection[Revision]:
         return self._find(REVISIONS_BY_SERVICE, service_id)
+
+    def revisions_using(self, kind: Kind, id_: str) -> Collection[Revision]:
+        return self._find(REVISIONS_BY_FILE, reference_key(kind, id_))
 
     def task(self, id_: TaskId) -> Task | None:
         return self._tasks.get(id_)
