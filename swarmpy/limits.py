@@ -68,6 +68,10 @@ RESTART_STOP_WAIT_S = 60.0
 """How long a replacement waits for the task that it replaces to stop."""
 UPDATE_START_ALLOWANCE_S = 30.0
 """Time to fetch and start that is not counted when a failure is attributed to an update."""
+UPDATE_PROGRESS_DEADLINE_S = 600.0
+"""The longest time without a slot that came up before an update counts as failed, where the user sets none."""
+UPDATE_REASONS_MAX = 3
+"""Tasks that an update's message names."""
 UNKNOWN_GRACE_S = 3.0
 """After a leader change, for an agent to open its session with the new leader."""
 UNKNOWN_GRACE_PER_NODE_S = 0.005

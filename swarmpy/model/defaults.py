@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from swarmpy.limits import UPDATE_PROGRESS_DEADLINE_S
 from swarmpy.model.ids import SECOND_NS, Duration
 from swarmpy.model.objects import Cluster, Service
 from swarmpy.model.specs import (
@@ -53,6 +54,7 @@ RESTART_DELAY: Final = Duration(5 * SECOND_NS)
 """What tools show for a policy without a delay; what holds is backoff (see ``restart_policy``)."""
 UPDATE_PARALLELISM: Final = 1
 UPDATE_MONITOR: Final = Duration(5 * SECOND_NS)
+UPDATE_PROGRESS_DEADLINE: Final = Duration(int(UPDATE_PROGRESS_DEADLINE_S * SECOND_NS))
 STOP_SIGNAL: Final = "SIGTERM"
 STOP_GRACE_PERIOD: Final = Duration(10 * SECOND_NS)
 HEALTH_INTERVAL: Final = Duration(30 * SECOND_NS)
@@ -139,7 +141,8 @@ def restart_policy(template: TaskSpec) -> EffectiveRestart:
 
 @dataclass(frozen=True, slots=True)
 class EffectiveUpdate:
-    """How an update or rollback proceeds, with nothing left out. ``parallelism`` 0: all at once."""
+    """How an update or rollback proceeds, with nothing left out. ``parallelism`` 0: all at once;
+    ``pause_after`` 0: no pause."""
 
     parallelism: int = UPDATE_PARALLELISM
     delay: Duration = NO_TIME
@@ -147,6 +150,8 @@ class EffectiveUpdate:
     monitor: Duration = UPDATE_MONITOR
     max_failure_ratio: float = 0.0
     order: UpdateOrder = UpdateOrder.STOP_FIRST
+    progress_deadline: Duration = UPDATE_PROGRESS_DEADLINE
+    pause_after: int = 0
 
 
 def update_config(spec: ServiceSpec) -> EffectiveUpdate:
@@ -167,6 +172,8 @@ def _effective_update(config: UpdateConfig | None) -> EffectiveUpdate:
         monitor=config.monitor or UPDATE_MONITOR,
         max_failure_ratio=config.max_failure_ratio,
         order=config.order or UpdateOrder.STOP_FIRST,
+        progress_deadline=config.progress_deadline or UPDATE_PROGRESS_DEADLINE,
+        pause_after=config.pause_after,
     )
 
 

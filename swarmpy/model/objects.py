@@ -223,6 +223,9 @@ class UpdateStatus(Value, frozen=True, kw_only=True):
     message: str = ""
     resumed_at: Timestamp = Timestamp(0)
     """When the user let a paused update go on: failures and pauses before do not count. 0: never paused."""
+    since_version: int = 0
+    """The service's version that it was begun on: tasks of a higher one are the update's, whatever the clocks
+    of leaders say. 0: not known, so ``started_at`` tells them apart."""
 
 
 class VirtualIP(Value, frozen=True, kw_only=True):

@@ -546,12 +546,15 @@ class UpdateStatus(_message.Message):
     COMPLETED_AT_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     RESUMED_AT_FIELD_NUMBER: _builtins.int
+    SINCE_VERSION_FIELD_NUMBER: _builtins.int
     state: _types_pb2.UpdateState.ValueType
     started_at: _builtins.int
     completed_at: _builtins.int
     message: _builtins.str
     resumed_at: _builtins.int
     """The user has let a paused update go on: failures and pauses before do not count."""
+    since_version: _builtins.int
+    """The service's version that the update was begun on: later tasks are the update's. 0: by started_at."""
     def __init__(
         self,
         *,
@@ -560,10 +563,11 @@ class UpdateStatus(_message.Message):
         completed_at: _builtins.int = ...,
         message: _builtins.str = ...,
         resumed_at: _builtins.int = ...,
+        since_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "message", b"message", "resumed_at", b"resumed_at", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "message", b"message", "resumed_at", b"resumed_at", "since_version", b"since_version", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
