@@ -26,6 +26,7 @@ from agent.link import Link
 from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.session import Greeting, Listener, Session
+from agent.usage import UsageMeter
 from swarmpy.errors import Retry, Unavailable
 from swarmpy.limits import TASK_RETRIES_MAX, TASK_STOP_GRACE_S
 from swarmpy.model.ids import ID_BYTES, NodeId, ServiceId, TaskId, make_id
@@ -94,6 +95,7 @@ class Agent:
                 on_removed=on_removed,
             ),
             logs=LogPublisher(link, executor, node_id=config.node_id, service_of=self._service_of),
+            usage=UsageMeter(executor, env, tasks_of=self._running_tasks_of),
             env=env,
         )
         machine = Machine(executor=executor, backend=backend, journal=self._journal)
@@ -176,6 +178,10 @@ class Agent:
             self._journal.save_managers(addresses)
         except Unavailable as error:
             log.warning("managers_not_saved", error=str(error))
+
+    def _running_tasks_of(self, services: frozenset[ServiceId]) -> list[TaskId]:
+        runs = self._core.runs.items()
+        return [id_ for id_, run in runs if run.is_live and run.task.service_id in services]
 
     def _service_of(self, task_id: TaskId) -> ServiceId | None:
         run = self._core.runs.get(task_id)

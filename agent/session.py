@@ -23,6 +23,7 @@ from agent.link import Link, SessionStream
 from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.outbox import Outbox
+from agent.usage import UsageMeter
 from swarmpy import codec
 from swarmpy.cancellation import run_apart
 from swarmpy.errors import Corrupt, NodeRemoved, SwarmError, Unavailable
@@ -87,6 +88,7 @@ class Session:
         greeting: Greeting,
         listener: Listener,
         logs: LogPublisher,
+        usage: UsageMeter,
         env: Env,
     ) -> None:
         self._link = link
@@ -94,6 +96,7 @@ class Session:
         self._greeting = greeting
         self._listener = listener
         self._logs = logs
+        self._usage = usage
         self._env = env
         self._outbox = Outbox()
         self._assembly = Assembly()
@@ -273,6 +276,7 @@ class Session:
             tasks.create_task(self._beat(stream, welcome.heartbeat_period / SECOND_NS))
             tasks.create_task(self._send_statuses(stream))
             tasks.create_task(self._watch_end())
+            tasks.create_task(self._usage.run(lambda message: self._send(stream, message)))
             tasks.create_task(self._read(stream, address, tasks))
 
     async def _send(self, stream: SessionStream, message: pb.AgentMessage) -> None:
@@ -344,6 +348,8 @@ class Session:
                     self._listener.on_managers(self._managers.addresses)
             case "log_subscription":
                 self._logs.take(message.log_subscription, address, tasks)
+            case "usage_order":
+                self._usage.take(message.usage_order)
             case "redirect":
                 self._managers.defer(address)
                 if message.redirect.leader_addr:

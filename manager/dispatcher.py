@@ -28,6 +28,7 @@ from manager.session import Session, Shared
 from manager.store.events import Event, Resync
 from manager.store.store import Store
 from manager.store.watch import Watch
+from manager.usage import UsageBook
 from swarmpy import codec
 from swarmpy.errors import OutcomeUnknown, PermissionDenied, Rejected, Retry, Unavailable
 from swarmpy.limits import (
@@ -73,13 +74,21 @@ class Dispatcher:
     """Serves sessions for one term of leadership, which ends ``outage_s`` without a leader."""
 
     def __init__(
-        self, store: Store, proposer: Proposer, env: Env, *, epoch: int, outage_s: float = 0.0
+        self,
+        store: Store,
+        proposer: Proposer,
+        env: Env,
+        *,
+        epoch: int,
+        outage_s: float = 0.0,
+        usage: UsageBook | None = None,
     ) -> None:
         self._store = store
         self._proposer = proposer
         self._env = env
         self._epoch = epoch
         self._outage_s = outage_s
+        self._usage = usage if usage is not None else UsageBook()
         self._sessions: dict[NodeId, Session] = {}
         self._shared = Shared()
         self._fan_out = FanOut(store, self._sessions, self._shared.audience)
@@ -315,10 +324,17 @@ class Dispatcher:
                 description = codec.from_pb(NodeDescription, message.description)
                 report = NodeReport(node_id=session.node_id, description=description)
                 await self._commit([Group(owner=Owner.DISPATCHER, changes=(report,))])
+            case "usage":
+                own = [task for task in message.usage.tasks if self._is_task_of(session, task.task_id)]
+                self._usage.take(own, self._env.clock.now())
             case "goodbye":
                 session.is_leaving = True
             case _:
                 pass  # a heartbeat, or something newer than this manager
+
+    def _is_task_of(self, session: Session, task_id: str) -> bool:
+        task = self._store.task(TaskId(task_id))
+        return task is not None and task.node_id == session.node_id
 
     def _checked(self, session: Session, update: pb.StatusUpdate) -> _Update:
         """Drop statuses of tasks that are not this node's: an agent speaks for its own tasks only."""

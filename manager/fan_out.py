@@ -76,6 +76,9 @@ class FanOut:
             if service is not None:
                 for network_id in service_networks(self._view, service):
                     self._record_changed(network_id, service_key(network_id, service.id))
+        if is_measured(old) != is_measured(new):
+            for session in self._sessions.values():
+                session.usage_wanted()
 
     def _record_changed(self, network_id: NetworkId, key: RecordKey) -> None:
         for session in self._audience.members(network_id):
@@ -108,6 +111,11 @@ class FanOut:
         if before != after:
             for session in self._sessions.values():
                 session.record_changed(SETTINGS)
+
+
+def is_measured(service: Service | None) -> bool:
+    """Whether the leader wants to know what the service's tasks use."""
+    return service is not None and service.spec.autoscale is not None
 
 
 def _as(kind: type[_O], value: object | None) -> _O | None:

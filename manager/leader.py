@@ -27,6 +27,7 @@ from manager.proposer import Proposer
 from manager.raft.proposer import RaftLog, RaftStatus
 from manager.reconcile.plan import Reconciler
 from manager.store.store import Store
+from manager.usage import UsageBook
 from swarmpy.errors import Retry
 from swarmpy.limits import OUTAGE_LOOK_S, TERM_SETTLED_S
 from swarmpy.model.changes import Batch
@@ -44,15 +45,16 @@ class Term:
         proposer: Proposer,
         env: Env,
         *,
-        reconcilers: Sequence[Reconciler],
+        reconcilers: Callable[[UsageBook], Sequence[Reconciler]],
         epoch: int,
         outage_s: float,
     ) -> None:
         self.epoch = epoch
-        self.dispatcher = Dispatcher(store, proposer, env, epoch=epoch, outage_s=outage_s)
+        usage = UsageBook()
+        self.dispatcher = Dispatcher(store, proposer, env, epoch=epoch, outage_s=outage_s, usage=usage)
         self.log_hub = LogHub(store, self.dispatcher, env)
         self.network_keys = NetworkKeys(store, proposer, env, epoch=epoch)
-        self.loop = ControlLoop(store, proposer, env, reconcilers=reconcilers, epoch=epoch)
+        self.loop = ControlLoop(store, proposer, env, reconcilers=reconcilers(usage), epoch=epoch)
 
 
 class Leader:
@@ -65,7 +67,7 @@ class Leader:
         raft: RaftLog,
         env: Env,
         *,
-        reconcilers: Callable[[], Sequence[Reconciler]],
+        reconcilers: Callable[[UsageBook], Sequence[Reconciler]],
         is_new: bool = False,
     ) -> None:
         """``is_new``: this manager joins now, so until now the cluster had a leader."""
@@ -134,7 +136,7 @@ class Leader:
             self._store,
             self._proposer,
             self._env,
-            reconcilers=self._reconcilers(),
+            reconcilers=self._reconcilers,
             epoch=epoch,
             outage_s=outage_s,
         )

@@ -20,6 +20,7 @@ from swarmpy import codec
 from swarmpy.limits import (
     ASSIGNMENT_BYTES_MAX,
     ASSIGNMENT_CHANGES_MAX,
+    AUTOSCALE_PERIOD_S,
     DISCOVERY_CACHE_RECORDS_MAX,
     SESSION_QUEUE_MESSAGES_MAX,
 )
@@ -31,7 +32,7 @@ from swarmpy.model.discovery import (
     NodePeer,
     RecordKind,
 )
-from swarmpy.model.ids import NodeId, SessionId, TaskId
+from swarmpy.model.ids import SECOND_NS, NodeId, SessionId, TaskId
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task
 from swarmpy.pb import discovery_pb2, types_pb2
 from swarmpy.pb import dispatcher_pb2 as pb
@@ -71,6 +72,8 @@ class Session:
         self._common = shared if shared is not None else Shared()
         self._assignments = NodeAssignments(node_id, self._common.book)
         self._is_complete_due = True
+        self._is_usage_due = True
+        self._has_usage_order = False
         self._tasks: dict[TaskId, None] = {}
         self._shared: dict[tuple[Kind, str], None] = {}
         self._records: dict[RecordKey, None] = {}
@@ -122,9 +125,15 @@ class Session:
         self._records[key] = None
         self._wake.set()
 
+    def usage_wanted(self) -> None:
+        """Which services' tasks are to be measured may have changed."""
+        self._is_usage_due = True
+        self._wake.set()
+
     def resync(self) -> None:
         """Anything may have changed: send a COMPLETE set again."""
         self._is_complete_due = True
+        self._is_usage_due = True
         self._wake.set()
 
     def notify(self, message: pb.ManagerMessage) -> None:
@@ -146,7 +155,20 @@ class Session:
         self._notices.clear()
         if not self.is_closed:
             messages.extend(self._assignment_messages(view))
+            messages.extend(self._usage_order(view))
         return messages
+
+    def _usage_order(self, view: View) -> list[pb.ManagerMessage]:
+        """Nothing, to an agent that was never asked and is not to be."""
+        is_due, self._is_usage_due = self._is_usage_due, False
+        if not is_due:
+            return []
+        measured = sorted(service.id for service in view.services() if service.spec.autoscale is not None)
+        if not measured and not self._has_usage_order:
+            return []
+        self._has_usage_order = bool(measured)
+        order = pb.UsageOrder(service_ids=measured, period=int(AUTOSCALE_PERIOD_S * SECOND_NS))
+        return [pb.ManagerMessage(usage_order=order)]
 
     def _assignment_messages(self, view: View) -> list[pb.ManagerMessage]:
         is_complete, self._is_complete_due = self._is_complete_due, False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from manager.allocate.addresses import Addresses
+from manager.reconcile.autoscale import Autoscaler
 from manager.reconcile.cluster import ClusterUpkeep
 from manager.reconcile.endpoints import Endpoints
 from manager.reconcile.enforcer import ConstraintEnforcer
@@ -18,11 +19,12 @@ from manager.reconcile.reaper import Reaper
 from manager.reconcile.replicated import ReplicatedServices
 from manager.reconcile.roles import Roles
 from manager.schedule.nodes import LoadCache
+from manager.usage import UsageBook
 
 
-def all_reconcilers() -> tuple[Reconciler, ...]:
+def all_reconcilers(usage: UsageBook | None = None) -> tuple[Reconciler, ...]:
     """One of each, for one term of leadership, over one loop: they share what is measured of the nodes, and
-    where to look for the next address.
+    where to look for the next address. ``usage``: what agents say that tasks use.
 
     Nodes come first, then networks, so that what is decided about tasks in the same run knows of them; what
     is there for longer than tasks gets its addresses before them.
@@ -36,6 +38,7 @@ def all_reconcilers() -> tuple[Reconciler, ...]:
         NodePlaces(addresses),
         Endpoints(addresses),
         ConstraintEnforcer(cache),
+        Autoscaler(usage if usage is not None else UsageBook()),
         ReplicatedServices(cache, addresses),
         GlobalServices(cache, addresses),
         PendingTasks(cache, addresses),

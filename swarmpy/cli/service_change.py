@@ -6,6 +6,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from swarmpy.cli import values
+from swarmpy.cli.autoscale import apply_autoscale
 from swarmpy.cli.flags import Command, Options, UsageError
 from swarmpy.cli.network_policy import apply_policy
 from swarmpy.cli.progress import wait_converged
@@ -69,6 +70,7 @@ def new_spec(image: str, args: list[str], options: Options, environment: dict[st
     if networks:
         put(spec, _NETWORKS, networks)
     apply_policy(spec, options)
+    apply_autoscale(spec, options)
     return spec
 
 
@@ -175,6 +177,7 @@ def change_spec(spec: Json, options: Options, environment: dict[str, str]) -> No
     options.values["env-add"] = values.environment(options.many("env-add"), environment)
     apply_families(spec, options, is_update=True)
     apply_policy(spec, options)
+    apply_autoscale(spec, options)
     _change_ports(spec, options)
     if options.on("force"):
         put(spec, "TaskTemplate.ForceUpdate", int(take(spec, "TaskTemplate.ForceUpdate") or 0) + 1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from swarmpy.cli import values
+from swarmpy.cli.autoscale import AUTOSCALE_FLAGS
 from swarmpy.cli.flags import Flag, Options, Takes, UsageError, listed, switch, text
 from swarmpy.cli.network_policy import POLICY_FLAGS
 from swarmpy.client import Json
@@ -267,6 +268,7 @@ CREATE_FLAGS: Final = (
     listed("config", "Specify configurations to expose to the service"),
     listed("network", "Network attachments (name, or name=…,alias=…,driver-opt=…,ip=…,ip6=…,mac=…)"),
     *POLICY_FLAGS,
+    *AUTOSCALE_FLAGS,
     *map(_flag, SETTINGS),
     *(Flag(family.name, Takes.LIST, family.help, family.short) for family in FAMILIES),
 )
@@ -288,6 +290,7 @@ UPDATE_FLAGS: Final = (
     listed("network-add", "Add a network (name, or name=…,alias=…,driver-opt=…,ip=…,ip6=…,mac=…)"),
     listed("network-rm", "Remove a network"),
     *POLICY_FLAGS,
+    *AUTOSCALE_FLAGS,
     *map(_flag, SETTINGS),
     *(
         Flag(f"{family.name}{end}", Takes.LIST, f"{act}: {family.help}")

@@ -43,6 +43,8 @@ CONFIG_BYTES_MAX: Final = 1000 * 1024
 NANO_CPUS_MIN: Final = 1_000_000
 MEMORY_BYTES_MIN: Final = 4 << 20
 PORT_MAX: Final = 65535
+AUTOSCALE_PERCENT_MAX: Final = 10_000
+"""Of what a task reserves, which it may well exceed."""
 CERT_EXPIRY_MIN_NS: Final = 3600 * 1_000_000_000
 
 _DNS_NAME: Final = re.compile(r"[a-zA-Z0-9](?:[-_a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
@@ -66,6 +68,7 @@ def check_service(spec: ServiceSpec) -> None:
     endpoint_policy.check_labels(spec.labels)
     _check_endpoint(spec.endpoint_spec)
     _check_mode(spec.mode, has_update_config=spec.update_config is not None)
+    _check_autoscale(spec)
 
 
 def check_network(spec: NetworkSpec) -> None:
@@ -142,6 +145,35 @@ def _check_mode(mode: ServiceMode, *, has_update_config: bool) -> None:
         check_replicas(mode.replicated_job.max_concurrent)
     if has_update_config and (mode.replicated_job is not None or mode.global_job is not None):
         raise InvalidArgument("update config is not allowed for a job-mode service")
+
+
+def _check_autoscale(spec: ServiceSpec) -> None:
+    wish = spec.autoscale
+    if wish is None:
+        return
+    mode = spec.mode
+    if mode.global_ or mode.replicated_job or mode.global_job or mode.cron_job:
+        raise InvalidArgument("autoscale is for replicated services")
+    if not 1 <= wish.min <= wish.max:
+        raise InvalidArgument(
+            f"autoscale: min {wish.min}, max {wish.max}: min must be 1 or more, and max not below it"
+        )
+    check_replicas(wish.max)
+    for name, percent in (("cpu", wish.cpu_percent), ("memory", wish.memory_percent)):
+        if not 0 <= percent <= AUTOSCALE_PERCENT_MAX:
+            raise InvalidArgument(
+                f"autoscale: {name} {percent}% is not between 1% and {AUTOSCALE_PERCENT_MAX}%"
+            )
+    if not wish.cpu_percent and not wish.memory_percent:
+        raise InvalidArgument("autoscale: say what to follow: cpu=60%, memory=80%, or both")
+    resources = spec.task_template.resources or ResourceRequirements()
+    has_memory = any(
+        part is not None and part.memory_bytes for part in (resources.limits, resources.reservations)
+    )
+    if wish.memory_percent and not has_memory:
+        raise InvalidArgument("autoscale: memory is a part of what a task reserves or may use: set either")
+    if wish.scale_down_delay < 0:
+        raise InvalidArgument("autoscale: down-delay cannot be negative")
 
 
 def check_replicas(count: int | None) -> None:

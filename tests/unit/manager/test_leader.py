@@ -16,6 +16,7 @@ from manager.reconcile.nodes import NodeHealth
 from manager.reconcile.plan import NOTHING, Plan, Reconciler
 from manager.store.store import Store
 from manager.store.view import View
+from manager.usage import UsageBook
 from swarmpy.errors import NoLeader, Rejected
 from swarmpy.limits import SESSION_BACKOFF_MAX_S, UNKNOWN_GRACE_S
 from swarmpy.model.changes import Applied, Batch, Create
@@ -83,7 +84,7 @@ class Rig:
         self.watcher = Watcher()
         self.leader = Leader(self.store, self.proposer, self.raft, loop_env(), reconcilers=self._reconcilers)
 
-    def _reconcilers(self) -> tuple[Reconciler, ...]:
+    def _reconcilers(self, usage: UsageBook) -> tuple[Reconciler, ...]:
         return (self.watcher,)
 
     @property
@@ -194,7 +195,11 @@ async def test_nothing_is_decided_on_an_earlier_leaders_word_of_which_nodes_have
     gone = make_node("n3", state=NodeState.DISCONNECTED)
     apply(rig.store, Create(object=gone))
     rig.leader = Leader(
-        rig.store, SlowDoubts(rig.raft), rig.raft, loop_env(), reconcilers=lambda: (NodeHealth(), rig.watcher)
+        rig.store,
+        SlowDoubts(rig.raft),
+        rig.raft,
+        loop_env(),
+        reconcilers=lambda usage: (NodeHealth(), rig.watcher),
     )
 
     def state() -> NodeState:
