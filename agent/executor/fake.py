@@ -2,8 +2,9 @@
 
 ``FakeMachine`` holds the pretended processes and outlives the agent, as real ones do; ``FakeExecutor`` is one
 daemon's view of it. Behaviour is scripted: ``script(verb, task_id)`` is asked before each call and returns a
-delay in seconds or raises; ``plan(launch)`` says what a task does once it runs. The clock is the event
-loop's, so in simulation a delay is virtual. It passes the same contract suite as the real executors.
+delay in seconds or raises; ``plan(launch)`` says what a task does once it runs, and ``answer(task_id,
+command)`` what a command in it does. The clock is the event loop's, so in simulation a delay is virtual. It
+passes the same contract suites as the real executors.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field
 
 from agent.executor.base import (
     Capabilities,
+    Channel,
+    Command,
     Exit,
     ExitEvent,
     Found,
@@ -25,6 +28,7 @@ from agent.executor.base import (
     LogQuery,
     Stats,
 )
+from agent.executor.fake_exec import FakeChannel, Reply, works
 from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.runtime import Clock, SystemClock
@@ -62,6 +66,8 @@ class FakeTask:
     started_at: Timestamp | None = None
     exit: Exit | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    channels: dict[FakeChannel, None] = field(default_factory=dict)
+    """Of commands in it that have not ended."""
 
 
 class FakeMachine:
@@ -76,6 +82,7 @@ class FakeMachine:
         on_start: Callable[[TaskId], None] = lambda task_id: None,
     ) -> None:
         self.on_start = on_start
+        self.answer: Callable[[TaskId, Command], Reply] = works
         self.clock = clock if clock is not None else SystemClock()
         self.plan = plan
         self.script = script
@@ -106,6 +113,9 @@ class FakeMachine:
             return
         task.exit = Exit(code=code, at=self.clock.now(), message=message)
         task.ended.set()
+        for channel in task.channels:
+            channel.end()
+        task.channels.clear()
         self._notify()
         for queue in self.watchers:
             queue.put_nowait(ExitEvent(task_id=task_id, exit=task.exit))
@@ -242,6 +252,18 @@ class FakeExecutor:
         task = self.machine.tasks.get(task_id)
         is_running = task is not None and task.pid != 0 and task.exit is None
         return Stats(cpu_ns=1, memory_bytes=1 << 20, pids=1) if is_running else Stats()
+
+    async def exec(self, task_id: TaskId, command: Command) -> Channel:
+        await self._pause("exec", task_id)
+        task = self.machine.tasks.get(task_id)
+        if task is None or not task.pid or task.exit is not None:
+            raise TaskRejected(f"Container {task_id} is not running")
+        reply = self.machine.answer(task_id, command)
+        if reply.refusal:
+            raise TaskRejected(reply.refusal)
+        channel = FakeChannel(reply)
+        task.channels = {each: None for each in (*task.channels, channel) if not each.has_ended}
+        return channel
 
     async def _pause(self, verb: str, subject: str) -> None:
         await asyncio.sleep(self.machine.script(verb, subject))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import exec_suite
 import executor_suite as suite
 import pytest
 
-from agent.executor.base import Executor, Launch, Sandbox
+from agent.executor.base import Command, Executor, Launch, Output, Sandbox
 from agent.executor.fake import Behaviour, FakeExecutor, FakeMachine
+from agent.executor.fake_exec import Reply
 from swarmpy.model.ids import TaskId
 
 _BEHAVIOURS = {
@@ -19,6 +21,16 @@ _BEHAVIOURS = {
     suite.SPEAK: Behaviour(run_s=0.0, output=(b"one\n", b"two\n", b"three\n")),
     suite.SPEAK_AND_RUN: Behaviour(output=(b"one\n",)),
 }
+_REPLIES = {
+    exec_suite.SAY_AND_FAIL: Reply(output=(Output(1, b"out\n"), Output(2, b"err\n")), exit_code=3),
+    exec_suite.HANG: Reply(output=(Output(1, b"begun\n"),), takes_s=None),
+    exec_suite.ECHO: Reply(is_echo=True),
+    exec_suite.MISSING: Reply(refusal='exec: "no-such-command": executable file not found in $PATH'),
+}
+
+
+def _answer(task_id: TaskId, command: Command) -> Reply:
+    return _REPLIES[command.argv]
 
 
 def _plan(launch: Launch) -> Behaviour:
@@ -29,6 +41,7 @@ def _plan(launch: Launch) -> Behaviour:
 def machine() -> FakeMachine:
     machine = FakeMachine(plan=_plan)
     machine.missing_images.add("no-such-image:1")
+    machine.answer = _answer
     return machine
 
 
@@ -61,4 +74,8 @@ def sandbox() -> suite.MakeSandbox:
 
 
 class TestFakeExecutor(suite.ExecutorContract):
+    pass
+
+
+class TestCommandsInFakeTasks(exec_suite.ExecContract):
     pass

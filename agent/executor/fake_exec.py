@@ -1,0 +1,78 @@
+"""Commands inside pretended tasks: what they answer is scripted, and takes virtual time.
+
+``Reply`` says what a command does; ``FakeChannel`` is the conversation with it. The end of its task ends a
+command too, as the end of a container does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal as signals
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from agent.executor.base import Command, Output
+from swarmpy.model.ids import TaskId
+
+KILLED = 128 + signals.SIGKILL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """``takes_s`` None: it never ends by itself. ``is_echo``: it gives back its input, and ends with it.
+    ``refusal``: there is no such command."""
+
+    exit_code: int = 0
+    output: tuple[Output, ...] = ()
+    takes_s: float | None = 0.0
+    is_echo: bool = False
+    refusal: str = ""
+
+
+def works(task_id: TaskId, command: Command) -> Reply:
+    """The script in which every command ends well at once and prints nothing."""
+    return Reply()
+
+
+class FakeChannel:
+    """One command under way. ``end`` is for the machine: the command's task has ended."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._printed: asyncio.Queue[Output | None] = asyncio.Queue()
+        self.size = (0, 0)
+        for part in reply.output:
+            self._printed.put_nowait(part)
+        if reply.takes_s is not None and not reply.is_echo:
+            asyncio.get_running_loop().call_later(reply.takes_s, self.end, reply.exit_code)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.done()
+
+    def end(self, code: int = KILLED) -> None:
+        if not self._ended.done():
+            self._ended.set_result(code)
+            self._printed.put_nowait(None)
+
+    async def output(self) -> AsyncIterator[Output]:
+        while (part := await self._printed.get()) is not None:
+            yield part
+
+    async def write(self, data: bytes) -> None:
+        if self._reply.is_echo and not self._ended.done():
+            self._printed.put_nowait(Output(1, data))
+
+    async def close_input(self) -> None:
+        if self._reply.is_echo:
+            self.end(self._reply.exit_code)
+
+    async def resize(self, *, rows: int, columns: int) -> None:
+        self.size = (rows, columns)
+
+    async def exit_code(self) -> int:
+        return await asyncio.shield(self._ended)
+
+    async def close(self) -> None:
+        self.end()
