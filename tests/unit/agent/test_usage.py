@@ -18,7 +18,7 @@ from swarmpy.pb import dispatcher_pb2 as pb
 
 
 class Scripted(FakeExecutor):
-    """Each reading of a task's CPU time is one second more than the last; ``broken`` ones are not readable."""
+    """Each reading of a task's CPU time is one second more than the last; ``broken`` ones cannot be read."""
 
     def __init__(self) -> None:
         super().__init__(FakeMachine())
