@@ -189,10 +189,10 @@ class Workload:
         return answer is not None and answer.status in (201, 409)
 
     async def read(self, host: Host, name: str, *, client: str) -> Seen | None:
-        found = await self._inspect(host, name, client=client)
+        found = await self.inspect(host, name, client=client)
         return None if found is None else _seen(found)
 
-    async def _inspect(self, host: Host, name: str, *, client: str) -> Any:
+    async def inspect(self, host: Host, name: str, *, client: str) -> Any:
         began = self._loop.now
         answer = await self._ask(host, "GET", f"/services/{name}")
         if answer is None or answer.status not in (200, 404):
@@ -211,7 +211,7 @@ class Workload:
 
     async def change(self, host: Host, name: str, dice: Random, *, client: str) -> None:
         """Read, then update from what was read, as every client does."""
-        found = await self._inspect(host, name, client=client)
+        found = await self.inspect(host, name, client=client)
         if found is not None:
             await self.update(host, found, self.altered(found["Spec"], dice), client=client)
 
