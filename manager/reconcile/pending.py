@@ -15,6 +15,7 @@ from manager.allocate.addresses import Addresses, has_released
 from manager.reconcile.placing import Placing
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.slots import age
+from manager.schedule.needs import has_volume_per_slot
 from manager.schedule.nodes import LoadCache
 from manager.schedule.scheduler import pending
 from manager.store.view import View
@@ -68,7 +69,9 @@ def _groups_of(view: View) -> list[list[Task]]:
 
 def _place_group(placing: Placing, tasks: Sequence[Task], now: Timestamp, *, changes: list[Change]) -> bool:
     """Place what fits into the plan; whether more is left to do."""
-    is_global = placing.load.needs(tasks[0].revision_id).is_global
+    needs = placing.load.needs(tasks[0].revision_id)
+    # where each has a node or a volume of its own, what keeps one says nothing of the next
+    are_alike = not needs.is_global and not tasks[0].node_id and not has_volume_per_slot(needs)
     tried = 0
     while tried < len(tasks):
         room = PLAN_GROUPS_MAX - len(changes)
@@ -78,7 +81,7 @@ def _place_group(placing: Placing, tasks: Sequence[Task], now: Timestamp, *, cha
         placed = placing.place(part)
         tried += len(part)
         changes += _changes(part, placed)
-        if placed[-1].status.state == TaskState.PENDING and not is_global:
+        if placed[-1].status.state == TaskState.PENDING and are_alike:
             # nodes or networks have no room left for this group: the rest waits for the same reason
             return _wait(tasks[tried:], placed[-1].status.err, now, changes)
     return False

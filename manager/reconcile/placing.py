@@ -58,6 +58,7 @@ class Placing:
 
     def _waiting(self, before: Task, task: Task, reason: str) -> Task:
         self.load.add(task.node_id, task.service_id, self.load.needs(task.revision_id), -1)
+        self.load.settle(task, -1)
         return pending(before, reason, self._now)
 
     def _places_of(self, revision_id: RevisionId) -> Places:

@@ -2,21 +2,24 @@
 
 Each filter says how many tasks of a group a node has ``room`` for: 0 refuses the node, ``NO_LIMIT`` means
 that the filter does not mind. A node is counted for the first filter that refuses it, so the counts of all
-clauses add up to all nodes (swarm mode's clause on replicas per node names no count).
+clauses add up to all nodes (swarm mode's clause on replicas per node names no count). The last filter is
+ours: where a task's volume is, if the volume is wanted to be kept.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from manager.schedule.constraint import is_match, normal_architecture
-from manager.schedule.needs import Needs, generic_counts
+from manager.schedule.constraint import is_match
+from manager.schedule.needs import BoundPort, Needs, generic_counts, volumes_of
+from manager.schedule.node_facts import normal_architecture
 from manager.schedule.nodes import ClusterLoad, NodeLoad
 from manager.store.view import View
-from swarmpy.model.ids import RevisionId, ServiceId
+from swarmpy.model.ids import NodeId, RevisionId, ServiceId
 from swarmpy.model.objects import Kind, Network, Node
 from swarmpy.model.specs import Platform
 from swarmpy.model.states import NodeAvailability, NodeState
@@ -24,6 +27,8 @@ from swarmpy.model.states import NodeAvailability, NodeState
 NO_LIMIT: Final = sys.maxsize
 NO_SUITABLE_NODE: Final = "no suitable node"
 _NO_LOG: Final = ("", "none")
+_EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::"})
+"""Addresses of host ports that stand for all of a node's."""
 _BUILT_IN_NETWORKS: Final = frozenset({"", "overlay", "bridge", "host", "null", "none"})
 
 
@@ -36,20 +41,34 @@ class Question:
     needs: Needs
     log_driver: str = ""
     network_drivers: tuple[str, ...] = ()
+    volumes: frozenset[str] = frozenset()
+    """The names of the volumes that it mounts."""
+    sticky_nodes: tuple[frozenset[NodeId], ...] = ()
+    """Of each sticky volume that is anywhere: where."""
+    opens_volume: bool = False
+    """A sticky volume is nowhere yet: the first task that is placed settles where it will be."""
 
 
-def question_about(view: View, load: ClusterLoad, service_id: ServiceId, revision_id: RevisionId) -> Question:
+def question_about(
+    view: View, load: ClusterLoad, service_id: ServiceId, revision_id: RevisionId, *, slot: int = 0
+) -> Question:
+    """``slot`` matters where tasks of different slots have different volumes."""
     needs = load.needs(revision_id)
     log_driver = needs.log_driver
     cluster = view.cluster()
     if not log_driver and cluster is not None and cluster.spec.task_defaults.log_driver is not None:
         log_driver = cluster.spec.task_defaults.log_driver.name
+    volumes = volumes_of(needs, slot) if needs.volumes and not needs.is_global else ()
+    sticky = [load.volume_nodes(volume.name) for volume in volumes if volume.is_sticky]
     return Question(
         service_id=service_id,
         revision_id=revision_id,
         needs=needs,
         log_driver=log_driver,
         network_drivers=_network_drivers(view, needs) if needs.network_targets else (),
+        volumes=frozenset(volume.name for volume in volumes),
+        sticky_nodes=tuple(nodes for nodes in sticky if nodes),
+        opens_volume=not all(sticky),
     )
 
 
@@ -145,11 +164,39 @@ def _is_same_platform(wanted: Platform, actual: Platform) -> bool:
 
 
 def _host_port_room(question: Question, node: Node, load: NodeLoad) -> int:
-    return 0 if any(port in load.host_ports for port in question.needs.host_ports) else 1
+    is_taken = load.host_ports and any(
+        is_port_clash(port, held) for port in question.needs.host_ports for held in load.host_ports
+    )
+    return 0 if is_taken else 1
+
+
+def is_port_clash(one: BoundPort, other: BoundPort) -> bool:
+    """Whether two tasks of a node cannot both have these ports.
+
+    Two addresses of a node are two places; an interface may have any of its addresses.
+    """
+    if one[:2] != other[:2]:
+        return False
+    here, there = one[2], other[2]
+    if here == there or here in _EVERYWHERE or there in _EVERYWHERE:
+        return True
+    return _is_address(here) != _is_address(there)
+
+
+def _is_address(host_ip: str) -> bool:
+    try:
+        ipaddress.ip_address(host_ip)
+    except ValueError:
+        return False
+    return True
 
 
 def _replicas_room(question: Question, node: Node, load: NodeLoad) -> int:
     return max(question.needs.max_replicas - load.active_by_service.get(question.service_id, 0), 0)
+
+
+def _volume_room(question: Question, node: Node, load: NodeLoad) -> int:
+    return NO_LIMIT if all(node.id in nodes for nodes in question.sticky_nodes) else 0
 
 
 FILTERS: Final[tuple[Filter, ...]] = (
@@ -194,6 +241,12 @@ FILTERS: Final[tuple[Filter, ...]] = (
         room=_replicas_room,
         clause_one="max replicas per node limit exceed",
         clause_many="max replicas per node limit exceed",
+    ),
+    Filter(
+        concerns=lambda question: bool(question.sticky_nodes),
+        room=_volume_room,
+        clause_one="volume not on 1 node",
+        clause_many="volume not on {} nodes",
     ),
 )
 

@@ -2,26 +2,44 @@
 
 All tasks of a revision are alike, so filters and sums look at this instead of the spec. A constraint that
 does not parse (the API refuses it, but a log may hold anything) matches no node.
+
+Named volumes: the data of a service stays on the node where it was written, so volumes are kept apart by
+name. A name that is a template of the task's slot stands for one volume per slot (``volumes_of``); one that
+can be told only on the node stands for none.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from manager.schedule.constraint import Constraint, parse_constraints
+from manager.schedule.constraint import Constraint, Equality, parse_constraints
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.defaults import is_global, port_protocol
+from swarmpy.model.defaults import is_per_node, port_protocol
 from swarmpy.model.objects import Revision
 from swarmpy.model.specs import GenericResource, Platform, ServiceSpec, TaskSpec
-from swarmpy.model.states import MountType, PublishMode
+from swarmpy.model.states import MountType, PlacementStrategy, PublishMode
 
-_NEVER: Final = (Constraint("node.nothing", is_equal=True, value="nothing"),)
+_NEVER: Final = (Equality("node.nothing", is_equal=True, value="nothing"),)
 _LOCAL_DRIVERS: Final = frozenset({"", "local"})
+_SLOT: Final = re.compile(r"{{-?\s*\.Task\.Slot\s*-?}}")
+_SERVICE_NAME: Final = re.compile(r"{{-?\s*\.Service\.Name\s*-?}}")
+_TEMPLATE: Final = "{{"
 
 HostPort = tuple[str, int]
-"""Protocol and port: two addresses of a node do not share a port."""
+"""Protocol and number."""
+BoundPort = tuple[str, int, str]
+"""Protocol, number, and the address or interface of the node on which alone it answers; "": on all."""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedVolume:
+    """A named local volume; ``name`` may be a template of the slot. ``is_sticky``: run only where it is."""
+
+    name: str
+    is_sticky: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +49,7 @@ class Needs:
     nano_cpus: int = 0
     memory_bytes: int = 0
     generic: tuple[tuple[str, int], ...] = ()
-    host_ports: tuple[HostPort, ...] = ()
+    host_ports: tuple[BoundPort, ...] = ()
     constraints: tuple[Constraint, ...] = ()
     platforms: tuple[Platform, ...] = ()
     volume_drivers: tuple[str, ...] = ()
@@ -39,6 +57,9 @@ class Needs:
     network_targets: tuple[str, ...] = ()
     max_replicas: int = 0
     spread: tuple[str, ...] = ()
+    is_packed: bool = False
+    """Nodes are filled one after the other, not evenly."""
+    volumes: tuple[NamedVolume, ...] = ()
     is_global: bool = False
     has_reservations: bool = False
     is_light: bool = True
@@ -55,6 +76,7 @@ def needs_of_revision(revision: Revision) -> Needs:
     nano_cpus, memory_bytes, generic = _reservations(template)
     has_reservations = bool(nano_cpus or memory_bytes or generic)
     host_ports = _host_ports(spec)
+    volumes = _named_volumes(spec)
     return Needs(
         nano_cpus=nano_cpus,
         memory_bytes=memory_bytes,
@@ -67,9 +89,11 @@ def needs_of_revision(revision: Revision) -> Needs:
         network_targets=tuple(network.target for network in (*template.networks, *spec.networks)),
         max_replicas=placement.max_replicas if placement is not None else 0,
         spread=_spread(template),
-        is_global=is_global(spec),
+        is_packed=placement is not None and placement.strategy == PlacementStrategy.BINPACK,
+        volumes=volumes,
+        is_global=is_per_node(spec),
         has_reservations=has_reservations,
-        is_light=not has_reservations and not host_ports,
+        is_light=not has_reservations and not host_ports and not any(each.is_sticky for each in volumes),
     )
 
 
@@ -102,10 +126,10 @@ def _reservations(template: TaskSpec) -> tuple[int, int, tuple[tuple[str, int], 
     return wanted.nano_cpus, wanted.memory_bytes, generic
 
 
-def _host_ports(spec: ServiceSpec) -> tuple[HostPort, ...]:
+def _host_ports(spec: ServiceSpec) -> tuple[BoundPort, ...]:
     ports = spec.endpoint_spec.ports if spec.endpoint_spec is not None else ()
     return tuple(
-        (port_protocol(port), port.published_port)
+        (port_protocol(port), port.published_port, port.host_ip)
         for port in ports
         if port.publish_mode == PublishMode.HOST and port.published_port
     )
@@ -121,6 +145,37 @@ def _volume_drivers(template: TaskSpec) -> tuple[str, ...]:
         if options.driver_config.name not in _LOCAL_DRIVERS:
             drivers.append(options.driver_config.name)
     return tuple(drivers)
+
+
+def _named_volumes(spec: ServiceSpec) -> tuple[NamedVolume, ...]:
+    container = spec.task_template.container_spec
+    found: dict[str, NamedVolume] = {}
+    for mount in container.mounts if container is not None else ():
+        options = mount.volume_options
+        driver = options.driver_config if options is not None else None
+        is_local = driver is None or driver.name in _LOCAL_DRIVERS
+        if mount.type != MountType.VOLUME or not mount.source or not is_local:
+            continue
+        name = _SERVICE_NAME.sub(lambda match: spec.name, mount.source)
+        if _TEMPLATE not in _SLOT.sub("", name):
+            is_sticky = options is not None and options.sticky
+            found[name] = NamedVolume(name, is_sticky or (name in found and found[name].is_sticky))
+    return tuple(found.values())
+
+
+def has_volume_per_slot(needs: Needs) -> bool:
+    """Whether tasks of different slots mount different volumes."""
+    return any(_TEMPLATE in volume.name for volume in needs.volumes)
+
+
+def volumes_of(needs: Needs, slot: int | str) -> tuple[NamedVolume, ...]:
+    """The volumes of the task in that slot."""
+    if not has_volume_per_slot(needs):
+        return needs.volumes
+    return tuple(
+        NamedVolume(_SLOT.sub(lambda match: str(slot), volume.name), volume.is_sticky)
+        for volume in needs.volumes
+    )
 
 
 def _spread(template: TaskSpec) -> tuple[str, ...]:

@@ -4,21 +4,31 @@
 and lowered wishes of the same plan are added to it before they are stored.
 
 Counted as swarm mode counts: a task holds its resources and ports until it has ended, whatever is wished of
-it, and is *active* while it is still wished to run. Failures are kept tasks that failed or were rejected;
-those of global services are not counted, since the scheduler did not choose their node.
+it, and is *active* while it is still wished to run. Named resources are held by name, as the task's record
+has them. A sticky volume is where a task that mounts it was placed, before its node can say that it is there.
+
+Failures are kept tasks that failed or were rejected; those of global services are not counted, since the
+scheduler did not choose their node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from manager.schedule.needs import NO_NEEDS, HostPort, Needs, needs_of_revision
+from manager.schedule.needs import (
+    NO_NEEDS,
+    BoundPort,
+    Needs,
+    needs_of_revision,
+    volumes_of,
+)
 from manager.store.view import View
 from swarmpy.limits import NEEDS_CACHE_REVISIONS_MAX, NODE_FAILURES_WINDOW_S
 from swarmpy.model.ids import SECOND_NS, NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Node, Task
+from swarmpy.model.specs import DiscreteGenericResource, GenericResource
 from swarmpy.model.states import TaskState
 
 _ASSIGNED: Final = TaskState.ASSIGNED
@@ -37,7 +47,11 @@ class NodeLoad:
     nano_cpus: int = 0
     memory_bytes: int = 0
     generic: dict[str, int] = field(default_factory=dict)
-    host_ports: dict[HostPort, int] = field(default_factory=dict)
+    names: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Named resources that tasks hold, by kind and name."""
+    host_ports: dict[BoundPort, int] = field(default_factory=dict)
+    volumes: dict[str, int] = field(default_factory=dict)
+    """Sticky volumes of the tasks there, by name."""
     failed_at: dict[RevisionId, tuple[Timestamp, ...]] = field(default_factory=dict)
 
     def copy(self) -> NodeLoad:
@@ -47,7 +61,9 @@ class NodeLoad:
             nano_cpus=self.nano_cpus,
             memory_bytes=self.memory_bytes,
             generic=dict(self.generic),
+            names=dict(self.names),
             host_ports=dict(self.host_ports),
+            volumes=dict(self.volumes),
             failed_at=dict(self.failed_at),
         )
 
@@ -68,6 +84,7 @@ class NodeLoad:
             self.activate(task.service_id, sign)
         if not needs.is_light:
             self.hold(needs, sign)
+            self.hold_own(task, needs, sign)
 
     def activate(self, service_id: ServiceId, count: int) -> None:
         self.active += count
@@ -80,6 +97,17 @@ class NodeLoad:
             _add(self.generic, kind, count * amount)
         for port in needs.host_ports:
             _add(self.host_ports, port, count)
+
+    def hold_own(self, task: Task, needs: Needs, count: int) -> None:
+        """What tasks of one revision do not have in common."""
+        for resource in task.generic_resources:
+            if resource.named_resource_spec is not None:
+                named = resource.named_resource_spec
+                _add(self.names, (named.kind, named.value), count)
+        if needs.volumes:
+            for volume in volumes_of(needs, task.slot or task.node_id):
+                if volume.is_sticky:
+                    _add(self.volumes, volume.name, count)
 
     def _count_failure(self, task: Task, sign: int) -> None:
         times = list(self.failed_at.pop(task.revision_id, ()))
@@ -156,6 +184,7 @@ class ClusterLoad:
         self._loads = measured
         self._cache = cache
         self._own: set[NodeId] = set()
+        self._volume_nodes: dict[str, set[NodeId]] | None = None
 
     def node(self, node_id: NodeId) -> Node | None:
         return self._view.node(node_id)
@@ -172,6 +201,32 @@ class ClusterLoad:
         load.activate(service_id, count)
         load.hold(needs, count)
 
+    def claim(self, node_id: NodeId, needs: Needs) -> tuple[GenericResource, ...]:
+        """What a task gets of the node's generic resources: names that nobody holds, or a number.
+
+        The filters have seen to it that there are enough.
+        """
+        node = self.node(node_id)
+        if node is None or not needs.generic:
+            return ()
+        return claims(node, self.of(node_id).names, needs)
+
+    def settle(self, task: Task, count: int = 1) -> None:
+        """A task of this plan was placed, with what it got for itself (-1: and is taken off again)."""
+        needs = self.needs(task.revision_id)
+        if not needs.is_light:
+            self._own_load(task.node_id).hold_own(task, needs, count)
+
+    def volume_nodes(self, name: str) -> frozenset[NodeId]:
+        """Where the volume is, or is going to be."""
+        if self._volume_nodes is None:
+            self._volume_nodes = {}
+            for node in self.nodes:
+                for volume in node.description.volumes:
+                    self._volume_nodes.setdefault(volume.name, set()).add(node.id)
+        placed = {node.id for node in self.nodes if name in self.of(node.id).volumes}
+        return frozenset(placed.union(self._volume_nodes.get(name, ())))
+
     def lower(self, task: Task) -> None:
         """This plan tells the task to stop: it is no longer active, but holds its resources until it ends."""
         is_held = TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
@@ -185,6 +240,25 @@ class ClusterLoad:
             self._own.add(node_id)
             load = self._loads[node_id] = load.copy()
         return load
+
+
+def claims(node: Node, held: Collection[tuple[str, str]], needs: Needs) -> tuple[GenericResource, ...]:
+    """Of each kind as much as is needed: the node's first names that are not held, else a number."""
+    names: dict[str, list[GenericResource]] = {}
+    for resource in node.description.resources.generic_resources:
+        named = resource.named_resource_spec
+        if named is not None:
+            free = names.setdefault(named.kind, [])
+            if (named.kind, named.value) not in held:
+                free.append(resource)
+    found: list[GenericResource] = []
+    for kind, amount in needs.generic:
+        if kind in names:
+            found += names[kind][:amount]
+        else:
+            spec = DiscreteGenericResource(kind=kind, value=amount)
+            found.append(GenericResource(discrete_resource_spec=spec))
+    return tuple(found)
 
 
 class LoadCache:

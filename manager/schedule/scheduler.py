@@ -1,8 +1,9 @@
 """``place``: which node each task goes to, or why it has none.
 
 Tasks of the same service and revision are one group: filters look once at every node and say how many of
-the group it would take, then ``spread`` deals them out. A task that names a node already (global services)
-is only checked against that node. Equal inputs give equal placements; nothing here is stored or awaited.
+the group it would take, then ``spread`` deals them out. A task that names a node already (global services, or
+one that is moved) is only checked against that node. Tasks whose volumes differ from slot to slot are groups
+of their own. Equal inputs give equal placements; nothing here is stored or awaited.
 
 It does not choose which tasks to place, undo placements, or move what runs.
 """
@@ -25,6 +26,7 @@ from manager.schedule.filters import (
     question_about,
     refusing_filter,
 )
+from manager.schedule.needs import has_volume_per_slot
 from manager.schedule.nodes import ClusterLoad, LoadCache
 from manager.schedule.spread import Candidate, spread
 from manager.store.view import View
@@ -50,17 +52,38 @@ def place(
     if load is None:
         load = LoadCache().picture(view)
     placed = list(tasks)
-    groups: dict[tuple[ServiceId, RevisionId], list[int]] = {}
-    for position, task in enumerate(tasks):
-        groups.setdefault((task.service_id, task.revision_id), []).append(position)
-    for (service_id, revision_id), positions in groups.items():
-        question = question_about(view, load, service_id, revision_id)
-        if question.needs.is_global:
+    for (service_id, revision_id, slot, is_fixed), positions in _groups_of(tasks, load).items():
+        question = question_about(view, load, service_id, revision_id, slot=slot)
+        if is_fixed:
             for position in positions:
                 placed[position] = _confirm(tasks[position], question, load, now)
-        else:
+            continue
+        if question.opens_volume:
+            # where the first one goes, the volume is: the others have to follow it
+            first, positions = positions[:1], positions[1:]
+            _place_group(placed, first, question, load, now)
+            question = question_about(view, load, service_id, revision_id, slot=slot)
+        if positions:
             _place_group(placed, positions, question, load, now)
     return tuple(placed)
+
+
+_Group = tuple[ServiceId, RevisionId, int, bool]
+"""``slot`` is 0 where it does not matter; the last: whether the tasks have their node already."""
+
+
+def _groups_of(tasks: Sequence[Task], load: ClusterLoad) -> dict[_Group, list[int]]:
+    """The tasks' positions by group, in the order of their first tasks."""
+    groups: dict[_Group, list[int]] = {}
+    by_slot: dict[RevisionId, bool] = {}
+    for position, task in enumerate(tasks):
+        revision_id = task.revision_id
+        is_by_slot = by_slot.get(revision_id)
+        if is_by_slot is None:
+            is_by_slot = by_slot[revision_id] = has_volume_per_slot(load.needs(revision_id))
+        group = (task.service_id, revision_id, task.slot if is_by_slot else 0, bool(task.node_id))
+        groups.setdefault(group, []).append(position)
+    return groups
 
 
 def _place_group(
@@ -70,8 +93,10 @@ def _place_group(
     candidates = _candidates(filters, question, load, now)
     taken = spread(candidates, len(positions), service_id=question.service_id, needs=question.needs)
     assigned = TaskStatus(timestamp=now, state=TaskState.ASSIGNED, message=ASSIGNED_MESSAGE)
+    has_own = bool(question.needs.generic or question.needs.volumes)
     for position, member in zip(positions, taken, strict=False):
-        placed[position] = replace(placed[position], node_id=candidates[member].node.id, status=assigned)
+        task = replace(placed[position], node_id=candidates[member].node.id, status=assigned)
+        placed[position] = _with_own(task, question, load) if has_own else task
     for member, count in Counter(taken).items():
         load.add(candidates[member].node.id, question.service_id, question.needs, count)
     unplaced = positions[len(taken) :]
@@ -79,6 +104,13 @@ def _place_group(
         reason = no_suitable_node(_refusals(filters, question, load))
         for position in unplaced:
             placed[position] = pending(placed[position], reason, now)
+
+
+def _with_own(task: Task, question: Question, load: ClusterLoad) -> Task:
+    """The task with what it alone gets of its node."""
+    task = replace(task, generic_resources=load.claim(task.node_id, question.needs))
+    load.settle(task)
+    return task
 
 
 def _candidates(
@@ -94,7 +126,10 @@ def _candidates(
                 break
         else:
             failures = node_load.recent_failures(question.revision_id, now)
-            candidates.append(Candidate(node, node_load, room, failures))
+            volumes = 0
+            if question.volumes:
+                volumes = len(question.volumes.intersection(each.name for each in node.description.volumes))
+            candidates.append(Candidate(node, node_load, room, failures, volumes))
     return candidates
 
 
@@ -108,7 +143,7 @@ def _refusals(filters: Sequence[Filter], question: Question, load: ClusterLoad) 
 
 
 def _confirm(task: Task, question: Question, load: ClusterLoad, now: Timestamp) -> Task:
-    """A global task's node is fixed; what may still keep it from running there is said without a wrapper."""
+    """The task's node is fixed; what may still keep it from running there is said without a wrapper."""
     node = load.node(task.node_id)
     if node is None:
         return pending(task, no_suitable_node({}), now)
@@ -117,7 +152,7 @@ def _confirm(task: Task, question: Question, load: ClusterLoad, now: Timestamp) 
         return pending(task, explain({refusing: 1}), now)
     load.add(node.id, question.service_id, question.needs, 1)
     status = TaskStatus(timestamp=now, state=TaskState.ASSIGNED, message=CONFIRMED_MESSAGE)
-    return replace(task, status=status)
+    return _with_own(replace(task, status=status), question, load)
 
 
 def pending(task: Task, reason: str, now: Timestamp) -> Task:

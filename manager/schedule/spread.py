@@ -1,10 +1,14 @@
-"""Spread: which of the nodes that fit gets the next task of a group.
+"""Ranking: which of the nodes that fit gets the next task of a group.
 
 Placement preferences make a tree (one level per preference, one branch per label value, nodes without the
 label in the branch of ""). At each level the branch with the fewest tasks of the service is next; inside the
 last branch it is the node with, in this order, fewest recent failures (once there are many), fewest tasks of
-the service, fewest tasks in all, most free resources, smallest id. A branch or node that is full leaves the
-division. Heaps keep every level sorted, so N tasks on M nodes cost O((N + M) log M).
+the service, most of the named volumes that they mount, fewest tasks in all, most free resources, smallest id.
+A branch or node that is full leaves the division. Heaps keep every level sorted, so N tasks on M nodes cost
+O((N + M) log M).
+
+A service may ask to be packed instead: then it is a node that is in use already, with the least free of what
+its tasks reserve, with most tasks; and on to the next one when that is full.
 """
 
 from __future__ import annotations
@@ -14,15 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from manager.schedule.constraint import label_of
 from manager.schedule.needs import Needs
+from manager.schedule.node_facts import label_of
 from manager.schedule.nodes import NodeLoad
 from swarmpy.limits import NODE_FAILURES_MAX
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Node
 
 _Rank = tuple[int, int, int, int, int, int]
-"""Failures, tasks of the service, tasks in all, minus free CPU, minus free memory, candidate."""
+"""Failures, tasks of the service less volumes, tasks in all, minus free CPU, minus free memory, candidate.
+
+Tasks of the service are counted in steps that no number of volumes reaches.
+"""
+_PackedRank = tuple[int, bool, int, int, int, int]
+"""Failures, whether the node is empty, free CPU, free memory, minus tasks in all, candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,8 @@ class Candidate:
     load: NodeLoad
     room: int
     failures: int
+    volumes: int = 0
+    """How many of the volumes that the tasks mount are there."""
 
 
 class _Division(Protocol):
@@ -52,18 +63,18 @@ class _Nodes:
     ) -> None:
         self._cpu = needs.nano_cpus
         self._memory = needs.memory_bytes
+        self._step = len(needs.volumes) + 1
         self._room = {member: candidates[member].room for member in members}
         self._heap = [self._rank(candidates[member], member, service_id) for member in members]
         heapq.heapify(self._heap)
-        self.tasks = sum(entry[1] for entry in self._heap)
+        self.tasks = _tasks_of(candidates, members, service_id)
 
-    @staticmethod
-    def _rank(candidate: Candidate, member: int, service_id: ServiceId) -> _Rank:
+    def _rank(self, candidate: Candidate, member: int, service_id: ServiceId) -> _Rank:
         load = candidate.load
         has = candidate.node.description.resources
         return (
             candidate.failures if candidate.failures >= NODE_FAILURES_MAX else 0,
-            load.active_by_service.get(service_id, 0),
+            self._step * load.active_by_service.get(service_id, 0) - candidate.volumes,
             load.active,
             load.nano_cpus - has.nano_cpus,
             load.memory_bytes - has.memory_bytes,
@@ -77,12 +88,58 @@ class _Nodes:
         failures, of_service, in_all, cpu, memory, member = heap[0]
         room = self._room[member] = self._room[member] - 1
         if room:
-            rank = (failures, of_service + 1, in_all + 1, cpu + self._cpu, memory + self._memory, member)
+            of_service += self._step
+            rank = (failures, of_service, in_all + 1, cpu + self._cpu, memory + self._memory, member)
             heapq.heapreplace(heap, rank)
         else:
             heapq.heappop(heap)
         self.tasks += 1
         return member
+
+
+class _PackedNodes:
+    """The nodes of one innermost branch, to be filled one after the other."""
+
+    def __init__(
+        self, candidates: Sequence[Candidate], members: Sequence[int], *, service_id: ServiceId, needs: Needs
+    ) -> None:
+        self._cpu = needs.nano_cpus
+        self._memory = needs.memory_bytes
+        self._room = {member: candidates[member].room for member in members}
+        self._heap = [self._rank(candidates[member], member) for member in members]
+        heapq.heapify(self._heap)
+        self.tasks = _tasks_of(candidates, members, service_id)
+
+    def _rank(self, candidate: Candidate, member: int) -> _PackedRank:
+        load = candidate.load
+        has = candidate.node.description.resources
+        return (
+            candidate.failures if candidate.failures >= NODE_FAILURES_MAX else 0,
+            load.active == 0,
+            has.nano_cpus - load.nano_cpus if self._cpu else 0,
+            has.memory_bytes - load.memory_bytes if self._memory else 0,
+            -load.active,
+            member,
+        )
+
+    def take(self) -> int | None:
+        heap = self._heap
+        if not heap:
+            return None
+        failures, _, cpu, memory, active, member = heap[0]
+        room = self._room[member] = self._room[member] - 1
+        if room:
+            heapq.heapreplace(
+                heap, (failures, False, cpu - self._cpu, memory - self._memory, active - 1, member)
+            )
+        else:
+            heapq.heappop(heap)
+        self.tasks += 1
+        return member
+
+
+def _tasks_of(candidates: Sequence[Candidate], members: Sequence[int], service_id: ServiceId) -> int:
+    return sum(candidates[member].load.active_by_service.get(service_id, 0) for member in members)
 
 
 class _Branches:
@@ -145,4 +202,5 @@ def _divide(
                 for value in sorted(by_value)
             ]
             return _Branches(parts)
-    return _Nodes(candidates, members, service_id=service_id, needs=needs)
+    nodes = _PackedNodes if needs.is_packed else _Nodes
+    return nodes(candidates, members, service_id=service_id, needs=needs)

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 from world import make_node
 
-from manager.schedule.constraint import is_match, parse_constraints
+from manager.schedule.constraint import Equality, is_match, parse_constraints
 from manager.schedule.needs import parsed_or_never
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.objects import EngineDescription, Node
@@ -55,6 +55,7 @@ def test_refuses_what_swarm_mode_refuses(expression: str, text: str) -> None:
 )
 def test_accepts_and_trims(expression: str, key: str, is_equal: bool, value: str) -> None:
     (parsed,) = parse_constraints([expression])
+    assert isinstance(parsed, Equality)
     assert (parsed.key, parsed.is_equal, parsed.value) == (key, is_equal, value)
 
 
