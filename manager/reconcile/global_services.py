@@ -107,7 +107,7 @@ class _PerNode:
             elif node.spec.availability == NodeAvailability.PAUSE:
                 self._leave(node_id)
             elif node_id not in self._slots:
-                self._builder.create(self._first_task(node_id))
+                self._builder.create(self._work.new_task(node_id))
             elif node_id in attention:
                 self._tend(node_id, self._slots.tasks(node_id))
         self._work.update()
@@ -149,7 +149,9 @@ class _PerNode:
         if is_at_rest and self._work.restart_of(newest, tasks) is None:
             return
         is_waiting = self._work.is_alive(newest)
-        self._builder.create(self._work.new_task(node_id, is_waiting=is_waiting))
+        revision_id = self._work.follows(newest)
+        task = self._work.new_task(node_id, revision_id=revision_id, is_waiting=is_waiting)
+        self._builder.create(task)
         self._slots.drop(node_id)
 
     def _first_task(self, node_id: str) -> Task:

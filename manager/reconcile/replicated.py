@@ -137,7 +137,7 @@ class _Replicas:
         room = self._builder.room_for(wanted - len(self._slots))
         free = (number for number in itertools.count(1) if number not in self._slots)
         for number in itertools.islice(free, room):
-            self._builder.create(self._first_task(number))
+            self._builder.create(self._work.new_task(number))
         if room:
             self._builder.note("service_scaled_up", service_id=self._service.id, tasks=str(room))
 

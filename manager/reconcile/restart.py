@@ -26,6 +26,7 @@ from swarmpy.limits import (
 from swarmpy.model.defaults import EffectiveRestart
 from swarmpy.model.ids import SECOND_NS, Duration, RevisionId, Timestamp
 from swarmpy.model.objects import Task
+from swarmpy.model.quantities import duration_text
 from swarmpy.model.states import RestartCondition, TaskState
 
 NO_LONGER_FITS: Final = "assigned node no longer meets constraints"
@@ -99,6 +100,17 @@ def next_delay(task: Task, now: Timestamp) -> Duration:
     while delay <= waited and delay < _MAX_NS:
         delay *= 2
     return Duration(min(delay, _MAX_NS))
+
+
+def declined_reason(task: Task, policy: EffectiveRestart) -> str:
+    """Why nothing follows a task that has ended."""
+    if policy.condition == RestartCondition.NONE:
+        return 'restart policy: the condition is "none"'
+    if policy.condition == RestartCondition.ON_FAILURE and task.status.state == TaskState.COMPLETE:
+        return 'restart policy: it completed, and the condition is "on-failure"'
+    attempts = "1 attempt" if policy.max_attempts == 1 else f"{policy.max_attempts} attempts"
+    window = f" within {duration_text(policy.window)}" if policy.window else ""
+    return f"restart policy: {attempts} used up{window}"
 
 
 def waiting_reason(task: Task, now: Timestamp) -> str:

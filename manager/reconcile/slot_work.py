@@ -16,22 +16,29 @@ from msgspec.structs import replace
 
 from manager.allocate.ports import endpoint_of
 from manager.reconcile.builder import PlanBuilder
-from manager.reconcile.outdated import Outdated
-from manager.reconcile.restart import Restart, after_displacement, after_end, is_displaced
+from manager.reconcile.outdated import Outdated, concerns_tasks
+from manager.reconcile.restart import (
+    Restart,
+    after_displacement,
+    after_end,
+    declined_reason,
+    is_displaced,
+)
+from manager.reconcile.return_to import obstacle
 from manager.reconcile.slots import K, NodeFitness, Slots, age, is_wished
 from manager.reconcile.update import (
     Step,
     advance,
     config_of,
     is_going,
-    progress_of,
+    is_held,
     rollback_blocked,
 )
-from manager.store.publishing import clash_of
+from manager.reconcile.update_progress import Progress, progress_of
 from swarmpy.limits import RESTART_STOP_WAIT_S
 from swarmpy.model.changes import Order, Update
-from swarmpy.model.defaults import restart_policy
-from swarmpy.model.ids import SECOND_NS
+from swarmpy.model.defaults import EffectiveRestart, restart_policy
+from swarmpy.model.ids import SECOND_NS, RevisionId
 from swarmpy.model.objects import Service, Task
 from swarmpy.model.states import TaskState, UpdateOrder, is_terminal
 
@@ -57,13 +64,30 @@ class SlotWork(Generic[K]):
         self._slots: Slots[K] = slots
         self._fitness = fitness
         self._first_task: Callable[[K], Task] = first_task
-        self._policy = restart_policy(service.spec.task_template)
         self._outdated = Outdated(builder.view, service)
+        self._is_held = is_held(service)
+        self._fresh_id = self._held_id() if self._is_held else service.template_id
         self._replaced: set[K] = set()
-        """Slots that this plan gives a task of the wanted revision."""
+        """Slots that this plan gives a task: what the update makes of them is seen once it is stored."""
 
-    def new_task(self, key: K, *, restart: Restart | None = None, is_waiting: bool = False) -> Task:
-        task = self._first_task(key)
+    def _held_id(self) -> RevisionId:
+        """What runs in a slot that had nothing yet, before the update is let go on: the former revision."""
+        service, view = self._service, self._view
+        template, former = view.revision(service.template_id), view.revision(service.previous_id)
+        if template is None or former is None or not concerns_tasks(former.spec, template.spec):
+            return service.template_id
+        return former.id
+
+    def new_task(
+        self,
+        key: K,
+        *,
+        revision_id: RevisionId | None = None,
+        restart: Restart | None = None,
+        is_waiting: bool = False,
+    ) -> Task:
+        """Of a slot that had nothing yet, unless ``revision_id`` says what it runs."""
+        task = replace(self._first_task(key), revision_id=revision_id or self._fresh_id)
         if restart is None and not is_waiting:
             return task
         restart = restart or Restart()
@@ -108,21 +132,38 @@ class SlotWork(Generic[K]):
         stops = [change for task in lost for change in self._builder.stop(task)]
         if restart is None:
             self._builder.add(*stops)
-            self._builder.note("restart_declined", service_id=self._service.id, task_id=newest.id)
+            reason = declined_reason(newest, self._policy_of(self.follows(newest)))
+            self._builder.note(
+                "restart_declined", service_id=self._service.id, task_id=newest.id, reason=reason
+            )
             return
         waits_for = [task for task in lost if self.is_alive(task)]
-        task = self.new_task(key, restart=restart, is_waiting=bool(waits_for))
+        revision_id = self.follows(newest)
+        task = self.new_task(key, revision_id=revision_id, restart=restart, is_waiting=bool(waits_for))
         if restart.not_before:
             self._builder.wake(restart.not_before)
         self._builder.create(task, *stops)
         self._replaced.add(key)
 
+    def follows(self, task: Task) -> RevisionId:
+        """The revision of the task that follows: the wanted one, unless the update is held."""
+        if self._is_held and self._outdated.is_outdated(task) and self._view.revision(task.revision_id):
+            return task.revision_id
+        return self._service.template_id
+
+    def _policy_of(self, revision_id: RevisionId) -> EffectiveRestart:
+        revision = None if revision_id == self._service.template_id else self._view.revision(revision_id)
+        # the service's own spec is newer than the template where a change restarted nothing
+        spec = self._service.spec if revision is None else revision.spec
+        return restart_policy(spec.task_template)
+
     def restart_of(self, task: Task, history: Sequence[Task]) -> Restart | None:
         """What follows a task that lost its node or has ended, as the policy says; None: nothing."""
-        template_id = self._service.template_id
+        template_id = self.follows(task)
+        policy = self._policy_of(template_id)
         if not is_terminal(task.status.state) or is_displaced(task):
-            return after_displacement(task, self._policy, template_id=template_id, now=self._now)
-        return after_end(task, self._policy, history=history, template_id=template_id, now=self._now)
+            return after_displacement(task, policy, template_id=template_id, now=self._now)
+        return after_end(task, policy, history=history, template_id=template_id, now=self._now)
 
     def _end_overlap(self, fine: list[Task]) -> list[Task]:
         """Of several tasks in a slot, one that runs the wanted revision ends the others."""
@@ -167,20 +208,19 @@ class SlotWork(Generic[K]):
         outdated = [
             key
             for key in self._slots.attention
-            if key in self._slots
-            and key not in self._replaced
-            and self._is_slot_outdated(self._slots.tasks(key))
+            if key in self._slots and self._is_slot_outdated(self._slots.tasks(key))
         ]
         if not outdated and not is_going(service):
             return True
+        waits_for_plan = self._replaced.intersection(outdated)
+        if waits_for_plan:
+            outdated = [key for key in outdated if key not in waits_for_plan]
+            if not outdated:
+                return True
+        # what is down is replaced first: that takes nothing away
+        outdated.sort(key=lambda key: _is_running(self._slots.tasks(key)))
         config = config_of(service)
-        step = advance(
-            service,
-            outdated=outdated,
-            progress=progress_of(self._slots.all_tasks(), service, config, self._now),
-            template=self._view.revision(service.template_id),
-            now=self._now,
-        )
+        step = advance(service, outdated=outdated, progress=self._progress(), now=self._now)
         if step.wake_at is not None:
             self._builder.wake(step.wake_at)
         if step.status is not None:
@@ -193,6 +233,18 @@ class SlotWork(Generic[K]):
                 return False
             self._replace_outdated(key, self._slots.tasks(key), is_start_first=is_start_first)
         return True
+
+    def _progress(self) -> Progress:
+        service, status = self._service, self._service.update_status
+        if status is None or not is_going(service):
+            return Progress()
+        return progress_of(
+            self._slots.all_tasks(),
+            template_id=service.template_id,
+            status=status,
+            config=config_of(service),
+            now=self._now,
+        )
 
     def _is_slot_outdated(self, tasks: Sequence[Task]) -> bool:
         if not self._outdated.is_outdated(tasks[-1]):
@@ -212,20 +264,21 @@ class SlotWork(Generic[K]):
         )
 
     def _rolled_back(self, service: Service) -> Service:
-        """The service as it was before the update; paused if another one publishes its ports by now."""
+        """The service as it was before the update; paused if that cannot be any more."""
         previous = self._view.revision(service.previous_id)
         assert previous is not None, "the revision to return to is kept"
-        endpoint = endpoint_of(previous.spec, service.endpoint)
-        clash = clash_of(self._view, service.id, endpoint.ports)
-        if clash is not None:
-            return replace(service, update_status=rollback_blocked(clash, now=self._now))
+        reason = obstacle(self._view, service, previous.spec)
+        if reason:
+            status = self._service.update_status
+            assert status is not None
+            return replace(service, update_status=rollback_blocked(status, reason))
         return replace(
             service,
             spec=previous.spec,
             revision_id=previous.id,
             template_id=previous.id,
             previous_id="",
-            endpoint=endpoint,
+            endpoint=endpoint_of(previous.spec, service.endpoint),
         )
 
     def _replace_outdated(self, key: K, tasks: Sequence[Task], *, is_start_first: bool) -> None:
@@ -233,4 +286,9 @@ class SlotWork(Generic[K]):
         keeps = [task for task in running if self.is_alive(task)][:1] if is_start_first else []
         stops = [change for task in running if task not in keeps for change in self._builder.stop(task)]
         is_waiting = not keeps and any(self.is_alive(task) for task in running)
-        self._builder.create(self.new_task(key, is_waiting=is_waiting), *stops)
+        task = self.new_task(key, revision_id=self._service.template_id, is_waiting=is_waiting)
+        self._builder.create(task, *stops)
+
+
+def _is_running(tasks: Sequence[Task]) -> bool:
+    return any(is_wished(task) and task.status.state == TaskState.RUNNING for task in tasks)

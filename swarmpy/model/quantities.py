@@ -46,6 +46,26 @@ def duration_ns(text: str) -> Duration:
     return Duration(int(value))
 
 
+def duration_text(duration: int) -> str:
+    """``1h30m0s``, ``500ms``, as Go writes durations; ``duration_ns`` reads it."""
+    sign, rest = ("-", -duration) if duration < 0 else ("", duration)
+    for unit, below in (("ns", "µs"), ("µs", "ms"), ("ms", "s")):
+        if rest < _UNIT_NS[below]:
+            return "0s" if not rest else f"{sign}{_decimal(rest, _UNIT_NS[unit])}{unit}"
+    hours, rest = divmod(rest, _UNIT_NS["h"])
+    minutes, rest = divmod(rest, _UNIT_NS["m"])
+    text = f"{_decimal(rest, _UNIT_NS['s'])}s"
+    if hours or minutes:
+        text = f"{minutes}m{text}"
+    return f"{sign}{hours}h{text}" if hours else f"{sign}{text}"
+
+
+def _decimal(amount: int, unit: int) -> str:
+    whole, fraction = divmod(amount, unit)
+    digits = f"{fraction:0{len(str(unit)) - 1}d}".rstrip("0") if fraction else ""
+    return f"{whole}.{digits}" if digits else str(whole)
+
+
 def memory_bytes(text: str) -> int:
     """``512m``, ``1g``: powers of 1024."""
     match = _SIZE.fullmatch(text.strip())

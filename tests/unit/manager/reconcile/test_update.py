@@ -372,8 +372,8 @@ def rolling_back_to_a_taken_port(*, mode: PublishMode = PublishMode.INGRESS) -> 
 def test_a_rollback_to_a_port_that_another_service_has_now_pauses_and_says_so() -> None:
     world = rolling_back_to_a_taken_port()
     assert state_of(world) == (
-        UpdateState.ROLLBACK_PAUSED,
-        "rollback paused: port '8080' is already in use by service 'rival' (rival)",
+        UpdateState.PAUSED,
+        "update paused: it cannot be rolled back: port '8080' is already in use by service 'rival' (rival)",
     )
     service = world.service("web")
     assert service.spec.endpoint_spec is None
@@ -410,6 +410,6 @@ def test_a_port_that_is_taken_while_the_rollback_is_proposed_pauses_it_too() -> 
             break
     assert world.has_service("rival")
     assert state_of(world) == (
-        UpdateState.ROLLBACK_PAUSED,
-        "rollback paused: port '8080' is already in use by service 'rival' (rival)",
+        UpdateState.PAUSED,
+        "update paused: it cannot be rolled back: port '8080' is already in use by service 'rival' (rival)",
     )
