@@ -5,9 +5,9 @@ into the smallest list of changes. It is pure: the dispatcher feeds it and numbe
 
 A node gets its own tasks (all that are stored, so that it keeps the logs of ended ones), each revision once
 and only while one of its tasks needs it, and secrets and configs only while a task that uses them may still
-run. A network is held until its last task there has ended; the ingress network always. Before anything that
-needs it comes what it needs: a network's records before the task that is on it. A task's status is never
-echoed to the agent that reported it.
+run, and of those only the data that it uses (``file_needs``). A network is held until its last task there has
+ended; the ingress network always. Before anything that needs it comes what it needs: a network's records
+before the task that is on it. A task's status is never echoed to the agent that reported it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from manager.discovery import RecordBook, RecordKey
+from manager.file_needs import FileNeeds, file_needs_of
 from manager.node_records import NodeRecords, RecordItem
 from manager.store.view import View
 from swarmpy.model.defaults import is_encrypted
+from swarmpy.model.file_versions import Pin
 from swarmpy.model.ids import NetworkId, NodeId, TaskId
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task
-from swarmpy.model.specs import ContainerSpec
 from swarmpy.model.states import TaskState
 from swarmpy.model.value import Value
 
@@ -36,8 +37,9 @@ class Removed(Value, frozen=True, kw_only=True):
 
 Item = Assignable | Removed | RecordItem
 
-_Token = tuple[int, int, bool]
-"""What must differ for a thing to be sent again: its version, a task's wish, whether it was given up."""
+_Token = tuple[object, ...]
+"""What must differ for a thing to be sent again: its version, a task's wish, whether it was given up; of a
+secret or config, which of its data the node needs."""
 
 
 class NodeAssignments:
@@ -52,6 +54,7 @@ class NodeAssignments:
         self._sent: dict[tuple[Kind, str], _Token] = {}
         self._needs: dict[TaskId, frozenset[tuple[Kind, str]]] = {}
         self._users: dict[tuple[Kind, str], int] = {}
+        self._files = FileNeeds()
         self._records = NodeRecords(self.node_id, self._book)
         self._ingress_id: NetworkId | None = None
         self._encrypted: set[NetworkId] = set()
@@ -113,6 +116,7 @@ class NodeAssignments:
         needs = needs_of(view, task)
         before = self._needs.get(task.id, frozenset())
         self._needs[task.id] = needs
+        yield from self._follow_files(view, task.id, file_needs_of(view, task))
         if needs != before:
             for key in sorted(needs - before):
                 yield from self._use(view, key)
@@ -128,9 +132,16 @@ class NodeAssignments:
         if self._sent.pop((Kind.TASK, task_id), None) is not None:
             yield Removed(kind=Kind.TASK, id=task_id)
         needs = self._needs.pop(task_id, frozenset())
+        yield from self._follow_files(view, task_id, frozenset())
         yield from self._release(view, needs)
         if needs:
             yield from self._widen(view)
+
+    def _follow_files(self, view: View, task_id: TaskId, pins: frozenset[Pin]) -> Iterator[Item]:
+        """Other data may be needed of what the node holds already; the rest comes and goes with its users."""
+        for key in self._files.note(task_id, pins):
+            if self._users.get(key):
+                yield from self._send_shared(view, key)
 
     def _use(self, view: View, key: tuple[Kind, str]) -> Iterator[Item]:
         self._users[key] = self._users.get(key, 0) + 1
@@ -154,7 +165,9 @@ class NodeAssignments:
         if shared is None:
             return
         assert isinstance(shared, Revision | Secret | Config | Network)
-        token = (shared.version, 0, False)
+        token: _Token = (shared.version,)
+        if isinstance(shared, Secret | Config):
+            shared, token = self._files.trimmed(shared)
         if self._sent.get(key) != token:
             self._sent[key] = token
             yield shared
@@ -175,12 +188,7 @@ class NodeAssignments:
 def needs_of(view: View, task: Task) -> frozenset[tuple[Kind, str]]:
     """The shared objects that a node must hold for this task."""
     needs = {(Kind.REVISION, str(task.revision_id))}
-    revision = view.revision(task.revision_id)
-    may_run = task.status.state <= TaskState.RUNNING and task.desired_state <= TaskState.COMPLETE
-    if revision is not None and may_run:
-        container = revision.spec.task_template.container_spec or ContainerSpec()
-        needs.update((Kind.SECRET, reference.secret_id) for reference in container.secrets)
-        needs.update((Kind.CONFIG, reference.config_id) for reference in container.configs)
+    needs.update((pin.kind, pin.id) for pin in file_needs_of(view, task))
     if task.status.state <= TaskState.RUNNING:  # whatever is wished: it has connections until it has ended
         needs.update((Kind.NETWORK, attachment.network_id) for attachment in task.networks)
     return frozenset(needs)

@@ -12,9 +12,10 @@ from manager.api import requests, texts
 from manager.api.context import Api
 from manager.api.lookup import find
 from manager.store.view import View
-from swarmpy.errors import Rejected, Stale
+from swarmpy.errors import Rejected, Stale, Unimplemented
 from swarmpy.model import validate
 from swarmpy.model.changes import Change, Create, Delete, Update
+from swarmpy.model.file_versions import check_templating
 from swarmpy.model.ids import ConfigId, SecretId
 from swarmpy.model.objects import Config, Kind, Secret, Service
 from swarmpy.model.specs import ConfigSpec, SecretSpec
@@ -62,8 +63,8 @@ class Files(Generic[F]):
             if view.by_name(self._kind, spec.name) is not None:
                 raise texts.name_taken(self._kind, spec.name)
             if isinstance(spec, SecretSpec):
-                return (Create(object=Secret(id=SecretId(id_), spec=spec)),)
-            return (Create(object=Config(id=ConfigId(id_), spec=spec)),)
+                return (Create(object=Secret(id=SecretId(id_), spec=spec, number=1)),)
+            return (Create(object=Config(id=ConfigId(id_), spec=spec, number=1)),)
 
         await self._api.decide(plan)
         return self._api.answer({"ID": id_}, status=201)
@@ -72,16 +73,22 @@ class Files(Generic[F]):
         try:
             if self._type is Secret:
                 secret = await requests.read_body(request, SecretSpec)
+                if secret.driver is not None:
+                    raise Unimplemented("secret drivers are not supported: create the secret with its data")
                 validate.check_secret(secret)
+                check_templating(secret.templating)
                 return secret
             config = await requests.read_body(request, ConfigSpec)
             validate.check_config(config)
+            check_templating(config.templating)
             return config
+        except Unimplemented as error:
+            raise texts.unimplemented(error) from None
         except Rejected as error:
             raise texts.invalid(error) from None
 
     async def update(self, request: web.Request) -> web.StreamResponse:
-        """Only labels may change: tasks that run have the data already."""
+        """Only labels may change, as docker has it; newer data are a version (``file_versions``)."""
         base_version = requests.version(request, of=self._kind)
         body = SecretSpec if self._type is Secret else ConfigSpec
         spec: SecretSpec | ConfigSpec = await requests.read_body(request, body)

@@ -26,6 +26,7 @@ from manager.api.context import STALE_HEADER, Api, is_stale_allowed
 from manager.api.control import NodeControl
 from manager.api.docker_json import encode
 from manager.api.events import Events
+from manager.api.file_versions import FileVersions
 from manager.api.files import Files
 from manager.api.images import Images
 from manager.api.logs import Logs
@@ -128,6 +129,8 @@ def make_app(api: Api) -> web.Application:
         Networks(api),
         Files(api, Secret),
         Files(api, Config),
+        FileVersions(api, Secret),
+        FileVersions(api, Config),
         Images(api),
         Events(api),
         Replica(api),

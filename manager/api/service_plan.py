@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from msgspec.structs import replace
 
 from manager.allocate.ports import endpoint_of
-from manager.api import texts
+from manager.api import file_pins, texts
 from manager.api.lookup import find
 from manager.api.network_plan import SWARM_SCOPE
 from manager.api.predefined import find_predefined
@@ -50,6 +50,7 @@ def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> Servi
     if _publishes_ingress(spec) and view.ingress_network() is None:
         raise texts.precondition("service needs ingress network, but no ingress network is present")
     _check_files(view, spec.task_template.container_spec)
+    spec = file_pins.pinned(view, spec, of=None if of is None else of.spec)
     return _on_networks(view, spec)
 
 

@@ -9,6 +9,7 @@ from manager.api.docker_json import Json, SpecCache, rfc3339, shape, state_name
 from manager.raft.proposer import RaftStatus
 from manager.store.view import View
 from swarmpy.model import defaults
+from swarmpy.model.file_versions import data_number
 from swarmpy.model.objects import (
     Cluster,
     Config,
@@ -126,6 +127,7 @@ class Shapes:
         """A secret or a config. A secret's data never leaves the managers; docker_json hides it."""
         result = _meta(item)
         result["Spec"] = shape(item.spec)
+        result["DataVersion"] = data_number(item)
         return result
 
 

@@ -7,6 +7,7 @@ from manager.reconcile.autoscale import Autoscaler
 from manager.reconcile.cluster import ClusterUpkeep
 from manager.reconcile.endpoints import Endpoints
 from manager.reconcile.enforcer import ConstraintEnforcer
+from manager.reconcile.file_upkeep import FileUpkeep
 from manager.reconcile.global_services import GlobalServices
 from manager.reconcile.joins import Joins
 from manager.reconcile.networks import Networks
@@ -44,5 +45,6 @@ def all_reconcilers(usage: UsageBook | None = None) -> tuple[Reconciler, ...]:
         PendingTasks(cache, addresses),
         Joins(addresses),
         Reaper(),
+        FileUpkeep(),
         ClusterUpkeep(),
     )
