@@ -89,6 +89,17 @@ NODE_ORPHAN_S = 24 * 3600.0
 NODE_FAILURES_MAX = 5
 """Failures of one revision on one node after which other nodes are tried first."""
 NODE_FAILURES_WINDOW_S = 300.0
+CRON_TEXT_CHARS_MAX = 256
+"""Of a schedule, and of the name of a time zone."""
+CRON_SCHEDULES_CACHED_MAX = 1_000
+CRON_COUNT_DAYS_MAX = 100
+"""Ticks that were missed are counted back to here: a clock may be wrong by decades."""
+CRON_HISTORY_MAX = 100
+"""Ended runs of one cron job that are kept, of each sort: they are part of the service."""
+CRON_ACTIVE_RUNS_MAX = 20
+"""Runs of one cron job at a time; ticks that come while so many go on are missed."""
+CRON_WAKE_MAX_S = 60.0
+"""How long a cron job may sleep before it looks at the clock again, which may have been set."""
 REVISIONS_KEPT = 6
 """Revisions of a service that are kept to return to."""
 PORTS_RETRY_S = 30.0
@@ -250,6 +261,25 @@ LOG_OPEN_TIMEOUT_S = 3.0
 LOG_QUEUE_BATCHES_MAX = 64
 LOG_SUBSCRIPTIONS_MAX = 500
 
+# --- streams: commands in tasks, being attached, copies, calls to agents
+CHANNEL_READ_BYTES_MAX = 32_768
+"""What is read of a command's output, or passed on of its input, at a time."""
+COMMAND_BYTES_MAX = 1 << 20
+"""Of a command line with its environment."""
+COMMAND_START_TIMEOUT_S = 10.0
+COMMANDS_PER_NODE_MAX = 256
+"""Commands and copies under way in one node's tasks."""
+STREAMS_MAX = 500
+"""Streams from one manager to agents at a time, and streams that one agent serves."""
+STREAM_QUEUE_PARTS_MAX = 16
+"""Parts of a stream that wait on a manager; then its sender has to."""
+STREAM_PART_BYTES_MAX = 64 << 10
+STREAM_BODY_BYTES_MAX = 4 << 20
+"""Of what opens a stream, and of what it comes to."""
+STREAM_OPEN_TIMEOUT_S = 5.0
+"""For an agent to attend a stream that it was asked for."""
+STREAM_CALL_TIMEOUT_S = 30.0
+
 # --- certificates and joining
 JOIN_TIMEOUT_S = 20.0
 LEAVE_TIMEOUT_S = 5.0
@@ -305,6 +335,8 @@ TASK_START_TIMEOUT_S = 30.0
 """From the start order to the executed command; a task that takes longer is killed and tried again."""
 TASK_KILL_TIMEOUT_S = 10.0
 """From SIGKILL to the task's end being recorded."""
+SECCOMP_INSTRUCTIONS_MAX = 4_096
+"""Of one filter: what the kernel takes."""
 TEMPLATE_CHARS_MAX = 1 << 20
 """What a template may grow to: as much as a config may hold."""
 EXECUTOR_THREADS_MAX = 4
@@ -321,6 +353,18 @@ HOST_PORT_MIN, HOST_PORT_MAX = 32_768, 60_999
 DRAIN_S = 0.2
 """Between the order to stop a task that others reach through a network and its stop: by then names and
 virtual addresses lead to it no more."""
+UNHEALTHY_DRAIN_S = 0.5
+"""The same for a task that its health check has given up: its node has to tell managers first."""
+HEALTH_PROBES_PARALLEL_MAX = 8
+"""Of health and readiness, on one node; the others wait in the order in which they are due."""
+PROBE_KILL_TIMEOUT_S = 10.0
+"""For a probe to be gone after it was told to; then it is left to its task's end."""
+HEALTH_OUTPUT_BYTES_MAX = 4_096
+"""What is taken in of a probe's output; the rest is thrown away."""
+HEALTH_REPORT_CHARS_MAX = 512
+"""What managers are told of it: its end."""
+READY_AGAIN_MIN_S = 1.0
+"""A task that wants no requests any more gets none for at least this long, however its checks go."""
 JOURNAL_DISCOVERY_MAX = 100_000
 """Networks and records of them that the agent's journal keeps; more come with a restarted agent's session."""
 JOURNAL_CHECKPOINT_COMMITS = 1_000
@@ -439,6 +483,8 @@ COMPOSE_VALUE_CHARS_MAX = 1 << 20
 COMPOSE_DEFAULTS_DEPTH_MAX = 16
 """How deep defaults may be nested: ${A:-${B:-...}}"""
 COMPOSE_FILES_MAX = 64
+COMPOSE_CHAIN_MAX = 16
+"""Files that include one another, or services that extend one another."""
 COMPOSE_SERVICES_MAX = 2_000
 COMPOSE_PORTS_MAX = 1_000
 """Ports of one service with every range written out."""
