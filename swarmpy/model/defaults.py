@@ -61,6 +61,7 @@ HEALTH_INTERVAL: Final = Duration(30 * SECOND_NS)
 HEALTH_TIMEOUT: Final = Duration(30 * SECOND_NS)
 HEALTH_START_INTERVAL: Final = Duration(5 * SECOND_NS)
 HEALTH_RETRIES: Final = 3
+READINESS_INTERVAL: Final = Duration(10 * SECOND_NS)
 
 
 # --- cluster and nodes
@@ -91,12 +92,22 @@ def availability(spec: NodeSpec) -> NodeAvailability:
 
 def is_replicated(spec: ServiceSpec) -> bool:
     """Whether the mode is replicated; a spec that names no mode is."""
-    mode = spec.mode
-    return mode.global_ is None and mode.replicated_job is None and mode.global_job is None
+    return spec.mode.global_ is None and not is_job(spec)
 
 
 def is_global(spec: ServiceSpec) -> bool:
     return spec.mode.global_ is not None
+
+
+def is_job(spec: ServiceSpec) -> bool:
+    """Whether its tasks are to end: replicated, global and cron jobs."""
+    mode = spec.mode
+    return mode.replicated_job is not None or mode.global_job is not None or mode.cron_job is not None
+
+
+def is_per_node(spec: ServiceSpec) -> bool:
+    """Whether a task's place is a node, not a numbered slot: global services and global jobs."""
+    return is_global(spec) or spec.mode.global_job is not None
 
 
 def replicas(spec: ServiceSpec) -> int:

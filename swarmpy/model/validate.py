@@ -14,7 +14,7 @@ from typing import Final
 
 from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.limits import REPLICAS_MAX
-from swarmpy.model import endpoint_policy, network_rules
+from swarmpy.model import endpoint_policy, job_rules, network_rules
 from swarmpy.model.specs import (
     ClusterSpec,
     ConfigSpec,
@@ -68,6 +68,7 @@ def check_service(spec: ServiceSpec) -> None:
     endpoint_policy.check_labels(spec.labels)
     _check_endpoint(spec.endpoint_spec)
     _check_mode(spec.mode, has_update_config=spec.update_config is not None)
+    job_rules.check_dependencies(spec)
     _check_autoscale(spec)
 
 
@@ -134,7 +135,9 @@ def _check_file_name(name: str) -> None:
 
 def _check_mode(mode: ServiceMode, *, has_update_config: bool) -> None:
     chosen = [
-        m for m in (mode.replicated, mode.global_, mode.replicated_job, mode.global_job) if m is not None
+        m
+        for m in (mode.replicated, mode.global_, mode.replicated_job, mode.global_job, mode.cron_job)
+        if m is not None
     ]
     if len(chosen) > 1:
         raise InvalidArgument("must specify either replicated mode or global mode")
@@ -143,7 +146,12 @@ def _check_mode(mode: ServiceMode, *, has_update_config: bool) -> None:
     if mode.replicated_job is not None:
         check_replicas(mode.replicated_job.total_completions)
         check_replicas(mode.replicated_job.max_concurrent)
-    if has_update_config and (mode.replicated_job is not None or mode.global_job is not None):
+    if mode.cron_job is not None:
+        check_replicas(mode.cron_job.total_completions)
+        check_replicas(mode.cron_job.max_concurrent)
+        job_rules.check_cron(mode.cron_job)
+    is_job = mode.replicated_job is not None or mode.global_job is not None or mode.cron_job is not None
+    if has_update_config and is_job:
         raise InvalidArgument("update config is not allowed for a job-mode service")
 
 
