@@ -20,13 +20,15 @@ from agent.bounds import Images, Ports, Slots
 from agent.dataplane.base import NodeState
 from agent.environment import NodeContext
 from agent.events import Event, Instruction, Now
-from agent.operations import make_operation, make_places_status
+from agent.operations import make_health_status, make_operation, make_places_status
 from agent.places import Places
+from agent.probes import Probes
 from agent.roster import Roster
 from agent.round import Round
 from agent.task import START_UP, Do, Move, Run, Trace, failure, next_step
 from swarmpy.errors import TaskRejected
 from swarmpy.limits import (
+    HEALTH_PROBES_PARALLEL_MAX,
     RETRY_DELAY_MAX_S,
     RETRY_DELAY_MIN_S,
     TASK_RETRIES_MAX,
@@ -52,6 +54,7 @@ class Core:
         self._attempts = 0
         self._images = Images()
         self._slots = Slots(TASK_STARTS_PARALLEL_MAX)
+        self._probes = Probes(HEALTH_PROBES_PARALLEL_MAX)
 
     # --- what others may ask
 
@@ -63,7 +66,8 @@ class Core:
     @property
     def wake_at(self) -> float | None:
         """When a Tick is wanted, on the monotonic clock."""
-        return min((*self._roster.retries.values(), *self._places.drains.values()), default=None)
+        moments = (*self._roster.retries.values(), *self._places.drains.values(), self._probes.wake_at)
+        return min((at for at in moments if at is not None), default=None)
 
     @property
     def networks(self) -> NodeState:
@@ -88,6 +92,7 @@ class Core:
         assert not self._slots.holders & set(self._slots.waiting)
         owners = {*self._slots.holders, *self._slots.waiting, *self._ports.owners.values()}
         owners.update(self._roster.retries, self._places.drains, self.networks.endpoints)
+        owners.update(self._probes.check())
         assert owners <= set(self._runs), f"claims of unknown tasks: {owners - set(self._runs)}"
         attempts = [run.attempt for run in self._runs.values() if run.attempt]
         assert len(attempts) == len(set(attempts))
@@ -124,6 +129,8 @@ class Core:
                 self._take_image(event)
             case events.Failed():
                 self._take_failure(event)
+            case events.Probed():
+                self._take_probe(event)
             case _:
                 self._take_outcome(event)
         while not self._round.is_over:
@@ -131,6 +138,7 @@ class Core:
             if (run := self._runs.get(task_id)) is not None:
                 self._advance(run)
             self._places.follow(task_id, self._runs.get(task_id))
+        self._round.out.extend(self._probes.take_due(now.mono))
         return self._finish_round()
 
     def _finish_round(self) -> list[Instruction]:
@@ -147,6 +155,11 @@ class Core:
             if (run := self._runs.get(task_id)) is not None:
                 run.image = event.image
         self._round.mark(waiting)
+
+    def _take_probe(self, event: events.Probed) -> None:
+        run = self._runs.get(self._probes.settle(event, self._round.now.mono))
+        if run is not None:
+            self._roster.be_quick(run)
 
     def _take_outcome(self, event: events.TaskOutcome) -> None:
         run = self._runs.get(event.task_id)
@@ -213,6 +226,9 @@ class Core:
     def _advance(self, run: Run) -> None:
         """Take one task as far as it goes now."""
         task_id = run.task.id
+        self._probes.follow(run, self._roster.revision_of(run), self._round.now.mono)
+        if (status := make_health_status(run)) is not None:
+            self._round.tell(run, status)
         if run.retry_at > self._round.now.mono:
             self._round.mark(self._slots.free(task_id))
             return
@@ -284,6 +300,7 @@ class Core:
     def _forget(self, run: Run) -> None:
         task_id = run.task.id
         self._round.mark(self._ports.free(task_id))
+        self._probes.drop(task_id)
         del self._runs[task_id]
         self._roster.retries.pop(task_id, None)
         self._round.forget(task_id)

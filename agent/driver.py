@@ -24,6 +24,7 @@ from agent.dataplane.base import Backend
 from agent.events import Event, Instruction, Now, Operation, Record
 from agent.executor.base import Executor
 from agent.journal import Content, Journal
+from agent.prober import run_probe
 from swarmpy.errors import Retry, TaskFailed, TaskRejected, Unavailable
 from swarmpy.limits import AGENT_EVENTS_MAX, AGENT_ROUND_EVENTS_MAX
 from swarmpy.model.ids import TaskId
@@ -180,6 +181,8 @@ class Driver:
                 self._applier.cut(addresses)
             case events.EndSession(reason=reason):
                 self._reports.end(reason)
+            case events.Probe():
+                tasks.create_task(self._probe(instruction))
             case events.Persist():
                 raise AssertionError("records are persisted before anything is carried out")
             case _:
@@ -194,6 +197,7 @@ class Driver:
             state=status.state.name.lower(),
             message=status.message,
             **fields,
+            **_health_fields(status),
         )
 
     async def _operate(self, operation: Operation, *, networks: int) -> None:
@@ -213,6 +217,16 @@ class Driver:
         except Exception as error:  # the top of every operation: one that broke must not end the agent
             log.error("operation_broke", operation=type(operation).__name__, exc_info=error)
             outcome = _failed(operation, f"{type(error).__name__}: {error}", is_final=False)
+        await self._inbox.put(outcome)
+
+    async def _probe(self, probe: events.Probe) -> None:
+        try:
+            outcome = await run_probe(self._executor, probe)
+        except Exception as error:  # the top of every probe: one that broke must not end the agent
+            log.error("probe_broke", task_id=probe.task_id, exc_info=error)
+            outcome = events.Probed(probe.attempt, None, f"{type(error).__name__}: {error}")
+        if self._env.buggify("driver.probe_lost"):
+            outcome = events.Probed(probe.attempt, None, "a fault point lost the outcome")
         await self._inbox.put(outcome)
 
     async def _call(self, operation: Operation) -> events.Outcome:
@@ -237,6 +251,11 @@ class Driver:
                 return events.Detached(task_id, attempt)
             case _:
                 assert_never(operation)
+
+
+def _health_fields(status: TaskStatus) -> dict[str, str | bool]:
+    fields: dict[str, str | bool] = {"health": status.health.value} if status.health else {}
+    return {**fields, "is_unready": True} if status.is_unready else fields
 
 
 def _is_about_places(status: TaskStatus) -> bool:

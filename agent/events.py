@@ -23,6 +23,7 @@ from swarmpy.model.discovery import (
 )
 from swarmpy.model.ids import NetworkId, RevisionId, SessionId, TaskId, Timestamp
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task, TaskStatus
+from swarmpy.model.specs import Healthcheck
 
 
 class Now(NamedTuple):
@@ -77,6 +78,7 @@ class StoredTask:
     status: TaskStatus
     is_released: bool = False
     stop_signal: int = 0
+    image_check: Healthcheck | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +164,16 @@ class Detached:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """A ``Probe`` has come to its end. ``exit_code`` None: it could not be run, which says nothing of the
+    task; ``output`` says why."""
+
+    attempt: int
+    exit_code: int | None
+    output: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
     """An instruction was not carried out. ``is_final``: trying again cannot help.
@@ -179,7 +191,7 @@ class Failed:
 
 
 TaskOutcome = Attached | Created | Started | Stopped | Removed | Detached
-Outcome = TaskOutcome | ImageReady | Failed
+Outcome = TaskOutcome | ImageReady | Failed | Probed
 Event = Restored | SessionUp | SessionDown | AssignmentsReceived | Tick | TaskExited | Outcome
 
 
@@ -188,11 +200,12 @@ Event = Restored | SessionUp | SessionDown | AssignmentsReceived | Tick | TaskEx
 
 @dataclass(frozen=True, slots=True)
 class SaveTask:
-    """``stop_signal`` is kept since it may come from the image, which may be gone when it is needed."""
+    """What comes from the image is kept, since that may be gone when it is needed."""
 
     task: Task
     is_released: bool
     stop_signal: int
+    image_check: Healthcheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +299,16 @@ class Detach:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Run a check in the task. Answered by exactly one ``Probed``, soon after ``timeout_s`` at the latest."""
+
+    task_id: TaskId
+    attempt: int
+    argv: tuple[str, ...]
+    timeout_s: float
+
+
 Operation = EnsureImage | Attach | Create | Start | Stop | Remove | Detach
 """What the driver carries out beside its loop; each is answered by exactly one outcome."""
 
@@ -325,4 +348,6 @@ class EndSession:
     reason: str
 
 
-Instruction = Persist | ApplyNetworks | CutConnections | Operation | ReportStatus | DropStatus | EndSession
+Instruction = (
+    Persist | ApplyNetworks | CutConnections | Operation | Probe | ReportStatus | DropStatus | EndSession
+)

@@ -51,6 +51,7 @@ from swarmpy.model.discovery import (
     NodePeer,
 )
 from swarmpy.model.objects import Network, Revision, Task, TaskStatus
+from swarmpy.model.specs import Healthcheck
 from swarmpy.model.states import TaskState
 
 log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ CREATE TABLE IF NOT EXISTS task (
     id TEXT PRIMARY KEY, task BLOB NOT NULL, is_released INTEGER NOT NULL,
     stop_signal INTEGER NOT NULL, status BLOB NOT NULL DEFAULT x''
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS image_check (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS revision (id TEXT PRIMARY KEY, revision BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS discovery (
     kind TEXT NOT NULL, id TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (kind, id)
@@ -143,12 +145,17 @@ class Journal:
         rows = self._connection.execute(
             "SELECT id, task, is_released, stop_signal, status FROM task ORDER BY id"
         ).fetchall()
+        checks = {
+            id_: codec.decode(Healthcheck, _opened(data, id_))
+            for id_, data in self._connection.execute("SELECT id, data FROM image_check")
+        }
         tasks = tuple(
             StoredTask(
                 task=codec.decode(Task, _opened(task, id_, is_released, stop_signal)),
                 status=codec.decode(TaskStatus, _opened(status, id_) if status else b""),
                 is_released=bool(is_released),
                 stop_signal=stop_signal,
+                image_check=checks.get(id_),
             )
             for id_, task, is_released, stop_signal, status in rows
         )
@@ -209,7 +216,7 @@ class Journal:
         """Close it and forget everything."""
         if self.path == IN_MEMORY:
             with self._transaction() as connection:
-                for table in ("task", "revision", "discovery", "manager"):
+                for table in ("task", "image_check", "revision", "discovery", "manager"):
                     connection.execute(f"DELETE FROM {table}")
             return
         self._connection.close()
@@ -311,7 +318,12 @@ def _discovery_key(value: Network | DiscoveryRecord) -> tuple[str, str]:
 
 def _write(connection: sqlite3.Connection, record: Record) -> None:
     match record:
-        case SaveTask(task=task, is_released=is_released, stop_signal=stop_signal):
+        case SaveTask(task=task, is_released=is_released, stop_signal=stop_signal, image_check=check):
+            if check is not None:
+                connection.execute(
+                    "INSERT OR REPLACE INTO image_check (id, data) VALUES (?, ?)",
+                    (task.id, _checked(codec.encode(check), task.id)),
+                )
             connection.execute(
                 "INSERT INTO task (id, task, is_released, stop_signal) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET task = excluded.task, is_released = excluded.is_released, "
@@ -328,6 +340,7 @@ def _write(connection: sqlite3.Connection, record: Record) -> None:
             connection.execute("UPDATE task SET status = ? WHERE id = ?", (data, task_id))
         case DropTask(task_id=task_id):
             connection.execute("DELETE FROM task WHERE id = ?", (task_id,))
+            connection.execute("DELETE FROM image_check WHERE id = ?", (task_id,))
         case SaveRevision(revision=revision):
             connection.execute(
                 "INSERT OR REPLACE INTO revision (id, revision) VALUES (?, ?)",

@@ -6,14 +6,16 @@ since from then on it has to be taken down.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from msgspec.structs import replace
 
-from agent import environment, events
+from agent import environment, events, health
 from agent.environment import NodeContext
 from agent.events import Now, StoredTask
 from agent.task import Do, Move, Run, Trace
 from swarmpy.model.objects import ContainerStatus, PortStatus, Revision, TaskStatus
-from swarmpy.model.states import TaskState, is_terminal
+from swarmpy.model.states import HealthState, TaskState, is_terminal
 
 
 def make_operation(
@@ -33,6 +35,7 @@ def make_operation(
             assert run.sandbox is not None
             run.stop_signal = environment.stop_signal(spec, run.image)
             launch = environment.make_launch(run.task, revision, node, image=run.image, sandbox=run.sandbox)
+            run.image_check = run.image.healthcheck
             run.trace = Trace.ALL
             return events.Create(task_id, attempt, launch)
         case Do.START:
@@ -57,6 +60,9 @@ def adopt(stored: StoredTask, *, is_found: bool, is_attached: bool) -> Run:
     may_stand = was_touched and not is_terminal(state)
     run = Run(task=stored.task, status=stored.status, is_released=stored.is_released)
     run.stop_signal = stored.stop_signal or run.stop_signal
+    run.image_check = stored.image_check
+    run.health, run.is_unready = stored.status.health, stored.status.is_unready
+    run.health_output = stored.status.health_output
     run.is_attached = is_attached or may_stand
     run.trace = Trace.LOG if was_touched else Trace.NOTHING
     if is_found or may_stand:
@@ -75,6 +81,7 @@ def make_status(
     if run.is_created or run.is_started or code is not None:
         container_id = environment.container_id(run.task.id)
         container = ContainerStatus(container_id=container_id, pid=run.pid, exit_code=code or 0)
+    told = make_health(run, move.state, revision=revision)
     return TaskStatus(
         timestamp=now.wall,
         state=move.state,
@@ -84,6 +91,53 @@ def make_status(
         container_status=container,
         port_status=_port_status(run, revision, move.state),
         addresses=run.sandbox.addresses if run.sandbox is not None else before.addresses,
+        health=told.state,
+        health_output=told.output,
+        is_unready=told.is_unready,
+    )
+
+
+class Told(NamedTuple):
+    """What a status says of a task's checks."""
+
+    state: HealthState
+    is_unready: bool
+    output: str
+
+
+_NOTHING = Told(HealthState.UNSPECIFIED, is_unready=False, output="")
+
+
+def make_health(run: Run, state: TaskState, *, revision: Revision | None) -> Told:
+    """What is said of the checks of a task in this state: of one that has ended, only why."""
+    if state < TaskState.STARTING:
+        return _NOTHING
+    if is_terminal(state):
+        return Told(run.health, is_unready=False, output=run.health_output) if run.is_condemned else _NOTHING
+    if not run.has_process:
+        check = health.check_of(environment.container_spec(revision).healthcheck, run.image_check)
+        return Told(HealthState.STARTING, is_unready=False, output="") if check else _NOTHING
+    is_well = run.health is not HealthState.UNHEALTHY and not run.is_unready
+    return Told(run.health, run.is_unready, "" if is_well else run.health_output)
+
+
+def make_health_status(run: Run) -> TaskStatus | None:
+    """The status that tells what the checks of the running task say by now; None if that was told."""
+    before = run.status
+    if not run.has_process or before.state not in (TaskState.STARTING, TaskState.RUNNING):
+        return None
+    told = make_health(run, before.state, revision=None)
+    if (told.state, told.is_unready) == (before.health, before.is_unready):
+        return None
+    is_coming_up = before.state is TaskState.STARTING and told.state is not HealthState.UNHEALTHY
+    if is_coming_up and told.state is not HealthState.STARTING:
+        return None  # its next state tells as well
+    return replace(
+        before,
+        report=before.report + 1,
+        health=told.state,
+        is_unready=told.is_unready,
+        health_output=told.output,
     )
 
 

@@ -2,9 +2,9 @@
 
 ``Places`` joins the ``Directory`` with the core's runs. After every round it says what the backend is to
 have: the state, if it changed, and whose connections are to be ended. A task that others reach through a
-network is stopped ``DRAIN_S`` after the order came, so that by then nothing leads to it any more; each has a
-moment of its own, so many of them wait together. A restarted agent does not know when the order came, and
-waits once more.
+network is stopped ``DRAIN_S`` after the order came, or ``UNHEALTHY_DRAIN_S`` after its health check has given
+it up, so that by then nothing leads to it any more; each has a moment of its own, so many of them wait
+together. A restarted agent does not know when that was, and waits once more.
 
 While a former life has left something that nobody knows of yet, no state is given out: it would be taken
 down before managers could say that it is theirs.
@@ -21,7 +21,7 @@ from agent.environment import NodeContext
 from agent.events import Instruction, Now
 from agent.task import Run
 from swarmpy.errors import TaskRejected
-from swarmpy.limits import DRAIN_S
+from swarmpy.limits import DRAIN_S, UNHEALTHY_DRAIN_S
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import Revision
 from swarmpy.model.states import TaskState
@@ -50,7 +50,7 @@ class Places:
         if not run.task.networks or run.status.state is not TaskState.RUNNING:
             return False
         if not run.stop_at:
-            run.stop_at = now.mono + DRAIN_S
+            run.stop_at = now.mono + (DRAIN_S if run.is_unwanted else UNHEALTHY_DRAIN_S)
         if run.stop_at <= now.mono:
             return False
         self._drains[task_id] = run.stop_at
@@ -95,7 +95,7 @@ class Places:
 
     def follow(self, task_id: TaskId, run: Run | None) -> None:
         """The task may have moved on; None: it is forgotten."""
-        if run is None or not (run.is_live and run.is_unwanted):
+        if run is None or not (run.is_live and (run.is_unwanted or run.is_condemned)):
             self._drains.pop(task_id, None)
         if run is None or run.endpoint is None:
             self.directory.drop_local(task_id)

@@ -24,7 +24,7 @@ from agent.places import Places
 from agent.revisions import Revisions
 from agent.round import Round
 from agent.task import Move, Run, Trace, failure
-from swarmpy.model.ids import RevisionId, SessionId, TaskId
+from swarmpy.model.ids import SECOND_NS, RevisionId, SessionId, TaskId
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task, TaskStatus
 from swarmpy.model.states import TaskState, is_terminal
 
@@ -108,8 +108,9 @@ class Roster:
         run.is_created = True
         run.pid = found.pid
         run.exit = found.exit
-        if run.exit is None and run.status.state < TaskState.RUNNING and not run.is_unwanted:
-            self.move(run, Move(TaskState.RUNNING, "started"))
+        now = self._round.now
+        ran_s = max(0, now.wall - found.started_at) / SECOND_NS if found.started_at else 0.0
+        run.started_at = now.mono - ran_s
 
     def note_exit(self, event: events.TaskExited) -> None:
         """Its process has ended, whether or not that was wished for."""

@@ -67,7 +67,7 @@ class Round:
         """What is to be done, in this order."""
         for task_id in self._saved_tasks:
             run = runs[task_id]
-            self.records.append(events.SaveTask(run.task, run.is_released, run.stop_signal))
+            self.records.append(events.SaveTask(run.task, run.is_released, run.stop_signal, run.image_check))
         for task_id in self._saved_statuses:
             self.records.append(events.SaveStatus(task_id, runs[task_id].status))
         reports = [

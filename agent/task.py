@@ -17,7 +17,11 @@ from enum import Enum, IntEnum, auto
 from agent.dataplane.base import Endpoint
 from agent.executor.base import Exit, ImageConfig, Sandbox
 from swarmpy.model.objects import Task, TaskStatus
-from swarmpy.model.states import TaskState, is_terminal
+from swarmpy.model.specs import Healthcheck
+from swarmpy.model.states import HealthState, TaskState, is_terminal
+
+UNHEALTHY = "dockerexec: unhealthy container"
+"""Docker's words for why a task was ended that its health check had given up."""
 
 
 class Trace(IntEnum):
@@ -36,6 +40,8 @@ class Run:
     sandbox may stand. ``endpoint``: what the task is to have in the network, until that is taken down.
     ``stop_at``: when a task that was told to stop may be stopped; 0: that was not decided. ``attempt``: the
     number of the operation under way, 0 for none; ``version``: of the task when it was asked for.
+    ``started_at``: when its process was started, on the monotonic clock. ``health``, ``is_unready`` and
+    ``health_output``: what its checks say now; ``status`` has what was told of them.
     """
 
     task: Task
@@ -57,6 +63,11 @@ class Run:
     failures: int = 0
     retry_at: float = 0.0
     stop_at: float = 0.0
+    image_check: Healthcheck | None = None
+    started_at: float = 0.0
+    health: HealthState = HealthState.UNSPECIFIED
+    is_unready: bool = False
+    health_output: str = ""
 
     @property
     def has_ended(self) -> bool:
@@ -66,6 +77,16 @@ class Run:
     def is_live(self) -> bool:
         """Whether a process of the task may be running."""
         return self.is_started and self.exit is None
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a process of the task is known to run."""
+        return self.pid != 0 and self.exit is None
+
+    @property
+    def is_condemned(self) -> bool:
+        """Whether it was told that the task is unhealthy, so that it has to end."""
+        return self.status.health is HealthState.UNHEALTHY and not self.has_ended
 
     @property
     def is_misplaced(self) -> bool:
@@ -122,7 +143,18 @@ def next_step(run: Run) -> Step | None:
         return _take_down(run)
     if run.is_unwanted:
         return Do.STOP if run.is_live else Move(TaskState.SHUTDOWN, "shutdown")
+    if run.is_condemned:
+        return Do.STOP if run.is_live else failure(run, UNHEALTHY)
+    if run.has_process and run.status.state < TaskState.RUNNING:
+        return _come_up(run)
     return _bring_up(run)
+
+
+def _come_up(run: Run) -> Step | None:
+    """A task that runs is RUNNING once its health check, if it has one, says so."""
+    if run.health in (HealthState.UNSPECIFIED, HealthState.HEALTHY):
+        return Move(TaskState.RUNNING, "started")
+    return Move(TaskState.STARTING, "starting") if run.status.state < TaskState.STARTING else None
 
 
 def _bring_up(run: Run) -> Step | None:
@@ -158,14 +190,17 @@ def _prepare(run: Run) -> Do | None:
 def _ended(run: Run, exit: Exit) -> Move:
     if run.is_unwanted:
         return Move(TaskState.SHUTDOWN, "shutdown")
+    if run.is_condemned:
+        message = "starting" if run.status.state is TaskState.STARTING else "started"
+        return Move(TaskState.FAILED, message, exit_text(exit, UNHEALTHY) if exit.code else UNHEALTHY)
     if exit.code == 0:
         return Move(TaskState.COMPLETE, "finished")
     return Move(TaskState.FAILED, "started", exit_text(exit))
 
 
-def exit_text(exit: Exit) -> str:
+def exit_text(exit: Exit, cause: str = "") -> str:
     """Docker's sentence for a task that ended badly, with the cause if one is known."""
-    cause = exit.message or ("out of memory" if exit.is_oom_killed else "")
+    cause = cause or exit.message or ("out of memory" if exit.is_oom_killed else "")
     return f"task: non-zero exit ({exit.code})" + (f": {cause}" if cause else "")
 
 

@@ -1,8 +1,9 @@
 """What agents are told of networks: each record as it follows from the store.
 
 A record follows from committed state alone, so nothing is stored for it and nothing can be forgotten. A task
-is ACTIVE while it runs and is wished to; PRESENT on the way there, and from the order to stop on; LOST while
-its node is down; and no endpoint at all once it has ended.
+is ACTIVE while it runs, is wished to and is neither unhealthy nor unready; PRESENT on the way there, while it
+is one of both, and from the order to stop on; LOST while its node is down; and no endpoint at all once it has
+ended.
 
 ``RecordBook`` remembers what was derived last. A record that did not change is the same object again, so that
 what hangs on it (its encoding) is made once for all sessions, and who compares two of them mostly compares
@@ -200,7 +201,8 @@ def endpoint_state(task: Task, node: Node | None) -> EndpointState | None:
         return EndpointState.LOST
     # a job's task is wished to complete, and runs meanwhile
     is_wanted = TaskState.RUNNING <= task.desired_state <= TaskState.COMPLETE
-    if task.status.state is TaskState.RUNNING and is_wanted:
+    is_up = task.status.state is TaskState.RUNNING and not task.status.is_unready
+    if is_up and is_wanted:
         return EndpointState.ACTIVE
     return EndpointState.PRESENT
 

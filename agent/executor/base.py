@@ -12,9 +12,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId, Timestamp
-from swarmpy.model.specs import ContainerSpec, Limits
+from swarmpy.model.specs import ContainerSpec, Healthcheck, Limits
 from swarmpy.model.value import Value
+
+
+class NotRunning(TaskRejected):
+    """The task has no processes now."""
+
+
+class NotThere(TaskRejected):
+    """The task has no such file."""
 
 
 class Capabilities(Value, frozen=True, kw_only=True):
@@ -38,6 +47,7 @@ class ImageConfig(Value, frozen=True, kw_only=True):
     workdir: str = ""
     stop_signal: str = ""
     layers: tuple[str, ...] = ()
+    healthcheck: Healthcheck | None = None
 
 
 class Sandbox(Value, frozen=True, kw_only=True):
@@ -217,18 +227,18 @@ class Executor(Protocol):
     async def stats(self, task_id: TaskId) -> Stats: ...
 
     async def exec(self, task_id: TaskId, command: Command) -> Channel:
-        """Run a command in the task's namespaces. TaskRejected: the task does not run, or has no such
-        command (docker's text)."""
+        """Run a command in the task's namespaces. NotRunning; TaskRejected: it cannot be run (docker's
+        text)."""
         ...
 
     async def attach(self, task_id: TaskId) -> Channel:
-        """The task's own streams from now on; its log has what was before. TaskRejected: it does not run."""
+        """The task's own streams from now on; its log has what was before. NotRunning if it does not run."""
         ...
 
     async def top(self, task_id: TaskId) -> ProcessTable: ...
 
     def copy_out(self, task_id: TaskId, path: str) -> AsyncIterator[bytes]:
-        """A tar archive of what is there, as the task sees it. TaskRejected if nothing is."""
+        """A tar archive of what is there, as the task sees it. NotThere if nothing is."""
         ...
 
     async def copy_in(self, task_id: TaskId, path: str, archive: AsyncIterator[bytes]) -> None:

@@ -37,6 +37,8 @@ from agent.executor.images.archive import (
 )
 from agent.executor.images.unpack import Unpacker
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from swarmpy.model.ids import Duration
+from swarmpy.model.specs import Healthcheck
 
 HOST = "host"
 _LAYER_CHARS = 20
@@ -336,6 +338,7 @@ def _record_of(source: ImageSource, name: str, size_bytes: int) -> ImageRecord:
         workdir=str(wish.get("WorkingDir") or ""),
         stop_signal=str(wish.get("StopSignal") or ""),
         layers=layers,
+        healthcheck=_healthcheck(wish),
     )
     return ImageRecord(
         config=config,
@@ -344,6 +347,30 @@ def _record_of(source: ImageSource, name: str, size_bytes: int) -> ImageRecord:
         architecture=str(source.config.get("architecture") or ""),
         size_bytes=size_bytes,
     )
+
+
+def _healthcheck(config: dict[str, Any]) -> Healthcheck | None:
+    """The image's own, in Docker's spelling; the OCI specification has none."""
+    check = config.get("Healthcheck")
+    if not check:
+        return None
+    if not isinstance(check, dict):
+        raise InvalidArgument("the image's configuration has a Healthcheck that is no object")
+    return Healthcheck(
+        test=_words(check, "Test"),
+        interval=Duration(_whole(check, "Interval")),
+        timeout=Duration(_whole(check, "Timeout")),
+        start_period=Duration(_whole(check, "StartPeriod")),
+        start_interval=Duration(_whole(check, "StartInterval")),
+        retries=_whole(check, "Retries"),
+    )
+
+
+def _whole(check: dict[str, Any], key: str) -> int:
+    value = check.get(key) or 0
+    if not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise InvalidArgument(f"the image's Healthcheck has a {key} that makes no sense: {value!r}")
+    return value
 
 
 def _words(config: dict[str, Any], key: str) -> tuple[str, ...]:

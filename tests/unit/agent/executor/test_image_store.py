@@ -18,6 +18,8 @@ from agent.executor.images.reference import parse
 from agent.executor.images.store import ImageStore
 from agent.executor.images.unpack import Unpacker
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound
+from swarmpy.model.ids import Duration
+from swarmpy.model.specs import Healthcheck
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="unpacking sets owners")]
 
@@ -62,6 +64,21 @@ def test_host_is_always_there(store: ImageStore) -> None:
     assert store.records() == ()
 
 
+def test_a_health_check_of_an_image(store: ImageStore, tmp_path: Path) -> None:
+    check = {"Test": ["CMD-SHELL", "curl -f http://localhost/"], "Interval": 5_000_000_000, "Retries": 2}
+    store.load(write_layout(tmp_path / "web", [BASE], name="web:1", Healthcheck=check))
+    assert store.config("web:1").healthcheck == Healthcheck(
+        test=("CMD-SHELL", "curl -f http://localhost/"), interval=Duration(5_000_000_000), retries=2
+    )
+
+
+@pytest.mark.parametrize("check", ["CMD", {"Test": "CMD"}, {"Test": ["CMD", "a"], "Retries": -1}])
+def test_a_health_check_that_is_none(store: ImageStore, tmp_path: Path, check: object) -> None:
+    path = write_layout(tmp_path / "web", [BASE], name="web:1", Healthcheck=check)
+    with pytest.raises(InvalidArgument, match=r"Healthcheck|Test"):
+        store.load(path)
+
+
 @pytest.mark.parametrize("is_gzipped", [True, False])
 def test_a_layout_folder(store: ImageStore, tmp_path: Path, is_gzipped: bool) -> None:
     path = write_layout(
@@ -80,6 +97,7 @@ def test_a_layout_folder(store: ImageStore, tmp_path: Path, is_gzipped: bool) ->
     config = store.config("team/web:1")
     assert (config.entrypoint, config.command, config.env) == (("/bin/e",), ("c",), ("A=1",))
     assert (config.user, config.workdir, config.stop_signal) == ("u", "/w", "SIGINT")
+    assert config.healthcheck is None
     assert len(config.layers) == 2
     assert (store.layers_dir / config.layers[0] / "etc/a").read_bytes() == b"a"
     assert store.inspect(config.digest[:19]).config == config
