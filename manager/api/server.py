@@ -34,6 +34,7 @@ from manager.api.networks import Networks
 from manager.api.nodes import Nodes
 from manager.api.recovery import Recovery
 from manager.api.replica import Replica
+from manager.api.service_history import ServiceHistory
 from manager.api.services import Services
 from manager.api.swarm import Swarm
 from manager.api.system import System
@@ -124,6 +125,7 @@ def make_app(api: Api) -> web.Application:
         Recovery(api),
         Nodes(api),
         Services(api),
+        ServiceHistory(api),
         Logs(api),
         Tasks(api),
         Networks(api),

@@ -1,7 +1,7 @@
 """What a create, an update and a rollback of a service change in the store. Pure.
 
 A service and the revision of its spec are written together. ``template_id`` moves only when the change
-concerns the tasks (see ``manager/reconcile/outdated.py``). A rollback goes back to the stored previous
+concerns the tasks (see ``manager/reconcile/outdated.py``). A rollback goes back to the stored earlier
 revision itself, so tasks that still run it are up to date at once.
 """
 
@@ -17,6 +17,8 @@ from manager.api.lookup import find
 from manager.api.network_plan import SWARM_SCOPE
 from manager.api.predefined import find_predefined
 from manager.reconcile.outdated import concerns_tasks
+from manager.reconcile.return_to import obstacle
+from manager.reconcile.update import PAUSED, is_going, is_under_way, resumed, rollback_begun
 from manager.schedule import constraint
 from manager.store.publishing import clash_of
 from manager.store.view import View
@@ -27,7 +29,7 @@ from swarmpy.model.defaults import publish_mode
 from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
 from swarmpy.model.objects import Config, Endpoint, Kind, Network, Revision, Secret, Service, UpdateStatus
 from swarmpy.model.specs import ContainerSpec, NetworkAttachmentConfig, PortConfig, ServiceSpec
-from swarmpy.model.states import PublishMode, UpdateState
+from swarmpy.model.states import PublishMode
 
 Changes = tuple[Change, ...]
 
@@ -80,16 +82,44 @@ def update(
         return ()
     number = max((revision.number for revision in view.revisions_of(service.id)), default=0) + 1
     revision = Revision(id=RevisionId(revision_id), service_id=service.id, number=number, spec=spec)
+    has_other_tasks = concerns_tasks(service.spec, spec)
+    is_amid_update = not has_other_tasks and is_under_way(service)
     changed = replace(
         service,
         spec=spec,
         revision_id=revision.id,
-        template_id=revision.id if concerns_tasks(service.spec, spec) else service.template_id,
-        previous_id=service.revision_id,
+        template_id=revision.id if has_other_tasks else service.template_id,
+        # a rollback of an update that was scaled meanwhile returns to what was before the update
+        previous_id=(service.previous_id if is_amid_update else "") or service.revision_id,
         endpoint=endpoint_of(spec, service.endpoint),
-        update_status=None,
+        update_status=_status_after(service, spec) if is_amid_update else None,
     )
     return (Create(object=revision), Update(object=changed))
+
+
+def _status_after(service: Service, spec: ServiceSpec) -> UpdateStatus | None:
+    """Of an update under way, when the change does not concern its tasks. Scaling lets no paused update go
+    on; other ways of updating do, from the start."""
+    has_same_pace = (spec.update_config, spec.rollback_config) == (
+        service.spec.update_config,
+        service.spec.rollback_config,
+    )
+    return service.update_status if has_same_pace or is_going(service) else None
+
+
+def is_paused(service: Service) -> bool:
+    return service.update_status is not None and service.update_status.state in PAUSED
+
+
+def resume(view: View, service: Service, *, base_version: int, now: Timestamp) -> Changes:
+    """A paused update, or rollback, goes on."""
+    if service.version != base_version:
+        raise Stale
+    status = service.update_status
+    if status is None or not is_paused(service):
+        state = "there is none" if status is None else f"its last one is {status.state}"
+        raise texts.precondition(f"service {service.spec.name} has no paused update to go on with: {state}")
+    return (Update(object=replace(service, update_status=resumed(status, now=now))),)
 
 
 def rollback(view: View, service: Service, *, base_version: int, now: Timestamp) -> Changes:
@@ -98,20 +128,45 @@ def rollback(view: View, service: Service, *, base_version: int, now: Timestamp)
     previous = view.revision(service.previous_id) if service.previous_id else None
     if previous is None:
         raise texts.precondition(f"service {service.id} does not have a previous spec")
+    return _returned(view, service, previous, now)
+
+
+def rollback_to(view: View, service: Service, number: int, *, base_version: int, now: Timestamp) -> Changes:
+    """To the kept revision of that number."""
+    if service.version != base_version:
+        raise Stale
+    kept = {revision.number: revision for revision in view.revisions_of(service.id)}
+    wanted = kept.get(number)
+    if wanted is None:
+        numbers = ", ".join(map(str, sorted(kept)))
+        raise texts.not_found(
+            f"revision {number} of service {service.spec.name} is not kept: give one of {numbers}"
+        )
+    if wanted.id == service.revision_id:
+        raise texts.precondition(f"service {service.spec.name} is at revision {number} already")
+    return _returned(view, service, wanted, now)
+
+
+def _returned(view: View, service: Service, wanted: Revision, now: Timestamp) -> Changes:
+    spec = wanted.spec
     try:
-        _check_ports_free(view, previous.spec, service)
+        _check_ports_free(view, spec, service)
     except Rejected as error:
         raise texts.invalid(error) from None
+    reason = obstacle(view, service, spec)
+    if reason:
+        raise texts.precondition(
+            f"service {service.spec.name} cannot go back to revision {wanted.number}: {reason}. "
+            "Go back to another revision, or update the service to something else."
+        )
     changed = replace(
         service,
-        spec=previous.spec,
-        revision_id=previous.id,
-        template_id=previous.id if concerns_tasks(service.spec, previous.spec) else service.template_id,
+        spec=spec,
+        revision_id=wanted.id,
+        template_id=wanted.id if concerns_tasks(service.spec, spec) else service.template_id,
         previous_id=service.revision_id,
-        endpoint=endpoint_of(previous.spec, service.endpoint),
-        update_status=UpdateStatus(
-            state=UpdateState.ROLLBACK_STARTED, message="manually requested rollback", started_at=now
-        ),
+        endpoint=endpoint_of(spec, service.endpoint),
+        update_status=rollback_begun(service, "manually requested rollback", now=now),
     )
     return (Update(object=changed),)
 

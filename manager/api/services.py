@@ -83,9 +83,13 @@ class Services:
             if how == "previous":
                 return service_plan.rollback(view, service, base_version=base_version, now=self._api.now())
             accepted = service_plan.accept(view, spec, of=service)
-            return service_plan.update(
+            changes = service_plan.update(
                 view, service, accepted, base_version=base_version, revision_id=revision_id
             )
+            if not changes and service_plan.is_paused(service):
+                # docker's one way to let a paused update go on is to ask for it again
+                return service_plan.resume(view, service, base_version=base_version, now=self._api.now())
+            return changes
 
         # the base version is the client's, so a change that came in between ends in Stale, not in a repeat
         await self._api.decide(plan, is_guarded=True)

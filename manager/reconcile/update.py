@@ -50,6 +50,12 @@ def is_going(service: Service) -> bool:
     return service.update_status is not None and service.update_status.state in _GOING
 
 
+def is_under_way(service: Service) -> bool:
+    """Whether an update, or a rollback, is going or paused."""
+    status = service.update_status
+    return status is not None and status.state in (*_GOING, *PAUSED)
+
+
 def config_of(service: Service) -> EffectiveUpdate:
     status = service.update_status
     if status is not None and status.state == UpdateState.ROLLBACK_STARTED:
