@@ -194,7 +194,7 @@ class Cgroups:
 
     def _until_empty(self, task_id: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while pids := self._pids(task_id):
+        while pids := self.pids(task_id):
             for pid in pids:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -220,7 +220,8 @@ class Cgroups:
                 raise Unavailable(f"the cgroup {folder} cannot be removed: it stays busy")
             time.sleep(CGROUP_POLL_S)
 
-    def _pids(self, task_id: str) -> set[int]:
+    def pids(self, task_id: str) -> set[int]:
+        """All processes of a task; none if there are no control groups here."""
         pids: set[int] = set()
         for folder in self._layout.folders(task_id):
             for below, _, _ in os.walk(folder):

@@ -33,6 +33,8 @@ import structlog
 
 from agent.executor.base import (
     Capabilities,
+    Channel,
+    Command,
     Exit,
     ExitEvent,
     Found,
@@ -40,12 +42,14 @@ from agent.executor.base import (
     Launch,
     LogLine,
     LogQuery,
+    ProcessTable,
     Stats,
     log_folder,
 )
 from agent.executor.images.store import ImageStore
-from agent.executor.native import cgroups, folders, launcher, preflight, process
+from agent.executor.native import cgroups, folders, launcher, preflight, process, processes
 from agent.executor.native.folders import TaskState
+from agent.executor.native.inside import Inside, not_running
 from agent.executor.native.job import ExitRecord, Places, StartRecord, plan_job
 from agent.executor.native.log_reader import read_log
 from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected, Unavailable
@@ -104,6 +108,7 @@ class NativeExecutor:
         self._cgroups = cgroups.Cgroups(cgroup_parent)
         self._launcher = launcher.Launcher(data_dir / "shim.log")
         self._pool = ThreadPoolExecutor(EXECUTOR_THREADS_MAX, thread_name_prefix="native")
+        self._inside = Inside(self._launcher, self._folder, self._run)
         self._tasks: dict[TaskId, _Task] = {}
         self._ended: deque[ExitEvent] = deque()
         self._has_ended = asyncio.Event()
@@ -366,6 +371,27 @@ class NativeExecutor:
         if task is None or task.started is None or task.exit is not None:
             return Stats()
         return await self._run(partial(self._cgroups.stats, task_id))
+
+    # --- inside a task
+
+    async def exec(self, task_id: TaskId, command: Command) -> Channel:
+        return await self._inside.exec(task_id, command)
+
+    async def attach(self, task_id: TaskId) -> Channel:
+        return await self._inside.attach(task_id)
+
+    async def top(self, task_id: TaskId) -> ProcessTable:
+        task = self._tasks.get(task_id)
+        if task is None or task.started is None or task.exit is not None:
+            raise not_running(task_id)
+        first, now = task.started["pid"], self._clock.now()
+        return await self._run(lambda: processes.table(self._cgroups.pids(task_id), first, now))
+
+    def copy_out(self, task_id: TaskId, path: str) -> AsyncIterator[bytes]:
+        return self._inside.copy_out(task_id, path)
+
+    async def copy_in(self, task_id: TaskId, path: str, archive: AsyncIterator[bytes]) -> None:
+        await self._inside.copy_in(task_id, path, archive)
 
     # --- watching
 

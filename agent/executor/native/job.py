@@ -7,7 +7,7 @@ arguments, the environment, the capabilities, the mounts. The shim carries it ou
 from __future__ import annotations
 
 import resource
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from agent.executor.base import Launch
 from swarmpy.errors import TaskRejected
@@ -95,6 +95,7 @@ class Job(TypedDict):
     rlimits: list[tuple[int, int, int]]
     oom_score_adj: int
     tty: bool
+    open_stdin: NotRequired[bool]
     init: bool
     cgroups: list[str]
     oom_file: str
@@ -172,6 +173,7 @@ def plan_job(launch: Launch, places: Places) -> Job:
         rlimits=[_rlimit(ulimit) for ulimit in spec.ulimits],
         oom_score_adj=spec.oom_score_adj,
         tty=spec.tty,
+        open_stdin=spec.open_stdin,
         init=bool(spec.init),
         cgroups=places["cgroups"],
         oom_file=places["oom_file"],

@@ -15,6 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
+from agent.executor.native.shim.launcher import ENTER, START
 from swarmpy.errors import Unavailable
 from swarmpy.limits import TASK_START_TIMEOUT_S
 
@@ -43,25 +44,32 @@ class Launcher:
 
     def order(self, folder: Path, report: int) -> None:
         """Have a shim started for the task in ``folder``; ``report`` is handed over to it."""
+        self._order(START + os.fsencode(folder), report)
+
+    def enter(self, folder: Path, sock: int) -> None:
+        """Have a process started that works inside the task in ``folder``, as it is told on ``sock``."""
+        self._order(ENTER + os.fsencode(folder), sock)
+
+    def _order(self, packet: bytes, fd: int) -> None:
         with self._lock:
             try:
-                self._send(folder, report)
+                self._send(packet, fd)
             except (BrokenPipeError, ConnectionError):
                 # it was killed: a fresh one takes the order, running shims have noticed nothing
                 self._stop()
-                self._send(folder, report)
+                self._send(packet, fd)
 
     def stop(self) -> None:
         """End of file tells the launcher to go. Shims stay."""
         with self._lock:
             self._stop()
 
-    def _send(self, folder: Path, report: int) -> None:
+    def _send(self, packet: bytes, fd: int) -> None:
         if self._orders is None:
             self._start()
         assert self._orders is not None
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [report]))]
-        self._orders.sendmsg([os.fsencode(folder)], rights)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+        self._orders.sendmsg([packet], rights)
 
     def _start(self) -> None:
         if self._process is not None:

@@ -25,7 +25,7 @@ import select
 import signal
 import time
 
-from agent.executor.native.shim import inner, kernel
+from agent.executor.native.shim import attach, inner, kernel
 from agent.executor.native.shim.log_writer import LogWriter
 
 TYPE_CHECKING = False
@@ -67,7 +67,7 @@ def run(folder: str, report: int) -> None:
 
 
 def _supervise(folder: str, job: Job, report: int) -> None:
-    stdio, outputs = _open_stdio(is_terminal=job["tty"])
+    stdio, outputs, feed = _open_stdio(is_terminal=job["tty"], is_fed=job.get("open_stdin", False))
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
     kernel.unshare(kernel.CLONE_NEWPID)
     pid = os.fork()  # noqa: TID251 - the shim has one thread and is not the daemon
@@ -91,19 +91,24 @@ def _supervise(folder: str, job: Job, report: int) -> None:
         "at": time.time_ns(),
     }
     write_record(f"{folder}/started", json.dumps(started))
+    poll = select.poll()
+    terminal = next(iter(outputs)) if job["tty"] else -1
+    audience = attach.Audience(folder, poll, feed=feed, terminal=terminal)
     _send(report, {"state": "started"})
     sync_record(folder, "started")
-    _write_log(job, outputs, child)
+    _write_log(job, outputs, (child, poll), audience)
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
+    code = code if code >= 0 else 128 - code
     ended: ExitRecord = {
-        "code": code if code >= 0 else 128 - code,
+        "code": code,
         "is_oom_killed": _has_oom_kill(job["oom_file"]),
         "at": time.time_ns(),
         "message": "",
         "kind": "ended",
     }
     write_record(f"{folder}/exit", json.dumps(ended))
+    audience.finish(code)
 
 
 def _end_unstarted(folder: str, failure: dict[str, str | int], report: int) -> None:
@@ -118,46 +123,57 @@ def _end_unstarted(folder: str, failure: dict[str, str | int], report: int) -> N
     _send(report, {"state": "ended"})
 
 
-def _open_stdio(*, is_terminal: bool) -> tuple[tuple[int, int, int], dict[int, int]]:
-    """The task's ends (stdin, stdout, stderr) and ours (fd -> stream number)."""
+def _open_stdio(*, is_terminal: bool, is_fed: bool) -> tuple[tuple[int, int, int], dict[int, int], int]:
+    """The task's ends (stdin, stdout, stderr), ours (fd -> stream number), and what feeds its input (or -1).
+
+    Its input is held open as long as it runs: clients that are attached come and go.
+    """
     if is_terminal:
         ours, theirs = os.openpty()
-        return (theirs, theirs, theirs), {ours: 1}
-    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        return (theirs, theirs, theirs), {ours: 1}, os.dup(ours) if is_fed else -1
+    if is_fed:
+        theirs_in, feed = os.pipe2(os.O_CLOEXEC)
+    else:
+        theirs_in, feed = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1
     out_read, out_write = os.pipe2(os.O_CLOEXEC)
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
-    return (null, out_write, error_write), {out_read: 1, error_read: 2}
+    return (theirs_in, out_write, error_write), {out_read: 1, error_read: 2}, feed
 
 
-def _write_log(job: Job, outputs: dict[int, int], child: int) -> None:
-    """Copy the task's words to its log until the task has ended and all is written."""
+def _write_log(
+    job: Job, outputs: dict[int, int], watched: tuple[int, select.poll], audience: attach.Audience
+) -> None:
+    """Copy the task's words to its log and to who is attached, until it has ended and all is written."""
     log = LogWriter(
         job["log_dir"],
         file_bytes_max=job["log_file_bytes_max"],
         files_max=job["log_files_max"],
         line_bytes_max=job["log_line_bytes_max"],
     )
-    poll = select.poll()
+    child, poll = watched
     poll.register(child, select.POLLIN)
     for fd in outputs:
         os.set_blocking(fd, False)
         poll.register(fd, select.POLLIN)
     is_alive = True
     while is_alive:
-        for fd, _ in poll.poll():
+        for fd, event in poll.poll():
             if fd == child:
                 is_alive = False
-            elif not _copy(fd, outputs[fd], log):
-                poll.unregister(fd)
+            elif fd in outputs:
+                if not _copy(fd, outputs[fd], log, audience):
+                    poll.unregister(fd)
+            else:
+                audience.serve(fd, event)
     # the pid namespace is gone: what is still in the pipes is all that there will ever be
     for fd, stream in outputs.items():
-        while _copy(fd, stream, log):
+        while _copy(fd, stream, log, audience):
             pass
     log.finish(time.time_ns())
     log.close()
 
 
-def _copy(fd: int, stream: int, log: LogWriter) -> bool:
+def _copy(fd: int, stream: int, log: LogWriter, audience: attach.Audience) -> bool:
     """One read's worth. False when there is nothing (more) to read."""
     try:
         data = os.read(fd, _READ_BYTES)
@@ -167,6 +183,7 @@ def _copy(fd: int, stream: int, log: LogWriter) -> bool:
         raise
     if data:
         log.feed(stream, data, time.time_ns())
+        audience.tell(stream, data)
     return bool(data)
 
 

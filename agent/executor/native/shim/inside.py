@@ -1,0 +1,201 @@
+"""One order carried out inside a running task: a command, or files copied out of it or into it.
+
+A process per order, forked by the launcher. It stays outside with the socket to the daemon; its child enters
+the task's namespaces. The child of a command becomes a member of the task in all respects: control groups,
+every namespace, root, account, privileges; so it ends with the task. The child of a copy enters the mount
+namespace only, and works there on its own: links in the task's files cannot lead it out, and nothing of the
+task can reach it, for it is in none of its other namespaces and loads no code once it is inside.
+
+The daemon lets go by closing the socket: then the command is killed with all of its session.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+from agent.executor.native.shim import frames, inner, kernel, relay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TypedDict
+
+    from agent.executor.native.job import Job, StartRecord
+
+    class Order(TypedDict):
+        """``verb``: "exec", "read" or "write"; the rest is of a command but for ``path``."""
+
+        verb: str
+        path: str
+        argv: list[str]
+        env: list[str]
+        user: str
+        workdir: str
+        tty: bool
+        has_input: bool
+        capabilities: list[int]
+
+
+_NAMESPACES = (
+    ("cgroup", kernel.CLONE_NEWCGROUP),
+    ("ipc", kernel.CLONE_NEWIPC),
+    ("uts", kernel.CLONE_NEWUTS),
+    ("net", kernel.CLONE_NEWNET),
+    ("mnt", kernel.CLONE_NEWNS),
+)
+"""The mount namespace last: after it, nothing of the node can be opened."""
+_READ_BYTES = 65_536
+
+
+class _NotRunning(Exception):
+    """The task has ended."""
+
+
+def run(folder: str, sock: int) -> None:
+    """The whole life of the process."""
+    os.setsid()
+    kernel.set_process_name("swarmpy-inside")
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    kind, content = frames.read_frame(sock)
+    if kind != frames.ORDER:
+        raise frames.Garbled(f"a frame of kind {kind} where an order should be")
+    order: Order = json.loads(content)
+    with open(f"{folder}/job.json", encoding="utf-8") as file:
+        job: Job = json.load(file)
+    try:
+        with open(f"{folder}/started", encoding="utf-8") as file:
+            started: StartRecord = json.load(file)
+        entrances = _open_namespaces(started)
+    except (OSError, ValueError, _NotRunning):
+        _fail(sock, {"kind": "gone", "code": inner.NOT_STARTED, "message": ""})
+        return
+    _carry_out(sock, order, job, entrances)
+
+
+def _open_namespaces(started: StartRecord) -> dict[str, int]:
+    """Of the very process that was started: they are opened first, then its start time is compared."""
+    pid = started["pid"]
+    found = {
+        name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        for name in ("pid", *(name for name, _ in _NAMESPACES))
+    }
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    if int(fields[19]) != started["pid_start"] or fields[0] in (b"Z", b"X"):
+        raise _NotRunning
+    return found
+
+
+def _carry_out(sock: int, order: Order, job: Job, entrances: dict[str, int]) -> None:
+    is_command = order["verb"] == "exec"
+    theirs, outputs, feed, terminal = _open_stdio(order)
+    status_read, status_write = os.pipe2(os.O_CLOEXEC)
+    if is_command:
+        kernel.setns(entrances["pid"], kernel.CLONE_NEWPID)
+    else:
+        _load_copying()
+    try:
+        pid = os.fork()  # noqa: TID251 - this process has one thread and is not the daemon
+    except OSError:  # the pid namespace has ended
+        _fail(sock, {"kind": "gone", "code": inner.NOT_STARTED, "message": ""})
+        return
+    if not pid:
+        os.close(status_read)
+        if is_command:
+            inner.run_reporting(
+                lambda: _become_command(order, job, entrances, (theirs, status_write)), status_write
+            )
+        inner.run_reporting(lambda: _copy(order, entrances, (theirs, status_write)), status_write)
+    for fd in {*theirs, status_write, *entrances.values()}:
+        os.close(fd)
+    child = os.pidfd_open(pid)
+    failure = _read_all(status_read)
+    if failure:
+        os.waitpid(pid, 0)
+        _fail(sock, json.loads(failure))
+        return
+    channel = relay.Relay(sock, outputs, feed, terminal=terminal)
+    channel.send(frames.STARTED)
+    try:
+        channel.run(child)
+        _, wait_status = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(wait_status)
+        channel.finish(frames.EXITED, str(code if code >= 0 else 128 - code).encode())
+    except relay.Gone:
+        relay.kill_session(pid, job["cgroups"])
+
+
+def _open_stdio(order: Order) -> tuple[tuple[int, int, int], dict[int, int], int, int]:
+    """The command's ends; ours (fd -> kind of frame), the end that feeds it, and the terminal (-1: none)."""
+    if order["tty"]:
+        ours, theirs = os.openpty()
+        return (theirs, theirs, theirs), {ours: frames.STDOUT}, ours, ours
+    if order["has_input"]:
+        theirs_in, feed = os.pipe2(os.O_CLOEXEC)
+    else:
+        theirs_in, feed = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), -1
+    out_read, out_write = os.pipe2(os.O_CLOEXEC)
+    error_read, error_write = os.pipe2(os.O_CLOEXEC)
+    return (theirs_in, out_write, error_write), {out_read: frames.STDOUT, error_read: frames.STDERR}, feed, -1
+
+
+def _become_command(
+    order: Order, job: Job, entrances: dict[str, int], fds: tuple[tuple[int, int, int], int]
+) -> None:
+    stdio, status = fds
+    inner.join_cgroups(job)
+    for name, kind in _NAMESPACES:
+        kernel.setns(entrances[name], kind)
+    own: Job = {
+        **job,
+        "argv": order["argv"],
+        "env": order["env"],
+        "user": order["user"],
+        "workdir": order["workdir"],
+        "tty": order["tty"],
+        "capabilities": order["capabilities"],
+        "init": False,
+    }
+    inner.execute(own, stdio, status, makes_workdir=False)
+
+
+def _copy(order: Order, entrances: dict[str, int], fds: tuple[tuple[int, int, int], int]) -> None:
+    # what this needs was loaded before the fork: inside, nothing may be
+    from agent.executor.native.shim import archive
+
+    stdio, status = fds
+    kernel.set_parent_death_signal(signal.SIGKILL)
+    for target, fd in enumerate(stdio):
+        os.dup2(fd, target)
+    kernel.setns(entrances["mnt"], kernel.CLONE_NEWNS)
+    archive.seal_imports()
+    if order["verb"] == "read":
+        archive.send(order["path"], status)
+    else:
+        archive.receive(order["path"], status)
+    os._exit(0)
+
+
+def _load_copying() -> None:
+    """Import what copying needs, while the node's files are what this process sees."""
+    from agent.executor.native.shim import archive
+
+    archive.prepare()
+
+
+def _fail(sock: int, failure: dict[str, str | int]) -> None:
+    os.set_blocking(sock, True)
+    try:
+        os.write(sock, frames.frame(frames.FAILED, json.dumps(failure).encode()))
+    except OSError:
+        pass  # the daemon has let go meanwhile
+
+
+def _read_all(fd: int) -> bytes:
+    chunks = []
+    while chunk := os.read(fd, _READ_BYTES):
+        chunks.append(chunk)
+    os.close(fd)
+    return b"".join(chunks)
