@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -24,6 +24,7 @@ from manager.control_loop import commit_barrier
 from manager.fan_out import FanOut
 from manager.proposer import Proposer
 from manager.reconcile.nodes import RESTARTING_MESSAGE, doubted
+from manager.reports import report_groups
 from manager.session import Session, Shared
 from manager.store.events import Event, Resync
 from manager.store.store import Store
@@ -41,7 +42,7 @@ from swarmpy.limits import (
     STATUS_COMMIT_GAP_S,
     STATUS_UPDATES_MAX,
 )
-from swarmpy.model.changes import Batch, Group, NodeReport, Report
+from swarmpy.model.changes import Batch, Group, NodeReport
 from swarmpy.model.defaults import heartbeat_period
 from swarmpy.model.ids import ID_BYTES, SECOND_NS, NodeId, SessionId, TaskId, make_id
 from swarmpy.model.objects import (
@@ -431,7 +432,8 @@ class Dispatcher:
             while count < most and not self._updates.empty():
                 updates.append(self._updates.get_nowait())
                 count += len(updates[-1].statuses)
-            await self._commit_reports(_report_groups(updates))
+            reports = (report for update in updates for report in update.statuses)
+            await self._commit_reports(report_groups(self._store, reports, self._env.clock.now()))
             for update in updates:
                 update.session.notify(pb.ManagerMessage(status_ack=pb.StatusAck(sequence=update.sequence)))
             await asyncio.sleep(STATUS_COMMIT_GAP_S)
@@ -476,17 +478,3 @@ class Dispatcher:
                 groups.append(Group(owner=Owner.DISPATCHER, changes=(report,)))
         for start in range(0, len(groups), BATCH_GROUPS_MAX):
             await self._commit(groups[start : start + BATCH_GROUPS_MAX])
-
-
-def _report_groups(updates: Iterable[_Update]) -> list[Group]:
-    """One group per task: of several statuses of one task only the furthest matters."""
-    latest: dict[TaskId, TaskStatus] = {}
-    for update in updates:
-        for task_id, status in update.statuses:
-            known = latest.get(task_id)
-            if known is None or (status.state, status.report) > (known.state, known.report):
-                latest[task_id] = status
-    return [
-        Group(owner=Owner.AGENT, changes=(Report(task_id=task_id, status=status),))
-        for task_id, status in latest.items()
-    ]

@@ -16,11 +16,12 @@ from msgspec.structs import replace
 
 from manager.reconcile import all_reconcilers
 from manager.reconcile.plan import PROVISIONAL_PREFIX, Plan, Reconciler
+from manager.reports import report_groups
 from manager.store.apply import apply_group
 from manager.store.draft import Draft
 from manager.store.tables import Tables
 from swarmpy.limits import BATCH_GROUPS_MAX
-from swarmpy.model.changes import Create, Group, NodeReport, Refusal, Report
+from swarmpy.model.changes import Create, Group, NodeReport, Refusal
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     KINDS,
@@ -171,7 +172,8 @@ class World:
     def report(self, task_id: str, state: TaskState, *, err: str = "") -> None:
         """As an agent does."""
         status = TaskStatus(timestamp=self.now, state=state, message=state.name.lower(), err=err)
-        self.apply(Group(owner=Owner.AGENT, changes=(Report(task_id=TaskId(task_id), status=status),)))
+        for group in report_groups(self.tables, [(TaskId(task_id), status)], self.now):
+            self.apply(group)
 
     def pass_time(self, seconds_: float) -> None:
         self.now = Timestamp(self.now + seconds(seconds_))
