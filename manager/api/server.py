@@ -27,6 +27,7 @@ from manager.api.control import NodeControl
 from manager.api.docker_json import encode
 from manager.api.events import Events
 from manager.api.file_versions import FileVersions
+from manager.api.explain import Explanations
 from manager.api.files import Files
 from manager.api.images import Images
 from manager.api.logs import Logs
@@ -123,6 +124,7 @@ def make_app(api: Api) -> web.Application:
         System(api),
         Swarm(api),
         Recovery(api),
+        Explanations(api),
         Nodes(api),
         Services(api),
         ServiceHistory(api),

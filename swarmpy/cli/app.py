@@ -43,6 +43,7 @@ _VERBS: Final = {
     "join": ("swarm", "Join a swarm as a worker or a manager"),
     "leave": ("swarm", "Leave the swarm"),
     "join-token": ("swarm", "Show or change the tokens that nodes join with"),
+    "explain": ("explain", "Say why tasks and services are as they are"),
     "info": ("system", "Show what this node is and does"),
     "events": ("system", "Show what changes in the swarm, as it changes"),
     "version": ("system", "Show the versions of client and daemon"),
