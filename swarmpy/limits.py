@@ -335,6 +335,12 @@ TASK_START_TIMEOUT_S = 30.0
 """From the start order to the executed command; a task that takes longer is killed and tried again."""
 TASK_KILL_TIMEOUT_S = 10.0
 """From SIGKILL to the task's end being recorded."""
+VOLUMES_REPORTED_MAX = 1_000
+"""Volumes of a node that its managers are told of."""
+VOLUME_RECORD_BYTES_MAX = 16 << 10
+"""Labels and options of one volume: its node's description holds them."""
+DEVICES_MAX = 256
+"""Device files of one task; a folder of them counts each."""
 SECCOMP_INSTRUCTIONS_MAX = 4_096
 """Of one filter: what the kernel takes."""
 TEMPLATE_CHARS_MAX = 1 << 20

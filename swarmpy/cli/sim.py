@@ -7,12 +7,11 @@ import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from swarmpy.cli.flags import Command, Options, UsageError, listed, number, switch, text
 from swarmpy.cli.session import Session
-from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.errors import InvalidArgument
 from swarmpy.limits import REPLICAS_MAX
 
 if TYPE_CHECKING:
@@ -152,25 +151,15 @@ def _stack(session: Session, paths: list[str]) -> tuple[Bodies, Bodies]:
     import json
 
     from manager.api.docker_json import encode
-    from swarmpy.compose import Document, files_named, read_stack, runnable
+    from swarmpy.cli import stack_files
+    from swarmpy.compose.runnable import without_files
 
-    documents = [Document(path, _text_of(path), folder=str(Path(path).resolve().parent)) for path in paths]
-    named = files_named(documents, variables=session.environment)
-    files = {path: _text_of(path) for path in named if Path(path).exists()}  # else the error names the line
-    stack = runnable(read_stack(documents, name=STACK_NAME, variables=session.environment, files=files))
+    stack, _ = stack_files.read(STACK_NAME, paths, environment=session.environment)
+    stack = without_files(stack)
     for warning in stack.warnings:
         print(warning, file=sys.stderr)
     services = tuple(json.loads(encode(service.spec)) for service in stack.services)
     return services, tuple(network.request() for network in stack.networks if not network.is_predefined)
-
-
-def _text_of(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InvalidArgument(f"{path} is not a text file in UTF-8: give a Compose file") from error
 
 
 COMMANDS = {

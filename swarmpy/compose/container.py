@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from typing import Final
 
 from msgspec.structs import replace
 
+from swarmpy.compose.devices import device_requests, devices
+from swarmpy.compose.extras import check_reloaded, reload_signal
 from swarmpy.compose.fields import Fields
+from swarmpy.compose.health import healthcheck
+from swarmpy.compose.security import privileges
 from swarmpy.compose.stack import NAMESPACE_LABEL
 from swarmpy.compose.tree import Scalar
-from swarmpy.model.ids import Duration
+from swarmpy.model import quantities
 from swarmpy.model.specs import (
     BindOptions,
     ConfigReference,
     ContainerSpec,
-    CredentialSpec,
     DNSConfig,
     Driver,
     FileTarget,
-    Healthcheck,
+    ImageOptions,
     Mount,
-    Privileges,
     SecretReference,
     TmpfsOptions,
     Ulimit,
@@ -31,14 +35,26 @@ from swarmpy.model.states import MountType
 _FILE_MODE: Final = 0o444
 _MODE_MAX: Final = 0o7777
 _CAPABILITY_PREFIX: Final = "CAP_"
+_OCTAL: Final = re.compile("[0-7]{3,4}")
+_RECURSIVE: Final = ["enabled", "disabled", "writable", "readonly"]
+_OPTIONS_OF: Final = {
+    "bind": MountType.BIND,
+    "tmpfs": MountType.TMPFS,
+    "volume": MountType.VOLUME,
+    "image": MountType.IMAGE,
+}
 _MOUNT_TYPES: Final = [kind.value for kind in MountType if kind]
 
 
-def container(service: Fields, document: Fields, stack: str) -> ContainerSpec:
+def container(service: Fields, rules: Fields, document: Fields, stack: str) -> ContainerSpec:
     if not service.text("image"):
         raise service.error("image", f"is missing: invalid image reference for service {_name(service)}")
     hosts = [_host(service, entry) for entry in service.texts("extra_hosts")]
-    search, nameservers = service.texts("dns_search"), service.texts("dns")
+    dns = DNSConfig(
+        nameservers=service.texts("dns"),
+        search=service.texts("dns_search"),
+        options=service.texts("dns_opt"),
+    )
     return ContainerSpec(
         image=service.text("image"),
         labels={**service.pairs("labels"), NAMESPACE_LABEL: stack},
@@ -52,7 +68,7 @@ def container(service: Fields, document: Fields, stack: str) -> ContainerSpec:
         dir=service.text("working_dir"),
         user=service.text("user"),
         groups=service.texts("group_add"),
-        privileges=_privileges(service),
+        privileges=privileges(service),
         init=service.flag("init"),
         stop_signal=service.text("stop_signal"),
         tty=service.flag("tty") or False,
@@ -60,9 +76,9 @@ def container(service: Fields, document: Fields, stack: str) -> ContainerSpec:
         read_only=service.flag("read_only") or False,
         mounts=_mounts(service, document, stack),
         stop_grace_period=service.duration("stop_grace_period"),
-        healthcheck=_healthcheck(service),
+        healthcheck=healthcheck(service),
         hosts=tuple(hosts),
-        dns_config=DNSConfig(nameservers=nameservers, search=search) if search or nameservers else None,
+        dns_config=None if dns == DNSConfig() else dns,
         secrets=_secrets(service, document, stack),
         configs=_configs(service, document, stack),
         isolation=service.text("isolation"),
@@ -71,6 +87,11 @@ def container(service: Fields, document: Fields, stack: str) -> ContainerSpec:
         capability_drop=_capabilities(service.texts("cap_drop")),
         ulimits=_ulimits(service),
         oom_score_adj=service.whole("oom_score_adj", low=-1000) or 0,
+        devices=devices(service),
+        device_requests=device_requests(service, rules),
+        privileged=service.flag("privileged") or False,
+        shm_size=service.size("shm_size"),
+        cpuset_cpus=service.text("cpuset"),
     )
 
 
@@ -108,37 +129,6 @@ def _host(service: Fields, entry: str) -> str:
     return f"{address} {name}"
 
 
-def _privileges(service: Fields) -> Privileges | None:
-    fields = service.fields("credential_spec")
-    if fields is None:
-        return None
-    given = {key: fields.text(key) for key in ("config", "file", "registry")}
-    if sum(map(bool, given.values())) != 1:
-        raise service.error("credential_spec", "needs exactly one of config, file and registry")
-    return Privileges(
-        credential_spec=CredentialSpec(config=given["config"], file=given["file"], registry=given["registry"])
-    )
-
-
-def _healthcheck(service: Fields) -> Healthcheck | None:
-    fields = service.fields("healthcheck")
-    if fields is None:
-        return None
-    test = fields.texts("test")
-    if fields.flag("disable"):
-        if test:
-            raise fields.error("disable", "cannot be set together with test")
-        return Healthcheck(test=("NONE",))
-    return Healthcheck(
-        test=test,
-        interval=fields.duration("interval") or Duration(0),
-        timeout=fields.duration("timeout") or Duration(0),
-        start_period=fields.duration("start_period") or Duration(0),
-        start_interval=fields.duration("start_interval") or Duration(0),
-        retries=fields.whole("retries") or 0,
-    )
-
-
 def _capabilities(names: tuple[str, ...]) -> tuple[str, ...]:
     full = {
         name.upper()
@@ -172,10 +162,11 @@ def _ulimits(service: Fields) -> tuple[Ulimit, ...]:
 # --- secrets and configs
 
 
-def _targets(service: Fields, document: Fields, key: str, stack: str) -> list[tuple[str, FileTarget]]:
-    """The full name of each secret or config, and where it goes."""
+def _targets(service: Fields, document: Fields, key: str, stack: str) -> list[tuple[str, FileTarget, str]]:
+    """The full name of each secret or config, where it goes, and the signal that tells of new data."""
     defined = document.fields(key)
     found = []
+    check_reloaded(service, key, {fields.text("source") for fields in service.list_of_fields(key)})
     for fields in service.list_of_fields(key):
         source = fields.text("source")
         if not source or defined is None or source not in defined.node.items:
@@ -189,19 +180,25 @@ def _targets(service: Fields, document: Fields, key: str, stack: str) -> list[tu
             gid=fields.text("gid") or "0",
             mode=_FILE_MODE if mode is None else mode,
         )
-        found.append((full_name(document, key, source, stack), target))
-    return sorted(found, key=lambda pair: pair[0])
+        signal = reload_signal(service, key, source)
+        found.append((full_name(document, key, source, stack), target, signal))
+    return sorted(found, key=lambda each: each[0])
 
 
 def _secrets(service: Fields, document: Fields, stack: str) -> tuple[SecretReference, ...]:
-    """Without ids: those are known once the secrets are in the cluster."""
-    targets = _targets(service, document, "secrets", stack)
-    return tuple(SecretReference(file=target, secret_name=name) for name, target in targets)
+    """Without ids: those are known once the secrets are in the cluster. Nor with the number of the data: the
+    newest is meant."""
+    return tuple(
+        SecretReference(file=target, secret_name=name, reload_signal=signal)
+        for name, target, signal in _targets(service, document, "secrets", stack)
+    )
 
 
 def _configs(service: Fields, document: Fields, stack: str) -> tuple[ConfigReference, ...]:
-    targets = _targets(service, document, "configs", stack)
-    return tuple(ConfigReference(file=target, config_name=name) for name, target in targets)
+    return tuple(
+        ConfigReference(file=target, config_name=name, reload_signal=signal)
+        for name, target, signal in _targets(service, document, "configs", stack)
+    )
 
 
 # --- mounts
@@ -209,14 +206,46 @@ def _configs(service: Fields, document: Fields, stack: str) -> tuple[ConfigRefer
 
 def _mounts(service: Fields, document: Fields, stack: str) -> tuple[Mount, ...]:
     mounts = [_mount(fields, document, stack) for fields in service.list_of_fields("volumes")]
-    for entry in service.texts("tmpfs"):
-        target, _, options = entry.partition(":")
-        if options:
-            raise service.error(
-                "tmpfs", f"cannot have options ({options}): use the long form of volumes with type: tmpfs"
-            )
-        mounts.append(Mount(type=MountType.TMPFS, target=target))
+    mounts += [_tmpfs(service, entry) for entry in service.texts("tmpfs")]
     return tuple(mounts)
+
+
+def _tmpfs(service: Fields, entry: str) -> Mount:
+    """``target`` or ``target:size=64m,mode=1770``."""
+    target, _, options = entry.partition(":")
+    found = TmpfsOptions()
+    is_read_only = False
+    for option in options.split(",") if options else ():
+        name, _, value = option.partition("=")
+        match name:
+            case "size":
+                size = service.parse("tmpfs", partial(quantities.memory_bytes, value))
+                found = replace(found, size_bytes=size)
+            case "mode" if _OCTAL.fullmatch(value):
+                found = replace(found, mode=int(value, 8))
+            case "ro" | "rw":
+                is_read_only = name == "ro"
+            case _:
+                raise service.error(
+                    "tmpfs", f"cannot have the option {option}: write size=64m, mode=1770 or ro"
+                )
+    return Mount(
+        type=MountType.TMPFS,
+        target=target,
+        read_only=is_read_only,
+        tmpfs_options=None if found == TmpfsOptions() else found,
+    )
+
+
+def _bind(bind: Fields) -> BindOptions:
+    recursive = bind.one_of("recursive", str, known=_RECURSIVE) or "enabled"
+    return BindOptions(
+        propagation=bind.text("propagation"),
+        create_mountpoint=bind.flag("create_host_path") or False,
+        non_recursive=recursive == "disabled",
+        read_only_non_recursive=recursive == "writable",
+        read_only_force_recursive=recursive == "readonly",
+    )
 
 
 def _mount(fields: Fields, document: Fields, stack: str) -> Mount:
@@ -224,8 +253,8 @@ def _mount(fields: Fields, document: Fields, stack: str) -> Mount:
     if kind is None:
         raise fields.error("type", f"is missing: write one of {', '.join(_MOUNT_TYPES)}")
     source = fields.text("source")
-    bind, tmpfs = fields.fields("bind"), fields.fields("tmpfs")
-    for key, belongs in (("bind", MountType.BIND), ("tmpfs", MountType.TMPFS), ("volume", MountType.VOLUME)):
+    bind, tmpfs, image = fields.fields("bind"), fields.fields("tmpfs"), fields.fields("image")
+    for key, belongs in _OPTIONS_OF.items():
         if fields.has(key) and kind is not belongs:
             raise fields.error(key, f"options are incompatible with type {kind}")
     mount = Mount(
@@ -234,10 +263,11 @@ def _mount(fields: Fields, document: Fields, stack: str) -> Mount:
         target=fields.text("target"),
         read_only=fields.flag("read_only") or False,
         consistency=fields.text("consistency"),
-        bind_options=None if bind is None else BindOptions(propagation=bind.text("propagation")),
+        bind_options=None if bind is None else _bind(bind),
         tmpfs_options=None
         if tmpfs is None
         else TmpfsOptions(size_bytes=tmpfs.size("size"), mode=tmpfs.whole("mode") or 0),
+        image_options=None if image is None else ImageOptions(subpath=image.text("subpath")),
     )
     if kind is not MountType.VOLUME or not source:
         return _with_volume(mount, fields, None)

@@ -11,7 +11,11 @@ from msgspec.structs import replace
 
 from swarmpy.compose import deploy
 from swarmpy.compose.container import container, external_name, full_name
+from swarmpy.compose.dependencies import check_dependencies, dependencies
+from swarmpy.compose.extras import KEY as EXTRAS
+from swarmpy.compose.extras import with_extras
 from swarmpy.compose.fields import Fields
+from swarmpy.compose.resources import resources
 from swarmpy.compose.stack import (
     IMAGE_LABEL,
     NAMESPACE_LABEL,
@@ -19,6 +23,7 @@ from swarmpy.compose.stack import (
     NamedFile,
     NamedNetwork,
     NamedSpec,
+    StackWarning,
 )
 from swarmpy.compose.tree import ComposeError, Mapping
 from swarmpy.errors import Rejected
@@ -44,11 +49,13 @@ _PROTOCOLS: Final = [protocol.value for protocol in PortProtocol if protocol]
 _ENDPOINT_MODES: Final = [mode.value for mode in EndpointMode if mode]
 
 
-def services(document: Mapping, stack: str) -> tuple[NamedSpec, ...]:
+def services(document: Mapping, stack: str, warnings: list[StackWarning]) -> tuple[NamedSpec, ...]:
     top = Fields(document, "")
-    return tuple(
+    found = tuple(
         _service(name, fields, top, stack) for name, fields in sorted(top.each("services"), key=_name)
     )
+    warnings += check_dependencies(found)
+    return found
 
 
 def _name(pair: tuple[str, Fields]) -> str:
@@ -57,14 +64,14 @@ def _name(pair: tuple[str, Fields]) -> str:
 
 def _service(name: str, service: Fields, document: Fields, stack: str) -> NamedSpec:
     rules = service.fields("deploy") or Fields(Mapping({}, service.node.place), f"{service.path}.deploy")
-    image = container(service, document, stack)
+    image = container(service, rules, document, stack)
     logging = service.fields("logging")
     spec = ServiceSpec(
         name=f"{stack}_{name}",
         labels={**rules.pairs("labels"), NAMESPACE_LABEL: stack, IMAGE_LABEL: image.image},
         task_template=TaskSpec(
             container_spec=image,
-            resources=deploy.resources(rules),
+            resources=resources(service, rules),
             restart_policy=deploy.restart_policy(service, rules),
             placement=deploy.placement(rules),
             networks=_attachments(name, service, document, stack),
@@ -72,11 +79,13 @@ def _service(name: str, service: Fields, document: Fields, stack: str) -> NamedS
             if logging is None
             else Driver(name=logging.text("driver"), options=logging.pairs("options")),
         ),
-        mode=deploy.mode(rules),
+        mode=deploy.mode(service, rules),
         update_config=deploy.update_config(rules, "update_config"),
         rollback_config=deploy.update_config(rules, "rollback_config"),
         endpoint_spec=_endpoint(service, rules),
+        depends_on=dependencies(service, document, stack),
     )
+    spec = with_extras(spec, service, _volumes(document, stack) if service.has(EXTRAS) else {})
     place = document.node.place
     below = document.fields("services")
     if below is not None:
@@ -84,6 +93,10 @@ def _service(name: str, service: Fields, document: Fields, stack: str) -> NamedS
     _check(spec, service)
     places = {f"deploy.{key}": at for key, at in rules.node.key_places.items()}
     return NamedSpec(name, spec, place, {**places, **service.node.key_places})
+
+
+def _volumes(document: Fields, stack: str) -> dict[str, str]:
+    return {name: full_name(document, "volumes", name, stack) for name, _ in document.each("volumes")}
 
 
 def _check(spec: ServiceSpec, service: Fields) -> None:
@@ -135,6 +148,8 @@ def _attachments(
     name: str, service: Fields, document: Fields, stack: str
 ) -> tuple[NetworkAttachmentConfig, ...]:
     """Every service is on the default network unless it names others; its name is an alias on each."""
+    if service.has("network_mode"):
+        return (NetworkAttachmentConfig(target=_network_mode(service)),)
     wanted = dict(service.each("networks")) or {
         DEFAULT_NETWORK: Fields(Mapping({}, service.node.place), f"{service.path}.networks.default")
     }
@@ -157,6 +172,16 @@ def _attachments(
     return tuple(sorted(found, key=lambda attachment: attachment.target))
 
 
+def _network_mode(service: Fields) -> str:
+    mode = service.text("network_mode")
+    if mode not in PREDEFINED_NETWORKS:
+        known = ", ".join(sorted(PREDEFINED_NETWORKS))
+        raise service.error("network_mode", f'must be one of {known}, not "{mode}": name networks otherwise')
+    if service.has("networks"):
+        raise service.error("network_mode", "and networks cannot be combined: leave one of them out")
+    return mode
+
+
 def _own_addresses(fields: Fields) -> dict[str, str]:
     """Asked for by keys of the same names as the driver's options."""
     names = (network_rules.IPV4_OPTION, network_rules.IPV6_OPTION, network_rules.MAC_OPTION)
@@ -169,6 +194,7 @@ def networks(document: Mapping, stack: str) -> tuple[NamedNetwork, ...]:
     used = {
         network
         for _, service in top.each("services")
+        if not service.has("network_mode")
         for network in [name for name, _ in service.each("networks")] or [DEFAULT_NETWORK]
     }
     defined = dict(top.each("networks"))

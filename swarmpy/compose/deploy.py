@@ -5,21 +5,16 @@ from __future__ import annotations
 from typing import Final
 
 from swarmpy.compose.fields import Fields
+from swarmpy.compose.resources import same
 from swarmpy.model import defaults
 from swarmpy.model.ids import Duration
 from swarmpy.model.specs import (
-    DiscreteGenericResource,
-    GenericResource,
     Global,
     GlobalJob,
-    Limits,
-    NamedGenericResource,
     Placement,
     PlacementPreference,
     Replicated,
     ReplicatedJob,
-    ResourceRequirements,
-    Resources,
     RestartPolicy,
     ServiceMode,
     SpreadOver,
@@ -33,9 +28,10 @@ _ACTIONS: Final = [action.value for action in FailureAction if action]
 _ORDERS: Final = [order.value for order in UpdateOrder if order]
 
 
-def mode(rules: Fields) -> ServiceMode:
+def mode(service: Fields, rules: Fields) -> ServiceMode:
+    """``scale`` of the service says the same as ``deploy.replicas``."""
     kind = rules.one_of("mode", str, known=_MODES) or "replicated"
-    replicas = rules.whole("replicas")
+    replicas = same(service, "scale", service.whole("scale"), rules.whole("replicas"), path="deploy.replicas")
     if replicas is not None and kind.startswith("global"):
         raise rules.error("replicas", f"can only be used with replicated or replicated-job mode, not {kind}")
     match kind:
@@ -61,47 +57,6 @@ def placement(rules: Fields) -> Placement:
             for preference in fields.list_of_fields("preferences")
         ),
         max_replicas=fields.whole("max_replicas_per_node") or 0,
-    )
-
-
-def resources(rules: Fields) -> ResourceRequirements:
-    fields = rules.fields("resources")
-    limits = None if fields is None else fields.fields("limits")
-    reservations = None if fields is None else fields.fields("reservations")
-    return ResourceRequirements(
-        limits=None
-        if limits is None
-        else Limits(
-            nano_cpus=limits.cpus("cpus"),
-            memory_bytes=limits.size("memory"),
-            pids=limits.whole("pids") or 0,
-        ),
-        reservations=None
-        if reservations is None
-        else Resources(
-            nano_cpus=reservations.cpus("cpus"),
-            memory_bytes=reservations.size("memory"),
-            generic_resources=tuple(
-                _generic(item) for item in reservations.list_of_fields("generic_resources")
-            ),
-        ),
-    )
-
-
-def _generic(fields: Fields) -> GenericResource:
-    discrete, named = fields.fields("discrete_resource_spec"), fields.fields("named_resource_spec")
-    if discrete is not None and named is None:
-        return GenericResource(
-            discrete_resource_spec=DiscreteGenericResource(
-                kind=discrete.text("kind"), value=discrete.whole("value") or 0
-            )
-        )
-    if named is not None and discrete is None:
-        return GenericResource(
-            named_resource_spec=NamedGenericResource(kind=named.text("kind"), value=named.text("value"))
-        )
-    raise fields.error(
-        "discrete_resource_spec", "or named_resource_spec is needed, one of them, with kind and value"
     )
 
 

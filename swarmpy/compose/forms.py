@@ -6,16 +6,16 @@ environment variables are read in, since both depend on which file they were wri
 
 from __future__ import annotations
 
-import posixpath
 import re
 from collections.abc import Callable
 from collections.abc import Mapping as Mappings
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from swarmpy.compose.environment import environment, labels
 from swarmpy.compose.fields import Fields
 from swarmpy.compose.stack import StackWarning
+from swarmpy.compose.surroundings import Surroundings
 from swarmpy.compose.tree import ComposeError, Mapping, Node, Place, Scalar, Sequence, kind_of, text_of
 from swarmpy.limits import COMPOSE_PORTS_MAX
 from swarmpy.model import quantities
@@ -25,21 +25,6 @@ _CONSISTENCIES: Final = frozenset({"default", "consistent", "cached", "delegated
 _PORT: Final = re.compile(
     r"(?:(?:(?P<ip>\[[^\]]*\]|[^:\[\]]*):)?(?P<published>[^:]*):)?(?P<target>[^:/]+)(?:/(?P<protocol>[^/]*))?\Z"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a document's words depend on."""
-
-    folder: str
-    variables: Mappings[str, str]
-    files: Mappings[str, str]
-    warnings: list[StackWarning] = field(default_factory=list)
-
-    def path(self, text: str) -> str:
-        if text == "~" or text.startswith("~/"):
-            text = self.variables.get("HOME", "/root") + text[1:]
-        return posixpath.normpath(posixpath.join(self.folder, text))
 
 
 def long_forms(document: Mapping, around: Surroundings) -> Mapping:
@@ -53,15 +38,6 @@ def long_forms(document: Mapping, around: Surroundings) -> Mapping:
     if services:
         items["services"] = _like(document, "services", services)
     return document.with_items(items)
-
-
-def env_files(document: Mapping, around: Surroundings) -> list[str]:
-    """Paths of the files of environment variables that the document names."""
-    return [
-        around.path(name)
-        for _, service in Fields(document, "").each("services")
-        for name in service.texts("env_file")
-    ]
 
 
 def _like(document: Mapping, section: str, each: Mappings[str, Mapping]) -> Mapping:
@@ -84,10 +60,10 @@ def _service(fields: Fields, around: Surroundings) -> Mapping:
     for key, form in _FORMS.items():
         if fields.has(key):
             items[key] = form(fields, key, around)
-    environment = _environment(fields, around)
-    if environment:
-        items["environment"] = _map(fields.place("environment"), environment)
-    items.pop("env_file", None)
+    for key, values in (("environment", environment(fields, around)), ("labels", labels(fields, around))):
+        if values:
+            items[key] = _map(fields, key, values)
+    items = {key: node for key, node in items.items() if key not in _READ_IN}
     for key in ("deploy", "healthcheck"):
         below = fields.fields(key)
         if below is not None:
@@ -105,8 +81,16 @@ def _below(fields: Fields, around: Surroundings) -> Mapping:
     return fields.node.with_items(items)
 
 
-def _map(place: Place, values: Mappings[str, str | None]) -> Mapping:
-    return Mapping({name: Scalar(value, place) for name, value in values.items()}, place)
+def _map(fields: Fields, key: str, values: Mappings[str, str | None]) -> Mapping:
+    """Each value has the place of what it was written as."""
+    place, node = fields.place(key), fields.node.get(key)
+    places = node.key_places if isinstance(node, Mapping) else {}
+    return Mapping(
+        {name: Scalar(value, places.get(name, place)) for name, value in values.items()},
+        place,
+        places,
+        node.key_tags if isinstance(node, Mapping) else {},
+    )
 
 
 def _list(place: Place, values: list[str] | tuple[str, ...]) -> Sequence:
@@ -114,7 +98,7 @@ def _list(place: Place, values: list[str] | tuple[str, ...]) -> Sequence:
 
 
 def _pairs(fields: Fields, key: str, _: Surroundings) -> Node:
-    return _map(fields.place(key), fields.pairs(key))
+    return _map(fields, key, {**fields.pairs(key)})
 
 
 def _texts(fields: Fields, key: str, _: Surroundings) -> Node:
@@ -135,30 +119,64 @@ def _hosts(fields: Fields, key: str, _: Surroundings) -> Node:
     return _list(fields.place(key), [text.replace("=", ":", 1) for text in fields.texts(key)])
 
 
-def _environment(fields: Fields, around: Surroundings) -> dict[str, str | None]:
-    """A name without a value takes it from the variables; files come first."""
-    found: dict[str, str | None] = {}
-    for name in fields.texts("env_file"):
-        path = around.path(name)
-        text = around.files.get(path)
-        if text is None:
-            raise fields.error("env_file", f"names {path}, which cannot be read: check the path")
-        for line in text.splitlines():
-            entry = line.strip()
-            if entry and not entry.startswith("#"):
-                variable, equals, value = entry.partition("=")
-                if not variable or any(space in variable for space in " \t"):
-                    raise fields.error(
-                        "env_file", f"names {path}, where the variable '{variable}' contains whitespaces"
-                    )
-                given = value if equals else around.variables.get(variable)
-                if given is not None:
-                    found[variable] = given
-    for name, wanted in fields.optional_pairs("environment").items():
-        if not name:
-            raise fields.error("environment", "has an entry without a name: write NAME=value")
-        found[name] = around.variables.get(name) if wanted is None else wanted
-    return found
+def _dependencies(fields: Fields, key: str, _: Surroundings) -> Node:
+    node = fields.node.get(key)
+    if isinstance(node, Mapping):
+        return node
+    found: dict[str, Node] = {}
+    for number, name in enumerate(fields.texts(key)):
+        place = node.items[number].place if isinstance(node, Sequence) else fields.place(key)
+        found[name] = Mapping({"condition": Scalar("service_started", place)}, place)
+    return Mapping(found, fields.place(key), {name: item.place for name, item in found.items()})
+
+
+def _devices(fields: Fields, key: str, _: Surroundings) -> Node:
+    """``source``, ``source:target`` or ``source:target:permissions``."""
+
+    def write_out(text: str, place: Place) -> list[Mapping]:
+        pieces = text.split(":")
+        if len(pieces) > 3 or not all(pieces) or not text.startswith("/"):
+            raise ComposeError(
+                place,
+                f"{fields.path}.{key}: invalid device '{text}': write /dev/source:/dev/target:rwm; devices "
+                "that a driver names are asked for with gpus or deploy.resources.reservations.devices",
+            )
+        source, target = pieces[0], pieces[min(1, len(pieces) - 1)]
+        values = {"source": source, "target": target, "permissions": pieces[2] if len(pieces) == 3 else "rwm"}
+        return [Mapping({name: Scalar(value, place) for name, value in values.items()}, place)]
+
+    return Sequence(tuple(item for item, _ in _each_long(fields, key, write_out)), fields.place(key))
+
+
+def _gpus(fields: Fields, key: str, _: Surroundings) -> Node:
+    """``all``, or a list of requests."""
+    node = fields.node.get(key)
+    if isinstance(node, Sequence):
+        return node
+    if fields.text(key) != "all":
+        raise fields.error(key, f'must be "all" or a list of requests, not "{fields.text(key)}"')
+    return Sequence(
+        (Mapping({"count": Scalar("all", fields.place(key))}, fields.place(key)),), fields.place(key)
+    )
+
+
+def _is_before(text: str, first: str, second: str) -> bool:
+    return first in text and first in text.partition(second)[0]
+
+
+def _security(fields: Fields, key: str, around: Surroundings) -> Node:
+    """A seccomp profile is read in."""
+    found = []
+    for text in fields.texts(key):
+        name, separator, value = text.partition("=" if _is_before(text, "=", ":") else ":")
+        if name == "seccomp" and value not in ("", "unconfined") and not value.startswith("{"):
+            path = around.path(value)
+            profile = around.text(fields, key, path)
+            if profile is None:
+                raise fields.error(key, f"names {path}, which cannot be read: check the path")
+            value = profile
+        found.append(f"{name}={value}" if separator else name)
+    return _list(fields.place(key), found)
 
 
 def _attachments(fields: Fields, key: str, _: Surroundings) -> Node:
@@ -278,13 +296,19 @@ def _mount(text: str, place: Place, path: str, around: Surroundings) -> Mapping:
     return Mapping(values, place)
 
 
+_READ_IN: Final = frozenset({"env_file", "label_file"})
 _FORMS: Final[dict[str, Callable[[Fields, str, Surroundings], Node]]] = {
-    "labels": _pairs,
     "sysctls": _pairs,
     "command": _command,
     "entrypoint": _command,
     "dns": _texts,
     "dns_search": _texts,
+    "dns_opt": _texts,
+    "profiles": _texts,
+    "depends_on": _dependencies,
+    "devices": _devices,
+    "gpus": _gpus,
+    "security_opt": _security,
     "tmpfs": _texts,
     "extra_hosts": _hosts,
     "networks": _attachments,

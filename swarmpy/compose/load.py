@@ -2,9 +2,8 @@
 
 Built from the parser's events, so that nothing is recursive here, a bomb of aliases is counted before it is
 written out, and scalars mean what they mean to docker (YAML 1.2 with the old octal numbers: ``yes`` is text,
-``0440`` is a file mode). Duplicate keys are refused; ``<<`` merges. The tags ``!reset`` and ``!override`` are kept
-for merging.
-"""
+``0440`` is a file mode). Duplicate keys are refused; ``<<`` merges. The tags ``!reset`` and ``!override`` are
+kept for merging."""
 
 from __future__ import annotations
 
@@ -152,8 +151,12 @@ class _Reader:
 
     def _begin(self, event: yaml.SequenceStartEvent | yaml.MappingStartEvent, place: Place) -> None:
         is_map = isinstance(event, yaml.MappingStartEvent)
-        is_merging = event.tag in _MERGING
-        if event.tag not in (None, "!") and not is_merging and _TAGS.get(event.tag) is not (Mapping if is_map else Sequence):
+        tag = event.tag if event.tag in _MERGING else None
+        if (
+            event.tag not in (None, "!")
+            and not tag
+            and _TAGS.get(event.tag) is not (Mapping if is_map else Sequence)
+        ):
             raise ComposeError(place, f"the tag {event.tag} is not understood: leave it out")
         if len(self._open) >= COMPOSE_DEPTH_MAX:
             raise _too_deep(place)
@@ -163,7 +166,7 @@ class _Reader:
         if event.anchor is not None:
             # from here on the name is this value's, which cannot be used before its end
             self._anchors.pop(event.anchor, None)
-        self._open.append(_Open(place, is_map, event.anchor, tag=event.tag if is_merging else ""))
+        self._open.append(_Open(place, is_map, event.anchor, tag=tag or ""))
 
     def _scalar(self, event: yaml.ScalarEvent, place: Place) -> _Sized:
         is_plain = event.implicit[0]
@@ -208,7 +211,9 @@ class _Reader:
     def _put(self, into: _Open, made: _Sized, place: Place) -> None:
         node = made.node
         if made.tag and (not into.is_map or into.key is None or into.key[0] == _MERGE):
-            raise ComposeError(place, f"{made.tag} can only stand before the value of a key: leave it out here")
+            raise ComposeError(
+                place, f"{made.tag} can only stand before the value of a key: leave it out here"
+            )
         if not into.is_map:
             into.items.append(node)
             return

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from swarmpy.compose.keys import TABLES, Fate
 from swarmpy.compose.runnable import MISSING
+from swarmpy.compose.tables import TABLES, Fate
 
 MARKER = "<!-- below: python -m swarmpy.compose.reference docs/compose.md -->"
 

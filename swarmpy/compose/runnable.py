@@ -6,20 +6,19 @@ The list below shrinks as the cluster learns: nothing else in this package knows
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
 
-from msgspec.structs import replace
+from msgspec.structs import replace as changed
 
-from swarmpy.compose.stack import NamedSpec, Stack, StackWarning
-from swarmpy.model.specs import ContainerSpec, ServiceSpec
+from swarmpy.compose.stack import Stack, StackWarning
+from swarmpy.model.specs import ContainerSpec, Privileges, ServiceSpec
+
+_DEFAULT_ISOLATION: Final = ("", "default")
 
 MISSING = {
-    "secrets": "secrets are not put into tasks yet: the service starts without them",
-    "configs": "configs are not put into tasks yet: the service starts without them",
-    "deploy.mode": "job-mode services are not supported yet: the service is left out",
-    "healthcheck": "health checks are not run yet: a task counts as healthy as soon as it runs",
-    "stdin_open": "standard input is not kept open yet: tasks read an empty one",
-    "isolation": "isolation is a setting of Windows nodes, which are not supported yet",
-    "credential_spec": "credential specs are a setting of Windows nodes, which are not supported yet",
+    "isolation": "isolation is a setting of Windows nodes' tasks, which are not supported yet",
+    "credential_spec": "credential specs are a setting of Windows nodes' tasks, which are not supported yet",
     "logging": "log drivers are not supported yet: logs are kept on the node, and service logs reads them",
 }
 """By key of a service: why its part is not run as it was asked for."""
@@ -30,40 +29,54 @@ def runnable(stack: Stack) -> Stack:
     warnings = list(stack.warnings)
     services = []
     for service in stack.services:
-        missing = list(_missing(service.spec))
         warnings += [
-            StackWarning(service.at(key), f"services.{service.name}: {MISSING[key]}") for key in missing
+            StackWarning(service.at(key), f"services.{service.name}: {MISSING[key]}")
+            for key in _missing(service.spec)
         ]
-        if "deploy.mode" not in missing:
-            services.append(NamedSpec(service.name, _stripped(service.spec), service.place, service.places))
-    return Stack(name=stack.name, services=tuple(services), networks=stack.networks, warnings=tuple(warnings))
+        services.append(replace(service, spec=_stripped(service.spec)))
+    return replace(stack, services=tuple(services), warnings=tuple(warnings))
 
 
 def _missing(spec: ServiceSpec) -> Iterator[str]:
     container = spec.task_template.container_spec or ContainerSpec()
-    check = container.healthcheck
     asked = {
-        "secrets": container.secrets,
-        "configs": container.configs,
-        "deploy.mode": spec.mode.replicated_job is not None or spec.mode.global_job is not None,
-        "healthcheck": check is not None and check.test and check.test[0] != "NONE",
-        "stdin_open": container.open_stdin,
-        "isolation": container.isolation,
-        "credential_spec": container.privileges,
+        "isolation": container.isolation not in _DEFAULT_ISOLATION,
+        "credential_spec": container.privileges is not None and container.privileges.credential_spec,
         "logging": spec.task_template.log_driver,
     }
     yield from (key for key, value in asked.items() if value)
 
 
 def _stripped(spec: ServiceSpec) -> ServiceSpec:
-    """A health check and standard input stay: the API takes them with the same warnings."""
     template = spec.task_template
     container = template.container_spec or ContainerSpec()
-    return replace(
+    rights = container.privileges
+    if rights is not None:
+        rights = changed(rights, credential_spec=None)
+    return changed(
         spec,
-        task_template=replace(
+        task_template=changed(
             template,
             log_driver=None,
-            container_spec=replace(container, secrets=(), configs=(), isolation="", privileges=None),
+            container_spec=changed(
+                container, isolation="", privileges=None if rights == Privileges() else rights
+            ),
         ),
     )
+
+
+def without_files(stack: Stack) -> Stack:
+    """For a cluster that has no secrets and configs: services without them, and a warning for each."""
+    warnings, services = list(stack.warnings), []
+    for service in stack.services:
+        container = service.spec.task_template.container_spec or ContainerSpec()
+        warnings += [
+            StackWarning(service.at(key), f"services.{service.name}: there are no {key} here: left out")
+            for key, given in (("secrets", container.secrets), ("configs", container.configs))
+            if given
+        ]
+        template = changed(
+            service.spec.task_template, container_spec=changed(container, secrets=(), configs=())
+        )
+        services.append(replace(service, spec=changed(service.spec, task_template=template)))
+    return replace(stack, services=tuple(services), secrets=(), configs=(), warnings=tuple(warnings))

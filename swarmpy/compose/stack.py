@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Mappings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,6 +23,13 @@ class Document:
     file: str
     text: str
     folder: str = "/"
+
+
+class Files(Protocol):
+    """The files that documents name, by absolute path; a dict is one."""
+
+    def get(self, path: str, /) -> str | None:
+        """The text, or None if there is no such file. Raises ``InvalidArgument`` if it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ class Sequence:
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """``key_places`` says where each key stands, not its value. ``key_tags`` says of a key that a document before
-    this one has no say in its value: OVERRIDE, or RESET, when there is to be none at all."""
+    """``key_places`` says where each key stands, not its value. ``key_tags`` says of a key that a document
+    before this one has no say in its value: OVERRIDE, or RESET, when there is to be none at all."""
 
     items: dict[str, Node]
     place: Place = field(compare=False)

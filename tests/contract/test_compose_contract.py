@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).p
 
 from docker_stack import STACK, deploy  # noqa: E402
 
-from swarmpy.compose import ComposeError, Document, files_named, read_stack  # noqa: E402
+from swarmpy.compose import ComposeError, Document, read_stack  # noqa: E402
 from swarmpy.model.specs import ContainerSpec, ServiceSpec  # noqa: E402
 
 FOLDER = Path(__file__).parent / "compose"
@@ -39,6 +39,8 @@ LINES = (FOLDER / "refused.txt").read_text().splitlines()
 OURS = {
     "tty: yes": "there is only one thing that it can mean",
     "command: 3": "a number where text is wanted is text",
+    "mem_limit: 5m": "the same as deploy.resources.limits.memory",
+    "scale: 3": "the same as deploy.replicas",
     "cap_add: NET_ADMIN": "one string is a list of one",
     "deploy: {restart_policy: {condition: sometimes}}": "docker leaves it to the engine to refuse",
     "extra_hosts: [x]": "docker drops the entry and says nothing",
@@ -89,8 +91,7 @@ def record() -> dict[str, Any]:
 
 def ours(files: list[str]) -> dict[str, ServiceSpec]:
     documents = [Document(file, (FOLDER / file).read_text(), PLACE) for file in files]
-    wanted = files_named(documents, variables=VARIABLES)
-    texts = {path: Path(path.replace(PLACE, str(FOLDER), 1)).read_text() for path in wanted}
+    texts = {f"{PLACE}/{path.name}": path.read_text() for path in FOLDER.iterdir()}
     stack = read_stack(documents, name=STACK, variables=VARIABLES, files=texts)
     return {service.spec.name: plain(service.spec) for service in stack.services}
 

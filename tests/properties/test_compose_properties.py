@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from swarmpy.compose import ComposeError, Document, merged, read_stack, runnable
 from swarmpy.compose.interpolate import substitute
-from swarmpy.compose.keys import TABLES
 from swarmpy.compose.load import load
 from swarmpy.compose.merge import merge
+from swarmpy.compose.tables import TABLES
 from swarmpy.compose.tree import EMPTY_PLACE, Mapping
 
 VARIABLES = {"A": "1", "B": "text with $ and }", "EMPTY": ""}
@@ -99,7 +99,7 @@ def read(text: str) -> None:
 def test_merging_with_an_empty_document_changes_nothing(document: Any) -> None:
     text = yaml.safe_dump(document, allow_unicode=True)
     try:
-        tree, _ = merged([Document("a.yml", text)], variables=VARIABLES, files={})
+        tree, _ = merged([Document("a.yml", text)], variables=VARIABLES)
     except ComposeError:
         return
     empty = Mapping({}, EMPTY_PLACE)

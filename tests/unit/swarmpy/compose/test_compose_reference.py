@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarmpy.compose.keys import TABLES
 from swarmpy.compose.reference import MARKER, reference
 from swarmpy.compose.runnable import MISSING
+from swarmpy.compose.tables import TABLES
 
 PAGE = Path(__file__).parents[4] / "docs" / "compose.md"
 

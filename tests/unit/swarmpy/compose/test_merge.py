@@ -17,7 +17,7 @@ def python_of(node: Node) -> object:
 
 def merge_services(*lines: str) -> object:
     documents = [Document(f"{n}.yml", f"services:\n  a: {line}") for n, line in enumerate(lines)]
-    tree, _ = merged(documents, variables={}, files={})
+    tree, _ = merged(documents, variables={})
     services = tree.items["services"]
     assert isinstance(services, Mapping)
     return python_of(services.items["a"])
