@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 
 from agent.dataplane.base import HostPort
 from swarmpy.errors import TaskRejected
+from swarmpy.model.host_ports import BoundPort, is_clash
 from swarmpy.model.ids import TaskId
 
 
@@ -42,7 +43,7 @@ class Ports:
     """The node's own ports. A port is free again once the dataplane has let go of it."""
 
     def __init__(self) -> None:
-        self.owners: dict[tuple[str, int], TaskId] = {}
+        self.owners: dict[BoundPort, TaskId] = {}
         self._waiting: dict[TaskId, None] = {}
 
     def claim(
@@ -53,9 +54,10 @@ class Ports:
         Those that are not ``fixed`` follow from the task's id. To wait for one of them might be for long,
         while another task would have another: TaskRejected.
         """
-        keys = [(port.protocol, port.published_port) for port in ports]
-        taken = [key for key in keys if self.owners.get(key, task_id) != task_id]
-        for protocol, number in taken:
+        keys = [(port.protocol, port.published_port, port.host_ip) for port in ports]
+        others = [key for key, owner in self.owners.items() if owner != task_id]
+        taken = [key for key in keys if any(is_clash(key, other) for other in others)]
+        for protocol, number, _ in taken:
             if fixed is not None and number not in fixed:
                 raise TaskRejected(
                     f"port {number}/{protocol} of this node is in use; another task has another"

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from agent.dataplane.base import BackendCapabilities
 from swarmpy.model.objects import EngineDescription, EnginePlugin, NodeDescription, TLSInfo
-from swarmpy.model.specs import Platform, Resources
+from swarmpy.model.specs import GenericResource, Platform, Resources
 from swarmpy.version import VERSION
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -31,13 +31,21 @@ _PLUGINS = (
 
 
 def describe(
-    *, hostname: str = "", labels: Mapping[str, str] | None = None, tls_info: TLSInfo | None = None
+    *,
+    hostname: str = "",
+    labels: Mapping[str, str] | None = None,
+    generic_resources: tuple[GenericResource, ...] = (),
+    tls_info: TLSInfo | None = None,
 ) -> NodeDescription:
     """The node's description; ``hostname`` replaces the machine's own name if it is given."""
     return NodeDescription(
         hostname=hostname or socket.gethostname(),
         platform=Platform(architecture=platform.machine(), os=platform.system().lower()),
-        resources=Resources(nano_cpus=_cpus() * _CPU_NANOS, memory_bytes=_memory_bytes()),
+        resources=Resources(
+            nano_cpus=_cpus() * _CPU_NANOS,
+            memory_bytes=_memory_bytes(),
+            generic_resources=generic_resources,
+        ),
         engine=EngineDescription(engine_version=VERSION, labels=dict(labels or {}), plugins=_PLUGINS),
         tls_info=tls_info,
         boot_id=_boot_id(),

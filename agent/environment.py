@@ -21,6 +21,7 @@ from agent.dataplane.base import Endpoint, HostPort, Leg, NetworkConfig
 from agent.executor.base import ImageConfig, Launch, Sandbox
 from swarmpy.errors import TaskRejected
 from swarmpy.limits import HOST_PORT_MAX, HOST_PORT_MIN, TASK_STOP_GRACE_S
+from swarmpy.model import generic_resources
 from swarmpy.model.addresses import mac_of
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Revision, Task
@@ -227,7 +228,7 @@ def expand_spec(task: Task, revision: Revision, node: NodeContext) -> ContainerS
     spec = container_spec(revision)
     return replace(
         spec,
-        env=tuple(filled(item) for item in spec.env),
+        env=(*(filled(item) for item in spec.env), *generic_resources.environment(task.generic_resources)),
         hostname=filled(spec.hostname),
         mounts=tuple(_expand_mount(mount, filled) for mount in spec.mounts),
     )

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from swarmpy.model.specs import GenericResource
+
 DATA_DIR: Final = Path("/var/lib/swarmpy")
 RUN_DIR: Final = Path("/run/swarmpy")
 SOCKET: Final = RUN_DIR / "swarmpy.sock"
@@ -38,5 +40,6 @@ class NodeConfig:
     executor: str = "native"
     cgroup_parent: str = CGROUP_PARENT
     labels: dict[str, str] = field(default_factory=dict)
+    generic_resources: tuple[GenericResource, ...] = ()
     log_level: str = "info"
     log_format: str = "text"

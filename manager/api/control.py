@@ -16,7 +16,7 @@ from manager.store.view import View
 from manager.store.watch import Watch
 from swarmpy.model.changes import Applied, Batch
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
-from swarmpy.model.specs import ClusterSpec
+from swarmpy.model.specs import ClusterSpec, GenericResource
 from swarmpy.model.states import NodeAvailability
 from swarmpy.model.value import Value
 
@@ -62,6 +62,7 @@ class SystemInfo(Value, frozen=True, kw_only=True):
     executor: str = ""
     cgroup_version: int = 0
     labels: dict[str, str] = {}
+    generic_resources: tuple[GenericResource, ...] = ()
     tasks: int = 0
     tasks_running: int = 0
     warnings: tuple[str, ...] = ()

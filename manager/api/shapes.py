@@ -65,6 +65,10 @@ class Shapes:
         result["DesiredState"] = state_name(task.desired_state)
         if task.places:
             result["NetworksAttachments"] = self._attachments(view, task)
+        if task.generic_resources:
+            # docker's clients read the first, its reference names the second
+            result["GenericResources"] = [shape(each) for each in task.generic_resources]
+            result["AssignedGenericResources"] = result["GenericResources"]
         if task.restarts or task.not_before:
             # ours: why a task that is ready does not run yet
             result["Restart"] = {"Attempt": task.restarts, "NotBefore": rfc3339(task.not_before)}

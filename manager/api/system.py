@@ -14,7 +14,7 @@ from aiohttp import web
 
 from manager.api.context import Api
 from manager.api.control import LocalState
-from manager.api.docker_json import Json, rfc3339
+from manager.api.docker_json import Json, rfc3339, shape
 from swarmpy.errors import NoLeader, Retry
 from swarmpy.limits import INFO_BARRIER_TIMEOUT_S
 from swarmpy.model.states import NodeRole
@@ -130,7 +130,7 @@ class System:
                 "RegistryConfig": None,
                 "NCPU": system.cpus,
                 "MemTotal": system.memory_bytes,
-                "GenericResources": None,
+                "GenericResources": [shape(each) for each in system.generic_resources] or None,
                 "DockerRootDir": system.data_dir,
                 "HttpProxy": "",
                 "HttpsProxy": "",

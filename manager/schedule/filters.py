@@ -8,17 +8,17 @@ ours: where a task's volume is, if the volume is wanted to be kept.
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from manager.schedule.constraint import is_match
-from manager.schedule.needs import BoundPort, Needs, generic_counts, volumes_of
+from manager.schedule.needs import Needs, generic_counts, volumes_of
 from manager.schedule.node_facts import normal_architecture
 from manager.schedule.nodes import ClusterLoad, NodeLoad
 from manager.store.view import View
+from swarmpy.model.host_ports import are_clashing
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId
 from swarmpy.model.objects import Kind, Network, Node
 from swarmpy.model.specs import Platform
@@ -27,8 +27,6 @@ from swarmpy.model.states import NodeAvailability, NodeState
 NO_LIMIT: Final = sys.maxsize
 NO_SUITABLE_NODE: Final = "no suitable node"
 _NO_LOG: Final = ("", "none")
-_EVERYWHERE: Final = frozenset({"", "0.0.0.0", "::"})
-"""Addresses of host ports that stand for all of a node's."""
 _BUILT_IN_NETWORKS: Final = frozenset({"", "overlay", "bridge", "host", "null", "none"})
 
 
@@ -164,31 +162,7 @@ def _is_same_platform(wanted: Platform, actual: Platform) -> bool:
 
 
 def _host_port_room(question: Question, node: Node, load: NodeLoad) -> int:
-    is_taken = load.host_ports and any(
-        is_port_clash(port, held) for port in question.needs.host_ports for held in load.host_ports
-    )
-    return 0 if is_taken else 1
-
-
-def is_port_clash(one: BoundPort, other: BoundPort) -> bool:
-    """Whether two tasks of a node cannot both have these ports.
-
-    Two addresses of a node are two places; an interface may have any of its addresses.
-    """
-    if one[:2] != other[:2]:
-        return False
-    here, there = one[2], other[2]
-    if here == there or here in _EVERYWHERE or there in _EVERYWHERE:
-        return True
-    return _is_address(here) != _is_address(there)
-
-
-def _is_address(host_ip: str) -> bool:
-    try:
-        ipaddress.ip_address(host_ip)
-    except ValueError:
-        return False
-    return True
+    return 0 if are_clashing(question.needs.host_ports, load.host_ports) else 1
 
 
 def _replicas_room(question: Question, node: Node, load: NodeLoad) -> int:

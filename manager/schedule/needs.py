@@ -18,6 +18,7 @@ from typing import Final
 from manager.schedule.constraint import Constraint, Equality, parse_constraints
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.defaults import is_per_node, port_protocol
+from swarmpy.model.host_ports import BoundPort
 from swarmpy.model.objects import Revision
 from swarmpy.model.specs import GenericResource, Platform, ServiceSpec, TaskSpec
 from swarmpy.model.states import MountType, PlacementStrategy, PublishMode
@@ -30,8 +31,6 @@ _TEMPLATE: Final = "{{"
 
 HostPort = tuple[str, int]
 """Protocol and number."""
-BoundPort = tuple[str, int, str]
-"""Protocol, number, and the address or interface of the node on which alone it answers; "": on all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,13 @@ from typing import Final, TypeVar
 
 from manager.schedule.needs import (
     NO_NEEDS,
-    BoundPort,
     Needs,
     needs_of_revision,
     volumes_of,
 )
 from manager.store.view import View
 from swarmpy.limits import NEEDS_CACHE_REVISIONS_MAX, NODE_FAILURES_WINDOW_S
+from swarmpy.model.host_ports import BoundPort
 from swarmpy.model.ids import SECOND_NS, NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Node, Task
 from swarmpy.model.specs import DiscreteGenericResource, GenericResource

@@ -9,7 +9,10 @@ from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError, listed, text
 from swarmpy.cli.session import Session
 from swarmpy.config import CGROUP_PARENT, DATA_DIR, LISTEN_ADDRESS, RUN_DIR, NodeConfig
+from swarmpy.errors import InvalidArgument
 from swarmpy.lean import lean_imports
+from swarmpy.model import generic_resources
+from swarmpy.model.specs import GenericResource
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
@@ -39,9 +42,17 @@ def node_config(options: Options) -> NodeConfig:
         executor=_one_of(options.text("executor"), _EXECUTORS, "executor"),
         cgroup_parent=options.text("cgroup-parent"),
         labels=dict(values.pair(entry, what="label") for entry in options.many("label")),
+        generic_resources=_generic_resources(options.many("generic-resource")),
         log_level=_one_of(options.text("log-level"), _LEVELS, "log-level"),
         log_format=_one_of(options.text("log-format"), _FORMATS, "log-format"),
     )
+
+
+def _generic_resources(entries: list[str]) -> tuple[GenericResource, ...]:
+    try:
+        return generic_resources.parse(entries)
+    except InvalidArgument as error:
+        raise UsageError(str(error)) from None
 
 
 def _absolute(path: str, flag: str) -> Path:
@@ -72,6 +83,7 @@ COMMANDS = {
             text("executor", "What runs tasks (native)", default="native"),
             text("cgroup-parent", "Cgroup below which tasks run", default=CGROUP_PARENT),
             listed("label", "Label of this node's engine (key=value)"),
+            listed("generic-resource", "Resource that tasks can reserve (KIND=NAME or KIND=NUMBER)"),
             text("log-level", "How much to log (debug, info, warning, error)", default="info"),
             text("log-format", "How to log (text, json)", default="text"),
         ),

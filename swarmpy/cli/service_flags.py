@@ -181,6 +181,15 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Maximum number of tasks per node (0: unlimited)",
         Takes.NUMBER,
     ),
+    Setting(
+        "placement-strategy",
+        "TaskTemplate.Placement.Strategy",
+        _choice("spread", "binpack"),
+        "Spread tasks evenly over nodes, or fill one node after the other (spread, binpack)",
+    ),
+    Setting(
+        "rebalance", "Rebalance", _on, "Move tasks, one by one, when nodes join or return", Takes.NOTHING
+    ),
     Setting("log-driver", "TaskTemplate.LogDriver.Name", _same, "Logging driver"),
     Setting("endpoint-mode", "EndpointSpec.Mode", _choice("vip", "dnsrr"), "Endpoint mode (vip or dnsrr)"),
     *_rollout("update"),

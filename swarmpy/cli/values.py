@@ -117,7 +117,10 @@ def generic_resource(text: str) -> Json:
     kind, value = pair(text, what="generic-resource")
     if value.isascii() and value.isdigit():
         return {"DiscreteResourceSpec": {"Kind": kind, "Value": int(value)}}
-    return {"NamedResourceSpec": {"Kind": kind, "Value": value}}
+    raise UsageError(
+        f"invalid generic-resource request `{text}`, Named Generic Resources is not supported for service "
+        f"create or update: ask for a number, such as {kind}=1"
+    )
 
 
 def preference(text: str) -> Json:

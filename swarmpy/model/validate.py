@@ -14,7 +14,8 @@ from typing import Final
 
 from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.limits import REPLICAS_MAX
-from swarmpy.model import endpoint_policy, job_rules, network_rules
+from swarmpy.model import endpoint_policy, generic_resources, job_rules, network_rules
+from swarmpy.model.host_ports import HostKind, kind_of
 from swarmpy.model.specs import (
     ClusterSpec,
     ConfigSpec,
@@ -222,6 +223,8 @@ def _check_resources(spec: ResourceRequirements | None) -> None:
             raise InvalidArgument(f"invalid cpu value {part.nano_cpus / 1e9:g}: Must be at least 0.001")
         if part.memory_bytes and part.memory_bytes < MEMORY_BYTES_MIN:
             raise InvalidArgument(f"invalid memory value {part.memory_bytes}: Must be at least 4MiB")
+    if spec.reservations is not None:
+        generic_resources.check_wish(spec.reservations.generic_resources)
     if spec.limits is not None and spec.limits.pids < 0:
         raise InvalidArgument("invalid pids limit: it cannot be negative")
 
@@ -248,6 +251,12 @@ def _check_update(config: UpdateConfig | None, *, what: str) -> None:
         raise InvalidArgument(f"TaskSpec: {what}-parallelism cannot be negative")
     if not 0 <= config.max_failure_ratio <= 1:
         raise InvalidArgument(f"TaskSpec: {what}-maxfailureratio cannot be less than 0 or bigger than 1")
+    if config.progress_deadline < 0:
+        raise InvalidArgument(f"TaskSpec: {what}-progress-deadline cannot be negative")
+    if config.pause_after < 0:
+        raise InvalidArgument(f"TaskSpec: {what}-pause-after cannot be negative")
+    if config.pause_after and what == "rollback":
+        raise InvalidArgument("TaskSpec: a rollback does not pause: pause-after is for updates")
 
 
 # --- container
@@ -326,7 +335,7 @@ def _check_targets(kind: str, references: Iterable[tuple[str, FileTarget]]) -> N
 def _check_endpoint(spec: EndpointSpec | None) -> None:
     if spec is None:
         return
-    published: set[tuple[int, PortProtocol]] = set()
+    published: dict[tuple[int, PortProtocol], set[str]] = {}
     pairs: set[tuple[int, int, PortProtocol]] = set()
     for port in spec.ports:
         _check_port(port)
@@ -336,11 +345,25 @@ def _check_endpoint(spec: EndpointSpec | None) -> None:
             raise InvalidArgument(
                 "EndpointSpec: port published with ingress mode can't be used with dnsrr mode"
             )
-        pair = (port.target_port, port.published_port, protocol)
-        if (port.published_port and (port.published_port, protocol) in published) or pair in pairs:
+        if port.published_port:
+            hosts = published.setdefault((port.published_port, protocol), set())
+            is_duplicate = not _take_host("" if is_ingress else port.host_ip, hosts)
+        else:
+            pair = (port.target_port, port.published_port, protocol)
+            is_duplicate = pair in pairs
+            pairs.add(pair)
+        if is_duplicate:
             raise InvalidArgument("EndpointSpec: duplicate published ports provided")
-        published.add((port.published_port, protocol))
-        pairs.add(pair)
+
+
+def _take_host(host_ip: str, hosts: set[str]) -> bool:
+    """Whether one more port of the same number can be on that address, beside those that are."""
+    kind = kind_of(host_ip)
+    # those that are there do not clash with each other, so they are of one kind
+    if hosts and (host_ip in hosts or kind is HostKind.ALL or kind is not kind_of(next(iter(hosts)))):
+        return False
+    hosts.add(host_ip)
+    return True
 
 
 def _check_port(port: PortConfig) -> None:

@@ -107,7 +107,12 @@ def make_machine(config: NodeConfig, env: Env) -> Machine:
         ),
         make_backend=lambda: make_backend(config, env),
         open_journal=Journal,
-        describe=partial(describe, hostname=config.hostname, labels=config.labels),
+        describe=partial(
+            describe,
+            hostname=config.hostname,
+            labels=config.labels,
+            generic_resources=config.generic_resources,
+        ),
         read_system=read_system,
         images=Images(config.data_dir),
     )

@@ -26,6 +26,7 @@ def read_system(config: NodeConfig, *, executor: str, tasks: int) -> SystemInfo:
         executor=executor,
         cgroup_version=2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1,
         labels=config.labels,
+        generic_resources=config.generic_resources,
         tasks=tasks,
         tasks_running=tasks,
     )

@@ -23,7 +23,8 @@ class Demand:
     """``reservations``: amounts by the resource's name, none of them 0."""
 
     reservations: tuple[tuple[str, int], ...] = ()
-    host_ports: tuple[tuple[str, int], ...] = ()
+    host_ports: tuple[tuple[str, int, str], ...] = ()
+    """Protocol, number, and the address of the node to which it is bound, if any."""
 
 
 NO_DEMAND: Final = Demand()
@@ -38,7 +39,7 @@ def demand_of(revision: Revision) -> Demand:
     return Demand(
         reservations=tuple((name, amount) for name, amount in amounts.items() if amount > 0),
         host_ports=tuple(
-            (port.protocol or PortProtocol.TCP, port.published_port)
+            (port.protocol or PortProtocol.TCP, port.published_port, port.host_ip)
             for port in ports
             if port.publish_mode == PublishMode.HOST and port.published_port
         ),

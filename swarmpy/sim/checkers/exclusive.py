@@ -4,9 +4,9 @@
   virtual address it is, or a node that has its own place there.
 * A VNI: a network. More than one network must never share a segment.
 * A published port, by protocol and number, in ingress mode: a service.
-* A host-mode port, by node, protocol and number: a task from its placement to its end, whatever is wished of
-  it. This is how the scheduler counts: a task that was told to stop still has the port, so its successor
-  gets another node or waits, under start-first as under stop-first.
+* A host-mode port, by node, protocol, number and address: a task from its placement to its end, whatever is
+  wished of it. This is how the scheduler counts: a task that was told to stop still has the port, so its
+  successor gets another node or waits, under start-first as under stop-first.
 
 Cost: what an event changes of one holder, never a scan.
 """
@@ -70,7 +70,8 @@ class Exclusive:
         if demand is None or not is_held(task):
             return keys
         ports: list[Key] = [
-            ("host port", task.node_id, protocol, str(number)) for protocol, number in demand.host_ports
+            ("host port", task.node_id, protocol, f"{address}:{number}" if address else str(number))
+            for protocol, number, address in demand.host_ports
         ]
         return (*keys, *ports)
 

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 from world import GIB, START, World, make_node
 
-from manager.schedule.filters import is_port_clash
 from manager.schedule.scheduler import place
+from swarmpy.model.host_ports import is_clash as is_port_clash
 from swarmpy.model.ids import RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import Node, NodeVolume, Revision, Service, Task
 from swarmpy.model.specs import (
@@ -48,8 +48,9 @@ def with_volumes(node: Node, *names: str) -> Node:
     return replace(node, description=replace(node.description, volumes=volumes))
 
 
-def reserving(*generic: GenericResource, **amounts: int) -> ResourceRequirements:
-    return ResourceRequirements(reservations=Resources(generic_resources=generic, **amounts))
+def reserving(*generic: GenericResource, nano_cpus: int = 0, memory_bytes: int = 0) -> ResourceRequirements:
+    wanted = Resources(nano_cpus=nano_cpus, memory_bytes=memory_bytes, generic_resources=generic)
+    return ResourceRequirements(reservations=wanted)
 
 
 def mounting(source: str, *, sticky: bool = True) -> ContainerSpec:

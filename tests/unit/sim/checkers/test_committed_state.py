@@ -263,7 +263,7 @@ def on_host_port(id_: str, state: TaskState, on: str = "n1") -> Task:
 
 def test_a_host_port_is_one_tasks_until_it_has_ended() -> None:
     violations = Violations()
-    exclusive = Exclusive(violations, {"s1-r": Demand(host_ports=(("tcp", 80),))})
+    exclusive = Exclusive(violations, {"s1-r": Demand(host_ports=(("tcp", 80, ""),))})
     running = on_host_port("t1", S.RUNNING)
     exclusive.event(None, running)
     exclusive.event(running, replace(running, desired_state=S.SHUTDOWN))
@@ -462,7 +462,7 @@ def test_the_demand_of_a_revision_is_read_off_its_spec() -> None:
     )
     known = Revision(id=RevisionId("s1-r"), service_id=ServiceId("s1"), spec=spec)
     assert demand_of(known) == Demand(
-        reservations=(("nano_cpus", 5), ("memory_bytes", 7)), host_ports=(("tcp", 80),)
+        reservations=(("nano_cpus", 5), ("memory_bytes", 7)), host_ports=(("tcp", 80, ""),)
     )
     assert demand_of(revision("s2-r", "s2")) == Demand()
 
