@@ -6,6 +6,7 @@ since from then on it has to be taken down.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from agent import environment, events, health
 from agent.environment import NodeContext
 from agent.events import Now, StoredTask
+from agent.executor.base import LaunchFile
 from agent.task import Do, Move, Run, Trace
 from swarmpy.model.objects import ContainerStatus, PortStatus, Revision, TaskStatus
 from swarmpy.model.states import HealthState, TaskState, is_terminal
@@ -42,6 +44,8 @@ def make_operation(
             assert run.status.state is TaskState.STARTING, f"{task_id} may not be started"
             run.is_started = True
             return events.Start(task_id, attempt)
+        case Do.RELOAD:
+            return events.Reload(task_id, attempt, ())
         case Do.STOP:
             return events.Stop(task_id, attempt, run.stop_signal, environment.stop_grace_s(spec))
         case Do.REMOVE:
@@ -51,6 +55,22 @@ def make_operation(
             return events.Detach(task_id, attempt)
         case _:
             raise AssertionError(f"{do} is no operation on a task")
+
+
+def with_files(operation: events.Operation, files: tuple[LaunchFile, ...]) -> events.Operation:
+    """The operation with what the task is to find of secrets and configs."""
+    match operation:
+        case events.Create(launch=launch):
+            return dataclasses.replace(operation, launch=replace(launch, files=files))
+        case events.Reload():
+            return dataclasses.replace(operation, files=files)
+        case _:
+            return operation
+
+
+def make_reload_status(run: Run, *, err: str) -> TaskStatus:
+    """The status that tells why newer files could not be put in place, or that they are."""
+    return replace(run.status, report=run.status.report + 1, err=err)
 
 
 def adopt(stored: StoredTask, *, is_found: bool, is_attached: bool) -> Run:
@@ -126,12 +146,11 @@ def make_health_status(run: Run) -> TaskStatus | None:
     before = run.status
     if not run.has_process or before.state not in (TaskState.STARTING, TaskState.RUNNING):
         return None
+    if before.state is TaskState.STARTING and run.health is not HealthState.UNHEALTHY:
+        return None  # its next state tells
     told = make_health(run, before.state, revision=None)
     if (told.state, told.is_unready) == (before.health, before.is_unready):
         return None
-    is_coming_up = before.state is TaskState.STARTING and told.state is not HealthState.UNHEALTHY
-    if is_coming_up and told.state is not HealthState.STARTING:
-        return None  # its next state tells as well
     return replace(
         before,
         report=before.report + 1,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import count
-from typing import TypeVar
 
 import pytest
 from agent_rig import NODE, FakeManager, make_revision, make_task
+from core_steps import only, started, states, tell
 from msgspec.structs import replace
 
 from agent import environment, events
 from agent.core import Core
-from agent.events import Event, Instruction, Now, Removal
+from agent.events import Removal
 from agent.executor.base import Exit, Found, ImageConfig, Sandbox
-from swarmpy.model.ids import SessionId, TaskId, Timestamp
+from swarmpy.model.ids import SessionId, TaskId
 from swarmpy.model.objects import Kind, Task
 from swarmpy.model.specs import ContainerSpec, EndpointSpec, PortConfig, SecretReference
 from swarmpy.model.states import PublishMode, TaskState
@@ -23,31 +22,6 @@ WEB = make_revision()
 TASK = make_task(1, WEB)
 IMAGE = ImageConfig(reference="host")
 SANDBOX = Sandbox(netns="/n", addresses=("10.0.0.2",))
-
-T = TypeVar("T")
-
-
-def tell(core: Core, *told: Event, at: float = 0.0) -> list[Instruction]:
-    out: list[Instruction] = []
-    for event in told:
-        out += core.handle(event, Now(Timestamp(int(at * 1e9)), at))
-        core.check()
-    return out
-
-
-def only(instructions: Sequence[Instruction], kind: type[T]) -> T:
-    (found,) = [item for item in instructions if isinstance(item, kind)]
-    return found
-
-
-def states(instructions: Sequence[Instruction]) -> list[str]:
-    return [item.status.state.name for item in instructions if isinstance(item, events.ReportStatus)]
-
-
-def started(manager: FakeManager) -> Core:
-    core = Core(NODE)
-    tell(core, events.Restored(), events.SessionUp(SessionId("s")), manager.complete())
-    return core
 
 
 def test_one_task_step_by_step() -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
-
 from agent_rig import NET, NODE, NODE_ID, FakeManager, Rig, in_virtual_time, make_revision, make_task
+from core_steps import only, started, tell
 from msgspec.structs import replace
 
 from agent import environment, events
 from agent.core import Core
 from agent.dataplane.base import NetworkConfig, NodeState
-from agent.events import Event, Instruction, Now
 from agent.executor.base import Exit, Found, ImageConfig, Sandbox
 from swarmpy.errors import Unavailable
 from swarmpy.limits import DRAIN_S
 from swarmpy.model.discovery import EndpointState, NetworkEndpoint, NetworkService
-from swarmpy.model.ids import NetworkId, NodeId, SessionId, TaskId, Timestamp
+from swarmpy.model.ids import NetworkId, NodeId, SessionId, TaskId
 from swarmpy.model.objects import Network, NetworkAttachment, Revision, Task
 from swarmpy.model.specs import NetworkAttachmentConfig, NetworkSpec
 from swarmpy.model.states import TaskState
@@ -26,8 +23,6 @@ TASK = make_task(1, WEB, is_networked=True)
 SERVICE = NetworkService(
     network_id=NET.id, service_id=WEB.service_id, name="web", addresses=("10.0.200.1/16",)
 )
-
-T = TypeVar("T")
 
 
 def record(task: Task, state: EndpointState = EndpointState.ACTIVE) -> NetworkEndpoint:
@@ -40,25 +35,6 @@ def record(task: Task, state: EndpointState = EndpointState.ACTIVE) -> NetworkEn
         name=f"web.{task.slot}.{task.id}",
         state=state,
     )
-
-
-def tell(core: Core, *told: Event, at: float = 0.0) -> list[Instruction]:
-    out: list[Instruction] = []
-    for event in told:
-        out += core.handle(event, Now(Timestamp(int(at * 1e9)), at))
-        core.check()
-    return out
-
-
-def only(instructions: Sequence[Instruction], kind: type[T]) -> T:
-    (found,) = [item for item in instructions if isinstance(item, kind)]
-    return found
-
-
-def started(manager: FakeManager) -> Core:
-    core = Core(NODE)
-    tell(core, events.Restored(), events.SessionUp(SessionId("s")), manager.complete())
-    return core
 
 
 def running(core: Core, manager: FakeManager, *tasks: Task) -> None:
