@@ -63,7 +63,7 @@ def _autoscaled(service: Service, now: Timestamp) -> Iterator[Reason]:
     if status is not None and status.low_since:
         text += f"; fewer would do since {span(now - status.low_since)}"
     if replicas(service.spec) != replicas_of(service):
-        text += f"; the {replicas(service.spec)} replicas of the service itself do not count"
+        text += f"; that the service itself asks for {replicas(service.spec)} does not count"
     yield Reason(about="Autoscale", text=text)
 
 

@@ -150,7 +150,7 @@ def test_what_replicas_follow() -> None:
     found = of_service(world)
     assert texts(found, "Replicas") == ["2 of 2 run"]
     assert texts(found, "Autoscale") == [
-        "between 2 and 5, 2 now; the 1 replicas of the service itself do not count"
+        "between 2 and 5, 2 now; that the service itself asks for 1 does not count"
     ]
 
 
