@@ -20,7 +20,13 @@ from agent.bounds import Images, Ports, Slots
 from agent.dataplane.base import NodeState
 from agent.environment import NodeContext
 from agent.events import Event, Instruction, Now
-from agent.operations import make_health_status, make_operation, make_places_status
+from agent.operations import (
+    make_health_status,
+    make_operation,
+    make_places_status,
+    make_reload_status,
+    with_files,
+)
 from agent.places import Places
 from agent.probes import Probes
 from agent.roster import Roster
@@ -177,6 +183,8 @@ class Core:
                 run.is_created = True
             case events.Started():
                 self._roster.note_found(run, replace(event.found, exit=event.found.exit or run.exit))
+            case events.Reloaded():
+                self._note_reload(run, "")
             case events.Stopped():
                 run.exit = run.exit or event.exit
                 run.is_started = run.exit is not None
@@ -202,6 +210,10 @@ class Core:
             run.attempt = 0
             if done is Do.PLACE and event.is_final and not run.has_ended:
                 self._round.tell(run, make_places_status(run, err=event.error))
+            if done is Do.RELOAD and event.is_final:
+                self._note_reload(run, event.error)
+            elif done is Do.RELOAD:
+                run.given = ()
             self._fail(run, event, is_start_up=done in START_UP)
 
     def _fail(self, run: Run, event: events.Failed, *, is_start_up: bool) -> None:
@@ -253,14 +265,18 @@ class Core:
                     return
 
     def _step(self, run: Run) -> Move | Do | None:
-        step = next_step(run)
         revision = self._roster.revision_of(run)
+        run.follows = self._roster.files.followed(revision)
+        step = next_step(run)
         self._places.move(run, revision)
         if step in (Do.ATTACH, Do.PLACE) and not self._places.is_known(run):
             return None  # the networks come with the next assignments
         if run.status.state < TaskState.RUNNING and not run.is_unwanted and run.exit is None:
             if revision is None:
                 return None  # so does it
+            if step is Do.CREATE and (why := self._roster.files.missing(revision)):
+                # before the first COMPLETE set nothing is known of files
+                return failure(run, why) if self._roster.files.is_settled else None
             if step == Move(TaskState.PREPARING, "preparing") and (why := environment.refusal(revision)):
                 return failure(run, why)
         if step is Do.STOP and self._places.is_draining(run, self._round.now):
@@ -281,7 +297,13 @@ class Core:
             if do in (Do.ATTACH, Do.PLACE) and revision is not None:
                 self._places.give(run, revision)
             operation = make_operation(run, do, self._attempts + 1, revision=revision, node=self._node)
+            if do in (Do.CREATE, Do.RELOAD) and revision is not None:
+                run.given = run.follows
+                operation = with_files(operation, self._roster.files.make(run.task, revision, self._node))
         except TaskRejected as error:
+            if do is Do.RELOAD:
+                self._note_reload(run, str(error))
+                return
             self._give_up(run, str(error))
             return
         self._attempts += 1
@@ -289,6 +311,11 @@ class Core:
         if do is Do.CREATE:
             self._round.save_task(run)  # with the stop signal
         self._round.out.append(operation)
+
+    def _note_reload(self, run: Run, err: str) -> None:
+        """Newer files are in place, or cannot be: the task goes on with those that it has."""
+        if run.status.err != err and not run.has_ended:
+            self._round.tell(run, make_reload_status(run, err=err))
 
     def _want_image(self, run: Run) -> None:
         revision = self._roster.revision_of(run)

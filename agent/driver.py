@@ -240,6 +240,9 @@ class Driver:
                 return events.Created(task_id, attempt)
             case events.Start(task_id=task_id, attempt=attempt):
                 return events.Started(task_id, attempt, await self._executor.start(task_id))
+            case events.Reload(task_id=task_id, attempt=attempt, files=files):
+                await self._executor.reload(task_id, files)
+                return events.Reloaded(task_id, attempt)
             case events.Stop(task_id=task_id, attempt=attempt, signal=signal, grace_s=grace_s):
                 exit = await self._executor.stop(task_id, signal=signal, grace_s=grace_s)
                 return events.Stopped(task_id, attempt, exit)

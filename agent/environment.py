@@ -63,10 +63,6 @@ def refusal(revision: Revision) -> str:
     template = revision.spec.task_template
     if template.container_spec is None or template.runtime not in {"", "container"}:
         return "this node runs containers only: the service's task has no ContainerSpec"
-    if template.container_spec.secrets:
-        return "this node cannot mount secrets yet: take them out of the service"
-    if template.container_spec.configs:
-        return "this node cannot mount configs yet: take them out of the service"
     return ""
 
 

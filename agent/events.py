@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from agent.dataplane.base import Endpoint, NodeState
-from agent.executor.base import Exit, Found, ImageConfig, Launch, Sandbox
+from agent.executor.base import Exit, Found, ImageConfig, Launch, LaunchFile, Sandbox
 from swarmpy.model.discovery import (
     DiscoveryRecord,
     NetworkEndpoint,
@@ -145,6 +145,12 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Reloaded:
+    task_id: TaskId
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     task_id: TaskId
     attempt: int
@@ -190,7 +196,7 @@ class Failed:
     delay_s: float = 0.0
 
 
-TaskOutcome = Attached | Created | Started | Stopped | Removed | Detached
+TaskOutcome = Attached | Created | Started | Reloaded | Stopped | Removed | Detached
 Outcome = TaskOutcome | ImageReady | Failed | Probed
 Event = Restored | SessionUp | SessionDown | AssignmentsReceived | Tick | TaskExited | Outcome
 
@@ -279,6 +285,15 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Reload:
+    """Put newer data of a running task's secrets and configs in place."""
+
+    task_id: TaskId
+    attempt: int
+    files: tuple[LaunchFile, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     task_id: TaskId
     attempt: int
@@ -309,7 +324,7 @@ class Probe:
     timeout_s: float
 
 
-Operation = EnsureImage | Attach | Create | Start | Stop | Remove | Detach
+Operation = EnsureImage | Attach | Create | Start | Reload | Stop | Remove | Detach
 """What the driver carries out beside its loop; each is answered by exactly one outcome."""
 
 

@@ -19,6 +19,7 @@ from agent.bounds import Ports
 from agent.dataplane.base import HostPort
 from agent.events import StoredTask
 from agent.executor.base import Found
+from agent.files import Files, uses_files
 from agent.operations import adopt, make_status
 from agent.places import Places
 from agent.revisions import Revisions
@@ -37,6 +38,7 @@ class Roster:
     def __init__(self, round_: Round, places: Places, ports: Ports) -> None:
         self.runs: dict[TaskId, Run] = {}
         self.revisions = Revisions()
+        self.files = Files()
         self.retries: dict[TaskId, float] = {}
         self.progress: tuple[SessionId, int | None] | None = None
         """The session and the last assignment message of it that was taken; None: there is none."""
@@ -150,8 +152,11 @@ class Roster:
                     self._save_revision(change)
                 case Task():
                     self._assign(change)
+                case events.Removal(kind=Kind.SECRET | Kind.CONFIG as kind):
+                    self.files.drop(kind, change.id)
                 case Secret() | Config():
-                    pass  # no task of this version can use them
+                    self.files.take(change)
+                    self._mark_users()
                 case _:
                     self._places.directory.take(change)
                     self._mark_unattached(change)
@@ -162,6 +167,8 @@ class Roster:
         for revision in revisions:
             self._save_revision(revision)
         self.revisions.keep_only(revision.id for revision in revisions)
+        self.files.take_complete(event.changes)
+        self._mark_users()
         self._places.take_complete(event.changes)
         for change in event.changes:
             self._mark_unattached(change)
@@ -224,6 +231,10 @@ class Roster:
         if record is not None:
             self._round.records.append(record)
             self._round.mark(run.task.id for run in self.runs.values() if run.task.revision_id == revision.id)
+
+    def _mark_users(self) -> None:
+        """Tasks may have waited for their secrets and configs, or have older ones."""
+        self._round.mark(id_ for id_, run in self.runs.items() if uses_files(self.revision_of(run)))
 
     def _mark_unattached(self, change: events.AssignmentChange) -> None:
         """Tasks may have waited for this network."""

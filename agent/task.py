@@ -16,6 +16,7 @@ from enum import Enum, IntEnum, auto
 
 from agent.dataplane.base import Endpoint
 from agent.executor.base import Exit, ImageConfig, Sandbox
+from agent.files import Followed
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.specs import Healthcheck
 from swarmpy.model.states import HealthState, TaskState, is_terminal
@@ -41,7 +42,8 @@ class Run:
     ``stop_at``: when a task that was told to stop may be stopped; 0: that was not decided. ``attempt``: the
     number of the operation under way, 0 for none; ``version``: of the task when it was asked for.
     ``started_at``: when its process was started, on the monotonic clock. ``health``, ``is_unready`` and
-    ``health_output``: what its checks say now; ``status`` has what was told of them.
+    ``health_output``: what its checks say now; ``status`` has what was told of them. ``follows``: the newest
+    data of the files that it has reloaded; ``given``: those of them that it was given, as far as is known.
     """
 
     task: Task
@@ -68,6 +70,8 @@ class Run:
     health: HealthState = HealthState.UNSPECIFIED
     is_unready: bool = False
     health_output: str = ""
+    follows: Followed = ()
+    given: Followed = ()
 
     @property
     def has_ended(self) -> bool:
@@ -87,6 +91,11 @@ class Run:
     def is_condemned(self) -> bool:
         """Whether it was told that the task is unhealthy, so that it has to end."""
         return self.status.health is HealthState.UNHEALTHY and not self.has_ended
+
+    @property
+    def has_old_files(self) -> bool:
+        """Whether there are newer data than it was given of files that it has reloaded."""
+        return bool(self.follows) and self.follows != self.given
 
     @property
     def is_misplaced(self) -> bool:
@@ -113,7 +122,7 @@ class Move:
 
 class Do(Enum):
     """An operation to ask for. ``PLACE``: a running task was joined to networks, or taken off some.
-    ``FORGET``: nothing is left of the task, drop the record of it.
+    ``RELOAD``: there are newer data of its files. ``FORGET``: nothing is left of the task, drop the record.
     """
 
     ENSURE_IMAGE = auto()
@@ -121,6 +130,7 @@ class Do(Enum):
     CREATE = auto()
     START = auto()
     PLACE = auto()
+    RELOAD = auto()
     STOP = auto()
     REMOVE = auto()
     DETACH = auto()
@@ -173,12 +183,14 @@ def _bring_up(run: Run) -> Step | None:
             return _prepare(run) or Do.START
         case TaskState.RUNNING if run.is_misplaced:
             return Do.PLACE
+        case TaskState.RUNNING if run.has_old_files:
+            return Do.RELOAD
         case _:
             return None
 
 
 def _prepare(run: Run) -> Do | None:
-    if run.is_created:
+    if run.is_created and (run.is_started or not run.has_old_files):
         return None
     if run.image is None:
         return Do.ENSURE_IMAGE

@@ -59,6 +59,23 @@ class Sandbox(Value, frozen=True, kw_only=True):
     hosts: str = ""
 
 
+class LaunchFile(Value, frozen=True, kw_only=True):
+    """A secret or config as the task is to find it: kept in memory, read-only. ``target`` is absolute.
+
+    ``reload_signal``: sent to the task's first process when newer data are in place; 0: none.
+    """
+
+    target: str
+    data: bytes
+    uid: int = 0
+    gid: int = 0
+    mode: int = 0o444
+    reload_signal: int = 0
+
+    def __repr__(self) -> str:
+        return f"LaunchFile({self.target!r}, {len(self.data)} bytes)"  # its data may be a secret
+
+
 class Launch(Value, frozen=True, kw_only=True):
     """All that an executor needs to run one task. ``spec`` has its templates expanded already."""
 
@@ -70,6 +87,7 @@ class Launch(Value, frozen=True, kw_only=True):
     limits: Limits = Limits()
     hostname: str = ""
     labels: dict[str, str] = {}
+    files: tuple[LaunchFile, ...] = ()
 
 
 class Exit(Value, frozen=True, kw_only=True):
@@ -204,6 +222,14 @@ class Executor(Protocol):
 
     async def signal(self, task_id: TaskId, signal: int) -> None:
         """Send a signal to the task's first process; a task that has ended is fine."""
+        ...
+
+    async def reload(self, task_id: TaskId, files: tuple[LaunchFile, ...]) -> None:
+        """Put newer data of a running task's files in place, and send the signals of those that differ.
+
+        A signal is sent again if it is open whether it was; a task that has ended is fine. Targets, owners
+        and modes are as they were.
+        """
         ...
 
     async def stop(self, task_id: TaskId, *, signal: int, grace_s: float) -> Exit | None:

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from agent.executor.base import (
     Capabilities,
     Channel,
@@ -24,6 +26,7 @@ from agent.executor.base import (
     Found,
     ImageConfig,
     Launch,
+    LaunchFile,
     LogLine,
     LogQuery,
     Stats,
@@ -63,6 +66,8 @@ class FakeTask:
     launch: Launch
     behaviour: Behaviour
     pid: int = 0
+    reloads: list[int] = field(default_factory=list)
+    """The signals that told it of newer files."""
     started_at: Timestamp | None = None
     exit: Exit | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -183,6 +188,8 @@ class FakeExecutor:
             task = FakeTask(launch=launch, behaviour=self.machine.plan(launch))
             self.machine.tasks[launch.task_id] = task
             self.machine.logs.setdefault(launch.task_id, [])
+        elif not self.machine.tasks[launch.task_id].pid:
+            self.machine.tasks[launch.task_id].launch = launch
 
     async def start(self, task_id: TaskId) -> Found:
         await self._pause("start", task_id)
@@ -199,6 +206,17 @@ class FakeExecutor:
         await self._pause("signal", task_id)
         if (task := self.machine.tasks.get(task_id)) is not None:
             self.machine.signal(task, signal)
+
+    async def reload(self, task_id: TaskId, files: tuple[LaunchFile, ...]) -> None:
+        await self._pause("reload", task_id)
+        task = self.machine.tasks.get(task_id)
+        if task is None or task.exit is not None:
+            return
+        former = {each.target: each.data for each in task.launch.files}
+        changed = [each for each in files if former.get(each.target) != each.data]
+        task.launch = replace(task.launch, files=files)
+        for number in sorted({each.reload_signal for each in changed if each.reload_signal}):
+            task.reloads.append(number)
 
     async def stop(self, task_id: TaskId, *, signal: int, grace_s: float) -> Exit | None:
         await self._pause("stop", task_id)

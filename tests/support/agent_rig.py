@@ -22,6 +22,7 @@ from agent.events import AssignmentChange, AssignmentsReceived
 from agent.executor.fake import FakeExecutor, FakeMachine
 from agent.journal import IN_MEMORY, Journal
 from swarmpy.model.discovery import DiscoveryRecord
+from swarmpy.model.file_versions import File, kind_of
 from swarmpy.model.ids import (
     ID_BYTES,
     NetworkId,
@@ -130,6 +131,7 @@ class FakeManager:
     revisions: dict[RevisionId, Revision] = field(default_factory=dict)
     networks: dict[NetworkId, Network] = field(default_factory=dict)
     records: dict[str, DiscoveryRecord] = field(default_factory=dict)
+    files: dict[str, File] = field(default_factory=dict)
     history: dict[TaskId, list[TaskState]] = field(default_factory=dict)
     ended: list[str] = field(default_factory=list)
     chain: int = 0
@@ -143,6 +145,7 @@ class FakeManager:
                 *self.networks.values(),
                 *self.records.values(),
                 *self.revisions.values(),
+                *self.files.values(),
                 *self.tasks.values(),
             ),
         )
@@ -163,6 +166,15 @@ class FakeManager:
             else:
                 self.records[f"{type(each).__name__} {each.record_id}"] = each
         return self._incremental(*known)
+
+    def put(self, *files: File) -> AssignmentsReceived:
+        """Secrets and configs."""
+        self.files.update({each.id: each for each in files})
+        return self._incremental(*files)
+
+    def take_back(self, file: File) -> AssignmentsReceived:
+        del self.files[file.id]
+        return self._incremental(events.Removal(kind_of(file), file.id))
 
     def order(self, task_id: TaskId, desired: TaskState) -> AssignmentsReceived:
         task = self.tasks[task_id]

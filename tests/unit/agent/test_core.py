@@ -15,7 +15,7 @@ from agent.events import Removal
 from agent.executor.base import Exit, Found, ImageConfig, Sandbox
 from swarmpy.model.ids import SessionId, TaskId
 from swarmpy.model.objects import Kind, Task
-from swarmpy.model.specs import ContainerSpec, EndpointSpec, PortConfig, SecretReference
+from swarmpy.model.specs import EndpointSpec, PortConfig
 from swarmpy.model.states import PublishMode, TaskState
 
 WEB = make_revision()
@@ -206,14 +206,15 @@ def test_a_task_whose_chosen_port_is_taken_makes_room_for_one_with_another() -> 
 
 
 def test_what_cannot_be_given_is_refused() -> None:
-    secret = SecretReference(secret_id="s", secret_name="s")
-    revision = make_revision("secret", container=ContainerSpec(image="host", secrets=(secret,)))
+    revision = make_revision("plugin")
+    template = replace(revision.spec.task_template, runtime="plugin")
+    revision = replace(revision, spec=replace(revision.spec, task_template=template))
     manager = FakeManager()
     core = started(manager)
     task = make_task(1, revision)
     out = tell(core, manager.assign(task, revision=revision))
     assert states(out) == ["REJECTED"]
-    assert "secrets" in core.runs[task.id].status.err
+    assert "containers only" in core.runs[task.id].status.err
 
 
 def test_revisions_go_with_their_last_task() -> None:
