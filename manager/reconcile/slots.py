@@ -52,6 +52,11 @@ class NodeFitness:
         """Whether a task may stay there; one without a node yet may."""
         return self.keeping[node_id]
 
+    def is_draining(self, node_id: NodeId) -> bool:
+        """Whether the node is drained, and may well run what it has."""
+        node = self._view.node(node_id)
+        return node is not None and node.spec.availability is _DRAIN and node.status.state is not _DOWN
+
     def is_gone(self, node_id: NodeId) -> bool:
         """Whether the node is down or removed: nothing there needs to be waited for."""
         if not node_id:
