@@ -1,8 +1,11 @@
 """What goes on in the slots of one service, whatever a slot is: a number, or a node for global services.
 
 Replace what ended or lost its node, as the restart policy says; tell waiting replacements to run; end what a
-start-first update overlapped; take the update a step further. A task that an order ends and the task that
-follows it are one atomic group, so no slot is ever lost or doubled by a crash between the two.
+start-first update or a move overlapped; take the update a step further. Where updates start the new task
+first, so does a drain: what runs on the drained node stays until its successor runs.
+
+A task that an order ends and the task that follows it are one atomic group, so no slot is ever lost or
+doubled by a crash between the two.
 
 It does not decide which slots there should be: ``replicated`` and ``global_services`` do.
 """
@@ -66,6 +69,7 @@ class SlotWork(Generic[K]):
         self._first_task: Callable[[K], Task] = first_task
         self._outdated = Outdated(builder.view, service)
         self._is_held = is_held(service)
+        self._is_start_first = config_of(service).order == UpdateOrder.START_FIRST
         self._fresh_id = self._held_id() if self._is_held else service.template_id
         self._replaced: set[K] = set()
         """Slots that this plan gives a task: what the update makes of them is seen once it is stored."""
@@ -110,16 +114,35 @@ class SlotWork(Generic[K]):
             return
         fine = [task for task in wished if self._is_fine(task)]
         lost = [task for task in wished if not self._is_fine(task)]
-        if lost and wished[-1] is lost[-1]:
+        if not lost:
+            pass
+        elif wished[-1] is not lost[-1] or any(self._is_keeper(task) for task in fine):
+            # a newer task stands in for them already, or the one that they were to take over from
+            self._stop(self._without_leaving(lost, fine))
+        else:
             self._replace_lost(key, tasks, lost)
-        elif lost:
-            # a newer task stands in for them already
-            self._builder.add(*(change for task in lost for change in self._builder.stop(task)))
         if len(fine) > 1 and self._builder.has_room():
             fine = self._end_overlap(fine)
         for task in fine:
             if task.desired_state == TaskState.READY and self._builder.has_room():
                 self._let_run(task, tasks)
+
+    def _stop(self, tasks: Sequence[Task]) -> None:
+        if tasks:
+            self._builder.add(*(change for task in tasks for change in self._builder.stop(task)))
+
+    def _without_leaving(self, lost: Sequence[Task], fine: Sequence[Task]) -> Sequence[Task]:
+        """Those to stop now: what leaves a drained node stays until another task of the slot runs."""
+        if any(task.status.state == TaskState.RUNNING for task in fine):
+            return lost
+        return [task for task in lost if not self._is_leaving(task)]
+
+    def _is_leaving(self, task: Task) -> bool:
+        return (
+            self._is_start_first
+            and task.status.state == TaskState.RUNNING
+            and self._fitness.is_draining(task.node_id)
+        )
 
     def _replace_lost(self, key: K, tasks: Sequence[Task], lost: Sequence[Task]) -> None:
         newest = lost[-1]
@@ -129,14 +152,15 @@ class SlotWork(Generic[K]):
             self._builder.wake(newest.not_before)
             return
         restart = self.restart_of(newest, tasks)
-        stops = [change for task in lost for change in self._builder.stop(task)]
         if restart is None:
-            self._builder.add(*stops)
+            self._stop(lost)
             reason = declined_reason(newest, self._policy_of(self.follows(newest)))
             self._builder.note(
                 "restart_declined", service_id=self._service.id, task_id=newest.id, reason=reason
             )
             return
+        lost = self._without_leaving(lost, ())
+        stops = [change for task in lost for change in self._builder.stop(task)]
         waits_for = [task for task in lost if self.is_alive(task)]
         revision_id = self.follows(newest)
         task = self.new_task(key, revision_id=revision_id, restart=restart, is_waiting=bool(waits_for))
@@ -165,21 +189,25 @@ class SlotWork(Generic[K]):
             return after_displacement(task, policy, template_id=template_id, now=self._now)
         return after_end(task, policy, history=history, template_id=template_id, now=self._now)
 
+    def _is_keeper(self, task: Task) -> bool:
+        return task.status.state == TaskState.RUNNING and not self._outdated.is_outdated(task)
+
     def _end_overlap(self, fine: list[Task]) -> list[Task]:
-        """Of several tasks in a slot, one that runs the wanted revision ends the others."""
-        keeper = next(
-            (
-                task
-                for task in reversed(fine)
-                if task.status.state == TaskState.RUNNING and not self._outdated.is_outdated(task)
-            ),
-            None,
-        )
+        """Of several tasks in a slot, the newest that runs the wanted revision ends the others.
+
+        A newer one of that revision, which has a node and does not run yet, is to take over, and stays.
+        """
+        keeper = next((task for task in reversed(fine) if self._is_keeper(task)), None)
         if keeper is None:
             return fine
-        others = [task for task in fine if task is not keeper]
-        self._builder.add(*(change for task in others for change in self._builder.stop(task)))
-        return [keeper]
+        others = [
+            task
+            for task in fine
+            if task is not keeper
+            and (age(task) < age(keeper) or not task.node_id or self._outdated.is_outdated(task))
+        ]
+        self._stop(others)
+        return [task for task in fine if task not in others]
 
     def is_alive(self, task: Task) -> bool:
         """Whether the task may be running, on a node that will say when it has stopped."""
