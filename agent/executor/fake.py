@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from agent.executor import fake_files
 from agent.executor.base import (
     Capabilities,
     Channel,
@@ -29,9 +30,12 @@ from agent.executor.base import (
     LaunchFile,
     LogLine,
     LogQuery,
+    NotRunning,
+    Output,
+    ProcessTable,
     Stats,
 )
-from agent.executor.fake_exec import FakeChannel, Reply, works
+from agent.executor.fake_exec import KILLED, FakeAttached, FakeChannel, Reply, works
 from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.runtime import Clock, SystemClock
@@ -72,7 +76,8 @@ class FakeTask:
     exit: Exit | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     channels: dict[FakeChannel, None] = field(default_factory=dict)
-    """Of commands in it that have not ended."""
+    """Of commands in it that have not ended, and of who is attached to it."""
+    files: fake_files.Files = field(default_factory=lambda: {"/etc/hostname": b"fake\n"})
 
 
 class FakeMachine:
@@ -119,7 +124,7 @@ class FakeMachine:
         task.exit = Exit(code=code, at=self.clock.now(), message=message)
         task.ended.set()
         for channel in task.channels:
-            channel.end()
+            channel.end(code if isinstance(channel, FakeAttached) else KILLED)
         task.channels.clear()
         self._notify()
         for queue in self.watchers:
@@ -136,6 +141,10 @@ class FakeMachine:
     def write_log(self, task_id: TaskId, data: bytes, *, stream: int = 1) -> None:
         line = LogLine(timestamp=self.clock.now(), stream=stream, data=data)
         self.logs.setdefault(task_id, []).append(line)
+        task = self.tasks.get(task_id)
+        for channel in task.channels if task is not None else ():
+            if isinstance(channel, FakeAttached):
+                channel.tell(Output(stream, data))
         self._notify()
 
     def _end_later(self, task: FakeTask, delay_s: float, code: int) -> None:
@@ -273,18 +282,45 @@ class FakeExecutor:
 
     async def exec(self, task_id: TaskId, command: Command) -> Channel:
         await self._pause("exec", task_id)
-        task = self.machine.tasks.get(task_id)
-        if task is None or not task.pid or task.exit is not None:
-            raise TaskRejected(f"Container {task_id} is not running")
+        task = self._running(task_id)
         reply = self.machine.answer(task_id, command)
         if reply.refusal:
             raise TaskRejected(reply.refusal)
-        channel = FakeChannel(reply)
-        task.channels = {each: None for each in (*task.channels, channel) if not each.has_ended}
-        return channel
+        return _opened(task, FakeChannel(reply))
+
+    async def attach(self, task_id: TaskId) -> Channel:
+        await self._pause("attach", task_id)
+        task = self._running(task_id)
+        return _opened(task, FakeAttached(is_fed=task.launch.spec.open_stdin))
+
+    async def top(self, task_id: TaskId) -> ProcessTable:
+        await self._pause("top", task_id)
+        task = self._running(task_id)
+        argv = " ".join((*task.launch.spec.command, *task.launch.spec.args))
+        return ProcessTable(titles=("PID", "CMD"), rows=((str(task.pid), argv),))
+
+    async def copy_out(self, task_id: TaskId, path: str) -> AsyncIterator[bytes]:
+        await self._pause("copy_out", task_id)
+        for chunk in fake_files.chunks(fake_files.pack(self._running(task_id).files, path)):
+            yield chunk
+
+    async def copy_in(self, task_id: TaskId, path: str, archive: AsyncIterator[bytes]) -> None:
+        await self._pause("copy_in", task_id)
+        await fake_files.unpack(self._running(task_id).files, path, archive)
+
+    def _running(self, task_id: TaskId) -> FakeTask:
+        task = self.machine.tasks.get(task_id)
+        if task is None or not task.pid or task.exit is not None:
+            raise NotRunning(f"Container {task_id} is not running")
+        return task
 
     async def _pause(self, verb: str, subject: str) -> None:
         await asyncio.sleep(self.machine.script(verb, subject))
+
+
+def _opened(task: FakeTask, channel: FakeChannel) -> FakeChannel:
+    task.channels = {each: None for each in (*task.channels, channel) if not each.has_ended}
+    return channel
 
 
 def _found(task: FakeTask) -> Found:

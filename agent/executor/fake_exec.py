@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from agent.executor.base import Command, Output
+from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId
 
 KILLED = 128 + signals.SIGKILL
@@ -75,4 +76,34 @@ class FakeChannel:
         return await asyncio.shield(self._ended)
 
     async def close(self) -> None:
+        self.end()
+
+
+class FakeAttached(FakeChannel):
+    """Attached to a task: what it logs comes out here, and what is written to a task that takes input is told
+    back. Letting go of it ends nothing."""
+
+    def __init__(self, *, is_fed: bool) -> None:
+        super().__init__(Reply(takes_s=None))
+        self._is_fed = is_fed
+        self._is_let_go = False
+
+    def tell(self, part: Output) -> None:
+        if not self.has_ended:
+            self._printed.put_nowait(part)
+
+    async def write(self, data: bytes) -> None:
+        if self._is_fed:
+            self.tell(Output(1, data))
+
+    async def close_input(self) -> None:
+        """A task's input stays open for who comes next."""
+
+    async def exit_code(self) -> int:
+        if self._is_let_go:
+            raise Unavailable("the task was let go of")
+        return await super().exit_code()
+
+    async def close(self) -> None:
+        self._is_let_go = self._is_let_go or not self.has_ended
         self.end()

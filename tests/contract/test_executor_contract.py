@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import exec_suite
 import executor_suite as suite
+import inside_suite
 import pytest
 
 from agent.executor.base import Command, Executor, Launch, Output, Sandbox
@@ -78,4 +79,8 @@ class TestFakeExecutor(suite.ExecutorContract):
 
 
 class TestCommandsInFakeTasks(exec_suite.ExecContract):
+    pass
+
+
+class TestInsideFakeTasks(inside_suite.InsideContract):
     pass

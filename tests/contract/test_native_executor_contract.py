@@ -6,7 +6,9 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import exec_suite
 import executor_suite as suite
+import inside_suite
 import pytest
 from native_rig import NativeRig
 
@@ -48,4 +50,12 @@ def sandbox() -> suite.MakeSandbox:
 
 
 class TestNativeExecutor(suite.ExecutorContract):
+    pass
+
+
+class TestCommandsInNativeTasks(exec_suite.ExecContract):
+    pass
+
+
+class TestInsideNativeTasks(inside_suite.InsideContract):
     pass

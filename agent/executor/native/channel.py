@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal as signals
 import socket
 from collections.abc import AsyncIterator, Callable
 
@@ -15,7 +16,7 @@ from agent.executor.native.shim import frames
 from swarmpy.errors import Unavailable
 from swarmpy.limits import CHANNEL_READ_BYTES_MAX
 
-_LET_GO = "the task was let go of"
+KILLED = 128 + signals.SIGKILL
 _STREAMS = (frames.STDOUT, frames.STDERR)
 
 
@@ -38,6 +39,7 @@ class SocketChannel:
         self._writer = writer
         self._on_close = on_close
         self._code: int | None = None
+        self._is_command = False
         self._is_closed = False
 
     @classmethod
@@ -48,6 +50,7 @@ class SocketChannel:
     async def begin(self, order: bytes = b"") -> None:
         """Give the order, if any, and wait until it is carried out. Raises Refused or Unavailable."""
         if order:
+            self._is_command = True
             await self._send(frames.ORDER, order)
         answer = await self._receive()
         if answer is None:
@@ -77,10 +80,10 @@ class SocketChannel:
         await self._send(frames.RESIZE, f"{rows} {columns}".encode())
 
     async def exit_code(self) -> int:
+        if self._code is None and self._is_command and self._is_closed:
+            return KILLED
         if self._code is None:
-            raise Unavailable(
-                "nobody knows how it ended: " + (_LET_GO if self._is_closed else "the task was lost")
-            )
+            raise Unavailable("the task was let go of" if self._is_closed else "the task's shim let go of it")
         return self._code
 
     async def close(self) -> None:

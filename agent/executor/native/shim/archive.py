@@ -33,7 +33,7 @@ def seal_imports() -> None:
 
 def send(path: str, status: int) -> None:
     """Write an archive of what is at ``path`` to standard output. Its root is the path's last part."""
-    full = posixpath.normpath("/" + path)
+    full = posixpath.normpath("/" + path.lstrip("/"))
     # a slash or a dot at the end asks for what a link leads to, as everywhere
     follows = path.endswith(("/", "/."))
     try:
