@@ -50,6 +50,8 @@ METHOD_ROLES: Mapping[str, frozenset[Role]] = {
     "/swarmpy.v1.Raft/Members": _MANAGERS,
     "/swarmpy.v1.Raft/Ping": _MANAGERS,
     "/swarmpy.v1.Raft/Stream": _MANAGERS,
+    "/swarmpy.v1.Streams/Attend": _NODES,
+    "/swarmpy.v1.Streams/Open": _MANAGERS,
     "/swarmpy.v1.Streams/PublishLogs": _NODES,
     "/swarmpy.v1.Streams/SubscribeLogs": _MANAGERS,
 }

@@ -27,7 +27,7 @@ from swarmpy.pb import objects_pb2 as swarmpy_dot_v1_dot_objects__pb2
 from swarmpy.pb import types_pb2 as swarmpy_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bswarmpy/v1/dispatcher.proto\x12\nswarmpy.v1\x1a\x1aswarmpy/v1/discovery.proto\x1a\x18swarmpy/v1/objects.proto\x1a\x16swarmpy/v1/types.proto\"\x97\x02\n\x0c\x41gentMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.swarmpy.v1.HelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.swarmpy.v1.HeartbeatH\x00\x12,\n\x08statuses\x18\x03 \x01(\x0b\x32\x18.swarmpy.v1.StatusUpdateH\x00\x12\x32\n\x0b\x64\x65scription\x18\x04 \x01(\x0b\x32\x1b.swarmpy.v1.NodeDescriptionH\x00\x12&\n\x07goodbye\x18\x05 \x01(\x0b\x32\x13.swarmpy.v1.GoodbyeH\x00\x12\"\n\x05usage\x18\x06 \x01(\x0b\x32\x11.swarmpy.v1.UsageH\x00\x42\t\n\x07message\"w\n\x05Hello\x12\x30\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1b.swarmpy.v1.NodeDescription\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64vertise_addr\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\"\x0b\n\tHeartbeat\"N\n\x0cStatusUpdate\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12,\n\x08statuses\x18\x02 \x03(\x0b\x32\x1a.swarmpy.v1.ReportedStatus\"I\n\x0eReportedStatus\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0b\x32\x16.swarmpy.v1.TaskStatus\"-\n\x05Usage\x12$\n\x05tasks\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.TaskUsage\"E\n\tTaskUsage\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tnano_cpus\x18\x02 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x8c\x03\n\x0eManagerMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.swarmpy.v1.WelcomeH\x00\x12\x33\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x1c.swarmpy.v1.AssignmentUpdateH\x00\x12+\n\nstatus_ack\x18\x03 \x01(\x0b\x32\x15.swarmpy.v1.StatusAckH\x00\x12&\n\x04node\x18\x04 \x01(\x0b\x32\x16.swarmpy.v1.NodeNoticeH\x00\x12+\n\x08managers\x18\x05 \x01(\x0b\x32\x17.swarmpy.v1.ManagerListH\x00\x12\x37\n\x10log_subscription\x18\x06 \x01(\x0b\x32\x1b.swarmpy.v1.LogSubscriptionH\x00\x12(\n\x08redirect\x18\x07 \x01(\x0b\x32\x14.swarmpy.v1.RedirectH\x00\x12-\n\x0busage_order\x18\t \x01(\x0b\x32\x16.swarmpy.v1.UsageOrderH\x00\x42\t\n\x07message\"1\n\nUsageOrder\x12\x13\n\x0bservice_ids\x18\x01 \x03(\t\x12\x0e\n\x06period\x18\x02 \x01(\x03\"7\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x10heartbeat_period\x18\x02 \x01(\x03\"\x1f\n\x08Redirect\x12\x13\n\x0bleader_addr\x18\x01 \x01(\t\"8\n\x0bManagerList\x12)\n\x08managers\x18\x01 \x03(\x0b\x32\x17.swarmpy.v1.ManagerPeer\",\n\x0bManagerPeer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04\x61\x64\x64r\x18\x02 \x01(\t\"=\n\nNodeNotice\x12\x1e\n\x04node\x18\x01 \x01(\x0b\x32\x10.swarmpy.v1.Node\x12\x0f\n\x07root_ca\x18\x02 \x01(\x0c\"\x1d\n\tStatusAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\xd4\x01\n\x10\x41ssignmentUpdate\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.swarmpy.v1.AssignmentUpdate.Type\x12\x12\n\napplies_to\x18\x02 \x01(\x03\x12\x12\n\nresults_in\x18\x03 \x01(\x03\x12-\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x1c.swarmpy.v1.AssignmentChange\x12\x11\n\tcontinues\x18\x05 \x01(\x08\"%\n\x04Type\x12\x0c\n\x08\x43OMPLETE\x10\x00\x12\x0f\n\x0bINCREMENTAL\x10\x01\"\x88\x04\n\x10\x41ssignmentChange\x12 \n\x04task\x18\x01 \x01(\x0b\x32\x10.swarmpy.v1.TaskH\x00\x12(\n\x08revision\x18\x02 \x01(\x0b\x32\x14.swarmpy.v1.RevisionH\x00\x12$\n\x06secret\x18\x03 \x01(\x0b\x32\x12.swarmpy.v1.SecretH\x00\x12$\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x12.swarmpy.v1.ConfigH\x00\x12&\n\x07network\x18\x05 \x01(\x0b\x32\x13.swarmpy.v1.NetworkH\x00\x12&\n\x07removal\x18\x06 \x01(\x0b\x32\x13.swarmpy.v1.RemovalH\x00\x12\x37\n\x10network_settings\x18\x07 \x01(\x0b\x32\x1b.swarmpy.v1.NetworkSettingsH\x00\x12$\n\x04peer\x18\x08 \x01(\x0b\x32\x14.swarmpy.v1.NodePeerH\x00\x12\x35\n\x0fnetwork_service\x18\t \x01(\x0b\x32\x1a.swarmpy.v1.NetworkServiceH\x00\x12\x37\n\x10network_endpoint\x18\n \x01(\x0b\x32\x1b.swarmpy.v1.NetworkEndpointH\x00\x12\x33\n\x0erecord_removal\x18\x0b \x01(\x0b\x32\x19.swarmpy.v1.RecordRemovalH\x00\x42\x08\n\x06\x63hange\"5\n\x07Removal\x12\x1e\n\x04kind\x18\x01 \x01(\x0e\x32\x10.swarmpy.v1.Kind\x12\n\n\x02id\x18\x02 \x01(\t\"d\n\x0fLogSubscription\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12)\n\x08selector\x18\x02 \x01(\x0b\x32\x17.swarmpy.v1.LogSelector\x12\r\n\x05\x63lose\x18\x03 \x01(\x08\"l\n\x0bLogSelector\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0e\n\x06stdout\x18\x03 \x01(\x08\x12\x0e\n\x06stderr\x18\x04 \x01(\x08\x12\r\n\x05since\x18\x05 \x01(\x03\x12\x0c\n\x04tail\x18\x06 \x01(\x03\x32Q\n\nDispatcher\x12\x43\n\x07Session\x12\x18.swarmpy.v1.AgentMessage\x1a\x1a.swarmpy.v1.ManagerMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bswarmpy/v1/dispatcher.proto\x12\nswarmpy.v1\x1a\x1aswarmpy/v1/discovery.proto\x1a\x18swarmpy/v1/objects.proto\x1a\x16swarmpy/v1/types.proto\"\x97\x02\n\x0c\x41gentMessage\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.swarmpy.v1.HelloH\x00\x12*\n\theartbeat\x18\x02 \x01(\x0b\x32\x15.swarmpy.v1.HeartbeatH\x00\x12,\n\x08statuses\x18\x03 \x01(\x0b\x32\x18.swarmpy.v1.StatusUpdateH\x00\x12\x32\n\x0b\x64\x65scription\x18\x04 \x01(\x0b\x32\x1b.swarmpy.v1.NodeDescriptionH\x00\x12&\n\x07goodbye\x18\x05 \x01(\x0b\x32\x13.swarmpy.v1.GoodbyeH\x00\x12\"\n\x05usage\x18\x06 \x01(\x0b\x32\x11.swarmpy.v1.UsageH\x00\x42\t\n\x07message\"w\n\x05Hello\x12\x30\n\x0b\x64\x65scription\x18\x01 \x01(\x0b\x32\x1b.swarmpy.v1.NodeDescription\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x16\n\x0e\x61\x64vertise_addr\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\x03\"\x0b\n\tHeartbeat\"N\n\x0cStatusUpdate\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12,\n\x08statuses\x18\x02 \x03(\x0b\x32\x1a.swarmpy.v1.ReportedStatus\"I\n\x0eReportedStatus\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12&\n\x06status\x18\x02 \x01(\x0b\x32\x16.swarmpy.v1.TaskStatus\"-\n\x05Usage\x12$\n\x05tasks\x18\x01 \x03(\x0b\x32\x15.swarmpy.v1.TaskUsage\"E\n\tTaskUsage\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x11\n\tnano_cpus\x18\x02 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\xc1\x03\n\x0eManagerMessage\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.swarmpy.v1.WelcomeH\x00\x12\x33\n\x0b\x61ssignments\x18\x02 \x01(\x0b\x32\x1c.swarmpy.v1.AssignmentUpdateH\x00\x12+\n\nstatus_ack\x18\x03 \x01(\x0b\x32\x15.swarmpy.v1.StatusAckH\x00\x12&\n\x04node\x18\x04 \x01(\x0b\x32\x16.swarmpy.v1.NodeNoticeH\x00\x12+\n\x08managers\x18\x05 \x01(\x0b\x32\x17.swarmpy.v1.ManagerListH\x00\x12\x37\n\x10log_subscription\x18\x06 \x01(\x0b\x32\x1b.swarmpy.v1.LogSubscriptionH\x00\x12(\n\x08redirect\x18\x07 \x01(\x0b\x32\x14.swarmpy.v1.RedirectH\x00\x12\x33\n\x0estream_request\x18\x08 \x01(\x0b\x32\x19.swarmpy.v1.StreamRequestH\x00\x12-\n\x0busage_order\x18\t \x01(\x0b\x32\x16.swarmpy.v1.UsageOrderH\x00\x42\t\n\x07message\"1\n\nUsageOrder\x12\x13\n\x0bservice_ids\x18\x01 \x03(\t\x12\x0e\n\x06period\x18\x02 \x01(\x03\"7\n\x07Welcome\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x18\n\x10heartbeat_period\x18\x02 \x01(\x03\"\x1f\n\x08Redirect\x12\x13\n\x0bleader_addr\x18\x01 \x01(\t\"8\n\x0bManagerList\x12)\n\x08managers\x18\x01 \x03(\x0b\x32\x17.swarmpy.v1.ManagerPeer\",\n\x0bManagerPeer\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04\x61\x64\x64r\x18\x02 \x01(\t\"=\n\nNodeNotice\x12\x1e\n\x04node\x18\x01 \x01(\x0b\x32\x10.swarmpy.v1.Node\x12\x0f\n\x07root_ca\x18\x02 \x01(\x0c\"\x1d\n\tStatusAck\x12\x10\n\x08sequence\x18\x01 \x01(\x03\"\xd4\x01\n\x10\x41ssignmentUpdate\x12/\n\x04type\x18\x01 \x01(\x0e\x32!.swarmpy.v1.AssignmentUpdate.Type\x12\x12\n\napplies_to\x18\x02 \x01(\x03\x12\x12\n\nresults_in\x18\x03 \x01(\x03\x12-\n\x07\x63hanges\x18\x04 \x03(\x0b\x32\x1c.swarmpy.v1.AssignmentChange\x12\x11\n\tcontinues\x18\x05 \x01(\x08\"%\n\x04Type\x12\x0c\n\x08\x43OMPLETE\x10\x00\x12\x0f\n\x0bINCREMENTAL\x10\x01\"\x88\x04\n\x10\x41ssignmentChange\x12 \n\x04task\x18\x01 \x01(\x0b\x32\x10.swarmpy.v1.TaskH\x00\x12(\n\x08revision\x18\x02 \x01(\x0b\x32\x14.swarmpy.v1.RevisionH\x00\x12$\n\x06secret\x18\x03 \x01(\x0b\x32\x12.swarmpy.v1.SecretH\x00\x12$\n\x06\x63onfig\x18\x04 \x01(\x0b\x32\x12.swarmpy.v1.ConfigH\x00\x12&\n\x07network\x18\x05 \x01(\x0b\x32\x13.swarmpy.v1.NetworkH\x00\x12&\n\x07removal\x18\x06 \x01(\x0b\x32\x13.swarmpy.v1.RemovalH\x00\x12\x37\n\x10network_settings\x18\x07 \x01(\x0b\x32\x1b.swarmpy.v1.NetworkSettingsH\x00\x12$\n\x04peer\x18\x08 \x01(\x0b\x32\x14.swarmpy.v1.NodePeerH\x00\x12\x35\n\x0fnetwork_service\x18\t \x01(\x0b\x32\x1a.swarmpy.v1.NetworkServiceH\x00\x12\x37\n\x10network_endpoint\x18\n \x01(\x0b\x32\x1b.swarmpy.v1.NetworkEndpointH\x00\x12\x33\n\x0erecord_removal\x18\x0b \x01(\x0b\x32\x19.swarmpy.v1.RecordRemovalH\x00\x42\x08\n\x06\x63hange\"5\n\x07Removal\x12\x1e\n\x04kind\x18\x01 \x01(\x0e\x32\x10.swarmpy.v1.Kind\x12\n\n\x02id\x18\x02 \x01(\t\"d\n\x0fLogSubscription\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12)\n\x08selector\x18\x02 \x01(\x0b\x32\x17.swarmpy.v1.LogSelector\x12\r\n\x05\x63lose\x18\x03 \x01(\x08\"\"\n\rStreamRequest\x12\x11\n\tstream_id\x18\x01 \x01(\t\"l\n\x0bLogSelector\x12\x10\n\x08task_ids\x18\x01 \x03(\t\x12\x0e\n\x06\x66ollow\x18\x02 \x01(\x08\x12\x0e\n\x06stdout\x18\x03 \x01(\x08\x12\x0e\n\x06stderr\x18\x04 \x01(\x08\x12\r\n\x05since\x18\x05 \x01(\x03\x12\x0c\n\x04tail\x18\x06 \x01(\x03\x32Q\n\nDispatcher\x12\x43\n\x07Session\x12\x18.swarmpy.v1.AgentMessage\x1a\x1a.swarmpy.v1.ManagerMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,33 +51,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GOODBYE']._serialized_start=810
   _globals['_GOODBYE']._serialized_end=835
   _globals['_MANAGERMESSAGE']._serialized_start=838
-  _globals['_MANAGERMESSAGE']._serialized_end=1234
-  _globals['_USAGEORDER']._serialized_start=1236
-  _globals['_USAGEORDER']._serialized_end=1285
-  _globals['_WELCOME']._serialized_start=1287
-  _globals['_WELCOME']._serialized_end=1342
-  _globals['_REDIRECT']._serialized_start=1344
-  _globals['_REDIRECT']._serialized_end=1375
-  _globals['_MANAGERLIST']._serialized_start=1377
-  _globals['_MANAGERLIST']._serialized_end=1433
-  _globals['_MANAGERPEER']._serialized_start=1435
-  _globals['_MANAGERPEER']._serialized_end=1479
-  _globals['_NODENOTICE']._serialized_start=1481
-  _globals['_NODENOTICE']._serialized_end=1542
-  _globals['_STATUSACK']._serialized_start=1544
-  _globals['_STATUSACK']._serialized_end=1573
-  _globals['_ASSIGNMENTUPDATE']._serialized_start=1576
-  _globals['_ASSIGNMENTUPDATE']._serialized_end=1788
-  _globals['_ASSIGNMENTUPDATE_TYPE']._serialized_start=1751
-  _globals['_ASSIGNMENTUPDATE_TYPE']._serialized_end=1788
-  _globals['_ASSIGNMENTCHANGE']._serialized_start=1791
-  _globals['_ASSIGNMENTCHANGE']._serialized_end=2311
-  _globals['_REMOVAL']._serialized_start=2313
-  _globals['_REMOVAL']._serialized_end=2366
-  _globals['_LOGSUBSCRIPTION']._serialized_start=2368
-  _globals['_LOGSUBSCRIPTION']._serialized_end=2468
-  _globals['_LOGSELECTOR']._serialized_start=2470
-  _globals['_LOGSELECTOR']._serialized_end=2578
-  _globals['_DISPATCHER']._serialized_start=2580
-  _globals['_DISPATCHER']._serialized_end=2661
+  _globals['_MANAGERMESSAGE']._serialized_end=1287
+  _globals['_USAGEORDER']._serialized_start=1289
+  _globals['_USAGEORDER']._serialized_end=1338
+  _globals['_WELCOME']._serialized_start=1340
+  _globals['_WELCOME']._serialized_end=1395
+  _globals['_REDIRECT']._serialized_start=1397
+  _globals['_REDIRECT']._serialized_end=1428
+  _globals['_MANAGERLIST']._serialized_start=1430
+  _globals['_MANAGERLIST']._serialized_end=1486
+  _globals['_MANAGERPEER']._serialized_start=1488
+  _globals['_MANAGERPEER']._serialized_end=1532
+  _globals['_NODENOTICE']._serialized_start=1534
+  _globals['_NODENOTICE']._serialized_end=1595
+  _globals['_STATUSACK']._serialized_start=1597
+  _globals['_STATUSACK']._serialized_end=1626
+  _globals['_ASSIGNMENTUPDATE']._serialized_start=1629
+  _globals['_ASSIGNMENTUPDATE']._serialized_end=1841
+  _globals['_ASSIGNMENTUPDATE_TYPE']._serialized_start=1804
+  _globals['_ASSIGNMENTUPDATE_TYPE']._serialized_end=1841
+  _globals['_ASSIGNMENTCHANGE']._serialized_start=1844
+  _globals['_ASSIGNMENTCHANGE']._serialized_end=2364
+  _globals['_REMOVAL']._serialized_start=2366
+  _globals['_REMOVAL']._serialized_end=2419
+  _globals['_LOGSUBSCRIPTION']._serialized_start=2421
+  _globals['_LOGSUBSCRIPTION']._serialized_end=2521
+  _globals['_STREAMREQUEST']._serialized_start=2523
+  _globals['_STREAMREQUEST']._serialized_end=2557
+  _globals['_LOGSELECTOR']._serialized_start=2559
+  _globals['_LOGSELECTOR']._serialized_end=2667
+  _globals['_DISPATCHER']._serialized_start=2669
+  _globals['_DISPATCHER']._serialized_end=2750
 # @@protoc_insertion_point(module_scope)

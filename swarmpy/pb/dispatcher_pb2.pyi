@@ -246,6 +246,7 @@ class ManagerMessage(_message.Message):
     MANAGERS_FIELD_NUMBER: _builtins.int
     LOG_SUBSCRIPTION_FIELD_NUMBER: _builtins.int
     REDIRECT_FIELD_NUMBER: _builtins.int
+    STREAM_REQUEST_FIELD_NUMBER: _builtins.int
     USAGE_ORDER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
@@ -262,6 +263,8 @@ class ManagerMessage(_message.Message):
     @_builtins.property
     def redirect(self) -> Global___Redirect: ...
     @_builtins.property
+    def stream_request(self) -> Global___StreamRequest: ...
+    @_builtins.property
     def usage_order(self) -> Global___UsageOrder: ...
     def __init__(
         self,
@@ -273,13 +276,14 @@ class ManagerMessage(_message.Message):
         managers: Global___ManagerList | None = ...,
         log_subscription: Global___LogSubscription | None = ...,
         redirect: Global___Redirect | None = ...,
+        stream_request: Global___StreamRequest | None = ...,
         usage_order: Global___UsageOrder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "log_subscription", b"log_subscription", "managers", b"managers", "message", b"message", "node", b"node", "redirect", b"redirect", "status_ack", b"status_ack", "usage_order", b"usage_order", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "log_subscription", b"log_subscription", "managers", b"managers", "message", b"message", "node", b"node", "redirect", b"redirect", "status_ack", b"status_ack", "stream_request", b"stream_request", "usage_order", b"usage_order", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "log_subscription", b"log_subscription", "managers", b"managers", "message", b"message", "node", b"node", "redirect", b"redirect", "status_ack", b"status_ack", "usage_order", b"usage_order", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assignments", b"assignments", "log_subscription", b"log_subscription", "managers", b"managers", "message", b"message", "node", b"node", "redirect", b"redirect", "status_ack", b"status_ack", "stream_request", b"stream_request", "usage_order", b"usage_order", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "status_ack", "node", "managers", "log_subscription", "redirect", "usage_order"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "assignments", "status_ack", "node", "managers", "log_subscription", "redirect", "stream_request", "usage_order"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -608,6 +612,27 @@ class LogSubscription(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LogSubscription: _TypeAlias = LogSubscription  # noqa: Y015
+
+@_typing.final
+class StreamRequest(_message.Message):
+    """Asks the agent to attend a stream at this manager (Streams.Attend), which says there what it is for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_ID_FIELD_NUMBER: _builtins.int
+    stream_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        stream_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stream_id", b"stream_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamRequest: _TypeAlias = StreamRequest  # noqa: Y015
 
 @_typing.final
 class LogSelector(_message.Message):

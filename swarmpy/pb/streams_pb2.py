@@ -25,19 +25,47 @@ _sym_db = _symbol_database.Default()
 from swarmpy.pb import dispatcher_pb2 as swarmpy_dot_v1_dot_dispatcher__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18swarmpy/v1/streams.proto\x12\nswarmpy.v1\x1a\x1bswarmpy/v1/dispatcher.proto\"Y\n\x08LogBatch\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\"\n\x05lines\x18\x02 \x03(\x0b\x32\x13.swarmpy.v1.LogLine\x12\x10\n\x08warnings\x18\x03 \x03(\t\"p\n\x07LogLine\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x12\n\nservice_id\x18\x03 \x01(\t\x12\x11\n\ttimestamp\x18\x04 \x01(\x03\x12\x0e\n\x06stream\x18\x05 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\"#\n\x12PublishLogsSummary\x12\r\n\x05lines\x18\x01 \x01(\x03\x32\x92\x01\n\x07Streams\x12\x45\n\x0bPublishLogs\x12\x14.swarmpy.v1.LogBatch\x1a\x1e.swarmpy.v1.PublishLogsSummary(\x01\x12@\n\rSubscribeLogs\x12\x17.swarmpy.v1.LogSelector\x1a\x14.swarmpy.v1.LogBatch0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18swarmpy/v1/streams.proto\x12\nswarmpy.v1\x1a\x1bswarmpy/v1/dispatcher.proto\"\xe4\x02\n\nStreamPart\x12\x10\n\x06\x61ttend\x18\x01 \x01(\tH\x00\x12(\n\x05start\x18\x02 \x01(\x0b\x32\x17.swarmpy.v1.StreamStartH\x00\x12.\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x1a.swarmpy.v1.StreamAcceptedH\x00\x12&\n\x04\x64\x61ta\x18\x04 \x01(\x0b\x32\x16.swarmpy.v1.StreamDataH\x00\x12\x34\n\x0c\x65nd_of_input\x18\x05 \x01(\x0b\x32\x1c.swarmpy.v1.StreamEndOfInputH\x00\x12*\n\x06resize\x18\x06 \x01(\x0b\x32\x18.swarmpy.v1.StreamResizeH\x00\x12*\n\x06result\x18\x07 \x01(\x0b\x32\x18.swarmpy.v1.StreamResultH\x00\x12,\n\x07\x66\x61ilure\x18\x08 \x01(\x0b\x32\x19.swarmpy.v1.StreamFailureH\x00\x42\x06\n\x04part\":\n\x0bStreamStart\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\x10\n\x0eStreamAccepted\"*\n\nStreamData\x12\x0e\n\x06stream\x18\x01 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x12\n\x10StreamEndOfInput\"-\n\x0cStreamResize\x12\x0c\n\x04rows\x18\x01 \x01(\x05\x12\x0f\n\x07\x63olumns\x18\x02 \x01(\x05\"\x1c\n\x0cStreamResult\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\".\n\rStreamFailure\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x96\x01\n\tExecStart\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgv\x18\x02 \x03(\t\x12\x0b\n\x03\x65nv\x18\x03 \x03(\t\x12\x0c\n\x04user\x18\x04 \x01(\t\x12\x0f\n\x07workdir\x18\x05 \x01(\t\x12\x14\n\x0chas_terminal\x18\x06 \x01(\x08\x12\x11\n\thas_input\x18\x07 \x01(\x08\x12\x15\n\ris_privileged\x18\x08 \x01(\x08\"I\n\tTaskStart\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x05\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\x05\"\x1a\n\nExitResult\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x03\"D\n\x0cProcessTable\x12\x0e\n\x06titles\x18\x01 \x03(\t\x12$\n\x04rows\x18\x02 \x03(\x0b\x32\x16.swarmpy.v1.ProcessRow\"\x1b\n\nProcessRow\x12\r\n\x05\x63\x65lls\x18\x01 \x03(\t\"\xc6\x01\n\tTaskStats\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x12\n\nis_running\x18\x02 \x01(\x08\x12\n\n\x02\x61t\x18\x03 \x01(\x03\x12\x0e\n\x06\x63pu_ns\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x06 \x01(\x03\x12\x0c\n\x04pids\x18\x07 \x01(\x03\x12\x0c\n\x04\x63pus\x18\x08 \x01(\x03\x12\x16\n\x0ereceived_bytes\x18\t \x01(\x03\x12\x12\n\nsent_bytes\x18\n \x01(\x03\"Y\n\x08LogBatch\x12\x17\n\x0fsubscription_id\x18\x01 \x01(\t\x12\"\n\x05lines\x18\x02 \x03(\x0b\x32\x13.swarmpy.v1.LogLine\x12\x10\n\x08warnings\x18\x03 \x03(\t\"p\n\x07LogLine\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x12\n\nservice_id\x18\x03 \x01(\t\x12\x11\n\ttimestamp\x18\x04 \x01(\x03\x12\x0e\n\x06stream\x18\x05 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\"#\n\x12PublishLogsSummary\x12\r\n\x05lines\x18\x01 \x01(\x03\x32\x8c\x02\n\x07Streams\x12\x45\n\x0bPublishLogs\x12\x14.swarmpy.v1.LogBatch\x1a\x1e.swarmpy.v1.PublishLogsSummary(\x01\x12@\n\rSubscribeLogs\x12\x17.swarmpy.v1.LogSelector\x1a\x14.swarmpy.v1.LogBatch0\x01\x12<\n\x06\x41ttend\x12\x16.swarmpy.v1.StreamPart\x1a\x16.swarmpy.v1.StreamPart(\x01\x30\x01\x12:\n\x04Open\x12\x16.swarmpy.v1.StreamPart\x1a\x16.swarmpy.v1.StreamPart(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'swarmpy.v1.streams_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOGBATCH']._serialized_start=69
-  _globals['_LOGBATCH']._serialized_end=158
-  _globals['_LOGLINE']._serialized_start=160
-  _globals['_LOGLINE']._serialized_end=272
-  _globals['_PUBLISHLOGSSUMMARY']._serialized_start=274
-  _globals['_PUBLISHLOGSSUMMARY']._serialized_end=309
-  _globals['_STREAMS']._serialized_start=312
-  _globals['_STREAMS']._serialized_end=458
+  _globals['_STREAMPART']._serialized_start=70
+  _globals['_STREAMPART']._serialized_end=426
+  _globals['_STREAMSTART']._serialized_start=428
+  _globals['_STREAMSTART']._serialized_end=486
+  _globals['_STREAMACCEPTED']._serialized_start=488
+  _globals['_STREAMACCEPTED']._serialized_end=504
+  _globals['_STREAMDATA']._serialized_start=506
+  _globals['_STREAMDATA']._serialized_end=548
+  _globals['_STREAMENDOFINPUT']._serialized_start=550
+  _globals['_STREAMENDOFINPUT']._serialized_end=568
+  _globals['_STREAMRESIZE']._serialized_start=570
+  _globals['_STREAMRESIZE']._serialized_end=615
+  _globals['_STREAMRESULT']._serialized_start=617
+  _globals['_STREAMRESULT']._serialized_end=645
+  _globals['_STREAMFAILURE']._serialized_start=647
+  _globals['_STREAMFAILURE']._serialized_end=693
+  _globals['_EXECSTART']._serialized_start=696
+  _globals['_EXECSTART']._serialized_end=846
+  _globals['_TASKSTART']._serialized_start=848
+  _globals['_TASKSTART']._serialized_end=921
+  _globals['_EXITRESULT']._serialized_start=923
+  _globals['_EXITRESULT']._serialized_end=949
+  _globals['_PROCESSTABLE']._serialized_start=951
+  _globals['_PROCESSTABLE']._serialized_end=1019
+  _globals['_PROCESSROW']._serialized_start=1021
+  _globals['_PROCESSROW']._serialized_end=1048
+  _globals['_TASKSTATS']._serialized_start=1051
+  _globals['_TASKSTATS']._serialized_end=1249
+  _globals['_LOGBATCH']._serialized_start=1251
+  _globals['_LOGBATCH']._serialized_end=1340
+  _globals['_LOGLINE']._serialized_start=1342
+  _globals['_LOGLINE']._serialized_end=1454
+  _globals['_PUBLISHLOGSSUMMARY']._serialized_start=1456
+  _globals['_PUBLISHLOGSSUMMARY']._serialized_end=1491
+  _globals['_STREAMS']._serialized_start=1494
+  _globals['_STREAMS']._serialized_end=1762
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,16 @@ class StreamsStub:
                 request_serializer=swarmpy_dot_v1_dot_dispatcher__pb2.LogSelector.SerializeToString,
                 response_deserializer=swarmpy_dot_v1_dot_streams__pb2.LogBatch.FromString,
                 _registered_method=True)
+        self.Attend = channel.stream_stream(
+                '/swarmpy.v1.Streams/Attend',
+                request_serializer=swarmpy_dot_v1_dot_streams__pb2.StreamPart.SerializeToString,
+                response_deserializer=swarmpy_dot_v1_dot_streams__pb2.StreamPart.FromString,
+                _registered_method=True)
+        self.Open = channel.stream_stream(
+                '/swarmpy.v1.Streams/Open',
+                request_serializer=swarmpy_dot_v1_dot_streams__pb2.StreamPart.SerializeToString,
+                response_deserializer=swarmpy_dot_v1_dot_streams__pb2.StreamPart.FromString,
+                _registered_method=True)
 
 
 class StreamsServicer:
@@ -64,6 +74,22 @@ class StreamsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Attend(self, request_iterator, context):
+        """Agent to leader: a stream that it was asked to attend. Its first part names it; the leader's first part says
+        what it is for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Open(self, request_iterator, context):
+        """Manager to leader: a stream to a node for a client that asked a manager without sessions. Its first part is
+        the start.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StreamsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -76,6 +102,16 @@ def add_StreamsServicer_to_server(servicer, server):
                     servicer.SubscribeLogs,
                     request_deserializer=swarmpy_dot_v1_dot_dispatcher__pb2.LogSelector.FromString,
                     response_serializer=swarmpy_dot_v1_dot_streams__pb2.LogBatch.SerializeToString,
+            ),
+            'Attend': grpc.stream_stream_rpc_method_handler(
+                    servicer.Attend,
+                    request_deserializer=swarmpy_dot_v1_dot_streams__pb2.StreamPart.FromString,
+                    response_serializer=swarmpy_dot_v1_dot_streams__pb2.StreamPart.SerializeToString,
+            ),
+            'Open': grpc.stream_stream_rpc_method_handler(
+                    servicer.Open,
+                    request_deserializer=swarmpy_dot_v1_dot_streams__pb2.StreamPart.FromString,
+                    response_serializer=swarmpy_dot_v1_dot_streams__pb2.StreamPart.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -132,6 +168,60 @@ class Streams:
             '/swarmpy.v1.Streams/SubscribeLogs',
             swarmpy_dot_v1_dot_dispatcher__pb2.LogSelector.SerializeToString,
             swarmpy_dot_v1_dot_streams__pb2.LogBatch.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attend(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/swarmpy.v1.Streams/Attend',
+            swarmpy_dot_v1_dot_streams__pb2.StreamPart.SerializeToString,
+            swarmpy_dot_v1_dot_streams__pb2.StreamPart.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Open(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/swarmpy.v1.Streams/Open',
+            swarmpy_dot_v1_dot_streams__pb2.StreamPart.SerializeToString,
+            swarmpy_dot_v1_dot_streams__pb2.StreamPart.FromString,
             options,
             channel_credentials,
             insecure,

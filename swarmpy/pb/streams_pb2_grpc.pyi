@@ -36,6 +36,14 @@ class StreamsStub:
     """Agent to leader: the lines of one LogSubscription. The first batch names the subscription."""
     SubscribeLogs: _grpc.UnaryStreamMultiCallable[_dispatcher_pb2.LogSelector, _streams_pb2.LogBatch]
     """Manager to leader: logs for a client that asked a manager without sessions."""
+    Attend: _grpc.StreamStreamMultiCallable[_streams_pb2.StreamPart, _streams_pb2.StreamPart]
+    """Agent to leader: a stream that it was asked to attend. Its first part names it; the leader's first part says
+    what it is for.
+    """
+    Open: _grpc.StreamStreamMultiCallable[_streams_pb2.StreamPart, _streams_pb2.StreamPart]
+    """Manager to leader: a stream to a node for a client that asked a manager without sessions. Its first part is
+    the start.
+    """
 
 @_typing.type_check_only
 class StreamsAsyncStub(StreamsStub):
@@ -44,6 +52,14 @@ class StreamsAsyncStub(StreamsStub):
     """Agent to leader: the lines of one LogSubscription. The first batch names the subscription."""
     SubscribeLogs: _aio.UnaryStreamMultiCallable[_dispatcher_pb2.LogSelector, _streams_pb2.LogBatch]  # type: ignore[assignment]
     """Manager to leader: logs for a client that asked a manager without sessions."""
+    Attend: _aio.StreamStreamMultiCallable[_streams_pb2.StreamPart, _streams_pb2.StreamPart]  # type: ignore[assignment]
+    """Agent to leader: a stream that it was asked to attend. Its first part names it; the leader's first part says
+    what it is for.
+    """
+    Open: _aio.StreamStreamMultiCallable[_streams_pb2.StreamPart, _streams_pb2.StreamPart]  # type: ignore[assignment]
+    """Manager to leader: a stream to a node for a client that asked a manager without sessions. Its first part is
+    the start.
+    """
 
 class StreamsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -61,5 +77,25 @@ class StreamsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_streams_pb2.LogBatch], _abc.AsyncIterator[_streams_pb2.LogBatch]]:
         """Manager to leader: logs for a client that asked a manager without sessions."""
+
+    @_abc_1.abstractmethod
+    def Attend(
+        self,
+        request_iterator: _MaybeAsyncIterator[_streams_pb2.StreamPart],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_streams_pb2.StreamPart], _abc.AsyncIterator[_streams_pb2.StreamPart]]:
+        """Agent to leader: a stream that it was asked to attend. Its first part names it; the leader's first part says
+        what it is for.
+        """
+
+    @_abc_1.abstractmethod
+    def Open(
+        self,
+        request_iterator: _MaybeAsyncIterator[_streams_pb2.StreamPart],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_streams_pb2.StreamPart], _abc.AsyncIterator[_streams_pb2.StreamPart]]:
+        """Manager to leader: a stream to a node for a client that asked a manager without sessions. Its first part is
+        the start.
+        """
 
 def add_StreamsServicer_to_server(servicer: StreamsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
