@@ -115,6 +115,8 @@ class Cluster(Value, frozen=True, kw_only=True):
     subnet_size: int = 0
     data_path_port: int = 0
     network_keys: tuple[NetworkKey, ...] = ()
+    store_format: int = 0
+    """How the log is to be read: the highest format that every manager knows (``version.STORE_FORMAT``)."""
 
 
 # --- nodes
@@ -166,6 +168,8 @@ class NodeDescription(Value, frozen=True, kw_only=True):
     """The public key of its WireGuard device, if it can have one."""
     volumes: tuple[NodeVolume, ...] = ()
     """Its named volumes, by name: where data is, a task that needs it is best placed."""
+    store_format: int = 0
+    """The highest format of the store that the node's program knows."""
 
 
 class NodeStatus(Value, frozen=True, kw_only=True):

@@ -114,6 +114,7 @@ class Cluster(_message.Message):
     SUBNET_SIZE_FIELD_NUMBER: _builtins.int
     DATA_PATH_PORT_FIELD_NUMBER: _builtins.int
     NETWORK_KEYS_FIELD_NUMBER: _builtins.int
+    STORE_FORMAT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
@@ -121,6 +122,8 @@ class Cluster(_message.Message):
     unlock_key: _builtins.bytes
     subnet_size: _builtins.int
     data_path_port: _builtins.int
+    store_format: _builtins.int
+    """How the log is to be read: the highest format that every manager knows."""
     @_builtins.property
     def spec(self) -> _specs_pb2.ClusterSpec: ...
     @_builtins.property
@@ -149,10 +152,11 @@ class Cluster(_message.Message):
         subnet_size: _builtins.int = ...,
         data_path_port: _builtins.int = ...,
         network_keys: _abc.Iterable[Global___NetworkKey] | None = ...,
+        store_format: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["root_ca", b"root_ca", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data_path_port", b"data_path_port", "default_address_pool", b"default_address_pool", "id", b"id", "network_keys", b"network_keys", "removed_members", b"removed_members", "removed_nodes", b"removed_nodes", "root_ca", b"root_ca", "spec", b"spec", "subnet_size", b"subnet_size", "unlock_key", b"unlock_key", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "data_path_port", b"data_path_port", "default_address_pool", b"default_address_pool", "id", b"id", "network_keys", b"network_keys", "removed_members", b"removed_members", "removed_nodes", b"removed_nodes", "root_ca", b"root_ca", "spec", b"spec", "store_format", b"store_format", "subnet_size", b"subnet_size", "unlock_key", b"unlock_key", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -375,6 +379,7 @@ class NodeDescription(_message.Message):
     ENCRYPTION_FIELD_NUMBER: _builtins.int
     WIREGUARD_KEY_FIELD_NUMBER: _builtins.int
     VOLUMES_FIELD_NUMBER: _builtins.int
+    STORE_FORMAT_FIELD_NUMBER: _builtins.int
     hostname: _builtins.str
     data_path_addr: _builtins.str
     """Where the node takes traffic of overlay networks; empty: the address that it is reached under."""
@@ -382,6 +387,8 @@ class NodeDescription(_message.Message):
     """Fresh for every boot of the machine: keys of encrypted networks are derived anew with it."""
     wireguard_key: _builtins.bytes
     """The public key of its WireGuard device, if it can have one."""
+    store_format: _builtins.int
+    """The highest format of the store that the node's program knows."""
     @_builtins.property
     def platform(self) -> _specs_pb2.Platform: ...
     @_builtins.property
@@ -409,10 +416,11 @@ class NodeDescription(_message.Message):
         encryption: _abc.Iterable[_builtins.str] | None = ...,
         wireguard_key: _builtins.bytes = ...,
         volumes: _abc.Iterable[Global___NodeVolume] | None = ...,
+        store_format: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "platform", b"platform", "resources", b"resources", "tls_info", b"tls_info"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "data_path_addr", b"data_path_addr", "encryption", b"encryption", "engine", b"engine", "hostname", b"hostname", "platform", b"platform", "resources", b"resources", "tls_info", b"tls_info", "volumes", b"volumes", "wireguard_key", b"wireguard_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_id", b"boot_id", "data_path_addr", b"data_path_addr", "encryption", b"encryption", "engine", b"engine", "hostname", b"hostname", "platform", b"platform", "resources", b"resources", "store_format", b"store_format", "tls_info", b"tls_info", "volumes", b"volumes", "wireguard_key", b"wireguard_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -125,17 +125,21 @@ class RaftJoinRequest(_message.Message):
 
     RAFT_ID_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
+    STORE_FORMAT_FIELD_NUMBER: _builtins.int
     raft_id: _builtins.str
     address: _builtins.str
+    store_format: _builtins.int
+    """The highest format of the store that the caller's program knows."""
     def __init__(
         self,
         *,
         raft_id: _builtins.str = ...,
         address: _builtins.str = ...,
+        store_format: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "raft_id", b"raft_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "raft_id", b"raft_id", "store_format", b"store_format"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
