@@ -43,7 +43,7 @@ def task_rows(client: Client, tasks: list[Json], options: Options, *, now: datet
                 "Image": (task["Spec"].get("ContainerSpec") or {}).get("Image", "").partition("@")[0],
                 "Node": nodes.get(task.get("NodeID", ""), task.get("NodeID", "")),
                 "DesiredState": capital(task["DesiredState"]),
-                "CurrentState": f"{capital(task['Status']['State'])} {age(task['Status']['Timestamp'], now)}",
+                "CurrentState": current_state(task, now),
                 "Error": quoted_error(trouble(task, now), is_whole=is_whole),
                 "Ports": _ports(task),
                 "Addresses": ",".join(task["Status"].get("Addresses") or []),
@@ -63,11 +63,27 @@ def slot_key(task: Json, services: dict[str, str]) -> tuple[Any, ...]:
     return service, task.get("Slot", 0), task.get("NodeID", "") if not task.get("Slot") else ""
 
 
+def current_state(task: Json, now: datetime) -> str:
+    """``Running 5 minutes ago``, with what its checks say, unless all is well."""
+    status = task["Status"]
+    health = status.get("Health") or {}
+    told = ""
+    if status["State"] in ("starting", "running"):
+        if health.get("Status") in ("starting", "unhealthy"):
+            told = f" (health: {health['Status']})"
+        elif health.get("Unready"):
+            told = " (unready)"
+    return f"{capital(status['State'])}{told} {age(status['Timestamp'], now)}"
+
+
 def trouble(task: Json, now: datetime) -> str:
-    """What keeps a task from running: its error, or the delay before it is started again."""
-    error: str = task["Status"].get("Err", "")
-    if error:
-        return error
+    """What keeps a task from running: its error, what its last check has printed, or the delay before it is
+    started again."""
+    status = task["Status"]
+    error: str = status.get("Err", "")
+    printed = " ".join((status.get("Health") or {}).get("Output", "").split())
+    if error or printed:
+        return ": ".join(part for part in (error, printed) if part)
     restart = task.get("Restart") or {}
     begins = parse_time(restart.get("NotBefore", ""))
     if begins is not None and begins > now and task["DesiredState"] == "ready":

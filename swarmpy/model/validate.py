@@ -14,7 +14,7 @@ from typing import Final
 
 from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.limits import REPLICAS_MAX
-from swarmpy.model import endpoint_policy, generic_resources, job_rules, network_rules
+from swarmpy.model import endpoint_policy, generic_resources, health_rules, job_rules, network_rules
 from swarmpy.model.host_ports import HostKind, kind_of
 from swarmpy.model.specs import (
     ClusterSpec,
@@ -22,7 +22,6 @@ from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
     FileTarget,
-    Healthcheck,
     Mount,
     NetworkSpec,
     NodeSpec,
@@ -273,8 +272,7 @@ def _check_container(spec: ContainerSpec) -> None:
     if spec.stop_grace_period is not None and spec.stop_grace_period < 0:
         raise InvalidArgument("ContainerSpec: stop-grace-period cannot be negative")
     _check_mounts(spec.mounts)
-    if spec.healthcheck is not None:
-        _check_healthcheck(spec.healthcheck)
+    health_rules.check_health(spec)
     _check_targets("secret", [(ref.secret_name, ref.file) for ref in spec.secrets if ref.file is not None])
     _check_targets("config", [(ref.config_name, ref.file) for ref in spec.configs if ref.file is not None])
     for secret in spec.secrets:
@@ -303,19 +301,6 @@ def _check_mounts(mounts: Sequence[Mount]) -> None:
         if mount.target in seen:
             raise InvalidArgument(f"ContainerSpec: duplicate mount point: {mount.target}")
         seen.add(mount.target)
-
-
-def _check_healthcheck(check: Healthcheck) -> None:
-    for name, value in (
-        ("Interval", check.interval),
-        ("Timeout", check.timeout),
-        ("StartPeriod", check.start_period),
-        ("StartInterval", check.start_interval),
-    ):
-        if value < 0:
-            raise InvalidArgument(f"ContainerSpec: {name} in HealthConfig cannot be negative")
-    if check.retries < 0:
-        raise InvalidArgument("ContainerSpec: Retries in HealthConfig cannot be negative")
 
 
 def _check_targets(kind: str, references: Iterable[tuple[str, FileTarget]]) -> None:

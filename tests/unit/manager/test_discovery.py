@@ -110,8 +110,11 @@ def add_task(
     return task.id
 
 
-def report(store: Store, task_id: TaskId, state: TaskState) -> None:
-    apply(store, Report(task_id=task_id, status=TaskStatus(state=state)), owner=Owner.AGENT)
+def report(
+    store: Store, task_id: TaskId, state: TaskState, *, number: int = 0, is_unready: bool = False
+) -> None:
+    status = TaskStatus(state=state, report=number, is_unready=is_unready)
+    apply(store, Report(task_id=task_id, status=status), owner=Owner.AGENT)
 
 
 def order(store: Store, task_id: TaskId) -> None:
@@ -159,6 +162,12 @@ def test_an_endpoints_state_follows_its_task_and_node(store: Store) -> None:
 
     assert state() is EndpointState.PRESENT
     report(store, task_id, TaskState.RUNNING)
+    assert state() is EndpointState.ACTIVE
+    report(store, task_id, TaskState.RUNNING, number=2, is_unready=True)
+    assert state() is EndpointState.PRESENT, "it wants no requests now"
+    report(store, task_id, TaskState.RUNNING, number=1)
+    assert state() is EndpointState.PRESENT, "an older report"
+    report(store, task_id, TaskState.RUNNING, number=3)
     assert state() is EndpointState.ACTIVE
     set_node(store, NODE, NodeState.DISCONNECTED)
     assert state() is EndpointState.ACTIVE

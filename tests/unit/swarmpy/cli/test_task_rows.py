@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from swarmpy.cli.task_rows import slot_key, task_name, trouble
+from swarmpy.cli.task_rows import current_state, slot_key, task_name, trouble
 from swarmpy.client import Json
 
 NOW = datetime(2026, 1, 1, 0, 0, 0, tzinfo=UTC)
@@ -39,6 +39,11 @@ def task(**changes: object) -> Json:
             },
             "No such image: nope:1",
         ),
+        (
+            {"Status": {"State": "failed", "Err": "unhealthy", "Health": {"Output": "no\nroute\n"}}},
+            "unhealthy: no route",
+        ),
+        ({"Status": {"State": "running", "Health": {"Unready": True, "Output": "busy"}}}, "busy"),
     ],
 )
 def test_trouble(changes: Json, expected: str) -> None:
@@ -51,3 +56,19 @@ def test_names_and_order() -> None:
     assert task_name(one, {"s": "web"}) == "web.1"
     assert task_name(anywhere, {}) == "s.n1"
     assert sorted([ten, one], key=lambda t: slot_key(t, {})) == [one, ten]
+
+
+@pytest.mark.parametrize(
+    ("state", "health", "expected"),
+    [
+        ("running", None, "Running 10 seconds ago"),
+        ("running", {"Status": "healthy"}, "Running 10 seconds ago"),
+        ("starting", {"Status": "starting"}, "Starting (health: starting) 10 seconds ago"),
+        ("running", {"Status": "healthy", "Unready": True}, "Running (unready) 10 seconds ago"),
+        ("running", {"Status": "unhealthy", "Unready": True}, "Running (health: unhealthy) 10 seconds ago"),
+        ("failed", {"Status": "unhealthy"}, "Failed 10 seconds ago"),
+    ],
+)
+def test_what_checks_say_is_beside_the_state(state: str, health: Json | None, expected: str) -> None:
+    status = {"State": state, "Timestamp": "2025-12-31T23:59:50.000000000Z", "Health": health}
+    assert current_state(task(Status=status), NOW) == expected

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import REPLICAS_MAX
 from swarmpy.model import validate
+from swarmpy.model.ids import Duration
 from swarmpy.model.specs import (
     ConfigReference,
     ContainerSpec,
@@ -120,6 +121,34 @@ def test_replicas_have_bounds() -> None:
         (
             ContainerSpec(image="a", healthcheck=Healthcheck(retries=-1)),
             "Retries in HealthConfig cannot be negative",
+        ),
+        (
+            ContainerSpec(image="a", healthcheck=Healthcheck(interval=Duration(999_999))),
+            "ContainerSpec: Interval in HealthConfig cannot be less than 1ms",
+        ),
+        (
+            ContainerSpec(image="a", healthcheck=Healthcheck(start_interval=Duration(-1))),
+            "StartInterval in HealthConfig cannot be less than 1ms",
+        ),
+        (
+            ContainerSpec(image="a", healthcheck=Healthcheck(test=("CDM", "a"))),
+            "must begin with NONE, CMD or CMD-SHELL, not with 'CDM'",
+        ),
+        (
+            ContainerSpec(image="a", healthcheck=Healthcheck(test=("CMD",))),
+            "Test in HealthConfig has no command after CMD",
+        ),
+        (
+            ContainerSpec(image="a", healthcheck=Healthcheck(test=("CMD-SHELL", ""))),
+            "Test in HealthConfig has no command after CMD-SHELL",
+        ),
+        (
+            ContainerSpec(image="a", readiness=Healthcheck(test=("CMD", "a\0b"))),
+            "Test in Readiness has a NUL character",
+        ),
+        (
+            ContainerSpec(image="a", readiness=Healthcheck(retries=2)),
+            "Readiness needs a Test",
         ),
         (ContainerSpec(image="a", secrets=(SecretReference(),)), "malformed secret reference"),
         (ContainerSpec(image="a", configs=(ConfigReference(config_id="x"),)), "malformed config reference"),
