@@ -118,7 +118,7 @@ def renew(
     for service, revision_id in zip(services, revision_ids, strict=False):
         spec = moved_to_newest(service.spec, newer)
         changes += service_plan.update(
-            view, service, spec, base_version=service.version, revision_id=revision_id
+            view, service, spec, base_version=service.version, revision_id=revision_id, now=now
         )
     return tuple(changes), services
 

@@ -179,7 +179,7 @@ def _services(
 
 def _backend(view: View, service: Service, task: Task, place: NetworkAttachment) -> Json:
     node = view.node(task.node_id)
-    is_leaving = task.desired_state > TaskState.RUNNING
+    is_leaving = task.desired_state > TaskState.COMPLETE
     return {
         "Name": task_name(service, task),
         "EndpointID": endpoint_id(place, task.id),

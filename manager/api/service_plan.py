@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from msgspec.structs import replace
 
 from manager.allocate.ports import endpoint_of
-from manager.api import file_pins, texts
+from manager.api import file_pins, job_plan, texts
 from manager.api.lookup import find
 from manager.api.network_plan import SWARM_SCOPE
 from manager.api.predefined import find_predefined
@@ -53,10 +53,10 @@ def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> Servi
         raise texts.precondition("service needs ingress network, but no ingress network is present")
     _check_files(view, spec.task_template.container_spec)
     spec = file_pins.pinned(view, spec, of=None if of is None else of.spec)
-    return _on_networks(view, spec)
+    return _on_networks(view, job_plan.filled(spec))
 
 
-def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str) -> Changes:
+def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str, now: Timestamp) -> Changes:
     """``spec`` is an accepted one."""
     if view.by_name(Kind.SERVICE, spec.name) is not None:
         raise texts.name_taken("service", spec.name)
@@ -68,11 +68,17 @@ def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str) 
         template_id=revision.id,
         endpoint=endpoint_of(spec, Endpoint()),
     )
-    return (Create(object=service), Create(object=revision))
+    return (Create(object=job_plan.begun(service, now=now)), Create(object=revision))
 
 
 def update(
-    view: View, service: Service, spec: ServiceSpec, *, base_version: int, revision_id: str
+    view: View,
+    service: Service,
+    spec: ServiceSpec,
+    *,
+    base_version: int,
+    revision_id: str,
+    now: Timestamp,
 ) -> Changes:
     """Nothing for an unchanged spec. ``spec`` is an accepted one; ``base_version`` the client's."""
     if service.version != base_version:
@@ -94,7 +100,7 @@ def update(
         endpoint=endpoint_of(spec, service.endpoint),
         update_status=_status_after(service, spec) if is_amid_update else None,
     )
-    return (Create(object=revision), Update(object=changed))
+    return (Create(object=revision), Update(object=job_plan.begun_again(changed, of=service, now=now)))
 
 
 def _status_after(service: Service, spec: ServiceSpec) -> UpdateStatus | None:
@@ -168,7 +174,7 @@ def _returned(view: View, service: Service, wanted: Revision, now: Timestamp) ->
         endpoint=endpoint_of(spec, service.endpoint),
         update_status=rollback_begun(service, "manually requested rollback", now=now),
     )
-    return (Update(object=changed),)
+    return (Update(object=job_plan.begun_again(changed, of=service, now=now)),)
 
 
 def renamed(spec: ServiceSpec, name: str) -> ServiceSpec:
@@ -179,7 +185,9 @@ def _check_unchangeable(old: ServiceSpec, new: ServiceSpec) -> None:
     if old.name != new.name:
         raise texts.unimplemented("renaming services is not supported")
     modes = [
-        tuple(m is not None for m in (s.mode.global_, s.mode.replicated_job, s.mode.global_job))
+        tuple(
+            m is not None for m in (s.mode.global_, s.mode.replicated_job, s.mode.global_job, s.mode.cron_job)
+        )
         for s in (old, new)
     ]
     if modes[0] != modes[1]:

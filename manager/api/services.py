@@ -10,11 +10,11 @@ from manager.api import requests, service_plan
 from manager.api.context import Api
 from manager.api.docker_json import Json
 from manager.api.fill import with_defaults
+from manager.api.job_shapes import service_status
 from manager.api.lookup import find
 from manager.api.names import random_name
-from manager.api.shapes import service_status
 from manager.store.view import View
-from swarmpy.errors import InvalidArgument, Unimplemented
+from swarmpy.errors import InvalidArgument
 from swarmpy.model.changes import Delete
 from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
@@ -51,7 +51,6 @@ class Services:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         spec = await requests.read_body(request, ServiceSpec)
-        check_supported(spec)
         entropy = self._api.env.entropy
         if not spec.name:
             spec = service_plan.renamed(spec, random_name(entropy.token_bytes(8)))
@@ -59,10 +58,12 @@ class Services:
 
         def plan(view: View) -> service_plan.Changes:
             accepted = service_plan.accept(view, spec)
-            return service_plan.create(view, accepted, service_id=service_id, revision_id=revision_id)
+            return service_plan.create(
+                view, accepted, service_id=service_id, revision_id=revision_id, now=self._api.now()
+            )
 
         await self._api.decide(plan, is_guarded=True)
-        return self._api.answer({"ID": service_id, "Warnings": warnings(spec)}, status=201)
+        return self._api.answer({"ID": service_id, "Warnings": None}, status=201)
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         view = await self._api.read(request)
@@ -83,8 +84,9 @@ class Services:
             if how == "previous":
                 return service_plan.rollback(view, service, base_version=base_version, now=self._api.now())
             accepted = service_plan.accept(view, spec, of=service)
+            now = self._api.now()
             changes = service_plan.update(
-                view, service, accepted, base_version=base_version, revision_id=revision_id
+                view, service, accepted, base_version=base_version, revision_id=revision_id, now=now
             )
             if not changes and service_plan.is_paused(service):
                 # docker's one way to let a paused update go on is to ask for it again
@@ -93,7 +95,7 @@ class Services:
 
         # the base version is the client's, so a change that came in between ends in Stale, not in a repeat
         await self._api.decide(plan, is_guarded=True)
-        return self._api.answer({"Warnings": warnings(spec)})
+        return self._api.answer({"Warnings": None})
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         api = self._api
@@ -102,22 +104,6 @@ class Services:
         service = find(access.view, Service, request.match_info["id"])
         await api.commit([Delete(kind=Kind.SERVICE, id=service.id)])
         return web.Response()
-
-
-def check_supported(spec: ServiceSpec) -> None:
-    """Refuse what would be stored and then never happen."""
-    if spec.mode.replicated_job is not None or spec.mode.global_job is not None:
-        raise Unimplemented("job-mode services are not supported yet: use a replicated or global service")
-
-
-def warnings(spec: ServiceSpec) -> list[str] | None:
-    """What the user should know of a service that was accepted; clients show it."""
-    result = []
-    container = spec.task_template.container_spec
-    check = container.healthcheck if container is not None else None
-    if check is not None and check.test and check.test[0] != "NONE":
-        result.append("health checks are not run yet: a task counts as healthy as soon as it runs")
-    return result or None
 
 
 def _is_wanted(service: Service, wanted: requests.Filters) -> bool:
@@ -139,4 +125,6 @@ def mode_of(spec: ServiceSpec) -> str:
         return "replicatedjob"
     if spec.mode.global_job is not None:
         return "globaljob"
+    if spec.mode.cron_job is not None:
+        return "cronjob"
     return "replicated"

@@ -5,6 +5,7 @@ Pure. Reads a View; decides nothing.
 
 from __future__ import annotations
 
+from manager.api import job_shapes
 from manager.api.docker_json import Json, SpecCache, rfc3339, shape, state_name
 from manager.raft.proposer import RaftStatus
 from manager.store.view import View
@@ -20,10 +21,11 @@ from swarmpy.model.objects import (
     Secret,
     Service,
     Task,
+    TaskStatus,
     UpdateStatus,
 )
 from swarmpy.model.specs import ServiceSpec
-from swarmpy.model.states import NodeRole, NodeState, Reachability, TaskState
+from swarmpy.model.states import NodeRole, NodeState, Reachability
 
 
 class Shapes:
@@ -49,6 +51,8 @@ class Shapes:
                 "JobIteration": {"Index": service.job_status.iteration},
                 "LastExecution": rfc3339(service.job_status.last_execution),
             }
+        if service.cron_status is not None:
+            result["CronStatus"] = job_shapes.cron_status(service)
         return result
 
     def task(self, view: View, task: Task) -> Json:
@@ -57,7 +61,11 @@ class Shapes:
         result["Labels"] = {}
         result["Spec"] = {} if revision is None else self._specs.raw(revision.spec.task_template)
         result["ServiceID"] = task.service_id
-        if task.slot:
+        is_of_job = is_numbered = False
+        if revision is not None:
+            is_of_job = defaults.is_job(revision.spec)
+            is_numbered = is_of_job and not defaults.is_per_node(revision.spec)
+        if task.slot or is_numbered:  # of jobs, the first is 0
             result["Slot"] = task.slot
         if task.node_id:
             result["NodeID"] = task.node_id
@@ -72,7 +80,7 @@ class Shapes:
         if task.restarts or task.not_before:
             # ours: why a task that is ready does not run yet
             result["Restart"] = {"Attempt": task.restarts, "NotBefore": rfc3339(task.not_before)}
-        if task.job_iteration:
+        if is_of_job:
             result["JobIteration"] = {"Index": task.job_iteration}
         return result
 
@@ -135,30 +143,6 @@ class Shapes:
         return result
 
 
-def service_status(view: View, service: Service) -> Json:
-    """How many tasks run, should run and are done: the columns of ``service ls``."""
-    running = desired = completed = 0
-    is_job = service.spec.mode.replicated_job is not None or service.spec.mode.global_job is not None
-    for task in view.tasks_of_service(service.id):
-        if is_job and service.job_status is not None and task.job_iteration != service.job_status.iteration:
-            continue
-        if task.status.state is TaskState.RUNNING and task.desired_state <= TaskState.RUNNING:
-            running += 1
-        if task.status.state is TaskState.COMPLETE:
-            completed += 1
-        if task.desired_state <= TaskState.COMPLETE and not _is_over(task):
-            desired += 1
-    if service.spec.mode.replicated_job is not None:
-        desired = service.spec.mode.replicated_job.total_completions or 0
-    elif defaults.is_replicated(service.spec):
-        desired = defaults.replicas_of(service)
-    return {"RunningTasks": running, "DesiredTasks": desired, "CompletedTasks": completed}
-
-
-def _is_over(task: Task) -> bool:
-    return task.status.state > TaskState.COMPLETE
-
-
 def _meta(item: Cluster | Node | Network | Secret | Config | Service | Revision | Task) -> Json:
     return {
         "ID": item.id,
@@ -193,6 +177,18 @@ def _task_status(task: Task) -> Json:
     result["PortStatus"] = {"Ports": [shape(port) for port in ports]} if ports else {}
     if status.addresses:
         result["Addresses"] = list(status.addresses)
+    if status.health or status.is_unready:
+        result["Health"] = _health(status)
+    return result
+
+
+def _health(status: TaskStatus) -> Json:
+    """Ours: docker tells it of containers alone. ``Unready``: it gets no requests now."""
+    result: Json = {"Status": status.health or "none"}
+    if status.is_unready:
+        result["Unready"] = True
+    if status.health_output:
+        result["Output"] = status.health_output
     return result
 
 

@@ -12,9 +12,11 @@ from aiohttp import web
 from manager.api import requests
 from manager.api.context import Api
 from manager.api.lookup import find, find_or_none
+from manager.reconcile.jobs import going_on
 from manager.reconcile.outdated import Outdated
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.defaults import is_job
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.states import TaskState
@@ -127,16 +129,26 @@ def _has_currency(task: Task, wanted: requests.Filters, is_current: Callable[[Ta
 
 def _up_to_date(view: View) -> Callable[[Task], bool]:
     """Whether a task runs what its service asks for now; services are looked at once."""
-    known: dict[ServiceId, Outdated | None] = {}
+    known: dict[ServiceId, Outdated | frozenset[int] | None] = {}
 
     def is_current(task: Task) -> bool:
         if task.service_id not in known:
             service = view.service(task.service_id)
-            known[task.service_id] = None if service is None else Outdated(view, service)
-        outdated = known[task.service_id]
-        return outdated is not None and not outdated.is_outdated(task)
+            known[task.service_id] = None if service is None else _measure_of(view, service)
+        measure = known[task.service_id]
+        if isinstance(measure, Outdated):
+            return not measure.is_outdated(task)
+        return measure is not None and task.job_iteration in measure
 
     return is_current
+
+
+def _measure_of(view: View, service: Service) -> Outdated | frozenset[int]:
+    """Of a job, the runs that go on or did last."""
+    if not is_job(service.spec):
+        return Outdated(view, service)
+    last = service.job_status.iteration if service.job_status is not None else 0
+    return frozenset({last, *going_on(service)})
 
 
 def _name(service_name: str, task: Task) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from manager.allocate.addresses import Addresses
 from manager.reconcile.autoscale import Autoscaler
 from manager.reconcile.cluster import ClusterUpkeep
+from manager.reconcile.cron import CronJobs
 from manager.reconcile.endpoints import Endpoints
 from manager.reconcile.enforcer import ConstraintEnforcer
 from manager.reconcile.file_upkeep import FileUpkeep
 from manager.reconcile.global_services import GlobalServices
+from manager.reconcile.jobs import Jobs
 from manager.reconcile.joins import Joins
 from manager.reconcile.networks import Networks
 from manager.reconcile.node_numbers import NodeNumbers
@@ -42,6 +44,8 @@ def all_reconcilers(usage: UsageBook | None = None) -> tuple[Reconciler, ...]:
         Autoscaler(usage if usage is not None else UsageBook()),
         ReplicatedServices(cache, addresses),
         GlobalServices(cache, addresses),
+        CronJobs(),
+        Jobs(cache, addresses),
         PendingTasks(cache, addresses),
         Joins(addresses),
         Reaper(),

@@ -15,6 +15,7 @@ from typing import Final
 
 from manager.allocate.addresses import Addresses
 from manager.reconcile.builder import PlanBuilder
+from manager.reconcile.dependencies import dependents, waits_for
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.replicated import is_task_news
 from manager.reconcile.restart import is_displaced
@@ -46,6 +47,9 @@ class GlobalServices:
         return sorted(service.id for service in view.services() if is_global(service.spec))
 
     def dirty(self, view: View, old: object | None, new: object | None) -> Iterable[str]:
+        return (*self._dirty_itself(view, old, new), *dependents(view, old, new))
+
+    def _dirty_itself(self, view: View, old: object | None, new: object | None) -> Iterable[str]:
         match new if new is not None else old:
             case Task(service_id=service_id):
                 service = view.service(service_id)
@@ -54,19 +58,19 @@ class GlobalServices:
             case Service(id=service_id, spec=spec):
                 return (service_id,) if is_global(spec) else ()
             case Node():
-                return self.keys(view) if _is_node_news(old, new) else ()
+                return self.keys(view) if is_node_news(old, new) else ()
         return ()
 
     def reconcile(self, view: View, key: str, now: Timestamp) -> Plan:
         service = view.service(ServiceId(key))
-        if service is None or not is_global(service.spec):
+        if service is None or not is_global(service.spec) or waits_for(view, service):
             return NOTHING
         builder = PlanBuilder(view, now, self._cache, self._addresses)
         _PerNode(service, builder, self._cache.needs(view, service.template_id)).run()
         return builder.build()
 
 
-def _is_node_news(old: object | None, new: object | None) -> bool:
+def is_node_news(old: object | None, new: object | None) -> bool:
     if not isinstance(old, Node) or not isinstance(new, Node):
         return True
     return (
@@ -76,6 +80,15 @@ def _is_node_news(old: object | None, new: object | None) -> bool:
         or old.role != new.role
         or old.description != new.description
     )
+
+
+def may_host(node: Node, needs: Needs) -> bool:
+    """Whether such a task may be there at all: the node is up, not drained, and of the right kind."""
+    if node.status.state == NodeState.DOWN or node.spec.availability == NodeAvailability.DRAIN:
+        return False
+    if not is_match(needs.constraints, node):
+        return False
+    return not needs.platforms or is_platform(needs.platforms, node.description.platform)
 
 
 class _PerNode:
@@ -102,7 +115,7 @@ class _PerNode:
             if not self._builder.has_room():
                 return
             node = nodes.get(NodeId(node_id))
-            if node is None or not self._may_keep(node):
+            if node is None or not may_host(node, self._needs):
                 self._clear(node_id, is_removed=node is None)
             elif node.spec.availability == NodeAvailability.PAUSE:
                 self._leave(node_id)
@@ -111,14 +124,6 @@ class _PerNode:
             elif node_id in attention:
                 self._tend(node_id, self._slots.tasks(node_id))
         self._work.update()
-
-    def _may_keep(self, node: Node) -> bool:
-        if node.status.state == NodeState.DOWN or node.spec.availability == NodeAvailability.DRAIN:
-            return False
-        if not is_match(self._needs.constraints, node):
-            return False
-        platforms = self._needs.platforms
-        return not platforms or is_platform(platforms, node.description.platform)
 
     def _clear(self, node_id: str, *, is_removed: bool) -> None:
         if node_id not in self._slots:

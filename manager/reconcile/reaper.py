@@ -5,7 +5,8 @@
 * Of each slot (each node, for global services) the newest tasks are kept, as many as the cluster's history
   limit says, the present one included; older dead ones go. A limit of 0 keeps no dead task, a negative one
   all; a policy with a number of attempts keeps as many tasks as its count needs. The newest task of a slot
-  always stays: it may be what says that the slot's work is done.
+  always stays: it may be what says that the slot's work is done. Of a job that goes on every completed task
+  stays; of cron jobs each run has a history of its own, which goes with the run (``cron``).
 * Of a live service's revisions those stay that it names, that a task runs, or that are among the newest
   ``REVISIONS_KEPT``; of a service that is gone, those that a task still names.
 
@@ -14,20 +15,22 @@ A deletion names the version that was judged, so a task that got a node in the m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
+from manager.reconcile.jobs import going_on
 from manager.reconcile.plan import Plan
 from manager.reconcile.slots import age, is_wished
 from manager.store.view import View
 from swarmpy.limits import PLAN_GROUPS_MAX, REVISIONS_KEPT
 from swarmpy.model.changes import Delete, Group
-from swarmpy.model.defaults import is_global, restart_policy, task_history_limit
+from swarmpy.model.defaults import is_job, is_per_node, restart_policy, task_history_limit
 from swarmpy.model.ids import ServiceId, Timestamp
 from swarmpy.model.objects import Cluster, Kind, Revision, Service, Task
 from swarmpy.model.states import Owner, TaskState, is_terminal
 
 _RUNNING: Final = TaskState.RUNNING
+_COMPLETE: Final = TaskState.COMPLETE
 
 
 class Reaper:
@@ -90,6 +93,8 @@ def _is_service_news(old: object | None, new: object | None) -> bool:
         old.revision_id != new.revision_id
         or old.template_id != new.template_id
         or old.previous_id != new.previous_id
+        or old.job_status != new.job_status
+        or old.cron_status != new.cron_status
     )
 
 
@@ -115,12 +120,14 @@ def _history(view: View, service: Service, tasks: Iterable[Task], stopped: Itera
     attempts = restart_policy(service.spec.task_template).max_attempts
     if attempts:
         limit = attempts + 1
-    kept_by_node = is_global(service.spec)
+    kept_by_node = is_per_node(service.spec)
+    is_cron = service.spec.mode.cron_job is not None
+    live = frozenset(going_on(service)) if is_job(service.spec) else None
 
-    def slot(task: Task) -> int | str:
-        return task.node_id if kept_by_node else task.slot
+    def slot(task: Task) -> tuple[int, int | str]:
+        return task.job_iteration if is_cron else 0, task.node_id if kept_by_node else task.slot
 
-    slots: dict[int | str, list[Task]] = {slot(task): [] for task in stopped if _is_over(task)}
+    slots: dict[tuple[int, int | str], list[Task]] = {slot(task): [] for task in stopped if _is_over(task)}
     if not slots:
         return []
     for task in tasks:
@@ -130,15 +137,22 @@ def _history(view: View, service: Service, tasks: Iterable[Task], stopped: Itera
         task
         for in_slot in slots.values()
         if len(in_slot) > max(limit, 1)
-        for task in _excess(sorted(in_slot, key=age), limit)
+        for task in _excess(sorted(in_slot, key=age), limit, live)
     ]
     return sorted(excess, key=age)
 
 
-def _excess(tasks: Sequence[Task], limit: int) -> list[Task]:
+def _excess(tasks: Sequence[Task], limit: int, live: Collection[int] | None) -> list[Task]:
     """What to delete of one slot's tasks, oldest first. The newest is never among it."""
-    dead = [task for task in tasks[:-1] if not is_wished(task) and _is_over(task)]
+    dead = [task for task in tasks[:-1] if _is_over(task) and _is_history(task, live)]
     return dead[: len(tasks) - limit]
+
+
+def _is_history(task: Task, live: Collection[int] | None) -> bool:
+    """Whether nothing is decided by the ended task any more. ``live``: a job's runs that go on."""
+    if live is None:
+        return not is_wished(task)
+    return task.job_iteration not in live or (not is_wished(task) and task.status.state is not _COMPLETE)
 
 
 def _revisions(view: View, service_id: ServiceId, service: Service | None) -> list[Delete]:

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 from manager.allocate.addresses import Addresses
 from manager.reconcile.builder import PlanBuilder
+from manager.reconcile.dependencies import dependents, waits_for
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.slot_work import SlotWork
 from manager.reconcile.slots import NodeFitness, Slots, age, surplus_slots
@@ -44,9 +45,10 @@ class ReplicatedServices:
     def dirty(self, view: View, old: object | None, new: object | None) -> Iterable[str]:
         match new if new is not None else old:
             case Task(service_id=service_id):
-                return (service_id,) if is_task_news(old, new) else ()
+                itself = (service_id,) if is_task_news(old, new) else ()
+                return (*itself, *dependents(view, old, new))
             case Service(id=service_id):
-                return (service_id,)
+                return (service_id, *dependents(view, old, new))
             case Node(id=node_id):
                 if is_node_news(old, new):
                     return sorted({task.service_id for task in view.tasks_of_node(node_id)})
@@ -54,7 +56,7 @@ class ReplicatedServices:
 
     def reconcile(self, view: View, key: str, now: Timestamp) -> Plan:
         service = view.service(ServiceId(key))
-        if service is not None and not is_replicated(service.spec):
+        if service is not None and (not is_replicated(service.spec) or waits_for(view, service)):
             return NOTHING
         builder = PlanBuilder(view, now, self._cache, self._addresses)
         if service is None:

@@ -33,8 +33,8 @@ def age(task: Task) -> tuple[int, str]:
 
 
 def is_wished(task: Task) -> bool:
-    """Whether the task should run, or will be told to."""
-    return task.desired_state <= TaskState.RUNNING
+    """Whether the task should run, or will be told to; a job's task: to its end."""
+    return task.desired_state <= TaskState.COMPLETE
 
 
 class NodeFitness:

@@ -29,6 +29,7 @@ from manager.store.indexes import (
     REVISIONS_BY_FILE,
     REVISIONS_BY_SERVICE,
     SERVICES_BY_ADDRESS,
+    SERVICES_BY_DEPENDENCY,
     SERVICES_BY_PORT,
     SERVICES_BY_REFERENCE,
     SERVICES_IN_INGRESS,
@@ -154,6 +155,9 @@ class Draft:
     def services_using(self, kind: Kind, id_: str) -> Collection[Service]:
         base = self._base.services_using(kind, id_)
         return self._find(SERVICES_BY_REFERENCE, reference_key(kind, id_), base)
+
+    def services_awaiting(self, name: str) -> Collection[Service]:
+        return self._find(SERVICES_BY_DEPENDENCY, name_key(name), self._base.services_awaiting(name))
 
     def services_publishing(
         self, protocol: PortProtocol, number: int, mode: PublishMode

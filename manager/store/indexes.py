@@ -147,6 +147,11 @@ def revision_ids(service: Service) -> Keys:
     return tuple(id_ for id_ in (service.revision_id, service.template_id, service.previous_id) if id_)
 
 
+def awaited_by(service: Service) -> Keys:
+    """The names of the services that the service's first tasks wait for."""
+    return tuple(dict.fromkeys(name_key(each.service) for each in service.spec.depends_on))
+
+
 def _name_keys(named: Any) -> Keys:
     return (name_key(named.spec.name),)
 
@@ -209,6 +214,7 @@ SERVICES_BY_PORT = Index(name="services by published port", kind=Kind.SERVICE, k
 SERVICES_BY_ADDRESS = Index(
     name="services by network and by virtual address", kind=Kind.SERVICE, keys=held_by_service
 )
+SERVICES_BY_DEPENDENCY = Index(name="services by dependency", kind=Kind.SERVICE, keys=awaited_by)
 SERVICES_IN_INGRESS = Index(name="services in ingress", kind=Kind.SERVICE, keys=_service_ingress)
 INGRESS_NETWORKS = Index(name="ingress networks", kind=Kind.NETWORK, keys=_network_ingress)
 NETWORKS_BY_VNI = Index(name="networks by VNI", kind=Kind.NETWORK, keys=_network_vni)
@@ -228,6 +234,7 @@ INDEXES = (
     SERVICES_BY_REFERENCE,
     SERVICES_BY_PORT,
     SERVICES_BY_ADDRESS,
+    SERVICES_BY_DEPENDENCY,
     SERVICES_IN_INGRESS,
     INGRESS_NETWORKS,
     NETWORKS_BY_VNI,

@@ -139,6 +139,9 @@ class Store:
     def services_using(self, kind: Kind, id_: str) -> Collection[Service]:
         return self._tables.services_using(kind, id_)
 
+    def services_awaiting(self, name: str) -> Collection[Service]:
+        return self._tables.services_awaiting(name)
+
     def services_publishing(
         self, protocol: PortProtocol, number: int, mode: PublishMode
     ) -> Collection[Service]:

@@ -59,6 +59,10 @@ class View(Protocol):
         network by this id or name."""
         ...
 
+    def services_awaiting(self, name: str) -> Collection[Service]:
+        """The services whose spec depends on a service of this name."""
+        ...
+
     def services_publishing(
         self, protocol: PortProtocol, number: int, mode: PublishMode
     ) -> Collection[Service]:

@@ -16,7 +16,7 @@ from manager.store.store import Store
 from swarmpy import codec
 from swarmpy.errors import InvalidArgument, Rejected
 from swarmpy.model.changes import Batch, Create, Group
-from swarmpy.model.ids import NetworkId
+from swarmpy.model.ids import NetworkId, Timestamp
 from swarmpy.model.objects import Network
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import Owner
@@ -94,7 +94,9 @@ def test_what_is_accepted_is_stored_and_read_back(body: dict[str, Any]) -> None:
     try:
         spec = requests.parse(json.dumps(body).encode(), ServiceSpec)
         accepted = service_plan.accept(store, spec)
-        changes = service_plan.create(store, accepted, service_id="s" * 25, revision_id="r" * 25)
+        changes = service_plan.create(
+            store, accepted, service_id="s" * 25, revision_id="r" * 25, now=Timestamp(1)
+        )
         entry = codec.encode(Batch(groups=(Group(owner=Owner.API, changes=changes),)))
     except Rejected:
         return

@@ -120,10 +120,19 @@ class Convergence(RuleBasedStateMachine):
     def put_spec(self, name: str, spec: ServiceSpec) -> None:
         view, service, number = self.world.tables, self.find(name), next(self.numbers)
         if service is None:
-            made = service_plan.create(view, spec, service_id=f"{name}{number}", revision_id=f"r{number}")
+            made = service_plan.create(
+                view, spec, service_id=f"{name}{number}", revision_id=f"r{number}", now=self.world.now
+            )
         else:
             version = service.version
-            made = service_plan.update(view, service, spec, base_version=version, revision_id=f"r{number}")
+            made = service_plan.update(
+                view,
+                service,
+                spec,
+                base_version=version,
+                revision_id=f"r{number}",
+                now=self.world.now,
+            )
         if made:
             self.commit(*made)
 

@@ -114,9 +114,16 @@ class Publishing(RuleBasedStateMachine):
             self.check_is_taken(wanted, service)
             return ()
         if service is None:
-            return service_plan.create(view, accepted, service_id=f"{name}{number}", revision_id=f"r{number}")
+            return service_plan.create(
+                view, accepted, service_id=f"{name}{number}", revision_id=f"r{number}", now=self.world.now
+            )
         return service_plan.update(
-            view, service, accepted, base_version=service.version, revision_id=f"r{number}"
+            view,
+            service,
+            accepted,
+            base_version=service.version,
+            revision_id=f"r{number}",
+            now=self.world.now,
         )
 
     @rule(names=st.lists(st.sampled_from(NAMES), min_size=2, max_size=2), first=endpoints, second=endpoints)
@@ -283,11 +290,16 @@ def test_an_automatic_rollback_brings_the_old_ports_back() -> None:
         for port in (8080, 9090)
     )
     view = Draft(world.tables)
-    made = service_plan.create(view, old, service_id="a", revision_id="r1")
+    made = service_plan.create(view, old, service_id="a", revision_id="r1", now=world.now)
     world.apply(Group(owner=Owner.API, changes=made))
     world.live(60)
     changed = service_plan.update(
-        view, world.service("a"), new, base_version=world.service("a").version, revision_id="r2"
+        view,
+        world.service("a"),
+        new,
+        base_version=world.service("a").version,
+        revision_id="r2",
+        now=world.now,
     )
     world.apply(Group(owner=Owner.API, changes=changed))
     world.live(60, may_run=lambda task: task.revision_id == "r1")

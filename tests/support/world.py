@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from manager.api import job_plan
 from manager.reconcile import all_reconcilers
 from manager.reconcile.plan import PROVISIONAL_PREFIX, Plan, Reconciler
 from manager.reports import report_groups
@@ -130,7 +131,7 @@ class World:
         revision_id = self._new_revision_id(id_)
         self.put(Revision(id=revision_id, service_id=ServiceId(id_), number=1, spec=spec))
         service = Service(id=ServiceId(id_), spec=spec, revision_id=revision_id, template_id=revision_id)
-        self.put(service)
+        self.put(job_plan.begun(service, now=self.now))
         return self.service(id_)
 
     def _new_revision_id(self, service_id: str) -> RevisionId:
@@ -153,7 +154,7 @@ class World:
             changed = replace(
                 changed, template_id=revision_id, previous_id=service.template_id, update_status=None
             )
-        self.put(changed)
+        self.put(job_plan.begun_again(changed, of=service, now=self.now))
 
     def scale(self, id_: str, replicas: int) -> None:
         mode = ServiceMode(replicated=Replicated(replicas=replicas))
@@ -198,7 +199,7 @@ class World:
 
     @staticmethod
     def _agent_target(task: Task, may_run: Callable[[Task], bool]) -> TaskState:
-        if task.desired_state > TaskState.RUNNING:
+        if task.desired_state > TaskState.COMPLETE:
             return TaskState.SHUTDOWN
         if task.desired_state == TaskState.READY:
             return TaskState.READY

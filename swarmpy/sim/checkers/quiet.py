@@ -89,7 +89,7 @@ def _reasons(scene: Scene) -> Iterator[str]:
     for task in scene.view.tasks():
         if task.service_id in scene.unsteady:
             continue
-        if task.desired_state > TaskState.RUNNING and not _has_ended(task) and _is_ready(scene.view, task):
+        if task.desired_state > TaskState.COMPLETE and not _has_ended(task) and _is_ready(scene.view, task):
             yield f"task {task.id} is still {_name(task.status.state)} and should end"
     yield from wanted_changes(scene.view, scene.now, ignored=scene.unsteady)
 
@@ -232,7 +232,7 @@ def _each(task_ids: Iterable[TaskId], sentence: str) -> Iterator[str]:
 
 
 def _should_run(task: Task) -> bool:
-    return task.status.state == TaskState.RUNNING and task.desired_state <= TaskState.RUNNING
+    return task.status.state == TaskState.RUNNING and task.desired_state <= TaskState.COMPLETE
 
 
 def _has_ended(task: Task) -> bool:

@@ -34,19 +34,8 @@ async def test_autolock_cannot_be_turned_on_later(http: Http, cluster: FakeClust
     assert answer.status == 501
 
 
-async def test_what_is_stored_but_not_done_yet_is_warned_of(http: Http, cluster: FakeCluster) -> None:
+async def test_health_checks_need_no_warning(http: Http, cluster: FakeCluster) -> None:
     checked = _spec("checked", {"Healthcheck": {"Test": ["CMD-SHELL", "true"]}})
-    answer = await http.post("/services/create", checked | {"EndpointSpec": {"Ports": [{"TargetPort": 80}]}})
+    answer = await http.post("/services/create", checked)
     assert answer.status == 201
-    assert [warning.partition(":")[0] for warning in answer.json["Warnings"]] == [
-        "health checks are not run yet",
-    ]
-    unchecked = _spec("unchecked", {"Healthcheck": {"Test": ["NONE"]}})
-    assert (await http.post("/services/create", unchecked)).json["Warnings"] is None
-
-
-@pytest.mark.parametrize("mode", [{"ReplicatedJob": {}}, {"GlobalJob": {}}])
-async def test_jobs_are_refused(http: Http, cluster: FakeCluster, mode: dict[str, Any]) -> None:
-    answer = await http.post("/services/create", {**_spec("batch"), "Mode": mode})
-    assert answer.status == 501
-    assert "not supported yet" in answer.message
+    assert answer.json["Warnings"] is None
