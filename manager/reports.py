@@ -1,4 +1,4 @@
-"""What agents report of their tasks, as groups for the log: one per task, of which the furthest status counts.
+"""What agents report of their tasks, as groups for the log: one per task, of which the furthest counts.
 
 The leader notes when it heard that a task runs. Nodes' clocks may be off, and an agent's report of how a task
 ended takes the place of the one that said that it ran.

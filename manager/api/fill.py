@@ -70,6 +70,7 @@ def _update(given: UpdateConfig | None, effective: defaults.EffectiveUpdate) -> 
         monitor=effective.monitor,
         max_failure_ratio=effective.max_failure_ratio,
         order=effective.order,
+        progress_deadline=effective.progress_deadline,
     )
 
 

@@ -34,6 +34,8 @@ _ENDS: Final = {
     "paused": "service update paused: ",
     "rollback_paused": "service rollback paused: ",
 }
+_CANARY: Final = "update paused after "
+"""Begins the message of a pause that was asked for: no failure, and the end of the waiting."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Picture:
     failure: str = ""
     note: str = ""
     trouble: str = ""
+    pause: str = ""
 
     @property
     def is_complete(self) -> bool:
@@ -68,8 +71,11 @@ def judge(service: Json, tasks: list[Json], nodes: list[Json]) -> Picture:
     """Pure. ``tasks`` are those of the service's present version."""
     update = service.get("UpdateStatus") or {}
     state = update.get("State", "")
-    failure = _ENDS[state] + update.get("Message", "") if state in _ENDS else ""
-    note = f"rollback: {update.get('Message', '')}" if state.startswith("rollback_") else ""
+    message = update.get("Message", "")
+    is_canary = state == "paused" and message.startswith(_CANARY)
+    pause = _ENDS[state] + message if is_canary else ""
+    failure = _ENDS[state] + message if state in _ENDS and not is_canary else ""
+    note = f"rollback: {message}" if state.startswith("rollback_") else ""
     active = {node["ID"] for node in nodes if (node.get("Status") or {}).get("State") != "down"}
     current = _current(tasks)
     over = [task for task in _newest(tasks).values() if _is_over(task, service)]
@@ -84,7 +90,7 @@ def judge(service: Json, tasks: list[Json], nodes: list[Json]) -> Picture:
     troubles = sorted({task["Status"]["Err"] for task in current if task["Status"].get("Err")})
     rows = tuple(_row(task, wanted) for task in current[:PROGRESS_ROWS_MAX])
     shown = rows if wanted <= PROGRESS_ROWS_MAX else ()
-    return Picture(running, wanted, shown, failure, note, "; ".join(troubles[:3]))
+    return Picture(running, wanted, shown, failure, note, "; ".join(troubles[:3]), pause)
 
 
 def _current(tasks: list[Json]) -> list[Json]:
@@ -135,7 +141,7 @@ def _row(task: Json, wanted: int) -> tuple[str, str, int]:
 
 
 def wait_converged(session: Session, id_: str, *, is_quiet: bool) -> int:
-    """0 once it has converged, 1 if it failed or is gone."""
+    """0 once it has converged or its canary waits for a word, 1 if it failed or is gone."""
     watch = _Watch()
     try:
         with _screen(session, is_quiet=is_quiet) as screen:
@@ -146,6 +152,10 @@ def wait_converged(session: Session, id_: str, *, is_quiet: bool) -> int:
                         screen.show(picture, "")
                         tell(picture.failure)
                         return 1
+                    if picture.pause:
+                        screen.show(picture, "")
+                        tell(picture.pause)
+                        return 0
                     verify = _verify(picture, watch, time.monotonic())
                     screen.show(picture, verify)
                     if verify == "":

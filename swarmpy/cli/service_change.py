@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from swarmpy.cli import values
 from swarmpy.cli.autoscale import apply_autoscale
-from swarmpy.cli.flags import Command, Options, UsageError
+from swarmpy.cli.flags import Command, Options, UsageError, number
 from swarmpy.cli.network_policy import apply_policy
 from swarmpy.cli.progress import wait_converged
 from swarmpy.cli.service_flags import (
@@ -15,10 +15,9 @@ from swarmpy.cli.service_flags import (
     UPDATE_FLAGS,
     apply_families,
     apply_settings,
-    put,
-    take,
 )
 from swarmpy.cli.session import Session, each, is_stale, tell, version_of
+from swarmpy.cli.spec_edits import put, take
 from swarmpy.client import ErrorAnswer, Json, filters
 from swarmpy.limits import STALE_RETRIES_MAX
 
@@ -42,6 +41,7 @@ def create(session: Session, arguments: list[str], options: Options) -> int:
         ]
         if references:
             put(spec, f"TaskTemplate.ContainerSpec.{field}", references)
+    _apply_credential_spec(session, spec, options)
     answer = session.client.post("/services/create", spec)
     for warning in answer.get("Warnings") or []:
         tell(warning)
@@ -118,12 +118,15 @@ def _reference(session: Session, kind: str, entry: str, *, id_field: str, name_f
 def update(session: Session, arguments: list[str], options: Options) -> int:
     name = arguments[0]
     if options.on("rollback"):
+        if any(options.is_set(flag) for flag in options.values if flag not in _BESIDE_ROLLBACK):
+            raise UsageError("other flags may not be combined with --rollback")
         return _roll_back(session, name, options)
 
     def edit(spec: Json) -> None:
         change_spec(spec, options, dict(session.environment))
         _change_files(session, spec, options)
         _change_networks(session, spec, options)
+        _apply_credential_spec(session, spec, options)
 
     id_ = change(session, name, edit)
     print(name, flush=True)
@@ -131,13 +134,21 @@ def update(session: Session, arguments: list[str], options: Options) -> int:
 
 
 def rollback(session: Session, arguments: list[str], options: Options) -> int:
-    return _roll_back(session, arguments[0], options)
+    revision = options.text("to")
+    if revision and int(revision) < 1:
+        raise UsageError(f'invalid argument "{revision}" for "--to" flag: give the number of a revision')
+    return _roll_back(session, arguments[0], options, revision=revision)
 
 
-def _roll_back(session: Session, name: str, options: Options) -> int:
+def _roll_back(session: Session, name: str, options: Options, *, revision: str = "") -> int:
     service = session.client.get(f"/services/{quote(name, safe='')}")
-    query: dict[str, str | int | bool] = {"version": version_of(service), "rollback": "previous"}
-    session.client.post(f"/services/{service['ID']}/update", service["Spec"], query)
+    version = version_of(service)
+    if revision:
+        query: dict[str, str | int | bool] = {"version": version, "to": revision}
+        session.client.post(f"/swarmpy/services/{service['ID']}/rollback", None, query)
+    else:
+        query = {"version": version, "rollback": "previous"}
+        session.client.post(f"/services/{service['ID']}/update", service["Spec"], query)
     print(name, flush=True)
     return _wait(session, service["ID"], options)
 
@@ -226,6 +237,25 @@ def _change_files(session: Session, spec: Json, options: Options) -> None:
         put(spec, path, [*kept, *added])
 
 
+def _apply_credential_spec(session: Session, spec: Json, options: Options) -> None:
+    """One of a config is a reference to it beside the files: it is for the runtime, not mounted."""
+    if not options.is_set("credential-spec"):
+        return
+    text = options.text("credential-spec")
+    chosen = values.credential_spec(text) if text else {}
+    path = "TaskTemplate.ContainerSpec.Configs"
+    configs = [reference for reference in take(spec, path) or [] if "Runtime" not in reference]
+    if "Config" in chosen:
+        reference = _reference(
+            session, "config", chosen["Config"], id_field="ConfigID", name_field="ConfigName"
+        )
+        del reference["File"]
+        configs.append({**reference, "Runtime": {}})
+        chosen = {"Config": reference["ConfigID"]}
+    put(spec, path, configs)
+    put(spec, "TaskTemplate.ContainerSpec.Privileges.CredentialSpec", chosen or None)
+
+
 def _change_networks(session: Session, spec: Json, options: Options) -> None:
     """Specs name networks by id, users by name. What is added and taken away at once is replaced."""
     removed = {_network_id(session, name) for name in options.many("network-rm")}
@@ -283,6 +313,7 @@ def _wait(session: Session, id_: str, options: Options) -> int:
     return wait_converged(session, id_, is_quiet=options.on("quiet"))
 
 
+_BESIDE_ROLLBACK = ("rollback", "detach", "quiet")
 _WAIT_FLAGS = tuple(flag for flag in UPDATE_FLAGS if flag.name in ("detach", "quiet"))
 
 COMMANDS = {
@@ -297,7 +328,12 @@ COMMANDS = {
     ),
     "update": Command(update, "Update a service", "SERVICE", 1, 1, UPDATE_FLAGS),
     "rollback": Command(
-        rollback, "Revert changes to a service's configuration", "SERVICE", 1, 1, _WAIT_FLAGS
+        rollback,
+        "Revert changes to a service's configuration",
+        "SERVICE",
+        1,
+        1,
+        (*_WAIT_FLAGS, number("to", "Number of the revision to return to (default: the previous one)")),
     ),
     "scale": Command(
         scale,

@@ -14,10 +14,24 @@ from swarmpy.cli import values
 from swarmpy.cli.autoscale import AUTOSCALE_FLAGS
 from swarmpy.cli.flags import Flag, Options, Takes, UsageError, listed, switch, text
 from swarmpy.cli.network_policy import POLICY_FLAGS
+from swarmpy.cli.spec_edits import (
+    CAPABILITIES_ADDED,
+    CAPABILITIES_DROPPED,
+    CAPABILITY_FLAGS,
+    apply_healthcheck,
+    begin_log_driver,
+    begin_rollouts,
+    capability,
+    change_capabilities,
+    hosts_named,
+    put,
+    take,
+)
 from swarmpy.client import Json
 
 _CONTAINER: Final = "TaskTemplate.ContainerSpec."
 _HEALTH: Final = _CONTAINER + "Healthcheck."
+_READINESS: Final = _CONTAINER + "Readiness."
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,12 @@ def _rollout(kind: str) -> tuple[Setting, ...]:
             f"Maximum number of tasks changed at once by a {kind} (0: all)",
             Takes.NUMBER,
         ),
+        Setting(
+            f"{kind}-progress-deadline",
+            place + "ProgressDeadline",
+            values.duration_ns,
+            f"The {kind} has failed after this long without a task that came up (default 10m)",
+        ),
     )
 
 
@@ -137,6 +157,31 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "health-retries", _HEALTH + "Retries", values.whole, "Failures to report unhealthy", Takes.NUMBER
     ),
+    Setting(
+        "readiness-cmd",
+        _READINESS + "Test",
+        _health_command,
+        "Command to run to check whether a task wants requests now",
+    ),
+    Setting(
+        "readiness-interval",
+        _READINESS + "Interval",
+        values.duration_ns,
+        "Time between running the check of readiness (default 10s)",
+    ),
+    Setting(
+        "readiness-timeout",
+        _READINESS + "Timeout",
+        values.duration_ns,
+        "Maximum time one check of readiness may run (default 30s)",
+    ),
+    Setting(
+        "readiness-retries",
+        _READINESS + "Retries",
+        values.whole,
+        "Failures in a row to get no requests any more (default 3)",
+        Takes.NUMBER,
+    ),
     Setting("limit-cpu", "TaskTemplate.Resources.Limits.NanoCPUs", values.nano_cpus, "Limit CPUs"),
     Setting("limit-memory", "TaskTemplate.Resources.Limits.MemoryBytes", values.memory_bytes, "Limit memory"),
     Setting(
@@ -148,6 +193,19 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "TaskTemplate.Resources.Reservations.MemoryBytes",
         values.memory_bytes,
         "Reserve memory",
+    ),
+    Setting(
+        "memory-swap",
+        "TaskTemplate.Resources.SwapBytes",
+        values.swap_bytes,
+        "Swap Bytes (-1 for unlimited)",
+    ),
+    Setting(
+        "memory-swappiness",
+        "TaskTemplate.Resources.MemorySwappiness",
+        values.whole,
+        "Tune memory swappiness (0-100), -1 to reset to default",
+        Takes.NUMBER,
     ),
     Setting(
         "restart-condition",
@@ -193,6 +251,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("log-driver", "TaskTemplate.LogDriver.Name", _same, "Logging driver"),
     Setting("endpoint-mode", "EndpointSpec.Mode", _choice("vip", "dnsrr"), "Endpoint mode (vip or dnsrr)"),
     *_rollout("update"),
+    Setting(
+        "update-pause-after",
+        "UpdateConfig.PauseAfter",
+        values.whole,
+        "Pause an update after this many tasks until it is promoted or aborted (0: do not pause)",
+        Takes.NUMBER,
+    ),
     *_rollout("rollback"),
 )
 
@@ -231,8 +296,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("dns-search", _CONTAINER + "DNSConfig.Search", _same, _same, "Custom DNS search domains"),
     Family("sysctl", _CONTAINER + "Sysctls", _map_item("sysctl"), _same, "Sysctl options", is_map=True),
     Family("ulimit", _CONTAINER + "Ulimits", values.ulimit, lambda u: u["Name"], "Ulimit options"),
-    Family("cap-add", _CONTAINER + "CapabilityAdd", _same, _same, "Add Linux capabilities"),
-    Family("cap-drop", _CONTAINER + "CapabilityDrop", _same, _same, "Drop Linux capabilities"),
+    Family("cap-add", CAPABILITIES_ADDED, capability, _same, "Add Linux capabilities"),
+    Family("cap-drop", CAPABILITIES_DROPPED, capability, _same, "Drop Linux capabilities"),
     Family(
         "generic-resource",
         "TaskTemplate.Resources.Reservations.GenericResources",
@@ -258,6 +323,8 @@ COMMON_FLAGS: Final = (
     switch("no-resolve-image", "Accepted; images are never looked up in a registry"),
     switch("with-registry-auth", "Accepted; images are never pulled with a client's credentials"),
     switch("no-healthcheck", "Disable any container-specified HEALTHCHECK"),
+    switch("no-readiness", "Do not check readiness"),
+    text("credential-spec", "Credential spec for managed service account (Windows only)"),
 )
 
 
@@ -313,6 +380,7 @@ UPDATE_FLAGS: Final = (
 
 def apply_settings(spec: Json, options: Options) -> None:
     """Put every setting that was given at its place."""
+    begin_rollouts(spec, options, [setting.name for setting in SETTINGS])
     for setting in SETTINGS:
         if options.is_set(setting.name):
             try:
@@ -321,15 +389,17 @@ def apply_settings(spec: Json, options: Options) -> None:
                 raise UsageError(
                     f'invalid argument "{options.text(setting.name)}" for "--{setting.name}" flag: {error}'
                 ) from None
-    if options.on("no-healthcheck"):
-        if any(options.is_set(s.name) for s in SETTINGS if s.name.startswith("health-")):
-            raise UsageError("--no-healthcheck conflicts with --health-* options")
-        put(spec, _CONTAINER + "Healthcheck", {"Test": ["NONE"]})
+    apply_healthcheck(spec, options, [setting.name for setting in SETTINGS])
 
 
 def apply_families(spec: Json, options: Options, *, is_update: bool) -> None:
     """Add and remove members of every list and map."""
+    if is_update:
+        change_capabilities(spec, options)
+        begin_log_driver(spec, options)
     for family in FAMILIES:
+        if is_update and family.name in CAPABILITY_FLAGS:
+            continue
         if not is_update or family.name in _ONLY_WHOLE:
             _change(spec, family, add=options.many(family.name), remove=[])
         else:
@@ -344,33 +414,21 @@ def _change(spec: Json, family: Family, *, add: list[str], remove: list[str]) ->
         labels = {k: v for k, v in (take(spec, family.path) or {}).items() if k not in remove}
         put(spec, family.path, labels | dict(family.read(entry) for entry in add))
         return
-    gone = set(remove) | ({values.host(r) for r in remove if ":" in r} if family.name == "host" else set())
+    present = take(spec, family.path) or []
+    gone = {key for entry in remove for key in _keys_of(family, entry, present)}
     new = {family.key(item): item for item in map(family.read, add)}
-    kept = [
-        item
-        for item in take(spec, family.path) or []
-        if family.key(item) not in gone and family.key(item) not in new
-    ]
+    kept = [item for item in present if family.key(item) not in gone and family.key(item) not in new]
     put(spec, family.path, [*kept, *new.values()])
 
 
-def put(spec: Json, path: str, value: Any) -> None:
-    """Set a value deep inside, making what is missing on the way."""
-    *way, last = path.split(".")
-    place = spec
-    for name in way:
-        inner = place.get(name)
-        if not isinstance(inner, dict):
-            inner = place[name] = {}
-        place = inner
-    place[last] = value
-
-
-def take(spec: Json, path: str) -> Any:
-    """The value deep inside, or None."""
-    place: Any = spec
-    for name in path.split("."):
-        if not isinstance(place, dict):
-            return None
-        place = place.get(name)
-    return place
+def _keys_of(family: Family, entry: str, present: list[Any]) -> list[Any]:
+    """What ``--NAME-rm ENTRY`` takes away."""
+    match family.name:
+        case "host":
+            return hosts_named(entry, present)
+        case "placement-pref":
+            return [family.key(family.read(entry))]
+        case "generic-resource":
+            if entry not in map(family.key, present):
+                raise UsageError(f"could not find generic-resource `{entry}` to remove it")
+    return [entry]

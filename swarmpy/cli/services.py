@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from urllib.parse import quote
 
-from swarmpy.cli import service_change
-from swarmpy.cli.flags import Command, Options, listed, switch
+from swarmpy.cli import service_change, service_history
+from swarmpy.cli.flags import Command, Options, UsageError, listed, switch
 from swarmpy.cli.output import FORMAT, LIST_FLAGS, NO_TRUNC, Listing, parse_filters, show_items, show_list
 from swarmpy.cli.render import short_id
+from swarmpy.cli.service_history import network_names
 from swarmpy.cli.service_logs import LOGS
+from swarmpy.cli.service_pretty import pretty
 from swarmpy.cli.session import Session, each, tell, tell_refused
 from swarmpy.cli.task_rows import TASK_COLUMNS, task_rows
 from swarmpy.client import ErrorAnswer, Json, filters
@@ -78,6 +80,12 @@ def inspect(session: Session, arguments: list[str], options: Options) -> int:
         items.append(session.client.get(f"/services/{quote(name, safe='')}"))
 
     code = each(arguments, one)
+    if options.on("pretty"):
+        if options.is_set("format"):
+            raise UsageError("--format is incompatible with human friendly format")
+        networks = network_names(session)
+        print("\n".join(pretty(item, datetime.now(UTC), networks) for item in items), end="")
+        return code
     show_items(items, options)
     return code
 
@@ -143,9 +151,10 @@ COMMANDS = {
         "SERVICE [SERVICE...]",
         1,
         None,
-        (FORMAT,),
+        (FORMAT, switch("pretty", "Print the information in a human friendly format")),
     ),
     "rm": Command(rm, "Remove one or more services", "SERVICE [SERVICE...]", 1, None),
     "logs": LOGS,
     **service_change.COMMANDS,
+    **service_history.COMMANDS,
 }

@@ -39,6 +39,11 @@ def memory_bytes(text: str) -> int:
     return _read(quantities.memory_bytes, text)
 
 
+def swap_bytes(text: str) -> int:
+    """A size, or -1 for all that there is."""
+    return -1 if text == "-1" else memory_bytes(text)
+
+
 def nano_cpus(text: str) -> int:
     return _read(quantities.nano_cpus, text)
 
@@ -161,6 +166,16 @@ def file_reference(text: str) -> tuple[str, Json]:
         raise UsageError("source is required")
     target["Name"] = target["Name"] or source
     return source, target
+
+
+def credential_spec(text: str) -> Json:
+    """``config://name``, ``file://name`` or ``registry://name``."""
+    for scheme, field in (("config://", "Config"), ("file://", "File"), ("registry://", "Registry")):
+        if text.startswith(scheme) and len(text) > len(scheme):
+            return {field: text.removeprefix(scheme)}
+    raise UsageError(
+        f'invalid credential spec "{text}": it must begin with config://, file:// or registry://'
+    )
 
 
 # --- mounts
