@@ -473,6 +473,10 @@ STALE_RETRIES_MAX = 20
 PROGRESS_PERIOD_S = 0.2
 PROGRESS_ROWS_MAX = 20
 """Replicas that a progress display shows one by one; more are only counted."""
+STACK_NAMES_PER_CALL_MAX = 40
+"""Names that one request asks for, so that its line stays short."""
+STACK_GONE_TIMEOUT_S = 120.0
+"""How long a command waits for what it removes to be gone; longer than tasks take to stop by default."""
 DAEMON_FILES_MAX = 1 << 20
 """Files that a daemon raises its limit to, where it may; as many as its systemd unit says."""
 DAEMON_START_TIMEOUT_S = 30.0

@@ -36,6 +36,7 @@ _GROUPS: Final = {
     "node": ("nodes", "Manage the nodes of the swarm"),
     "task": ("tasks", "Look at tasks"),
     "image": ("images", "Manage the images on this node"),
+    "stack": ("stack", "Manage stacks of services from Compose files"),
     "swarm": ("swarm", "Manage the swarm as a whole"),
 }
 _VERBS: Final = {

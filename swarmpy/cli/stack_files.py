@@ -29,7 +29,7 @@ class DiskFiles:
     def get(self, path: str, /) -> str | None:
         if path not in self._texts:
             data = read_bytes(path, most=COMPOSE_BYTES_MAX)
-            self._texts[path] = None if data is None else _text(data, path)
+            self._texts[path] = None if data is None else _text(data, path, wanted="text")
         return self._texts[path]
 
 
@@ -47,11 +47,11 @@ def read_bytes(path: str, *, most: int) -> bytes | None:
     return data
 
 
-def _text(data: bytes, path: str) -> str:
+def _text(data: bytes, path: str, *, wanted: str) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise InvalidArgument(f"{path} is not a text file in UTF-8") from None
+        raise InvalidArgument(f"{path} is not a text file in UTF-8: give {wanted}") from None
 
 
 def documents(paths: Sequence[str]) -> list[Document]:
@@ -70,8 +70,10 @@ def documents(paths: Sequence[str]) -> list[Document]:
             data = read_bytes(path, most=COMPOSE_BYTES_MAX)
             folder = Path(path).absolute().parent
         if data is None:
-            raise NotFound(f"{path} cannot be read: there is no such file")
-        found.append(Document(path, _text(data, path), folder=os.path.normpath(folder)))
+            raise NotFound(f"{path} cannot be read: No such file or directory")
+        found.append(
+            Document(path, _text(data, path, wanted="a Compose file"), folder=os.path.normpath(folder))
+        )
     return found
 
 
@@ -88,7 +90,7 @@ def surroundings(
     for path in paths:
         text = files.get(path)
         if text is None and env_files:
-            raise NotFound(f"{path} cannot be read: there is no such file")
+            raise NotFound(f"{path} cannot be read: No such file or directory")
         variables |= variables_of(text or "", path, {**variables, **environment})
     return {**variables, **environment}
 
