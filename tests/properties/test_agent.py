@@ -16,16 +16,34 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec import structs
 
 from agent import events
-from agent.executor.base import Launch
+from agent.executor.base import Command, Launch
 from agent.executor.fake import Behaviour, FakeMachine
+from agent.executor.fake_exec import Reply
 from swarmpy.errors import TaskRejected, Unavailable
-from swarmpy.model.ids import TaskId
-from swarmpy.model.states import TaskState, is_terminal
+from swarmpy.model.ids import SECOND_NS, Duration, TaskId
+from swarmpy.model.specs import ContainerSpec, Healthcheck
+from swarmpy.model.states import HealthState, TaskState, is_terminal
 from swarmpy.sim.loop import SimLoop
 
 T = TypeVar("T")
 
-REVISIONS = [make_revision("web"), make_revision("api"), make_revision("port", port=8080)]
+_CHECKED = ContainerSpec(
+    image="host",
+    healthcheck=Healthcheck(test=("CMD", "healthy"), interval=Duration(SECOND_NS), retries=2),
+    readiness=Healthcheck(
+        test=("CMD", "ready"), interval=Duration(SECOND_NS // 2), timeout=Duration(SECOND_NS), retries=1
+    ),
+)
+REVISIONS = [
+    make_revision("web"),
+    make_revision("api"),
+    make_revision("port", port=8080),
+    make_revision("checked", container=_CHECKED),
+]
+WELL = Reply(takes_s=0.02)
+_REPLIES = st.sampled_from(
+    [WELL, WELL, Reply(exit_code=1), Reply(takes_s=None), Reply(refusal="no such command")]
+)
 _RUNS = st.sampled_from([None, None, None, 0.0, 0.4, 3.0])
 
 
@@ -41,11 +59,16 @@ class AgentMachine(RuleBasedStateMachine):
         self.count = 0
         self.is_down = False
         self.is_cut = False
+        self.replies: dict[tuple[TaskId, str], Reply] = {}
+        self.failed: set[tuple[TaskId, str]] = set()
+        """Checks of tasks that have failed once."""
+        self.were_ready: set[TaskId] = set()
         self.rig = self.run(self._make_rig())
         self.run(self.rig.start())
 
     async def _make_rig(self) -> Rig:
         machine = FakeMachine(plan=self._plan, script=self._script)
+        machine.answer = self._answer
         rig = Rig(machine=machine)
         rig.network.script = self._script
         rig.manager.tell(NET)
@@ -53,6 +76,12 @@ class AgentMachine(RuleBasedStateMachine):
 
     def _plan(self, launch: Launch) -> Behaviour:
         return self.behaviours[launch.task_id]
+
+    def _answer(self, task_id: TaskId, command: Command) -> Reply:
+        reply = self.replies.get((task_id, command.argv[0]), WELL)
+        if reply is not WELL:
+            self.failed.add((task_id, command.argv[0]))
+        return reply
 
     def _script(self, verb: str, subject: str) -> float:
         left = self.troubles.get((verb, ""), 0)
@@ -73,7 +102,7 @@ class AgentMachine(RuleBasedStateMachine):
     # --- what managers do
 
     @rule(
-        which=st.integers(0, 2),
+        which=st.integers(0, 3),
         is_waiting=st.booleans(),
         is_networked=st.booleans(),
         run_s=_RUNS,
@@ -140,6 +169,13 @@ class AgentMachine(RuleBasedStateMachine):
         assert len(self.rig.manager.ended) == asked + 1
         self._cut(is_long=is_long)
 
+    # --- what tasks say of themselves
+
+    @precondition(lambda self: self.rig.manager.tasks)
+    @rule(pick=st.integers(0, 99), check=st.sampled_from(["healthy", "ready", "ready"]), reply=_REPLIES)
+    def say(self, pick: int, check: str, reply: Reply) -> None:
+        self.replies[(self._pick(pick), check)] = reply
+
     # --- what machines do
 
     @rule(seconds=st.sampled_from([0.001, 0.05, 0.3, 1.0, 12.0]))
@@ -148,7 +184,7 @@ class AgentMachine(RuleBasedStateMachine):
 
     @rule(
         verb=st.sampled_from(
-            ["ensure_image", "create", "start", "stop", "remove", "attach", "detach", "apply"]
+            ["ensure_image", "create", "start", "stop", "remove", "attach", "detach", "apply", "exec"]
         ),
         count=st.integers(1, 8),
     )
@@ -186,6 +222,17 @@ class AgentMachine(RuleBasedStateMachine):
             assert history == sorted(history)
 
     @invariant()
+    def nobody_is_out_of_service_without_a_reason(self) -> None:
+        for task_id, task in self.rig.manager.tasks.items():
+            status = task.status
+            if status.health is HealthState.UNHEALTHY:
+                assert (task_id, "healthy") in self.failed
+            if status.state is TaskState.RUNNING and not status.is_unready:
+                self.were_ready.add(task_id)
+            elif status.state is TaskState.RUNNING and task_id in self.were_ready:
+                assert {(task_id, "healthy"), (task_id, "ready")} & self.failed
+
+    @invariant()
     def the_core_is_sound(self) -> None:
         if not self.is_down:
             assert self.rig.running is not None
@@ -195,6 +242,7 @@ class AgentMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         """At quiet all is as it should be: the convergence property."""
         self.troubles.clear()
+        self.replies.clear()
         self.delay_s = 0.0
         self.run(self._quiet())
         self.loop.close()
@@ -217,6 +265,11 @@ class AgentMachine(RuleBasedStateMachine):
         assert rig.is_converged(), rig.differences()
         assert rig.core.is_idle
         rig.core.check()
+        for task in rig.manager.tasks.values():
+            if not is_terminal(task.status.state):
+                is_checked = task.revision_id == REVISIONS[3].id
+                health = HealthState.HEALTHY if is_checked else HealthState.UNSPECIFIED
+                assert (task.status.health, task.status.is_unready) == (health, False)
         await rig.crash()
 
 
