@@ -193,6 +193,8 @@ def make_launch(
         image=image,
         sandbox=sandbox,
         limits=limits or Limits(),
+        swap_bytes=resources.swap_bytes if resources else None,
+        memory_swappiness=resources.memory_swappiness if resources else None,
         hostname=hostname(task, revision, node),
         labels=_labels(task, revision),
     )

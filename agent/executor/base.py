@@ -8,7 +8,7 @@ run as asked, ``Unavailable`` where trying again may help; nothing else.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -85,6 +85,8 @@ class Launch(Value, frozen=True, kw_only=True):
     image: ImageConfig
     sandbox: Sandbox
     limits: Limits = Limits()
+    swap_bytes: int | None = None
+    memory_swappiness: int | None = None
     hostname: str = ""
     labels: dict[str, str] = {}
     files: tuple[LaunchFile, ...] = ()
@@ -132,11 +134,13 @@ class LogQuery(Value, frozen=True, kw_only=True):
 
 
 class Stats(Value, frozen=True, kw_only=True):
-    """Cumulative CPU time in nanoseconds, memory in bytes, processes."""
+    """Cumulative CPU time in nanoseconds, memory in bytes, processes, cumulative network traffic in bytes."""
 
     cpu_ns: int = 0
     memory_bytes: int = 0
     pids: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
 
 
 class Command(Value, frozen=True, kw_only=True):
@@ -263,7 +267,7 @@ class Executor(Protocol):
 
     async def top(self, task_id: TaskId) -> ProcessTable: ...
 
-    def copy_out(self, task_id: TaskId, path: str) -> AsyncIterator[bytes]:
+    def copy_out(self, task_id: TaskId, path: str) -> AsyncGenerator[bytes]:
         """A tar archive of what is there, as the task sees it. NotThere if nothing is."""
         ...
 

@@ -66,7 +66,7 @@ class Images:
         self._store.remove(
             name,
             in_use={job["image"]: job["task_id"] for job in jobs},
-            layers_in_use={layer for job in jobs for layer in job["layers"]},
+            layers_in_use={layer for job in jobs for layer in folders.layers_of(job)},
         )
         return record
 

@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.executor.base import Stats
+from agent.executor.native import demands as demands_
+from agent.executor.native import device_filter, devices
+from agent.executor.native.demands import Demands
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.limits import CGROUP_POLL_S, CGROUP_REMOVE_TIMEOUT_S
-from swarmpy.model.ids import SECOND_NS
-from swarmpy.model.specs import Limits
 
 WANTED = ("memory", "cpu", "pids", "cpuacct")
-_CPU_PERIOD_US = 100_000
-_CPU_QUOTA_MIN_US = 1_000
-_MEMORY_MIN_BYTES = 4 << 20
+EXTRA = ("cpuset", "devices")
+"""Controllers that only tasks with such wishes have groups of."""
+_V2 = ("memory", "cpu", "pids", "cpuset")
 _DAEMON_LEAF = "swarmpy-daemon"
 
 
@@ -38,9 +39,10 @@ class Layout:
     version: int
     roots: dict[str, Path]
 
-    def folders(self, task_id: str) -> list[Path]:
+    def folders(self, task_id: str, extra: tuple[str, ...] = EXTRA) -> list[Path]:
         """A task's groups, each once (v2 has one for all controllers)."""
-        return [root / task_id for root in dict.fromkeys(self.roots.values())]
+        roots = [root for name, root in self.roots.items() if name in extra or name not in EXTRA]
+        return [root / task_id for root in dict.fromkeys(roots)]
 
 
 def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
@@ -57,13 +59,13 @@ def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
             v2 = v2 or mount_point / _below(parent, _own_path(own, ""), mount_root)
         elif kinds[0] == "cgroup":
             for controller in kinds[2].split(","):
-                if controller in WANTED and controller not in v1:
+                if controller in (*WANTED, *EXTRA) and controller not in v1:
                     v1[controller] = mount_point / _below(parent, _own_path(own, controller), mount_root)
     if v1:
         return Layout(version=1, roots=v1)
     if v2 is None:
         return Layout(version=0, roots={})
-    return Layout(version=2, roots=dict.fromkeys(("memory", "cpu", "pids"), v2))
+    return Layout(version=2, roots=dict.fromkeys(_V2, v2))
 
 
 def _below(parent: str, own: str, mount_root: str) -> str:
@@ -103,6 +105,8 @@ class Cgroups:
             usable = _prepare_v2(layout.roots["memory"], is_own=not self._parent.startswith("/"))
         else:
             usable = {name for name, root in layout.roots.items() if _make(root)}
+            if "cpuset" in usable:
+                _inherit_cpuset(layout.roots["cpuset"])
         roots = {name: root for name, root in layout.roots.items() if name in usable}
         self._layout = Layout(version=layout.version if roots else 0, roots=roots)
 
@@ -115,40 +119,67 @@ class Cgroups:
             if name not in self._layout.roots
         )
 
-    def places(self, task_id: str) -> tuple[list[str], str]:
+    def places(self, task_id: str, demands: Demands) -> tuple[list[str], str]:
         """The groups that a task joins, and the file that counts its memory kills."""
-        folders = [str(folder) for folder in self._layout.folders(task_id)]
+        folders = [str(folder) for folder in self._layout.folders(task_id, demands.extra)]
         memory = self._layout.roots.get("memory")
         name = "memory.events" if self.version == 2 else "memory.oom_control"
         return folders, str(memory / task_id / name) if memory else ""
 
-    def create(self, task_id: str, limits: Limits) -> None:
+    def create(self, task_id: str, demands: Demands) -> None:
         """Make the task's groups and set its limits; of groups that stand, set them again."""
-        self._check(limits)
-        for folder in self._layout.folders(task_id):
+        self._check(demands)
+        for folder in self._layout.folders(task_id, demands.extra):
             try:
                 folder.mkdir(exist_ok=True)
             except OSError as error:
                 raise Unavailable(f"cannot make the cgroup {folder}: {error.strerror}") from None
-        for name, value in _limit_files(limits, version=self.version):
-            path = self._layout.roots[name.partition(".")[0]] / task_id / name
+        roots = self._layout.roots
+        if self.version == 1 and "cpuset" in demands.extra:
+            _inherit_cpuset(roots["cpuset"] / task_id)
+        for file in demands_.files(demands, version=self.version):
+            controller = file.name.partition(".")[0]
+            if controller not in roots:
+                continue  # devices, where nothing but who may open what depends on it: see _check
+            path = roots[controller] / task_id / file.name
+            if not file.is_required and not path.exists():
+                continue
             try:
-                path.write_text(value)
+                path.write_text(file.value)
             except OSError as error:
-                raise TaskRejected(f"the limit {name} = {value} was refused: {error.strerror}") from None
+                raise TaskRejected(
+                    f"the limit {file.name} = {file.value} was refused: {error.strerror}"
+                ) from None
+        if self.version == 2 and demands.device_rules:
+            self._filter_devices(roots["memory"] / task_id, demands)
 
-    def _check(self, limits: Limits) -> None:
-        wanted = {"memory": limits.memory_bytes, "cpu": limits.nano_cpus, "pids": limits.pids}
+    def _check(self, demands: Demands) -> None:
+        demands_.check(demands, version=self.version)
+        limits = demands.limits
+        wanted = {
+            "memory": limits.memory_bytes or demands.swap_bytes,
+            "cpu": limits.nano_cpus,
+            "pids": limits.pids,
+            "cpuset": demands.cpuset_cpus or demands.cpuset_mems,
+            "devices": self.version != 2 and _has_lesser_access(demands),
+        }
         for name, value in wanted.items():
-            if value < 0:
-                raise TaskRejected(f"a {name} limit cannot be negative, but {value} was asked for")
             if value and name not in self._layout.roots:
                 raise TaskRejected(
                     f"the task asks for a {name} limit, but the cgroup controller {name!r} is not available "
                     "on this node; mount it, or run the task elsewhere or without the limit"
                 )
-        if 0 < limits.memory_bytes < _MEMORY_MIN_BYTES:
-            raise TaskRejected(f"invalid memory value {limits.memory_bytes}: Must be at least 4MiB")
+
+    def _filter_devices(self, folder: Path, demands: Demands) -> None:
+        """Where it cannot be had, a task still opens none but its own devices: its file systems see to it."""
+        try:
+            device_filter.attach(folder, demands.device_rules)
+        except OSError as error:
+            if _has_lesser_access(demands):
+                raise TaskRejected(
+                    f"the permissions of a device cannot be limited on this node ({error.strerror}): the "
+                    "kernel needs CONFIG_CGROUP_BPF; ask for rwm"
+                ) from None
 
     def kill(self, task_id: str) -> None:
         """Kill whatever is left in the task's groups and wait for it to go."""
@@ -232,22 +263,21 @@ class Cgroups:
         return pids - {0}  # a process of a foreign pid namespace; to kill(2), 0 is the caller's own group
 
 
-def _limit_files(limits: Limits, *, version: int) -> list[tuple[str, str]]:
-    """(file, text) of every limit that is set."""
-    files: list[tuple[str, str]] = []
-    if limits.memory_bytes:
-        name = "memory.max" if version == 2 else "memory.limit_in_bytes"
-        files.append((name, str(limits.memory_bytes)))
-    if limits.nano_cpus:
-        quota = max(limits.nano_cpus * _CPU_PERIOD_US // SECOND_NS, _CPU_QUOTA_MIN_US)
-        if version == 2:
-            files.append(("cpu.max", f"{quota} {_CPU_PERIOD_US}"))
-        else:
-            files.append(("cpu.cfs_period_us", str(_CPU_PERIOD_US)))
-            files.append(("cpu.cfs_quota_us", str(quota)))
-    if limits.pids:
-        files.append(("pids.max", str(limits.pids)))
-    return files
+def _has_lesser_access(demands: Demands) -> bool:
+    """Whether some device is not to be had with all permissions."""
+    granted = [rule for rule in demands.device_rules if rule not in devices.EVERY_TASK]
+    return any(set(rule.access) != set(devices.ALL) for rule in granted)
+
+
+def _inherit_cpuset(folder: Path) -> None:
+    """A new group of v1 has no processors at all until it is given some: first those of the group above."""
+    empty = []
+    while (folder / "cpuset.cpus").exists() and not (folder / "cpuset.cpus").read_text().strip():
+        empty.append(folder)
+        folder = folder.parent
+    for inner in reversed(empty):
+        for name in ("cpuset.cpus", "cpuset.mems"):
+            (inner / name).write_text((inner.parent / name).read_text())
 
 
 def _read_proc(name: str) -> str:
@@ -273,9 +303,9 @@ def _prepare_v2(root: Path, *, is_own: bool) -> set[str]:
                 _write(leaf / "cgroup.procs", pid)
     chain = [folder for folder in (root, *root.parents) if (folder / "cgroup.subtree_control").exists()]
     for folder in reversed(chain):
-        for name in ("memory", "cpu", "pids"):
+        for name in _V2:
             _write(folder / "cgroup.subtree_control", f"+{name}")
-    return set((root / "cgroup.subtree_control").read_text().split()) & {"memory", "cpu", "pids"}
+    return set((root / "cgroup.subtree_control").read_text().split()) & set(_V2)
 
 
 def _write(path: Path, text: str) -> bool:

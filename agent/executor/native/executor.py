@@ -16,13 +16,11 @@ Blocking work runs in a small thread pool; the loop itself only sends orders, re
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal as signals
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from agent.executor.base import (
     Capabilities,
@@ -40,6 +39,7 @@ from agent.executor.base import (
     Found,
     ImageConfig,
     Launch,
+    LaunchFile,
     LogLine,
     LogQuery,
     ProcessTable,
@@ -47,16 +47,20 @@ from agent.executor.base import (
     log_folder,
 )
 from agent.executor.images.store import ImageStore
-from agent.executor.native import cgroups, folders, launcher, preflight, process, processes
+from agent.executor.native import cgroups, folders, launcher, preflight, process, processes, shims
+from agent.executor.native.demands import demands_of
 from agent.executor.native.folders import TaskState
 from agent.executor.native.inside import Inside, not_running
 from agent.executor.native.job import ExitRecord, Places, StartRecord, plan_job
 from agent.executor.native.log_reader import read_log
+from agent.executor.native.mounts import volume_requests
+from agent.executor.native.surroundings import Surroundings, look
+from agent.executor.native.task_files import TaskFiles
+from agent.volumes import Volumes
 from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import (
     EXECUTOR_THREADS_MAX,
     RETRY_DELAY_MIN_S,
-    SHIM_POLL_S,
     TASK_KILL_TIMEOUT_S,
     TASK_START_TIMEOUT_S,
     TASK_STARTS_PARALLEL_MAX,
@@ -86,7 +90,8 @@ class _Task:
 
 
 class NativeExecutor:
-    """One per node. ``data_dir`` is the node's; tasks, images, volumes and logs lie below it."""
+    """One per node. ``data_dir`` is the node's; tasks, images, volumes and logs lie below it. ``files_dir``:
+    where secrets and configs are kept in memory; it must not outlive a boot, so a node's is in /run."""
 
     name = "native"
 
@@ -96,14 +101,20 @@ class NativeExecutor:
         *,
         cgroup_parent: str = "/swarmpy",
         hidden: tuple[Path, ...] = (Path("/run/swarmpy/netns"),),
+        files_dir: Path | None = None,
         clock: Clock | None = None,
+        dev: Path = Path("/dev"),
     ) -> None:
         data_dir = data_dir.absolute()
         self._clock = clock or SystemClock()
         self._tasks_dir = data_dir / "tasks"
         self._logs_dir = log_folder(data_dir)
-        self._volumes_dir = data_dir / "volumes"
-        self._hidden = hidden
+        self.volumes = Volumes(
+            data_dir / "volumes", partial(folders.volume_users, self._tasks_dir), self._clock.now
+        )
+        self._files = TaskFiles((files_dir or data_dir / "files").absolute())
+        self._hidden = (*hidden, self._files.folder)
+        self._dev = dev
         self.images = ImageStore(data_dir / "images")
         self._cgroups = cgroups.Cgroups(cgroup_parent)
         self._launcher = launcher.Launcher(data_dir / "shim.log")
@@ -148,8 +159,9 @@ class NativeExecutor:
         )
 
     def _prepare_node(self) -> None:
-        for folder in (self._tasks_dir, self._logs_dir, self._volumes_dir):
+        for folder in (self._tasks_dir, self._logs_dir):
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.volumes.prepare()
         self._cgroups.prepare()
         self.images.prepare()
         self._launcher.start()
@@ -167,6 +179,8 @@ class NativeExecutor:
         known = {task_id for task_id, _ in found}
         for task_id in self._cgroups.task_ids() - known:
             self._cgroups.remove(task_id)
+        for task_id in self._files.task_ids() - known:
+            self._files.remove(task_id)
         return found
 
     # --- images
@@ -190,7 +204,7 @@ class NativeExecutor:
             self.images.remove(
                 reference,
                 in_use={job["image"]: job["task_id"] for job in jobs},
-                layers_in_use={layer for job in jobs for layer in job["layers"]},
+                layers_in_use={layer for job in jobs for layer in folders.layers_of(job)},
             )
 
         await self._run(remove)
@@ -213,27 +227,38 @@ class NativeExecutor:
         was_created = folders.is_created(folder)
         if was_created and folders.read_state(folder).has_begun:
             return
-        groups, oom_file = self._cgroups.places(task_id)
+        try:
+            with self.volumes.held(volume_requests(launch.spec.mounts)) as volumes:
+                self._make(launch, look(launch.spec, volumes, self.images, dev=self._dev))
+        except (InvalidArgument, NotFound) as error:  # of a volume
+            raise TaskRejected(str(error)) from None
+        except SwarmError:
+            if not was_created:  # what was acknowledged stays, and a shim may just be taking it up
+                self._cgroups.remove(task_id)
+                self._files.remove(task_id)
+                folders.remove_tree(folder)
+            raise
+
+    def _make(self, launch: Launch, around: Surroundings) -> None:
+        task_id, folder = launch.task_id, self._folder(launch.task_id)
+        demands = demands_of(launch, around.devices.rules)
+        groups, oom_file = self._cgroups.places(task_id, demands)
         job = plan_job(
             launch,
             Places(
                 folder=str(folder),
                 log_dir=str(self._logs_dir / task_id),
                 layers_dir=str(self.images.layers_dir),
-                volumes_dir=str(self._volumes_dir),
                 cgroups=groups,
                 oom_file=oom_file,
                 hidden=[str(path) for path in self._hidden],
+                given=self._files.mounts(task_id, launch.files),
             ),
+            around,
         )
-        try:
-            self._cgroups.create(task_id, launch.limits)
-            folders.create(folder, job)
-        except SwarmError:
-            if not was_created:  # what was acknowledged stays, and a shim may just be taking it up
-                self._cgroups.remove(task_id)
-                folders.remove_tree(folder)
-            raise
+        self._cgroups.create(task_id, demands)
+        self._files.write(task_id, launch.files)
+        folders.create(folder, job)
 
     def _forget_unmade(self, task_id: TaskId, task: _Task) -> None:
         if not folders.is_created(self._folder(task_id)) and self._tasks.get(task_id) is task:
@@ -254,9 +279,8 @@ class NativeExecutor:
         folder = self._folder(task_id)
         async with self._starts:
             answer = await self._order_start(folder)
-        state = await self._run(partial(folders.read_state, folder))
-        if answer == "taken":
-            state = await self._wait_until_started(folder)
+        read = partial(self._run, partial(folders.read_state, folder))
+        state = await shims.wait_started(read, self._clock) if answer == "taken" else await read()
         task.started = state.started
         if state.ended:
             await self._end(task_id, task)
@@ -282,27 +306,24 @@ class NativeExecutor:
             async with asyncio.timeout(TASK_START_TIMEOUT_S):
                 answer = await process.read_report(read_end)
         except TimeoutError:
-            await self._run(partial(self._kill_shim, folder))
+            await self._run(partial(shims.kill, folder, self._clock))
             raise Unavailable(f"the task in {folder} did not start in {TASK_START_TIMEOUT_S:g} s") from None
         finally:
             os.close(read_end)
         return str(json.loads(answer)["state"]) if answer else ""
 
-    async def _wait_until_started(self, folder: Path) -> TaskState:
-        """Another shim has the task: one that a former life of the daemon ordered."""
-        deadline = self._clock.monotonic() + TASK_START_TIMEOUT_S
-        while True:
-            state = await self._run(partial(folders.read_state, folder))
-            if state.started or state.ended or not state.shim:
-                return state
-            if self._clock.monotonic() > deadline:
-                raise Unavailable(f"the task in {folder} did not start in {TASK_START_TIMEOUT_S:g} s")
-            await asyncio.sleep(SHIM_POLL_S)
-
     async def signal(self, task_id: TaskId, signal: int) -> None:
         task = self._tasks.get(task_id)
         if task is not None and task.started is not None and task.exit is None:
             process.send_signal(task.started, signal)
+
+    async def reload(self, task_id: TaskId, files: tuple[LaunchFile, ...]) -> None:
+        task = self._tasks.get(task_id)
+        if task is None or task.started is None or task.exit is not None:
+            return
+        send = partial(process.send_signal, task.started)
+        async with task.lock:
+            await self._run(partial(self._files.renew, task_id, files, send))
 
     async def stop(self, task_id: TaskId, *, signal: int, grace_s: float) -> Exit | None:
         task = self._tasks.get(task_id)
@@ -337,8 +358,9 @@ class NativeExecutor:
 
     def _remove(self, task_id: TaskId, *, keep_log: bool) -> None:
         folder = self._folder(task_id)
-        self._kill_shim(folder)
+        shims.kill(folder, self._clock)
         self._cgroups.remove(task_id)
+        self._files.remove(task_id)
         folders.remove(folder)
         if not keep_log:
             folders.remove_tree(self._logs_dir / task_id)
@@ -370,7 +392,9 @@ class NativeExecutor:
         task = self._tasks.get(task_id)
         if task is None or task.started is None or task.exit is not None:
             return Stats()
-        return await self._run(partial(self._cgroups.stats, task_id))
+        stats = await self._run(partial(self._cgroups.stats, task_id))
+        received, sent = await self._run(partial(processes.network_bytes, task.started["pid"]))
+        return replace(stats, received_bytes=received, sent_bytes=sent)
 
     # --- inside a task
 
@@ -387,7 +411,7 @@ class NativeExecutor:
         first, now = task.started["pid"], self._clock.now()
         return await self._run(lambda: processes.table(self._cgroups.pids(task_id), first, now))
 
-    def copy_out(self, task_id: TaskId, path: str) -> AsyncIterator[bytes]:
+    def copy_out(self, task_id: TaskId, path: str) -> AsyncGenerator[bytes]:
         return self._inside.copy_out(task_id, path)
 
     async def copy_in(self, task_id: TaskId, path: str, archive: AsyncIterator[bytes]) -> None:
@@ -466,21 +490,11 @@ class NativeExecutor:
     def _kill_leftovers(self, task_id: str) -> None:
         """Whatever a shim that is gone may have left running; normally it all died with the shim."""
         folder = self._folder(task_id)
-        self._kill_shim(folder)
+        shims.kill(folder, self._clock)
         state = folders.read_state(folder)
         if state.started is not None:
             process.send_signal(state.started, signals.SIGKILL)
         self._cgroups.kill(task_id)
-
-    def _kill_shim(self, folder: Path) -> None:
-        """Kill a shim that is not watched, by the lock that it holds; its task dies with it."""
-        deadline = self._clock.monotonic() + TASK_KILL_TIMEOUT_S
-        while shim := folders.lock_holder(folder):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(shim, signals.SIGKILL)
-            if self._clock.monotonic() > deadline:
-                raise Unavailable(f"process {shim}, the shim of the task in {folder}, does not die")
-            time.sleep(SHIM_POLL_S)
 
     # --- small things
 

@@ -68,7 +68,7 @@ def create(folder: Path, job: Job) -> None:
             for name in ("root", "upper", "work"):
                 (folder / name).mkdir(mode=0o755, exist_ok=True)
         for mount in job["mounts"]:
-            if mount["type"] == "volume":
+            if mount["type"] in ("volume", "image"):
                 Path(mount["source"]).mkdir(mode=0o755, parents=True, exist_ok=True)
         (folder / "hostname").write_text(job["hostname"] + "\n")
         write_record(f"{folder}/job.json", json.dumps(job))
@@ -84,6 +84,23 @@ def read_job(folder: Path) -> Job | None:
     """None if there is none, or a power failure tore it: then the task is created again before it starts."""
     job: Job | None = _read_json(folder / "job.json")
     return job
+
+
+def layers_of(job: Job) -> set[str]:
+    """The layers that the task's root and its mounts are made of."""
+    return {*job["layers"], *(layer for mount in job["mounts"] for layer in mount.get("layers", ()))}
+
+
+def volume_users(tasks_dir: Path) -> dict[str, tuple[str, ...]]:
+    """Which tasks on this node have which named volume: while a task's folder is there, it may use it."""
+    users: dict[str, list[str]] = {}
+    for folder in sorted(tasks_dir.glob("*")):
+        job = read_job(folder)
+        for mount in job["mounts"] if job else ():
+            place = Path(mount["source"])
+            if job and mount["type"] == "volume" and folder not in place.parents:
+                users.setdefault(place.parent.name, []).append(job["task_id"])
+    return {name: tuple(dict.fromkeys(tasks)) for name, tasks in users.items()}
 
 
 def read_state(folder: Path) -> TaskState:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Inside:
             raise
         return channel
 
-    async def copy_out(self, task_id: TaskId, path: str) -> AsyncIterator[bytes]:
+    async def copy_out(self, task_id: TaskId, path: str) -> AsyncGenerator[bytes]:
         channel = await self._copy(task_id, "read", path)
         problem = b""
         try:

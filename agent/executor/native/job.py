@@ -10,10 +10,16 @@ import resource
 from typing import NotRequired, TypedDict
 
 from agent.executor.base import Launch
+from agent.executor.native.confinement import confine
+from agent.executor.native.devices import JobDevice
+from agent.executor.native.mounts import JobMount, JobVolume, plan_mounts, plan_volumes
+from agent.executor.native.surroundings import Surroundings
 from swarmpy.errors import TaskRejected
 from swarmpy.limits import LOG_FILE_BYTES_MAX, LOG_FILES_MAX, LOG_LINE_BYTES_MAX
-from swarmpy.model.specs import Mount, Ulimit
-from swarmpy.model.states import MountType
+from swarmpy.model.specs import ContainerSpec, Ulimit
+
+HOST_NETWORK = "/proc/self/ns/net"
+"""How a sandbox says that the task is in the node's own network."""
 
 HOST_IMAGE = "host"
 """The image that is the node's own root file system."""
@@ -59,15 +65,6 @@ _SYSCTLS = ("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm")
 """The settings that belong to a namespace; any other would change the node."""
 
 
-class JobMount(TypedDict):
-    type: str
-    source: str
-    target: str
-    read_only: bool
-    size: int
-    mode: int
-
-
 class Job(TypedDict):
     """What the shim reads from ``job.json``. Paths are absolute; layers are lowest first."""
 
@@ -88,7 +85,14 @@ class Job(TypedDict):
     upper: str
     work: str
     files: list[tuple[str, str]]
+    volumes: list[JobVolume]
     mounts: list[JobMount]
+    devices: list[JobDevice]
+    privileged: bool
+    shm_size: int
+    seccomp: NotRequired[str]
+    no_new_privileges: NotRequired[bool]
+    apparmor: NotRequired[str]
     read_only: bool
     sysctls: dict[str, str]
     capabilities: list[int]
@@ -100,6 +104,8 @@ class Job(TypedDict):
     cgroups: list[str]
     oom_file: str
     hidden: list[str]
+    given: NotRequired[list[tuple[str, str]]]
+    """Of secrets and configs: from where in the node's memory, to where in the task."""
     log_dir: str
     log_file_bytes_max: int
     log_files_max: int
@@ -137,23 +143,27 @@ class Places(TypedDict):
     folder: str
     log_dir: str
     layers_dir: str
-    volumes_dir: str
     cgroups: list[str]
     oom_file: str
     hidden: list[str]
+    given: list[tuple[str, str]]
 
 
-def plan_job(launch: Launch, places: Places) -> Job:
+def plan_job(launch: Launch, places: Places, around: Surroundings | None = None) -> Job:
     """The job for ``launch``. TaskRejected where the spec asks for what cannot be."""
     spec, image, folder = launch.spec, launch.image, places["folder"]
+    around = around or Surroundings()
     is_host = image.reference == HOST_IMAGE
     hostname = launch.hostname or spec.hostname or launch.task_id[:12]
+    held = capabilities(spec, is_host=is_host)
+    confinement = confine(spec, held, is_host=is_host, has_apparmor=around.has_apparmor)
+    env = environment((*image.env, *spec.env), hostname, has_terminal=spec.tty)
     return Job(
         task_id=launch.task_id,
         name=launch.name,
         image=image.reference,
         argv=command_line(launch),
-        env=environment((*image.env, *spec.env), hostname, has_terminal=spec.tty),
+        env=[*env, *(f"{name}={value}" for name, value in around.devices.env.items())],
         workdir=spec.dir or image.workdir or "/",
         user=spec.user or image.user,
         groups=list(spec.groups),
@@ -166,10 +176,17 @@ def plan_job(launch: Launch, places: Places) -> Job:
         upper=f"{folder}/upper",
         work=f"{folder}/work",
         files=_files(launch, folder),
-        mounts=[_mount(mount, places) for mount in spec.mounts],
+        volumes=plan_volumes(around.volumes, around.addresses),
+        mounts=plan_mounts(spec.mounts, folder=folder, volumes=around.volumes, layers=around.layers),
+        devices=around.devices.devices,
+        privileged=spec.privileged,
+        shm_size=spec.shm_size,
+        seccomp=confinement.seccomp,
+        no_new_privileges=confinement.no_new_privileges,
+        apparmor=confinement.apparmor,
         read_only=spec.read_only,
-        sysctls=_sysctls(spec.sysctls),
-        capabilities=capabilities(spec.capability_add, spec.capability_drop, is_host=is_host),
+        sysctls=_sysctls(spec.sysctls, has_own_network=launch.sandbox.netns != HOST_NETWORK),
+        capabilities=sorted(CAPABILITIES.index(name) for name in held),
         rlimits=[_rlimit(ulimit) for ulimit in spec.ulimits],
         oom_score_adj=spec.oom_score_adj,
         tty=spec.tty,
@@ -178,6 +195,7 @@ def plan_job(launch: Launch, places: Places) -> Job:
         cgroups=places["cgroups"],
         oom_file=places["oom_file"],
         hidden=places["hidden"],
+        given=places["given"],
         log_dir=places["log_dir"],
         log_file_bytes_max=LOG_FILE_BYTES_MAX,
         log_files_max=LOG_FILES_MAX,
@@ -217,19 +235,23 @@ def environment(pairs: tuple[str, ...], hostname: str, *, has_terminal: bool) ->
     return [f"{name}={value}" for name, value in merged.items()]
 
 
-def capabilities(add: tuple[str, ...], drop: tuple[str, ...], *, is_host: bool) -> list[int]:
+def capabilities(spec: ContainerSpec, *, is_host: bool) -> frozenset[str]:
     """Docker's default set, ``ALL`` understood in both lists. Adding beats dropping, as in Docker."""
+    added, dropped = (
+        {_capability(name) for name in names} for names in (spec.capability_add, spec.capability_drop)
+    )
+    if spec.privileged:
+        return frozenset(CAPABILITIES)
     kept = set(DEFAULT_CAPABILITIES)
     if is_host:
         kept.discard("MKNOD")  # the node's own disk is not mounted nodev
-    added, dropped = {_capability(name) for name in add}, {_capability(name) for name in drop}
     if "ALL" in added:
         kept = set(CAPABILITIES) - dropped
     elif "ALL" in dropped:
         kept = added
     else:
         kept = (kept - dropped) | added
-    return sorted(CAPABILITIES.index(name) for name in kept - {"ALL"})
+    return frozenset(kept - {"ALL"})
 
 
 def _capability(name: str) -> str:
@@ -249,53 +271,12 @@ def _files(launch: Launch, folder: str) -> list[tuple[str, str]]:
     return [(source, target) for source, target in wanted if source]
 
 
-def _mount(mount: Mount, places: Places) -> JobMount:
-    if not mount.target.startswith("/"):
-        raise TaskRejected(f'invalid mount target "{mount.target}": mount path must be absolute')
-    source = mount.source
-    match mount.type:
-        case MountType.BIND:
-            if not source.startswith("/"):
-                raise TaskRejected(
-                    f'invalid bind mount source "{source}", must be an absolute path: give the full path on '
-                    "the node"
-                )
-        case MountType.VOLUME:
-            source = _volume(mount, places)
-        case MountType.TMPFS:
-            source = ""
-        case _:
-            raise TaskRejected(f'mounts of type "{mount.type}" are not supported by the native executor')
-    options = mount.tmpfs_options
-    return JobMount(
-        type=mount.type.value,
-        source=source,
-        target=mount.target,
-        read_only=mount.read_only,
-        size=options.size_bytes if options else 0,
-        mode=options.mode if options else 0,
-    )
-
-
-def _volume(mount: Mount, places: Places) -> str:
-    """A named volume outlives its tasks; a nameless one lies in the task's folder and goes with it."""
-    if not mount.source:
-        return f"{places['folder']}/volumes/{mount.target.strip('/').replace('/', '-') or 'root'}"
-    if "/" in mount.source or mount.source in (".", ".."):
-        raise TaskRejected(
-            f'"{mount.source}" includes invalid characters for a local volume name; if you intended to pass '
-            "a host directory, use absolute path"
-        )
-    driver = mount.volume_options.driver_config if mount.volume_options else None
-    if driver and driver.name not in ("", "local"):
-        raise TaskRejected(f'volume driver "{driver.name}" is not on this node: only "local" is')
-    return f"{places['volumes_dir']}/{mount.source}/_data"
-
-
-def _sysctls(wanted: dict[str, str]) -> dict[str, str]:
+def _sysctls(wanted: dict[str, str], *, has_own_network: bool) -> dict[str, str]:
     for name in wanted:
         if not name.startswith(_SYSCTLS) or "/" in name or ".." in name:
             raise TaskRejected(f'sysctl "{name}" is not in a separate kernel namespace')
+        if name.startswith("net.") and not has_own_network:
+            raise TaskRejected(f'sysctl "{name}" not allowed in host network namespace')
     return dict(wanted)
 
 

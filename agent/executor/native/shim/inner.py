@@ -23,7 +23,7 @@ import stat
 import struct
 import termios
 
-from agent.executor.native.shim import accounts, kernel, rootfs
+from agent.executor.native.shim import accounts, kernel, privileges, rootfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,12 +73,14 @@ def run_reporting(steps: Callable[[], None], status: int) -> NoReturn:
 
 
 def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
+    kernel.unshare(kernel.CLONE_NEWNS)
+    trees = rootfs.stage(job)
     join_cgroups(job)
     _join_network(job["netns"])
-    kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
+    kernel.unshare(kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
     if job["hostname"]:
         kernel.set_hostname(job["hostname"])
-    rootfs.enter(job)
+    rootfs.enter(job, trees)
     execute(job, stdio, status, makes_workdir=not job["is_host"])
 
 
@@ -88,13 +90,14 @@ def execute(job: Job, stdio: tuple[int, int, int], status: int, *, makes_workdir
     _apply_limits(job)
     _enter_workdir(job["workdir"], account, is_made=makes_workdir)
     _use_stdio(stdio, is_terminal=job["tty"])
-    _drop_privileges(account, job["capabilities"])
+    privileges.drop(job, account)
     env = _environment(job["env"], account)
     path = _find_command(job["argv"][0], env)
     _reset_signals()
     os.umask(0o022)
     kernel.set_parent_death_signal(signal.SIGKILL)
     _require_shim(status)
+    privileges.confine(job, account)
     if job["init"]:
         _reap_for_child()
     try:
@@ -163,17 +166,6 @@ def _use_stdio(stdio: tuple[int, int, int], *, is_terminal: bool) -> None:
         os.dup2(fd, target)
     if is_terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-
-def _drop_privileges(account: accounts.Account, capabilities: list[int]) -> None:
-    """Bounding set first: it needs privileges that the next steps give away."""
-    keep = set(capabilities)
-    kernel.drop_bounding(keep)
-    os.setgroups(account.groups)
-    os.setresgid(account.gid, account.gid, account.gid)
-    os.setresuid(account.uid, account.uid, account.uid)
-    kernel.set_capabilities(keep)
-    kernel.set_no_new_privileges()
 
 
 def _environment(pairs: list[str], account: accounts.Account) -> dict[str, str]:

@@ -6,7 +6,9 @@ Each raises ``OSError`` with the call and its target in the text. Nothing is dec
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import struct
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
@@ -19,22 +21,75 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
+MS_SYNCHRONOUS = 16
 MS_REMOUNT = 32
+MS_MANDLOCK = 64
+MS_DIRSYNC = 128
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
 MS_BIND = 4096
 MS_REC = 16384
 MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MS_RELATIME = 1 << 21
 MS_PRIVATE = 1 << 18
 MS_STRICTATIME = 1 << 24
 MNT_DETACH = 2
+MOUNT_ATTR_RDONLY = 1
+MOUNT_ATTR_NOSUID = 2
+MOUNT_ATTR_NODEV = 4
+MOUNT_FLAGS = {
+    "ro": (True, MS_RDONLY),
+    "rw": (False, MS_RDONLY),
+    "nosuid": (True, MS_NOSUID),
+    "suid": (False, MS_NOSUID),
+    "nodev": (True, MS_NODEV),
+    "dev": (False, MS_NODEV),
+    "noexec": (True, MS_NOEXEC),
+    "exec": (False, MS_NOEXEC),
+    "sync": (True, MS_SYNCHRONOUS),
+    "async": (False, MS_SYNCHRONOUS),
+    "dirsync": (True, MS_DIRSYNC),
+    "mand": (True, MS_MANDLOCK),
+    "nomand": (False, MS_MANDLOCK),
+    "noatime": (True, MS_NOATIME),
+    "atime": (False, MS_NOATIME),
+    "nodiratime": (True, MS_NODIRATIME),
+    "diratime": (False, MS_NODIRATIME),
+    "relatime": (True, MS_RELATIME),
+    "norelatime": (False, MS_RELATIME),
+    "strictatime": (True, MS_STRICTATIME),
+    "nostrictatime": (False, MS_STRICTATIME),
+    "bind": (True, MS_BIND),
+    "rbind": (True, MS_BIND | MS_REC),
+    "defaults": (True, 0),
+}
+"""Words of mount options that are flags to mount(2), and whether they set them or clear them."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_PR_SET_KEEPCAPS = 8
+_PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
+
+# all machines share these numbers
+_SYS_OPEN_TREE = 428
+_SYS_MOVE_MOUNT = 429
+_SYS_OPENAT2 = 437
+_SYS_MOUNT_SETATTR = 442
+_OPEN_TREE_CLONE = 1
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_MOVE_MOUNT_BOTH_EMPTY = 0x4 | 0x40
+_RESOLVE_IN_ROOT = 0x10
+_RESOLVE_NO_MAGICLINKS = 0x02
+_OPEN_TRIES = 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (
@@ -49,6 +104,7 @@ _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_u
 _libc.sethostname.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
 _libc.pivot_root.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
 _libc.capset.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
+_libc.syscall.restype = ctypes.c_long
 
 
 def _check(result: int, call: str) -> None:
@@ -84,6 +140,37 @@ def pivot_root(new_root: str, put_old: str) -> None:
     _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), f"pivot_root {new_root}")
 
 
+def open_in_root(root: int, path: str) -> int:
+    """``path`` as a process with that root would find it, whatever links lie on the way. O_PATH."""
+    how = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+    for _ in range(_OPEN_TRIES):
+        fd = _libc.syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how)))
+        if fd >= 0 or ctypes.get_errno() != errno.EAGAIN:  # something was renamed on the way
+            break
+    _check(fd, f"openat2 {path}")
+    return int(fd)
+
+
+def clone_tree(path: str) -> int:
+    """What is mounted at ``path`` and below, as a tree of its own that is not mounted yet."""
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    fd = _libc.syscall(_SYS_OPEN_TREE, -100, os.fsencode(path), flags)
+    _check(fd, f"open_tree {path}")
+    return int(fd)
+
+
+def attach_tree(tree: int, target: int) -> None:
+    _check(_libc.syscall(_SYS_MOVE_MOUNT, tree, b"", target, b"", _MOVE_MOUNT_BOTH_EMPTY), "move_mount")
+
+
+def set_mount(mount_fd: int, attributes: int, *, propagation: int = 0, is_recursive: bool = False) -> None:
+    """Add attributes to what is mounted there. ENOSYS before Linux 5.12."""
+    attr = struct.pack("=QQQQ", attributes, 0, propagation, 0)
+    flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if is_recursive else 0)
+    size = ctypes.c_size_t(len(attr))
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, mount_fd, b"", flags, attr, size), "mount_setattr")
+
+
 def set_hostname(name: str) -> None:
     raw = os.fsencode(name)
     _check(_libc.sethostname(raw, len(raw)), "sethostname")
@@ -100,6 +187,20 @@ def set_process_name(name: str) -> None:
 
 def set_no_new_privileges() -> None:
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
+def keep_capabilities() -> None:
+    """Keep them over a change of account, up to the next program."""
+    _check(_libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0), "prctl(PR_SET_KEEPCAPS)")
+
+
+def set_filter(program: bytes) -> None:
+    """Have every system call from now on go by this filter."""
+    code = ctypes.create_string_buffer(program, len(program))
+    head = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
+    buffer = ctypes.create_string_buffer(head, len(head))
+    result = _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(buffer), 0, 0)
+    _check(result, "prctl(PR_SET_SECCOMP)")
 
 
 def drop_bounding(keep: set[int]) -> None:
