@@ -72,6 +72,14 @@ UPDATE_PROGRESS_DEADLINE_S = 600.0
 """The longest time without a slot that came up before an update counts as failed, where the user sets none."""
 UPDATE_REASONS_MAX = 3
 """Tasks that an update's message names."""
+REBALANCE_PERIOD_S = 5.0
+"""Between two tasks of a service that are moved to even out its spread."""
+REBALANCE_ASKED_PERIOD_S = 1.0
+"""The same where a user asked for it and may be waiting."""
+REBALANCE_SETTLED_S = 5.0
+"""How long a node must have been back before tasks are moved to it."""
+REBALANCE_MOVES_MAX = 10
+"""Services of which a task is moved within one period."""
 UNKNOWN_GRACE_S = 3.0
 """After a leader change, for an agent to open its session with the new leader."""
 UNKNOWN_GRACE_PER_NODE_S = 0.005

@@ -19,6 +19,7 @@ from manager.reconcile.nodes import NodeHealth
 from manager.reconcile.pending import PendingTasks
 from manager.reconcile.plan import Reconciler
 from manager.reconcile.reaper import Reaper
+from manager.reconcile.rebalance import Rebalance
 from manager.reconcile.replicated import ReplicatedServices
 from manager.reconcile.roles import Roles
 from manager.schedule.nodes import LoadCache
@@ -47,6 +48,7 @@ def all_reconcilers(usage: UsageBook | None = None) -> tuple[Reconciler, ...]:
         CronJobs(),
         Jobs(cache, addresses),
         PendingTasks(cache, addresses),
+        Rebalance(cache, addresses),
         Joins(addresses),
         Reaper(),
         FileUpkeep(),

@@ -117,12 +117,15 @@ def _candidates(
     filters: Sequence[Filter], question: Question, load: ClusterLoad, now: Timestamp
 ) -> list[Candidate]:
     candidates = []
+    has_branches = bool(question.needs.spread)
     for node in load.nodes:
         node_load = load.of(node.id)
         room = NO_LIMIT
         for each in filters:
             room = min(room, each.room(question, node, node_load))
             if room <= 0:
+                if has_branches and question.service_id in node_load.active_by_service:
+                    candidates.append(Candidate(node, node_load, 0, 0))
                 break
         else:
             failures = node_load.recent_failures(question.revision_id, now)

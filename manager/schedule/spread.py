@@ -36,7 +36,7 @@ _PackedRank = tuple[int, bool, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node that would take ``room`` (at least one) tasks of the group."""
+    """A node that would take ``room`` tasks of the group. One without room counts in its branches only."""
 
     node: Node
     load: NodeLoad
@@ -64,8 +64,8 @@ class _Nodes:
         self._cpu = needs.nano_cpus
         self._memory = needs.memory_bytes
         self._step = len(needs.volumes) + 1
-        self._room = {member: candidates[member].room for member in members}
-        self._heap = [self._rank(candidates[member], member, service_id) for member in members]
+        self._room = {member: room for member in members if (room := candidates[member].room)}
+        self._heap = [self._rank(candidates[member], member, service_id) for member in self._room]
         heapq.heapify(self._heap)
         self.tasks = _tasks_of(candidates, members, service_id)
 
@@ -105,8 +105,8 @@ class _PackedNodes:
     ) -> None:
         self._cpu = needs.nano_cpus
         self._memory = needs.memory_bytes
-        self._room = {member: candidates[member].room for member in members}
-        self._heap = [self._rank(candidates[member], member) for member in members]
+        self._room = {member: room for member in members if (room := candidates[member].room)}
+        self._heap = [self._rank(candidates[member], member) for member in self._room]
         heapq.heapify(self._heap)
         self.tasks = _tasks_of(candidates, members, service_id)
 

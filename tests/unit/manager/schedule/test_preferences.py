@@ -125,3 +125,14 @@ def test_new_tasks_go_to_the_light_branches() -> None:
 def test_a_preference_that_no_node_can_follow_does_not_block() -> None:
     world = world_with({"n1": {}, "n2": {}}, "node.labels.nowhere")
     assert place_some(world, 4) == {"n1": 2, "n2": 2}
+
+
+def test_a_full_node_still_counts_in_its_branch() -> None:
+    """Zone a has two tasks on a full node: the next goes to zone b, which has one, not to a's new node."""
+    nodes = {"n1": {"zone": "a"}, "n2": {"zone": "b"}}
+    world = world_with(nodes, "node.labels.zone", nano_cpus=4 * 10**9)
+    put_tasks(world, "n1", 2)
+    put_tasks(world, "n2", 1)
+    world.put(make_node("n3", labels={"zone": "a"}))
+    assert place_some(world, 1) == {"n2": 1}
+    assert place_some(world, 2) == {"n2": 1, "n3": 1}
