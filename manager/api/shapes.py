@@ -158,6 +158,8 @@ def _update_status(status: UpdateStatus) -> Json:
         result["StartedAt"] = rfc3339(status.started_at)
     if status.completed_at:
         result["CompletedAt"] = rfc3339(status.completed_at)
+    if status.resumed_at:
+        result["ResumedAt"] = rfc3339(status.resumed_at)
     return result
 
 

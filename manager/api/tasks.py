@@ -11,6 +11,8 @@ from aiohttp import web
 
 from manager.api import requests
 from manager.api.context import Api
+from manager.api.declined import Declined
+from manager.api.docker_json import Json
 from manager.api.lookup import find, find_or_none
 from manager.reconcile.jobs import going_on
 from manager.reconcile.outdated import Outdated
@@ -42,11 +44,21 @@ class Tasks:
         view = await self._api.read(request)
         local = self._api.control.local().node_id
         tasks = select(view, wanted, local)
-        return await self._api.answer_list(tasks, lambda task: self._api.shapes.task(view, task))
+        declined = Declined(view)
+        return await self._api.answer_list(tasks, lambda task: self._shape(view, task, declined))
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         view = await self._api.read(request)
-        return self._api.answer(self._api.shapes.task(view, find(view, Task, request.match_info["id"])))
+        task = find(view, Task, request.match_info["id"])
+        return self._api.answer(self._shape(view, task, Declined(view)))
+
+    def _shape(self, view: View, task: Task, declined: Declined) -> Json:
+        shape = self._api.shapes.task(view, task)
+        reason = declined.reason(task)
+        if reason:
+            # ours: why nothing follows it
+            shape["Restart"] = {"Attempt": task.restarts, **shape.get("Restart", {}), "Declined": reason}
+        return shape
 
 
 def select(view: View, wanted: requests.Filters, local: NodeId) -> list[Task]:

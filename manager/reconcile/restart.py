@@ -103,11 +103,13 @@ def next_delay(task: Task, now: Timestamp) -> Duration:
 
 
 def declined_reason(task: Task, policy: EffectiveRestart) -> str:
-    """Why nothing follows a task that has ended."""
+    """Why nothing follows a task that has ended; "" if the policy does not say that nothing should."""
     if policy.condition == RestartCondition.NONE:
         return 'restart policy: the condition is "none"'
     if policy.condition == RestartCondition.ON_FAILURE and task.status.state == TaskState.COMPLETE:
         return 'restart policy: it completed, and the condition is "on-failure"'
+    if not policy.max_attempts:
+        return ""
     attempts = "1 attempt" if policy.max_attempts == 1 else f"{policy.max_attempts} attempts"
     window = f" within {duration_text(policy.window)}" if policy.window else ""
     return f"restart policy: {attempts} used up{window}"

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from swarmpy.cli.flags import Options
-from swarmpy.cli.render import age, capital, duration, parse_time, quoted_error, short_id
+from swarmpy.cli.render import age, capital, parse_time, quoted_error, short_id
 from swarmpy.client import Client, ErrorAnswer, Json, filters
 
 TASK_COLUMNS = {
@@ -77,18 +77,19 @@ def current_state(task: Json, now: datetime) -> str:
 
 
 def trouble(task: Json, now: datetime) -> str:
-    """What keeps a task from running: its error, what its last check has printed, or the delay before it is
-    started again."""
+    """What keeps a task from running: its error, what its last check has printed, why nothing follows it, or
+    the delay before it is started again."""
     status = task["Status"]
     error: str = status.get("Err", "")
     printed = " ".join((status.get("Health") or {}).get("Output", "").split())
-    if error or printed:
-        return ": ".join(part for part in (error, printed) if part)
     restart = task.get("Restart") or {}
+    told = ": ".join(part for part in (error, printed) if part)
+    if told or "Declined" in restart:
+        return "; ".join(part for part in (told, restart.get("Declined", "")) if part)
     begins = parse_time(restart.get("NotBefore", ""))
     if begins is not None and begins > now and task["DesiredState"] == "ready":
-        wait = duration((begins - now).total_seconds()).lower()
-        return f"restart {restart.get('Attempt', 0)} in {wait}"
+        failures = "1 failure" if restart.get("Attempt", 0) <= 1 else f"{restart['Attempt']} failures"
+        return f"restarting in {(begins - now).total_seconds():.0f}s after {failures}"
     return ""
 
 

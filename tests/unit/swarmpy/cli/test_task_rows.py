@@ -22,7 +22,7 @@ def task(**changes: object) -> Json:
         ({}, ""),
         (
             {"Restart": {"Attempt": 3, "NotBefore": "2026-01-01T00:00:08.500000000Z"}},
-            "restart 3 in 8 seconds",
+            "restarting in 8s after 3 failures",
         ),
         ({"Restart": {"Attempt": 3, "NotBefore": "2025-12-31T00:00:00.000000000Z"}}, ""),
         (
@@ -42,6 +42,22 @@ def task(**changes: object) -> Json:
         (
             {"Status": {"State": "failed", "Err": "unhealthy", "Health": {"Output": "no\nroute\n"}}},
             "unhealthy: no route",
+        ),
+        (
+            {
+                "Restart": {"Attempt": 3, "Declined": "restart policy: 3 attempts used up"},
+                "Status": {"State": "failed", "Err": "task: non-zero exit (1)"},
+                "DesiredState": "shutdown",
+            },
+            "task: non-zero exit (1); restart policy: 3 attempts used up",
+        ),
+        (
+            {
+                "Restart": {"Attempt": 0, "Declined": 'restart policy: the condition is "none"'},
+                "Status": {"State": "complete"},
+                "DesiredState": "shutdown",
+            },
+            'restart policy: the condition is "none"',
         ),
         ({"Status": {"State": "running", "Health": {"Unready": True, "Output": "busy"}}}, "busy"),
     ],
