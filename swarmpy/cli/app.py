@@ -35,6 +35,8 @@ _GROUPS: Final = {
     "network": ("networks", "Manage networks"),
     "node": ("nodes", "Manage the nodes of the swarm"),
     "task": ("tasks", "Look at tasks"),
+    "secret": ("secrets", "Manage secrets"),
+    "config": ("configs", "Manage configs"),
     "image": ("images", "Manage the images on this node"),
     "stack": ("stack", "Manage stacks of services from Compose files"),
     "swarm": ("swarm", "Manage the swarm as a whole"),

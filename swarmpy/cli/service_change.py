@@ -103,13 +103,15 @@ def _count(text: str, name: str) -> int:
 
 
 def _reference(session: Session, kind: str, entry: str, *, id_field: str, name_field: str) -> Json:
-    name, target = values.file_reference(entry)
+    name, target, which = values.file_reference(entry)
     found = session.client.get(f"/{kind}s", filters({"names": [name]}))
     if not found:
         raise UsageError(f"{kind} not found: {name}")
     if kind == "config" and "target" not in entry:
         target["Name"] = f"/{name}"
-    return {id_field: found[0]["ID"], name_field: name, "File": target}
+    if not which:
+        which = {"Version": found[0]["DataVersion"]}  # who names none means what the service has
+    return {id_field: found[0]["ID"], name_field: name, "File": target, **which}
 
 
 # --- update

@@ -139,8 +139,10 @@ def preference(text: str) -> Json:
 # --- files in tasks
 
 
-def file_reference(text: str) -> tuple[str, Json]:
-    """``name`` or ``source=name,target=path,uid=0,gid=0,mode=0440``: the source's name, and where it goes."""
+def file_reference(text: str) -> tuple[str, Json, Json]:
+    """``name`` or ``source=name,target=path,uid=0,gid=0,mode=0440``: the source's name, where it goes, and
+    with ``reload=HUP`` or ``version=3`` (ours) which of its data."""
+    which: Json = {}
     target = {"Name": "", "UID": "0", "GID": "0", "Mode": 0o444}
     source = text if "=" not in text and "," not in text else ""
     if not source:
@@ -160,12 +162,18 @@ def file_reference(text: str) -> tuple[str, Json]:
                         target["Mode"] = int(value, 8)
                     except ValueError:
                         raise UsageError(f"invalid mode specified: {value}") from None
+                case "reload":
+                    if not value:
+                        raise UsageError("reload needs the signal to send, such as reload=HUP")
+                    which["ReloadSignal"] = value
+                case "version":
+                    which["Version"] = whole(value)
                 case _:
                     raise UsageError(f"invalid field in secret or config request: {key}")
     if not source:
         raise UsageError("source is required")
     target["Name"] = target["Name"] or source
-    return source, target
+    return source, target, which
 
 
 def credential_spec(text: str) -> Json:

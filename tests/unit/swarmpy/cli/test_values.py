@@ -156,8 +156,10 @@ def test_mounts() -> None:
 
 
 def test_file_references() -> None:
-    assert values.file_reference("s1") == ("s1", {"Name": "s1", "UID": "0", "GID": "0", "Mode": 0o444})
-    name, target = values.file_reference("source=s1,target=/x,uid=5,mode=0400")
+    assert values.file_reference("s1") == ("s1", {"Name": "s1", "UID": "0", "GID": "0", "Mode": 0o444}, {})
+    name, target, _ = values.file_reference("source=s1,target=/x,uid=5,mode=0400")
+    assert values.file_reference("source=s1,reload=HUP")[2] == {"ReloadSignal": "HUP"}
+    assert values.file_reference("src=s1,version=3")[2] == {"Version": 3}
     assert (name, target["Name"], target["UID"], target["Mode"]) == ("s1", "/x", "5", 0o400)
     for bad in ("target=x", "source=a,bogus=1", "source=a,mode=rw"):
         with pytest.raises(UsageError):

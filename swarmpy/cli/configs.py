@@ -1,0 +1,7 @@
+"""``swarmpy config …``: see ``files``."""
+
+from __future__ import annotations
+
+from swarmpy.cli.files import commands
+
+COMMANDS = commands("config")
