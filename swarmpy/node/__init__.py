@@ -103,7 +103,11 @@ def make_machine(config: NodeConfig, env: Env) -> Machine:
     return Machine(
         executor_name=NativeExecutor.name,
         make_executor=lambda: NativeExecutor(
-            config.data_dir, cgroup_parent=config.cgroup_parent, hidden=(netns_dir,), clock=env.clock
+            config.data_dir,
+            cgroup_parent=config.cgroup_parent,
+            hidden=(netns_dir,),
+            files_dir=config.run_dir / "files",
+            clock=env.clock,
         ),
         make_backend=lambda: make_backend(config, env),
         open_journal=Journal,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.executor.base import ExitEvent, Launch, LogLine, LogQuery, Sandbox
 from agent.executor.native.executor import NativeExecutor
+from agent.executor.native.task_files import TaskFiles
 from swarmpy.model.ids import TaskId
 from swarmpy.model.specs import ContainerSpec, Limits
 
@@ -50,6 +51,7 @@ class NativeRig:
             await self.executor.remove(found.task_id)
         for executor in (*self._left, self.executor):
             await executor.shut_down()
+        TaskFiles(self.data_dir / "files").unmount()
         for root in (_CGROUPS, *_CGROUPS.iterdir()):
             folder = root / self.parent.strip("/")
             for path in (folder, folder.parent):

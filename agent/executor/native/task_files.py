@@ -12,6 +12,7 @@ come twice. All functions block briefly: call them in a thread.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from typing import Final
 from agent.executor.base import LaunchFile
 from agent.executor.native import folders
 from agent.executor.native.shim import kernel
+from agent.executor.native.shim.supervise import write_record
 from swarmpy.errors import Unavailable
 
 SECRETS: Final = "/run/secrets"
@@ -67,8 +69,9 @@ class TaskFiles:
 
     def unmount(self) -> None:
         """Let go of everything, as a node that is taken down. Tasks keep what is bound into them."""
-        while os.path.ismount(self.folder):
-            kernel.unmount(str(self.folder), kernel.MNT_DETACH)
+        with contextlib.suppress(OSError):  # in the end nothing is mounted there any more
+            while True:
+                kernel.unmount(str(self.folder), kernel.MNT_DETACH)
         if self.folder.is_dir():
             self.folder.rmdir()
 
@@ -103,7 +106,7 @@ class TaskFiles:
             changed = [file for file in files if self._differs(task_id, file)]
             due |= {file.reload_signal for file in changed if file.reload_signal}
             if due:
-                folders.write_record(str(note), json.dumps(sorted(due)))
+                write_record(str(note), json.dumps(sorted(due)))
             for file in changed:
                 if self._is_alone(file):
                     _write_over(self._place(task_id, file)[0], file.data)

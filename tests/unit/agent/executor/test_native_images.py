@@ -15,6 +15,7 @@ from image_files import tar_of, write_layout
 from msgspec.structs import replace
 from native_rig import NativeRig
 
+from agent.executor.base import LaunchFile
 from swarmpy.errors import AlreadyExists, TaskRejected
 from swarmpy.model.ids import TaskId
 from swarmpy.model.specs import ContainerSpec, Limits, Mount
@@ -194,3 +195,25 @@ async def test_memory_limit_of_an_image_task(rig: NativeRig) -> None:
     )  # fmt: skip
     exit = (await rig.wait_exit(task_id)).exit
     assert exit.is_oom_killed
+
+
+async def test_secrets_and_configs_over_an_image(rig: NativeRig) -> None:
+    """Their folders are made, what lies beside them stays, and another account reads what it may."""
+    spec = script(
+        "cat /run/secrets/key /page /etc/app/conf.d/a /etc/top; cat /run/secrets/locked || echo no",
+        read_only=True,
+    )
+    launch = await rig.launch("given", spec=spec, image="small:1")
+    files = (
+        LaunchFile(target="/run/secrets/key", data=b"word\n", uid=1001, mode=0o400),
+        LaunchFile(target="/run/secrets/locked", data=b"word\n", mode=0o400),
+        LaunchFile(target="/page", data=b"hello\n"),
+        LaunchFile(target="/etc/app/conf.d/a", data=b"conf\n"),
+    )
+    await rig.executor.create(replace(launch, files=files))
+    await rig.executor.start(launch.task_id)
+    lines = (await rig.output(launch.task_id)).splitlines()
+    assert [line for line in lines if "denied" not in line] == ["word", "hello", "conf", "of the top", "no"]
+    assert len(lines) == 6
+    upper = rig.data_dir / "tasks" / launch.task_id / "upper"
+    assert (upper / "page").read_bytes() == b"", "a place, and nothing in it"
