@@ -73,7 +73,7 @@ def ps(session: Session, arguments: list[str], options: Options) -> int:
     tasks = session.client.get(
         "/tasks", filters(chosen | {"label": [*chosen.get("label", []), _label(name)]})
     )
-    if not tasks:
+    if not tasks and not session.client.get("/services", filters({"label": [_label(name)]})):
         fail(f"nothing found in stack: {name}")
         return 1
     rows = task_rows(session.client, tasks, options, now=datetime.now(UTC))

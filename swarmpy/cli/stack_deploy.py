@@ -2,13 +2,14 @@
 
 Everything that can be known is checked before anything is changed. What is done stays done: if a step fails,
 the rest is left and told, and the same command goes on from there. Services that are left over go first,
-since what they publish may be wanted; then networks, secrets, configs, services; what else is left over goes
-last."""
+since what they publish may be wanted; then come networks, secrets, configs, services. What else is left over
+goes last, when no task needs it any more.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -31,7 +32,7 @@ from swarmpy.cli.stack_plan import (
     wished_spec,
     with_ids,
 )
-from swarmpy.cli.stack_remove import remove_all, wait_gone
+from swarmpy.cli.stack_remove import remove, wait_gone
 from swarmpy.cli.stack_text import show_diff, show_plan
 from swarmpy.cli.stack_wait import wait_services
 from swarmpy.client import Client, ErrorAnswer, Json
@@ -54,6 +55,7 @@ class _Deployment:
     stack: Stack
     data: Data
     standing: Standing
+    steps: list[Step]
     done: list[Step] = field(default_factory=list)
 
 
@@ -64,17 +66,14 @@ def deploy(session: Session, arguments: list[str], options: Options) -> int:
     if options.on("plan"):
         show_plan(planned, standing, stack)
         return CHANGES if planned.changes else 0
-    deployment = _Deployment(session.client, stack, data, standing)
-    steps = planned.changes
+    if not planned.changes:
+        print(f"Stack {stack.name} is as its files say: nothing to change", flush=True)
+    deployment = _Deployment(session.client, stack, data, standing, planned.changes)
     try:
-        _carry_out(deployment, steps)
+        return _carry_out(deployment, is_detached=options.on("detach"), is_quiet=options.on("quiet"))
     except (ErrorAnswer, Unavailable) as error:
-        _tell_failed(deployment, steps, error)
+        _tell_failed(deployment, error)
         return 1
-    if options.on("detach"):
-        return 0
-    begun = [step.name for step in steps if step.kind is Kind.SERVICE and step.action is not Action.REMOVE]
-    return wait_services(session.client, begun, is_quiet=options.on("quiet"))
 
 
 def diff(session: Session, arguments: list[str], options: Options) -> int:
@@ -111,33 +110,50 @@ def compose_files(options: Options) -> list[str]:
 # --- carrying out
 
 
-def _carry_out(deployment: _Deployment, steps: list[Step]) -> None:
-    removals = [step for step in steps if step.action is Action.REMOVE]
-    gone = [step for step in removals if step.kind is Kind.SERVICE]
+def _carry_out(deployment: _Deployment, *, is_detached: bool, is_quiet: bool) -> int:
+    removals = [step for step in deployment.steps if step.action is Action.REMOVE]
+    gone = {step: _item(deployment, step) for step in removals if step.kind is Kind.SERVICE}
+    rest = {step: _item(deployment, step) for step in removals if step.kind is not Kind.SERVICE}
+    made = [step for step in deployment.steps if step.action is not Action.REMOVE]
     _remove(deployment, gone)
-    for step in steps:
-        if step.action is not Action.REMOVE and step.kind is not Kind.SERVICE:
+    for step in made:
+        if step.kind is not Kind.SERVICE:
             _MAKERS[step.kind](deployment, step)
             deployment.done.append(step)
     # newer data have rolled services, and new objects have got their ids
     deployment.standing = standing_of(deployment.client, deployment.stack, {})
-    _services(
-        deployment, [step for step in steps if step.kind is Kind.SERVICE and step.action is not Action.REMOVE]
+    changed = [step for step in made if step.kind is Kind.SERVICE]
+    _services(deployment, changed)
+    is_moving = bool(gone) or any(step.action is Action.UPDATE for step in changed)
+    code = 0 if is_detached else _wait(deployment, changed, gone, is_quiet=is_quiet)
+    if rest and (code or (is_detached and is_moving)):
+        names = ", ".join(f"{step.kind} {step.name}" for step in rest)
+        tell(f"Left, since tasks may need it still: {names}. The next stack deploy --prune removes it.")
+    else:
+        _remove(deployment, rest)
+    return code
+
+
+def _wait(deployment: _Deployment, changed: list[Step], gone: Mapping[Step, Json], *, is_quiet: bool) -> int:
+    """Until services are as they should be, and those that were removed have no task any more."""
+    code = wait_services(
+        deployment.client,
+        [service.spec.name for service in deployment.stack.services],
+        changed={step.name for step in changed},
+        is_quiet=is_quiet,
     )
-    rest = [step for step in removals if step.kind is not Kind.SERVICE]
-    if rest:
-        wait_gone(deployment.client, [id_of(_item(deployment, step)) for step in gone], deployment.stack.name)
-    _remove(deployment, rest)
+    wait_gone(deployment.client, [id_of(item) for item in gone.values()], deployment.stack.name)
+    return code
 
 
 def _item(deployment: _Deployment, step: Step) -> Json:
     return deployment.standing.of(step.kind)[step.name]
 
 
-def _remove(deployment: _Deployment, steps: list[Step]) -> None:
-    for step in steps:
+def _remove(deployment: _Deployment, items: Mapping[Step, Json]) -> None:
+    for step, item in items.items():
         print(f"Removing {step.kind} {step.name}", flush=True)
-        remove_all(deployment.client, step.kind, [_item(deployment, step)])
+        remove(deployment.client, step.kind, item)
         deployment.done.append(step)
 
 
@@ -251,12 +267,12 @@ def _tell_warnings(answer: Json | None) -> None:
         tell(f"WARNING: {warning}")
 
 
-def _tell_failed(deployment: _Deployment, steps: list[Step], error: ErrorAnswer | Unavailable) -> None:
+def _tell_failed(deployment: _Deployment, error: ErrorAnswer | Unavailable) -> None:
     if isinstance(error, ErrorAnswer):
         tell_refused(error)
     else:
         tell(f"Error: {error}")
-    left = [step for step in steps if step not in deployment.done]
+    left = [step for step in deployment.steps if step not in deployment.done]
     tell(f"Done before: {_listed(deployment.done)}.")
     tell(f"Not done: {_listed(left)}. The same command goes on from here: what is done stays as it is.")
 

@@ -3,12 +3,13 @@
 ``plan`` gives steps for ``stack deploy --plan`` and ``stack diff`` to show and for ``stack deploy`` to carry
 out; what is as it should be has none. References to networks, secrets and configs are compared by name, and
 what was done to a service by other means and is no part of a file (``--force``, a pinned digest of its image)
-is left as it is."""
+is left as it is.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -23,6 +24,8 @@ from swarmpy.compose.tree import ComposeError
 from swarmpy.model.specs import ConfigReference, ContainerSpec, SecretReference, ServiceSpec
 
 _VALUE_CHARS_MAX: Final = 100
+_NAMES: Final = ("ConfigName", "SecretName", "Target", "TargetPort", "Service", "PathOnHost", "Name")
+"""Fields that tell the items of a list apart, in the API's spelling."""
 
 
 class Kind(StrEnum):
@@ -387,13 +390,32 @@ def differences(old: object, new: object, path: str) -> list[str]:
             for key in sorted({*old, *new})
             for line in differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
         ]
-    if isinstance(old, list) and isinstance(new, list):
-        gone, come = [each for each in old if each not in new], [each for each in new if each not in old]
-        if gone or come:
-            shown = [*(f"-{_shown(each)}" for each in gone), *(f"+{_shown(each)}" for each in come)]
-            return [f"{path}: {' '.join(shown)}"]
-        return [f"{path}: in another order"]
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        return _list_differences(old, new, path)
     return [f"{path}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _list_differences(old: Sequence[object], new: Sequence[object], path: str) -> list[str]:
+    """Items that have a name are compared with the one of the same name."""
+    gone, come = [each for each in old if each not in new], [each for each in new if each not in old]
+    if not gone and not come:
+        return [f"{path}: in another order"]
+    before = {name: each for each in gone if (name := _name_in(each))}
+    after = {name: each for each in come if (name := _name_in(each))}
+    if len(before) == len(gone) and len(after) == len(come):
+        return [
+            line
+            for name in sorted({*before, *after})
+            for line in differences(before.get(name), after.get(name), f"{path}[{name}]")
+        ]
+    shown = [*(f"-{_shown(each)}" for each in gone), *(f"+{_shown(each)}" for each in come)]
+    return [f"{path}: {' '.join(shown)}"]
+
+
+def _name_in(item: object) -> str:
+    if not isinstance(item, dict):
+        return ""
+    return next((str(item[key]) for key in _NAMES if item.get(key)), "")
 
 
 def _shown(value: object) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 from swarmpy.cli.flags import Options
@@ -16,7 +16,12 @@ from swarmpy.client import Client, ErrorAnswer, Json
 from swarmpy.errors import Unavailable
 from swarmpy.limits import PROGRESS_PERIOD_S, STACK_GONE_TIMEOUT_S
 
-_GONE: Final = (HTTPStatus.NOT_FOUND,)
+_ENDED: Final = frozenset({"complete", "shutdown", "failed", "rejected", "remove", "orphaned"})
+"""States of tasks that run no more."""
+
+
+_IN_USE_BY_TASK: Final = "is in use by task"
+T = TypeVar("T")
 
 
 def rm(session: Session, arguments: list[str], options: Options) -> int:
@@ -39,7 +44,7 @@ def _remove_stack(client: Client, name: str, *, is_detached: bool) -> int:
         for item in sorted(items.values(), key=name_of):
             print(f"Removing {kind} {name_of(item)}", flush=True)
             try:
-                remove_all(client, kind, [item])
+                remove(client, kind, item, is_patient=not is_detached)
             except ErrorAnswer as error:
                 tell_refused(error)
                 code = 1
@@ -57,14 +62,24 @@ def _waited(client: Client, services: list[Json], name: str) -> int:
     return 0
 
 
-def remove_all(client: Client, kind: Kind, items: Iterable[Json]) -> None:
-    """What is gone already is as it should be."""
-    for item in items:
+def remove(client: Client, kind: Kind, item: Json, *, is_patient: bool = True) -> None:
+    """What is gone already is as it should be. A network is held by tasks for a moment after they have ended:
+    if patient, that is waited for."""
+
+    def refusal() -> ErrorAnswer | None:
         try:
             client.delete(f"/{kind}s/{quote(id_of(item), safe='')}")
         except ErrorAnswer as error:
-            if error.status not in _GONE:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            if not is_patient or _IN_USE_BY_TASK not in str(error):
                 raise
+            return error
+        return None
+
+    refused = _poll(refusal)
+    if refused is not None:
+        raise refused
 
 
 def wait_gone(client: Client, service_ids: list[str], stack: str) -> None:
@@ -74,12 +89,13 @@ def wait_gone(client: Client, service_ids: list[str], stack: str) -> None:
     if not wanted:
         return
 
-    def running() -> list[Json]:
-        return [
+    def running() -> list[Json] | None:
+        found = [
             task
             for task in client.get("/tasks", of_stack(stack))
             if task.get("ServiceID") in wanted and task["Status"]["State"] not in _ENDED
         ]
+        return found or None
 
     left = _poll(running)
     if left:
@@ -90,23 +106,19 @@ def wait_gone(client: Client, service_ids: list[str], stack: str) -> None:
         )
 
 
-_ENDED: Final = frozenset({"complete", "shutdown", "failed", "rejected", "remove", "orphaned"})
-
-
-def _poll(left: Callable[[], list[Json]]) -> list[Json]:
-    """What is left at last. A change of leader does not end the wait."""
+def _poll(left: Callable[[], T | None]) -> T | None:
+    """What is left at last; None once nothing is. A change of leader does not end the wait."""
     deadline = time.monotonic() + STACK_GONE_TIMEOUT_S
-    found: list[Json] = []
-    while time.monotonic() < deadline:
+    while True:
         try:
             found = left()
         except ErrorAnswer as error:
-            if error.status != HTTPStatus.SERVICE_UNAVAILABLE:
+            if error.status != HTTPStatus.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
                 raise
         except Unavailable:
-            pass
+            if time.monotonic() > deadline:
+                raise
         else:
-            if not found:
-                return []
+            if found is None or time.monotonic() > deadline:
+                return found
         time.sleep(PROGRESS_PERIOD_S)
-    return found

@@ -3,7 +3,8 @@
 ``gather`` makes one document of many: ``load`` (text to a tree with lines), ``interpolate``, ``keys`` (what
 may stand where), ``forms`` (short forms written out), ``extends``, ``merge``; then come ``profiles`` and
 ``convert``, with ``dependencies`` and ``extras`` (what is ours alone). ``runnable`` is for what this
-version's cluster does not do yet, ``write`` for showing a document again."""
+version's cluster does not do yet, ``write`` for showing a document again.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def read_stack(
     """The stack that the documents describe, later ones over earlier ones.
 
     ``files`` are those that documents may name: of variables, included or extended ones. ``profiles``:
-    services that name some are left out unless one of them is here. Raises ``ComposeError``."""
+    services that name some are left out unless one of them is here. Raises ``ComposeError``.
+    """
     try:
         validate.check_name(name)
     except Rejected as error:

@@ -1,7 +1,8 @@
 """Files of variables: ``.env`` beside a stack, the files of ``env_file`` and ``label_file``. Pure.
 
 Two readings. ``entries`` is Compose's: quotes, escapes, comments after a value, variables in values.
-``raw_entries`` is the engine's: what stands after the equals sign is the value."""
+``raw_entries`` is the engine's: what stands after the equals sign is the value.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Services that extend others, of the same file or of another: the extended one first, their own words over
 it.
 
-Works on long forms, whose paths are absolute, so it does not matter where a service was written."""
+Works on long forms, whose paths are absolute, so it does not matter where a service was written.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A document is read (``load``, ``interpolate``, ``check_keys``, ``long_forms``), its services are extended,
 what it includes is put beside what it has, and then the documents are merged. Other files come from
-``Files``."""
+``Files``.
+"""
 
 from __future__ import annotations
 

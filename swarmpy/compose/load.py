@@ -3,7 +3,8 @@
 Built from the parser's events, so that nothing is recursive here, a bomb of aliases is counted before it is
 written out, and scalars mean what they mean to docker (YAML 1.2 with the old octal numbers: ``yes`` is text,
 ``0440`` is a file mode). Duplicate keys are refused; ``<<`` merges. The tags ``!reset`` and ``!override`` are
-kept for merging."""
+kept for merging.
+"""
 
 from __future__ import annotations
 

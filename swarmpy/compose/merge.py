@@ -4,7 +4,8 @@ Works on long forms. Maps merge key by key; lists are joined, but commands are r
 secrets and configs with the same published port, target or source replace each other. A network, volume,
 secret or config that two documents define is the later one's as a whole. A value with ``!override`` replaces
 what was there, one with ``!reset`` takes it away; the tags stay, so that it does not matter which documents
-are merged first."""
+are merged first.
+"""
 
 from __future__ import annotations
 
