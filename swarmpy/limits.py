@@ -100,6 +100,8 @@ NODE_FAILURES_WINDOW_S = 300.0
 CRON_TEXT_CHARS_MAX = 256
 """Of a schedule, and of the name of a time zone."""
 CRON_SCHEDULES_CACHED_MAX = 1_000
+CRON_CHANGES_CACHED_MAX = 50
+"""Days on which clocks change whose ticks are remembered, 1,440 at most of each."""
 CRON_COUNT_DAYS_MAX = 100
 """Ticks that were missed are counted back to here: a clock may be wrong by decades."""
 CRON_HISTORY_MAX = 100

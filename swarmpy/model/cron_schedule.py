@@ -15,7 +15,6 @@ so it does no harm if managers' databases differ.
 from __future__ import annotations
 
 import calendar
-import itertools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,12 @@ from typing import Final, overload
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from swarmpy.errors import InvalidArgument
-from swarmpy.limits import CRON_COUNT_DAYS_MAX, CRON_SCHEDULES_CACHED_MAX, CRON_TEXT_CHARS_MAX
+from swarmpy.limits import (
+    CRON_CHANGES_CACHED_MAX,
+    CRON_COUNT_DAYS_MAX,
+    CRON_SCHEDULES_CACHED_MAX,
+    CRON_TEXT_CHARS_MAX,
+)
 from swarmpy.model.ids import SECOND_NS, Timestamp
 
 NAMED: Final = {
@@ -81,7 +85,7 @@ class Schedule:
             later = self._first_after(day, at)
             if later is not None:
                 # where clocks go back over midnight, two days interleave
-                other = self._first_after(day + _DAY, at) if self._has_day(day + _DAY) else None
+                other = self._first_after(day + _DAY, at) if self.has_day(day + _DAY) else None
                 return later if other is None else min(later, other)
         return None
 
@@ -90,7 +94,7 @@ class Schedule:
         for day in self.days_from(self._local_day(at) + _DAY, step=-1):
             earlier = self._last_until(day, at)
             if earlier is not None:
-                other = self._last_until(day - _DAY, at) if self._has_day(day - _DAY) else None
+                other = self._last_until(day - _DAY, at) if self.has_day(day - _DAY) else None
                 return earlier if other is None else max(earlier, other)
         return None
 
@@ -106,7 +110,7 @@ class Schedule:
         total, odd = 0, set[Timestamp]()
         day = first
         while day <= last:
-            if self._has_day(day):
+            if self.has_day(day):
                 ticks = self._ticks(day)
                 if isinstance(ticks, _Regular):
                     total += bisect_right(ticks, until) - bisect_right(ticks, after)
@@ -120,7 +124,7 @@ class Schedule:
         """What is due at the end of a time that was left out may be a tick of an ordinary day as well."""
         found: set[Timestamp] = set()
         for each in (day - _DAY, day + _DAY):
-            if self._has_day(each) and isinstance(others := self._ticks(each), _Regular):
+            if self.has_day(each) and isinstance(others := self._ticks(each), _Regular):
                 found.update(tick for tick in ticks if tick in others)
         return found
 
@@ -132,11 +136,11 @@ class Schedule:
             if day.month not in self.months:
                 day = _other_month(day, step)
                 continue
-            if self._has_day(day):
+            if self.has_day(day):
                 yield day
             day += step * _DAY
 
-    def _has_day(self, day: date) -> bool:
+    def has_day(self, day: date) -> bool:
         if day.month not in self.months:
             return False
         is_day, is_weekday = day.day in self.days, day.isoweekday() % 7 in self.weekdays
@@ -161,12 +165,9 @@ class Schedule:
         offsets = {_offset(self.zone, each, fold) for each in midnights for fold in (0, 1)}
         if len(offsets) == 1:
             return _Regular(self.minutes, _timestamp(midnights[0].replace(tzinfo=UTC) - offsets.pop()))
-        found: set[Timestamp] = set()
-        for minute in self.minutes:
-            found.update(self._instants(midnights[0] + timedelta(minutes=minute)))
-        return sorted(found)
+        return _ticks_of_change(self, midnights[0])
 
-    def _instants(self, local: datetime) -> Iterator[Timestamp]:
+    def instants(self, local: datetime) -> Iterator[Timestamp]:
         """When it is this time there: once, twice or, where clocks go forward, never."""
         before, after = (_offset(self.zone, local, fold) for fold in (0, 1))
         as_utc = local.replace(tzinfo=UTC)
@@ -177,6 +178,15 @@ class Schedule:
         yield _timestamp(as_utc - before)
         if before > after and self.is_every_hour:
             yield _timestamp(as_utc - after)
+
+
+@lru_cache(maxsize=CRON_CHANGES_CACHED_MAX)
+def _ticks_of_change(schedule: Schedule, midnight: datetime) -> Sequence[Timestamp]:
+    """Of a day on which clocks change. It takes some milliseconds, and is asked for all day long."""
+    found: set[Timestamp] = set()
+    for minute in schedule.minutes:
+        found.update(schedule.instants(midnight + timedelta(minutes=minute)))
+    return tuple(sorted(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +312,12 @@ def parse(text: str, timezone: str = "") -> Schedule:
 
 
 def _has_any_day(schedule: Schedule) -> bool:
-    day, end = date(2000, 1, 1), date(2000 + _YEARS_LOOKED_AT, 1, 1)
-    return any(found < end for found in itertools.islice(schedule.days_from(day), 1))
+    return any(
+        schedule.has_day(date(year, month, day))
+        for month in sorted(schedule.months)
+        for year in range(2000, 2000 + _YEARS_LOOKED_AT)
+        for day in range(1, calendar.monthrange(year, month)[1] + 1)
+    )
 
 
 def _field(text: str, name: str, bounds: tuple[int, int], names: dict[str, int]) -> set[int]:
