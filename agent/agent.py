@@ -21,11 +21,13 @@ from agent.driver import Driver
 from agent.driver import Node as Machine
 from agent.environment import NodeContext
 from agent.executor.base import Executor
+from agent.inside import Inside
 from agent.journal import Journal
 from agent.link import Link
 from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.session import Greeting, Listener, Session
+from agent.streams import StreamServer
 from agent.usage import UsageMeter
 from swarmpy.errors import Retry, Unavailable
 from swarmpy.limits import TASK_RETRIES_MAX, TASK_STOP_GRACE_S
@@ -80,6 +82,8 @@ class Agent:
         self._network = BackendCapabilities(name=backend.name, is_usable=True)
         self._managers = Managers((*self._content.managers, *config.managers))
         self._core = Core(NodeContext(node_id=config.node_id, description=config.describe()))
+        inside = Inside(executor, env.clock, service_of=self._service_of)
+        self.streams = StreamServer(link, calls=inside.calls, talks=inside.talks)
         self._session = Session(
             link,
             self._managers,
@@ -94,6 +98,7 @@ class Agent:
                 on_managers=self._remember_managers,
                 on_removed=on_removed,
             ),
+            streams=self.streams,
             logs=LogPublisher(link, executor, node_id=config.node_id, service_of=self._service_of),
             usage=UsageMeter(executor, env, tasks_of=self._running_tasks_of),
             env=env,

@@ -23,6 +23,7 @@ from agent.link import Link, SessionStream
 from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.outbox import Outbox
+from agent.streams import StreamServer
 from agent.usage import UsageMeter
 from swarmpy import codec
 from swarmpy.cancellation import run_apart
@@ -88,6 +89,7 @@ class Session:
         greeting: Greeting,
         listener: Listener,
         logs: LogPublisher,
+        streams: StreamServer,
         usage: UsageMeter,
         env: Env,
     ) -> None:
@@ -96,6 +98,7 @@ class Session:
         self._greeting = greeting
         self._listener = listener
         self._logs = logs
+        self._streams = streams
         self._usage = usage
         self._env = env
         self._outbox = Outbox()
@@ -350,6 +353,8 @@ class Session:
                 self._logs.take(message.log_subscription, address, tasks)
             case "usage_order":
                 self._usage.take(message.usage_order)
+            case "stream_request":
+                self._streams.take(message.stream_request, address, tasks)
             case "redirect":
                 self._managers.defer(address)
                 if message.redirect.leader_addr:

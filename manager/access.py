@@ -7,10 +7,8 @@ with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-
-import grpc.aio
 
 from manager.api.control import LogBatch, LogLine, LogSelector
 from manager.backup import backup_of
@@ -22,6 +20,7 @@ from manager.servicers import leader_address
 from manager.store.store import Store
 from manager.store.view import View
 from manager.store.watch import Watch
+from manager.stream_access import Dial, NodeStreams
 from swarmpy import rpc
 from swarmpy.errors import NoLeader, NotLeader, Retry
 from swarmpy.limits import READ_BARRIER_TIMEOUT_S
@@ -29,8 +28,6 @@ from swarmpy.model.changes import Applied, Batch
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.states import TaskState
 from swarmpy.pb import dispatcher_pb2, streams_pb2, streams_pb2_grpc
-
-Dial = Callable[[str], grpc.aio.Channel]
 
 
 class Access:
@@ -44,6 +41,7 @@ class Access:
         self._raft = raft
         self._leader = leader
         self._dial = dial
+        self.streams = NodeStreams(raft, leader, dial=dial)
 
     @property
     def view(self) -> View:

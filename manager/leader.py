@@ -27,6 +27,7 @@ from manager.proposer import Proposer
 from manager.raft.proposer import RaftLog, RaftStatus
 from manager.reconcile.plan import Reconciler
 from manager.store.store import Store
+from manager.streams import StreamHub
 from manager.usage import UsageBook
 from swarmpy.errors import Retry
 from swarmpy.limits import OUTAGE_LOOK_S, TERM_SETTLED_S
@@ -53,6 +54,7 @@ class Term:
         usage = UsageBook()
         self.dispatcher = Dispatcher(store, proposer, env, epoch=epoch, outage_s=outage_s, usage=usage)
         self.log_hub = LogHub(store, self.dispatcher, env)
+        self.streams = StreamHub(store, self.dispatcher, env)
         self.network_keys = NetworkKeys(store, proposer, env, epoch=epoch)
         self.loop = ControlLoop(store, proposer, env, reconcilers=reconcilers(usage), epoch=epoch)
 
@@ -156,6 +158,7 @@ class Leader:
             await asyncio.wait([work])
             term.dispatcher.close()  # also if it was cancelled before its first step
             term.log_hub.close()
+            term.streams.close()
             log.info("leadership_lost", epoch=epoch)
         if not work.cancelled() and (failure := work.exception()) is not None:
             raise failure

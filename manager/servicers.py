@@ -1,4 +1,4 @@
-"""The gRPC shells of the dispatcher and of the log streams: thin, they only pass on.
+"""The gRPC shells of the dispatcher and of the streams: thin, they only pass on.
 
 They live as long as the manager; the Term they pass on to changes with leadership. An agent that calls a
 manager which does not lead is told who does. While nobody leads it is kept waiting for a moment: sent away at
@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from manager.leader import Leader, Term
 from manager.raft.proposer import RaftLog, RaftStatus
-from swarmpy.errors import NotLeader
+from manager.streams import NodeStream
+from swarmpy.errors import InvalidArgument, NotLeader
 from swarmpy.limits import LEADER_WAIT_S
 from swarmpy.pb import dispatcher_pb2, dispatcher_pb2_grpc, streams_pb2, streams_pb2_grpc
 from swarmpy.rpc import Context, peer_host, peer_of
@@ -79,10 +80,39 @@ class StreamsServicer(streams_pb2_grpc.StreamsServicer):
             async for batch in batches:
                 yield batch
 
+    async def Attend(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[streams_pb2.StreamPart], context: StreamContext
+    ) -> None:
+        first = await anext(request_iterator, None)
+        name = first.attend if first is not None else ""
+        node_id = peer_of(context).node_id
+        await self._term().streams.attend(node_id, name, request_iterator, context.write)
+
+    async def Open(  # type: ignore[override]  # noqa: N802
+        self, request_iterator: AsyncIterator[streams_pb2.StreamPart], context: StreamContext
+    ) -> None:
+        first = await anext(request_iterator, None)
+        if first is None or not first.HasField("start"):
+            raise InvalidArgument("a stream begins with its start")
+        async with self._term().streams.open(first.start) as stream:
+            await context.write(streams_pb2.StreamPart(attend=first.start.node_id))  # it is open
+            reading = asyncio.create_task(_pass_on(request_iterator, stream))
+            try:
+                while (part := await stream.receive()) is not None:
+                    await context.write(part)
+            finally:
+                reading.cancel()
+                await asyncio.wait([reading])
+
     def _term(self) -> Term:
         if self._leader.term is None:
             raise NotLeader(leader=self._raft.status().leader)
         return self._leader.term
+
+
+async def _pass_on(parts: AsyncIterator[streams_pb2.StreamPart], stream: NodeStream) -> None:
+    async for part in parts:
+        await stream.send(part)
 
 
 def leader_address(raft: RaftLog) -> str:

@@ -47,6 +47,13 @@ class AlreadyExists(Rejected):
     grpc_code = "ALREADY_EXISTS"
 
 
+class Conflict(Rejected):
+    """The thing is not in the state that this needs, and the API says 409 of it."""
+
+    http_status = 409
+    grpc_code = "FAILED_PRECONDITION"
+
+
 class PermissionDenied(Rejected):
     http_status = 403
     grpc_code = "PERMISSION_DENIED"

@@ -33,6 +33,7 @@ _CLASSES: dict[str, type[SwarmError]] = {
         errors.FailedPrecondition,
         errors.NotFound,
         errors.AlreadyExists,
+        errors.Conflict,
         errors.PermissionDenied,
         errors.NodeRemoved,
         errors.Unauthenticated,
@@ -59,6 +60,11 @@ _BY_CODE: dict[grpc.StatusCode, type[SwarmError]] = {
 _NEVER_SENT = "failed to connect to all addresses"
 _WRITE_AFTER_END = "Internal error from Core"
 """What grpc.aio makes of a write that meets the end of its call before the call's status has arrived."""
+
+
+def error_named(name: str, text: str) -> SwarmError:
+    """The error of this class, as other nodes name it in messages of their own."""
+    return (_RETRIES.get(name) or _CLASSES.get(name) or SwarmError)(text)
 
 
 async def abort_with(context: Any, error: SwarmError) -> NoReturn:

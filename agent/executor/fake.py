@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import signal as signals
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 
@@ -299,7 +299,7 @@ class FakeExecutor:
         argv = " ".join((*task.launch.spec.command, *task.launch.spec.args))
         return ProcessTable(titles=("PID", "CMD"), rows=((str(task.pid), argv),))
 
-    async def copy_out(self, task_id: TaskId, path: str) -> AsyncIterator[bytes]:
+    async def copy_out(self, task_id: TaskId, path: str) -> AsyncGenerator[bytes]:
         await self._pause("copy_out", task_id)
         for chunk in fake_files.chunks(fake_files.pack(self._running(task_id).files, path)):
             yield chunk

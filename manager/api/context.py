@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import structlog
 from aiohttp import web
 
-from manager.api.control import ClusterAccess, LocalState, NodeControl
+from manager.api.control import ClusterAccess, LocalState, NodeControl, Streams
 from manager.api.docker_json import Json, encode
 from manager.api.shapes import Shapes
 from manager.store.refusals import error_of
@@ -90,6 +90,11 @@ class Api:
         if local.error:
             raise NotInSwarm(f"{NOT_A_MANAGER} The node reports: {local.error}")
         raise NotInSwarm(NOT_A_MANAGER)
+
+    @property
+    def streams(self) -> Streams:
+        """To nodes; or the sentence that says why this node cannot reach them."""
+        return self.cluster().streams
 
     async def read(self, request: web.Request) -> View:
         """The store, current unless the client said that it need not be."""

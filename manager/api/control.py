@@ -8,12 +8,14 @@ none. The composition root implements both.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
 from manager.raft.proposer import RaftStatus
 from manager.store.view import View
 from manager.store.watch import Watch
+from manager.streams import NodeStream
 from swarmpy.model.changes import Applied, Batch
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.specs import ClusterSpec, GenericResource
@@ -150,6 +152,18 @@ class LogBatch(Value, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
+class Streams(Protocol):
+    """Streams and calls to nodes. A name says what is wanted of the node, the body with what particulars."""
+
+    async def call(self, node_id: NodeId, name: str, body: bytes) -> bytes:
+        """One question, one answer. The node's error, or ``Unavailable`` if it cannot be asked."""
+        ...
+
+    def open(self, node_id: NodeId, name: str, body: bytes) -> AbstractAsyncContextManager[NodeStream]:
+        """A stream that the node has accepted."""
+        ...
+
+
 class ClusterAccess(Protocol):
     """The cluster, on a manager. Reads are of the local store; ``read_barrier`` makes them current."""
 
@@ -173,6 +187,11 @@ class ClusterAccess(Protocol):
         ...
 
     def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]: ...
+
+    @property
+    def streams(self) -> Streams:
+        """To any node of the swarm, from any manager."""
+        ...
 
     def backup(self, now: Timestamp) -> Iterator[bytes]:
         """A backup of the local store as it is at the call, piece by piece."""

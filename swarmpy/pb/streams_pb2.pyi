@@ -366,8 +366,52 @@ class ProcessRow(_message.Message):
 Global___ProcessRow: _TypeAlias = ProcessRow  # noqa: Y015
 
 @_typing.final
+class StatsStart(_message.Message):
+    """What "task.stats" starts with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatsStart: _TypeAlias = StatsStart  # noqa: Y015
+
+@_typing.final
+class StatsResult(_message.Message):
+    """What it comes to: a row for each task that the node has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tasks(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskStats]: ...
+    def __init__(
+        self,
+        *,
+        tasks: _abc.Iterable[Global___TaskStats] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tasks", b"tasks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatsResult: _TypeAlias = StatsResult  # noqa: Y015
+
+@_typing.final
 class TaskStats(_message.Message):
-    """What "task.stats" comes to. All but the memory and the processes are sums since the task's start."""
+    """CPU time and network traffic are sums since the task's start; at: the node's clock, nanoseconds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -376,9 +420,7 @@ class TaskStats(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     CPU_NS_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
-    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _builtins.int
     PIDS_FIELD_NUMBER: _builtins.int
-    CPUS_FIELD_NUMBER: _builtins.int
     RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
     SENT_BYTES_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
@@ -386,9 +428,7 @@ class TaskStats(_message.Message):
     at: _builtins.int
     cpu_ns: _builtins.int
     memory_bytes: _builtins.int
-    memory_limit_bytes: _builtins.int
     pids: _builtins.int
-    cpus: _builtins.int
     received_bytes: _builtins.int
     sent_bytes: _builtins.int
     def __init__(
@@ -399,15 +439,13 @@ class TaskStats(_message.Message):
         at: _builtins.int = ...,
         cpu_ns: _builtins.int = ...,
         memory_bytes: _builtins.int = ...,
-        memory_limit_bytes: _builtins.int = ...,
         pids: _builtins.int = ...,
-        cpus: _builtins.int = ...,
         received_bytes: _builtins.int = ...,
         sent_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cpu_ns", b"cpu_ns", "cpus", b"cpus", "is_running", b"is_running", "memory_bytes", b"memory_bytes", "memory_limit_bytes", b"memory_limit_bytes", "pids", b"pids", "received_bytes", b"received_bytes", "sent_bytes", b"sent_bytes", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cpu_ns", b"cpu_ns", "is_running", b"is_running", "memory_bytes", b"memory_bytes", "pids", b"pids", "received_bytes", b"received_bytes", "sent_bytes", b"sent_bytes", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,7 +9,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from manager.api.control import (
     LogSelector,
     RecoverRequest,
     RestoreRequest,
+    Streams,
     SystemInfo,
 )
 from manager.api.server import ApiServer
@@ -35,8 +36,9 @@ from manager.raft.proposer import Member, RaftStatus
 from manager.store.store import Store
 from manager.store.view import View
 from manager.store.watch import Watch
+from manager.streams import NodeStream
 from swarmpy import codec
-from swarmpy.errors import InvalidArgument, NotFound, OutcomeUnknown, SwarmError
+from swarmpy.errors import InvalidArgument, NotFound, OutcomeUnknown, SwarmError, Unavailable
 from swarmpy.model.changes import Applied, Batch, Change, Create, Group, NodeReport, Order, Report
 from swarmpy.model.ids import ClusterId, NetworkId, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
@@ -71,6 +73,16 @@ def _root() -> RootCA:
     return create_root_ca(AT, key=b"k" * KEY_BYTES, serial=b"s" * SERIAL_BYTES, secrets=secrets)
 
 
+class NoStreams:
+    """No node can be reached."""
+
+    async def call(self, node_id: NodeId, name: str, body: bytes) -> bytes:
+        raise Unavailable(f"node {node_id} is not available")
+
+    def open(self, node_id: NodeId, name: str, body: bytes) -> AbstractAsyncContextManager[NodeStream]:
+        raise Unavailable(f"node {node_id} is not available")
+
+
 class FakeCluster:
     """``ClusterAccess`` over a store of its own. ``fail_next`` are errors that proposals meet, in order."""
 
@@ -87,6 +99,7 @@ class FakeCluster:
         self.leader = ""
         self.log_lines: tuple[LogLine, ...] = ()
         self.log_warnings: tuple[str, ...] = ()
+        self.streams: Streams = NoStreams()
 
     @property
     def view(self) -> View:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+from agent.link import AttendedStream
 from swarmpy.errors import NodeRemoved, OutcomeUnknown, PermissionDenied, Unavailable
 from swarmpy.limits import SESSION_CONNECT_TIMEOUT_S
 from swarmpy.pb import dispatcher_pb2 as pb
@@ -118,6 +119,9 @@ class FakeLink:
             if self.log_room is not None:
                 await self.log_room.acquire()
             self.logs.append(batch)
+
+    async def attend(self, address: str, stream_id: str) -> AttendedStream:
+        raise Unavailable(f"nobody at {address} waits for stream {stream_id}")
 
     def lines(self) -> list[bytes]:
         return [line.data for batch in self.logs for line in batch.lines]
