@@ -26,13 +26,14 @@ from manager.api.context import STALE_HEADER, Api, is_stale_allowed
 from manager.api.control import NodeControl
 from manager.api.docker_json import encode
 from manager.api.events import Events
-from manager.api.file_versions import FileVersions
 from manager.api.explain import Explanations
+from manager.api.file_versions import FileVersions
 from manager.api.files import Files
 from manager.api.images import Images
 from manager.api.logs import Logs
 from manager.api.networks import Networks
 from manager.api.nodes import Nodes
+from manager.api.rebalance import Rebalancing
 from manager.api.recovery import Recovery
 from manager.api.replica import Replica
 from manager.api.service_history import ServiceHistory
@@ -127,6 +128,7 @@ def make_app(api: Api) -> web.Application:
         Explanations(api),
         Nodes(api),
         Services(api),
+        Rebalancing(api),
         ServiceHistory(api),
         Logs(api),
         Tasks(api),

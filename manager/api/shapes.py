@@ -46,6 +46,11 @@ class Shapes:
         result["Endpoint"] = shape(service.endpoint)
         if service.update_status is not None:
             result["UpdateStatus"] = _update_status(service.update_status)
+        if service.rebalance_asked_at or service.rebalanced_at:
+            result["Rebalance"] = {
+                "AskedAt": rfc3339(service.rebalance_asked_at) if service.rebalance_asked_at else None,
+                "MovedAt": rfc3339(service.rebalanced_at) if service.rebalanced_at else None,
+            }
         if service.job_status is not None:
             result["JobStatus"] = {
                 "JobIteration": {"Index": service.job_status.iteration},

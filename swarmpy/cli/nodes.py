@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
-from urllib.parse import quote
 
-from swarmpy.cli import values
+from swarmpy.cli import node_drain, values
 from swarmpy.cli.flags import Command, Options, UsageError, listed, switch, text
+from swarmpy.cli.node_change import change, path_of
+from swarmpy.cli.node_pretty import pretty
 from swarmpy.cli.output import FORMAT, LIST_FLAGS, NO_TRUNC, Listing, parse_filters, show_items, show_list
 from swarmpy.cli.render import capital
-from swarmpy.cli.session import Session, each, is_stale, version_of
+from swarmpy.cli.session import Session, each
 from swarmpy.cli.task_rows import TASK_COLUMNS, task_rows
-from swarmpy.client import ErrorAnswer, Json, filters
-from swarmpy.limits import STALE_RETRIES_MAX
+from swarmpy.client import Json, filters
 
 _COLUMNS = {
     "ID": "ID",
@@ -60,10 +59,15 @@ def inspect(session: Session, arguments: list[str], options: Options) -> int:
     items: list[Json] = []
 
     def one(name: str) -> None:
-        items.append(session.client.get(_path(name)))
+        items.append(session.client.get(path_of(name)))
 
     code = each(arguments, one)
-    show_items(items, options)
+    if options.on("pretty"):
+        if options.is_set("format"):
+            raise UsageError("--format is incompatible with human friendly format")
+        print("\n\n".join(pretty(item) for item in items))
+    else:
+        show_items(items, options)
     return code
 
 
@@ -71,7 +75,7 @@ def ps(session: Session, arguments: list[str], options: Options) -> int:
     ids: list[str] = []
 
     def one(name: str) -> None:
-        ids.append(session.client.get(_path(name))["ID"])
+        ids.append(session.client.get(path_of(name))["ID"])
 
     code = each(arguments or ["self"], one)
     if ids:
@@ -94,9 +98,11 @@ def update(session: Session, arguments: list[str], options: Options) -> int:
                 raise UsageError(f"key {name} doesn't exist in node's labels")
         labels |= dict(values.pair(entry, what="label") for entry in options.many("label-add"))
         spec["Labels"] = labels
+        if options.is_set("stop-after"):
+            spec["StopAfter"] = values.duration_ns(options.text("stop-after"))
         return True
 
-    _change(session, arguments[0], edit)
+    change(session, arguments[0], edit)
     print(arguments[0])
     return 0
 
@@ -116,7 +122,7 @@ def _set_role(session: Session, names: list[str], role: str) -> int:
         return is_new
 
     def one(name: str) -> None:
-        if not _change(session, name, edit):
+        if not change(session, name, edit):
             print(f"Node {name} is already a {role}.")
         elif role == "manager":
             print(f"Node {name} promoted to a manager in the swarm.")
@@ -126,37 +132,18 @@ def _set_role(session: Session, names: list[str], role: str) -> int:
     return each(names, one)
 
 
-def _change(session: Session, name: str, edit: Callable[[Json], bool]) -> bool:
-    """Read, edit, write; again if somebody else wrote in between. False if there was nothing to change."""
-    for attempt in range(STALE_RETRIES_MAX):
-        node = session.client.get(_path(name))
-        if not edit(node["Spec"]):
-            return False
-        try:
-            session.client.post(f"/nodes/{node['ID']}/update", node["Spec"], {"version": version_of(node)})
-        except ErrorAnswer as error:
-            if not is_stale(error) or attempt + 1 == STALE_RETRIES_MAX:
-                raise
-        else:
-            break
-    return True
-
-
 def rm(session: Session, arguments: list[str], options: Options) -> int:
     def one(name: str) -> None:
-        session.client.delete(_path(name), {"force": options.on("force")})
+        session.client.delete(path_of(name), {"force": options.on("force")})
         print(name)
 
     return each(arguments, one)
 
 
-def _path(name: str) -> str:
-    return f"/nodes/{quote(name, safe='')}"
-
-
 _FILTER = listed("filter", "Filter output based on conditions provided")
 
 COMMANDS = {
+    **node_drain.COMMANDS,
     "ls": Command(ls, "List nodes in the swarm", flags=(*LIST_FLAGS, _FILTER)),
     "ps": Command(
         ps,
@@ -172,7 +159,7 @@ COMMANDS = {
         "self|NODE [NODE...]",
         1,
         None,
-        (FORMAT,),
+        (FORMAT, switch("pretty", "Print the information in a human friendly format")),
     ),
     "update": Command(
         update,
@@ -185,6 +172,7 @@ COMMANDS = {
             text("role", "Role of the node (worker, manager)"),
             listed("label-add", "Add or update a node label (key=value)"),
             listed("label-rm", "Remove a node label if exists"),
+            text("stop-after", "Stop the node's tasks this long after it lost all managers (0: never)"),
         ),
     ),
     "promote": Command(promote, "Promote one or more nodes to manager", "NODE [NODE...]", 1, None),

@@ -14,7 +14,14 @@ from typing import Final
 
 from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.limits import REPLICAS_MAX
-from swarmpy.model import endpoint_policy, generic_resources, health_rules, job_rules, network_rules
+from swarmpy.model import (
+    endpoint_policy,
+    generic_resources,
+    health_rules,
+    job_rules,
+    network_rules,
+    placement_rules,
+)
 from swarmpy.model.host_ports import HostKind, kind_of
 from swarmpy.model.specs import (
     ClusterSpec,
@@ -69,6 +76,7 @@ def check_service(spec: ServiceSpec) -> None:
     _check_endpoint(spec.endpoint_spec)
     _check_mode(spec.mode, has_update_config=spec.update_config is not None)
     job_rules.check_dependencies(spec)
+    placement_rules.check_rebalance(spec)
     _check_autoscale(spec)
 
 
@@ -106,6 +114,8 @@ def check_node(spec: NodeSpec) -> None:
         raise InvalidArgument('invalid Role: "" (a node is a "worker" or a "manager")')
     if not spec.availability:
         raise InvalidArgument('invalid Availability: "" (a node is "active", "pause" or "drain")')
+    if spec.stop_after < 0:
+        raise InvalidArgument("invalid StopAfter: it cannot be negative (0: tasks run on without a manager)")
 
 
 def check_cluster(spec: ClusterSpec) -> None:
