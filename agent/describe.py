@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agent.dataplane.base import BackendCapabilities
 from swarmpy.model.objects import EngineDescription, EnginePlugin, NodeDescription, TLSInfo
 from swarmpy.model.specs import GenericResource, Platform, Resources
-from swarmpy.version import VERSION
+from swarmpy.version import STORE_FORMAT, VERSION
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SO_NETNS_COOKIE = 71
@@ -49,6 +49,7 @@ def describe(
         engine=EngineDescription(engine_version=VERSION, labels=dict(labels or {}), plugins=_PLUGINS),
         tls_info=tls_info,
         boot_id=_boot_id(),
+        store_format=STORE_FORMAT,
     )
 
 

@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from manager.access import Access
 from manager.ca import CertificateAuthority
 from manager.leader import Leader, Term
+from manager.membership import too_old
 from manager.proposer import RaftProposer, require_applied
 from manager.raft import state_files
 from manager.raft.grpc_wire import GrpcWire, RaftServicer
@@ -41,6 +42,7 @@ from swarmpy.pb import ca_pb2_grpc, dispatcher_pb2_grpc, raft_pb2, raft_pb2_grpc
 from swarmpy.pki import Identity
 from swarmpy.rpc import Server, Trust
 from swarmpy.runtime import Env
+from swarmpy.version import STORE_FORMAT
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +117,7 @@ class Manager:
                 self._wire,
                 self._raft,
                 identify=lambda context: rpc.peer_of(context).node_id,
-                check_joiner=lambda node_id: self._leader.membership.check_joiner(NodeId(node_id)),
+                check_joiner=self._check_joiner,
             ),
             self._server.grpc,
         )
@@ -205,7 +207,9 @@ class Manager:
 
         ``Rejected`` if one refuses and no other takes us: a manager that lags behind may not know us yet.
         """
-        request = raft_pb2.RaftJoinRequest(raft_id=self.raft_id, address=self._config.advertise_addr)
+        request = raft_pb2.RaftJoinRequest(
+            raft_id=self.raft_id, address=self._config.advertise_addr, store_format=STORE_FORMAT
+        )
         last: SwarmError = Unavailable("no manager of the swarm is known")
         others = [address for address in managers if address != self._config.advertise_addr]
         try:
@@ -266,6 +270,9 @@ class Manager:
             log.error("manager_loop_failed", exc_info=error)
             self._on_fatal(f"the manager failed ({type(error).__name__}: {error}); start the daemon again")
 
+    def _check_joiner(self, node_id: str, store_format: int) -> None:
+        self._leader.membership.check_joiner(NodeId(node_id), store_format)
+
     def _role_of(self, node_id: NodeId) -> NodeRole | None:
         node = self._store.node(node_id)
         return None if node is None else node.role
@@ -294,6 +301,8 @@ class Manager:
 
     def _trust(self) -> None:
         cluster = self._store.cluster()
+        if cluster is not None and cluster.store_format > STORE_FORMAT:
+            self._on_fatal(too_old(cluster.store_format, STORE_FORMAT))
         if cluster is None:
             self._server.trust = Trust(identity=self._identity, join_tokens=JoinTokens())
         else:

@@ -33,6 +33,7 @@ from swarmpy.model.ids import NodeId, RaftId
 from swarmpy.model.objects import ManagerStatus, Node
 from swarmpy.model.states import NodeRole, Owner
 from swarmpy.runtime import Env
+from swarmpy.version import STORE_FORMAT, VERSION
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +93,15 @@ def _settled(node: Node, own: list[Member]) -> list[Step]:
     return [Expel(raft_id=recorded[0].raft_id)] if reachable else []
 
 
+def too_old(wanted: int, known: int) -> str:
+    """Why a manager may not take part."""
+    return (
+        f"this version of SwarmPy ({VERSION}) is too old to be a manager of the swarm: its managers keep "
+        f"their store in format {wanted}, this one knows formats up to {known}. Install the version of the "
+        "other managers; as a worker the node may stay as it is"
+    )
+
+
 class Membership:
     """Adds and removes voters, and records them on their nodes."""
 
@@ -101,13 +111,16 @@ class Membership:
         self._raft = raft
         self._env = env
 
-    def check_joiner(self, node_id: NodeId) -> None:
-        """Refuse a node that is not, or no longer, wished to be a manager."""
+    def check_joiner(self, node_id: NodeId, store_format: int = STORE_FORMAT) -> None:
+        """Refuse a node that is not, or no longer, wished to be a manager, or could not read the log."""
         node = self._store.node(node_id)
         if node is None:
             raise PermissionDenied(f"node {node_id} is not part of this swarm: it was removed")
         if node.spec.role is not NodeRole.MANAGER:
             raise FailedPrecondition(f"node {node_id} is not a manager: promote it first")
+        cluster = self._store.cluster()
+        if cluster is not None and store_format < cluster.store_format:
+            raise FailedPrecondition(too_old(cluster.store_format, store_format))
 
     async def run(self, *, epoch: int) -> None:
         """For one term of leadership, until cancelled."""

@@ -6,7 +6,10 @@ from typing import Final
 
 VERSION: Final = "0.1.0"
 STORE_FORMAT: Final = 1
-"""The newest way to read the log that this version knows. One more whenever the same entry would leave another
-store behind than before; the old way holds until ``Cluster.store_format`` says that all managers know the new."""
+"""The newest way to read the log that this version knows.
+
+One more whenever the same entry would leave another store behind than before; the old way holds until
+``Cluster.store_format`` says that all managers know the new one.
+"""
 API_VERSION: Final = "1.47"
 API_VERSION_MIN: Final = "1.24"

@@ -194,7 +194,7 @@ class RaftServicer(raft_pb2_grpc.RaftServicer):
         raft: RaftLog,
         *,
         identify: Callable[[Any], str],
-        check_joiner: Callable[[str], None] = lambda node_id: None,
+        check_joiner: Callable[[str, int], None] = lambda node_id, store_format: None,
     ) -> None:
         self._wire, self._raft = wire, raft
         self._identify, self._check_joiner = identify, check_joiner
@@ -213,7 +213,7 @@ class RaftServicer(raft_pb2_grpc.RaftServicer):
         self._check_own(request.raft_id, context)
         if address := self._leader_elsewhere():
             return pb.RaftJoinResponse(leader_address=address)
-        self._check_joiner(node_of(request.raft_id))
+        self._check_joiner(node_of(request.raft_id), request.store_format)
         await self._check_address(request)
         try:
             await self._raft.add_member(Member(raft_id=request.raft_id, address=request.address))

@@ -21,6 +21,7 @@ from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.pki import Identity, Role, Subject
 from swarmpy.runtime import Env
+from swarmpy.version import STORE_FORMAT
 
 if TYPE_CHECKING:
     from manager.manager import Manager
@@ -50,6 +51,7 @@ def make_cluster(wish: Wish, env: Env) -> tuple[Cluster, Node, Identity]:
         default_address_pool=request.default_addr_pool or ADDRESS_POOL,
         subnet_size=request.subnet_size or SUBNET_SIZE,
         data_path_port=request.data_path_port or DATA_PATH_PORT,
+        store_format=STORE_FORMAT,
     )
     node = Node(
         id=NodeId(make_id(entropy.token_bytes(ID_BYTES))),

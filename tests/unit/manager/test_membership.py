@@ -240,3 +240,14 @@ def test_who_may_join() -> None:
         membership.check_joiner(NodeId("n2"))
     with pytest.raises(PermissionDenied, match="was removed"):
         membership.check_joiner(NodeId("n3"))
+
+
+def test_a_version_that_cannot_read_the_log_may_not_join() -> None:
+    store = store_of("n1")
+    apply(store, Update(object=replace(store.cluster(), store_format=2)))  # type: ignore[type-var]
+    raft = ScriptedRaft(store, "n1.a")
+    membership = Membership(store, RaftProposer(raft), raft, Env())
+    membership.check_joiner(NodeId("n1"), 2)
+    membership.check_joiner(NodeId("n1"), 3)
+    with pytest.raises(FailedPrecondition, match="too old to be a manager"):
+        membership.check_joiner(NodeId("n1"), 1)

@@ -79,7 +79,7 @@ class Cluster:
             create_joined(Env(), config, me, members)
         node = await self.open(identity, me, config)
         if len(self.nodes) > 1:
-            request = pb.RaftJoinRequest(raft_id=me.raft_id, address=me.address)
+            request = pb.RaftJoinRequest(raft_id=me.raft_id, address=me.address, store_format=1)
             response = await self.call(identity, self.nodes[-2].me.address).Join(request)
             if response.leader_address:
                 response = await self.call(identity, response.leader_address).Join(request)

@@ -10,6 +10,7 @@ from world import GIB, World, make_node, seconds
 
 from manager.allocate.addresses import Addresses
 from manager.reconcile import all_reconcilers
+from manager.reconcile.cluster import ClusterUpkeep
 from manager.reconcile.nodes import RESTARTING_MESSAGE
 from manager.reconcile.pending import PendingTasks
 from manager.schedule.nodes import LoadCache
@@ -396,3 +397,21 @@ def test_an_ended_task_makes_room_for_a_waiting_one() -> None:
     world.scale("web", 0)
     world.live()
     assert [task.service_id for task in world.running()] == ["late"]
+
+
+def test_the_stores_format_rises_once_all_managers_know_a_newer_one_and_never_sinks() -> None:
+    def manager(id_: str, known: int) -> Node:
+        node = make_node(id_, role=NodeRole.MANAGER, manager_status=ManagerStatus(raft_id=RaftId(id_)))
+        return replace(node, description=replace(node.description, store_format=known))
+
+    world = World(manager("n1", 2), manager("n2", 1), make_node("n3"), reconcilers=(ClusterUpkeep(),))
+    world.put(Cluster(id=ClusterId("c"), version=1, store_format=1))
+    world.settle()
+    assert world.tables.cluster().store_format == 1  # type: ignore[union-attr]
+    world.put(manager("n2", 3))
+    world.settle()
+    assert world.tables.cluster().store_format == 2, "a worker does not count"  # type: ignore[union-attr]
+    world.put(manager("n4", 0))  # not heard of yet
+    world.put(manager("n1", 1))  # an older version was put in its place
+    world.settle()
+    assert world.tables.cluster().store_format == 2  # type: ignore[union-attr]
