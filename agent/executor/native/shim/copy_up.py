@@ -18,7 +18,7 @@ _IGNORED = ("lost+found",)
 
 def fill(source: str, volume: str) -> None:
     """``source``: the folder in the image; ``volume``: the volume's data folder. OSError if it fails."""
-    if not stat.S_ISDIR(os.stat(source).st_mode):
+    if not stat.S_ISDIR(os.stat(source).st_mode) or os.statvfs(volume).f_flag & os.ST_RDONLY:
         return
     mark = f"{os.path.dirname(volume)}/{_MARK}"
     lock = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -28,7 +28,7 @@ def fill(source: str, volume: str) -> None:
             if any(name not in _IGNORED for name in os.listdir(volume)):
                 return
             os.close(os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        _copy_folder(source, volume)
+        _copy_folder(f"{source}/.", volume)  # the folder itself, also if its name is a link
         os.unlink(mark)
     finally:
         os.close(lock)

@@ -144,8 +144,18 @@ def _apply_limits(job: Job) -> None:
                 f"the ulimit {soft}:{hard} cannot be set on this node: {error}"
             ) from None
     if job["oom_score_adj"]:
+        _set_oom_score(job["oom_score_adj"])
+
+
+def _set_oom_score(score: int) -> None:
+    try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write(str(job["oom_score_adj"]))
+            file.write(str(score))
+    except OSError as error:
+        raise rootfs.Unmountable(
+            f"the OOM score {score} cannot be set on this node: {error.strerror}; one below the daemon's own "
+            "needs CAP_SYS_RESOURCE"
+        ) from None
 
 
 def _enter_workdir(workdir: str, account: accounts.Account, *, is_made: bool) -> None:

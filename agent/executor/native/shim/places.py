@@ -13,6 +13,8 @@ from agent.executor.native.shim import kernel
 
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644
+_LINKS_MAX = 40
+"""Links that lead to nothing yet, one after the other."""
 
 
 class Unmountable(Exception):
@@ -33,13 +35,13 @@ def find(root: int, path: str) -> int | None:
         raise _unusable(path, error) from None
 
 
-def make(root: int, path: str, *, is_folder: bool) -> int:
-    """The place, made with all that leads there. Nothing that is there is changed."""
+def make(root: int, path: str, *, is_folder: bool, links: int = _LINKS_MAX) -> int:
+    """The place, made with all that leads there, links included. Nothing that is there is changed."""
     found = find(root, path)
     if found is not None:
         return found
     parent, _, name = path.rstrip("/").rpartition("/")
-    above = make(root, parent or "/", is_folder=True)
+    above = make(root, parent or "/", is_folder=True, links=links)
     try:
         if is_folder:
             os.mkdir(name, _FOLDER_MODE, dir_fd=above)
@@ -47,7 +49,9 @@ def make(root: int, path: str, *, is_folder: bool) -> int:
             flags = os.O_CREAT | os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC
             os.close(os.open(name, flags, _FILE_MODE, dir_fd=above))
     except FileExistsError:
-        pass  # a link into nowhere: seen below; or somebody else was faster
+        if (to := _link(name, above)) and links:
+            inner = to if to.startswith("/") else f"{parent}/{to}"
+            return make(root, inner, is_folder=is_folder, links=links - 1)
     except OSError as error:
         raise _unusable(path, error) from None
     finally:
@@ -56,6 +60,14 @@ def make(root: int, path: str, *, is_folder: bool) -> int:
         return kernel.open_in_root(root, path)
     except OSError as error:
         raise _unusable(path, error) from None
+
+
+def _link(name: str, folder: int) -> str:
+    """Where a link leads; empty if it is none, but something that somebody made just now."""
+    try:
+        return os.readlink(name, dir_fd=folder)
+    except OSError:
+        return ""
 
 
 def path_of(fd: int) -> str:

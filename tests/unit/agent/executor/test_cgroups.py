@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.executor.native.cgroups import Cgroups, Layout, find_layout
+from agent.executor.native.demands import Demands
 from swarmpy.errors import TaskRejected
 from swarmpy.model.specs import Limits
 
@@ -77,17 +78,18 @@ def unified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cgroups, P
 
 def test_limits_of_version_two(unified: tuple[Cgroups, Path]) -> None:
     cgroups, root = unified
-    cgroups.create("t", Limits(memory_bytes=1 << 30, nano_cpus=1_500_000_000, pids=7))
+    demands = Demands(limits=Limits(memory_bytes=1 << 30, nano_cpus=1_500_000_000, pids=7))
+    cgroups.create("t", demands)
     assert (root / "t/memory.max").read_text() == str(1 << 30)
     assert (root / "t/cpu.max").read_text() == "150000 100000"
     assert (root / "t/pids.max").read_text() == "7"
-    assert cgroups.places("t") == ([str(root / "t")], str(root / "t/memory.events"))
+    assert cgroups.places("t", demands) == ([str(root / "t")], str(root / "t/memory.events"))
     assert cgroups.missing() == ()
 
 
 def test_stats_of_version_two(unified: tuple[Cgroups, Path]) -> None:
     cgroups, root = unified
-    cgroups.create("t", Limits())
+    cgroups.create("t", Demands())
     (root / "t/cpu.stat").write_text("usage_usec 1500\nuser_usec 1000\n")
     (root / "t/memory.current").write_text("4096\n")
     (root / "t/pids.current").write_text("3\n")
@@ -103,8 +105,8 @@ def test_a_limit_without_its_controller_is_refused(monkeypatch: pytest.MonkeyPat
     assert len(cgroups.missing()) == 3
     for limits in (Limits(memory_bytes=1 << 30), Limits(nano_cpus=1), Limits(pids=1)):
         with pytest.raises(TaskRejected, match="is not available on this node"):
-            cgroups.create("t", limits)
-    cgroups.create("t", Limits())  # without limits, none is needed
+            cgroups.create("t", Demands(limits=limits))
+    cgroups.create("t", Demands())  # without limits, none is needed
     cgroups.remove("t")
 
 
