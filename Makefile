@@ -9,7 +9,7 @@ QUICK = $(wildcard tests/unit tests/properties tests/sim)
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help ready demo test test-parallel test-serial test-python crash-test sim sim-replay lint check proto lab-up lab-down bench fmt
+.PHONY: help ready demo test test-fast test-e2e test-python crash-test sim sim-replay lint check proto lab-up lab-down bench fmt
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST)
@@ -26,13 +26,13 @@ lab-up: ready  ## A cluster of three managers and two workers on this machine
 lab-down: ready  ## Take that cluster away
 	@$(ROOT) $(BIN)/swarmpy dev down
 
-test: ready test-parallel test-serial  ## The whole test suite
+test: ready test-fast test-e2e  ## The whole test suite
 
-test-parallel: ready
+test-fast: ready
 	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests --ignore tests/e2e --ignore tests/bench
 
-test-serial: ready
-	$(ROOT) $(BIN)/pytest -q tests/e2e
+test-e2e: ready
+	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests/e2e
 
 test-python: OTHER = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 test-python:  ## Unit tests and properties under another Python: make test-python PYTHON=python3.13
