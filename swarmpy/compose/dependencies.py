@@ -21,6 +21,8 @@ def dependencies(service: Fields, document: Fields, stack: str) -> tuple[Depende
     found = []
     for name, fields in service.each("depends_on"):
         is_optional = fields.flag("required") is False
+        if service.path == f"services.{name}":
+            raise service.error("depends_on", "names the service itself: take it away")
         if not is_optional and (defined is None or name not in defined.node.items):
             raise service.error("depends_on", f'names a service that is not there: "{name}"')
         condition = fields.one_of("condition", DependencyCondition, known=_CONDITIONS)
