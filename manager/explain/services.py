@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from manager.explain.jobs import explain_job
 from manager.explain.nodes import node_verdicts
 from manager.explain.words import Explanation, NodeVerdict, Reason, ago, many, node_title, span
+from manager.reconcile.dependencies import waits_for
 from manager.reconcile.outdated import Outdated
 from manager.reconcile.restart import waiting_reason
 from manager.reconcile.slots import age, is_wished
@@ -29,6 +31,8 @@ def explain_service(view: View, service: Service, now: Timestamp) -> Explanation
     unplaced = [task for task in wished if task.status.state < TaskState.ASSIGNED]
     reasons = [
         _count(service, wished),
+        *_dependencies(view, service),
+        *explain_job(view, service, now),
         *_autoscaled(service, now),
         *_unplaced(unplaced),
         *_on_the_way(wished, now),
@@ -51,6 +55,11 @@ def _count(service: Service, wished: Sequence[Task]) -> Reason:
     if is_replicated(service.spec):
         return Reason(about="Replicas", text=f"{running} of {replicas_of(service)} run")
     return Reason(about="Tasks", text=f"{running} of {len(wished)} run")
+
+
+def _dependencies(view: View, service: Service) -> Iterator[Reason]:
+    if waiting := waits_for(view, service):
+        yield Reason(about="Depends on", text=waiting)
 
 
 def _autoscaled(service: Service, now: Timestamp) -> Iterator[Reason]:

@@ -12,8 +12,11 @@ from swarmpy.model.objects import Task
 from swarmpy.model.specs import (
     Autoscale,
     ContainerSpec,
+    CronJob,
+    Dependency,
     Placement,
     Replicated,
+    ReplicatedJob,
     ResourceRequirements,
     Resources,
     RestartPolicy,
@@ -21,7 +24,7 @@ from swarmpy.model.specs import (
     ServiceSpec,
     TaskSpec,
 )
-from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
+from swarmpy.model.states import DependencyCondition, NodeAvailability, NodeState, RestartCondition, TaskState
 
 
 def spec(*, count: int = 1, image: str = "app:1", **template: object) -> ServiceSpec:
@@ -152,6 +155,30 @@ def test_what_replicas_follow() -> None:
     assert texts(found, "Autoscale") == [
         "between 2 and 5, 2 now; that the service itself asks for 1 does not count"
     ]
+
+
+def test_what_first_tasks_wait_for() -> None:
+    wish = replace(spec(), depends_on=(Dependency(service="db", condition=DependencyCondition.HEALTHY),))
+    world = world_with(wish, make_node("n1"))
+    assert texts(of_service(world), "Depends on") == [
+        "waiting for service db, which does not exist: service_healthy"
+    ]
+
+
+def test_how_far_a_job_has_come() -> None:
+    job = ServiceMode(replicated_job=ReplicatedJob(total_completions=3, max_concurrent=2))
+    world = world_with(replace(spec(), mode=job), make_node("n1"))
+    world.report(newest(world).id, TaskState.COMPLETE)
+    assert texts(of_service(world), "Run") == ["0: running, 1 of 3 completed, 2 at a time"]
+
+
+def test_when_a_schedule_has_its_next_run() -> None:
+    job = ServiceMode(cron_job=CronJob(schedule="*/10 * * * *"))
+    world = world_with(replace(spec(), mode=job), make_node("n1"))
+    (text,) = texts(of_service(world), "Schedule")
+    assert text.startswith("*/10 * * * * (UTC, allow): the next run is due in ")
+    world = world_with(replace(spec(), mode=ServiceMode(cron_job=CronJob(schedule="@daily", suspended=True))))
+    assert texts(of_service(world), "Schedule") == ["suspended: no run begins until that is taken back"]
 
 
 def test_a_slot_is_named_by_its_task_that_counts() -> None:
