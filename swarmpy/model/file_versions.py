@@ -142,6 +142,10 @@ def moved_to_newest(spec: ServiceSpec, item: File) -> ServiceSpec:
 def check_reference(reference: Reference) -> None:
     """What is wrong with a reference by itself."""
     what = f"{target_of(reference)[0]} {name_in(reference)}"
+    if reference.file is not None:
+        for field, account in (("uid", reference.file.uid), ("gid", reference.file.gid)):
+            if account and not (account.isascii() and account.isdecimal()):
+                raise InvalidArgument(f"invalid {field} {account!r} of {what}: give a number")
     if reference.version < 0:
         raise InvalidArgument(f"the version of {what} cannot be negative")
     if not reference.reload_signal:

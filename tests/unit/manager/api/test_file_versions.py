@@ -118,6 +118,7 @@ async def test_what_is_refused(http: Http, cluster: FakeCluster) -> None:
         ({"Version": 1, "ReloadSignal": "HUP"}, "cannot both stay at version 1 and be reloaded"),
         ({"ReloadSignal": "SIGNOTHING"}, "invalid reload signal SIGNOTHING of config page"),
         ({"Version": -1}, "cannot be negative"),
+        ({"File": {"Name": "x", "UID": "root"}}, "invalid uid 'root' of config page: give a number"),
     ):
         answer = await make_service(http, "web", "config", item, **wrong)
         assert (answer.status, sentence in answer.message) == (400, True), answer.message
