@@ -20,6 +20,7 @@ from agent.bounds import Images, Ports, Slots
 from agent.dataplane.base import NodeState
 from agent.environment import NodeContext
 from agent.events import Event, Instruction, Now
+from agent.files import Files
 from agent.operations import (
     make_health_status,
     make_operation,
@@ -27,6 +28,7 @@ from agent.operations import (
     make_reload_status,
     with_files,
 )
+from agent.partition import Partition
 from agent.places import Places
 from agent.probes import Probes
 from agent.roster import Roster
@@ -61,6 +63,7 @@ class Core:
         self._images = Images()
         self._slots = Slots(TASK_STARTS_PARALLEL_MAX)
         self._probes = Probes(HEALTH_PROBES_PARALLEL_MAX)
+        self._partition = Partition()
 
     # --- what others may ask
 
@@ -72,13 +75,19 @@ class Core:
     @property
     def wake_at(self) -> float | None:
         """When a Tick is wanted, on the monotonic clock."""
-        moments = (*self._roster.retries.values(), *self._places.drains.values(), self._probes.wake_at)
+        bounds = (self._probes.wake_at, self._partition.wake_at)
+        moments = (*self._roster.retries.values(), *self._places.drains.values(), *bounds)
         return min((at for at in moments if at is not None), default=None)
 
     @property
     def networks(self) -> NodeState:
         """The node's networks as they should be."""
         return self._places.directory.node_state()
+
+    @property
+    def files(self) -> Files:
+        """What is known of secrets and configs. To be read only."""
+        return self._roster.files
 
     @property
     def runs(self) -> dict[TaskId, Run]:
@@ -120,13 +129,23 @@ class Core:
         match event:
             case events.Restored():
                 self._roster.restore(event)
+                self._partition.stop_after = event.stop_after
+                self._partition.note_loss(now.mono)
+            case events.NodeNoticed(stop_after=stop_after):
+                if stop_after != self._partition.stop_after:
+                    self._partition.stop_after = stop_after
+                    self._round.records.append(events.SaveStopAfter(stop_after))
             case events.AssignmentsReceived():
                 self._roster.take_assignments(event)
             case events.SessionUp(session_id=session_id):
                 self._roster.progress = session_id, None
+                self._partition.note_session()
             case events.SessionDown():
                 self._roster.progress = None
+                self._partition.note_loss(now.mono)
             case events.Tick():
+                if self._partition.take_due(now.mono):
+                    self._roster.stop_all()
                 self._round.mark(task_id for task_id, at in self._roster.retries.items() if at <= now.mono)
                 self._round.mark(self._places.take_drained(now))
             case events.TaskExited():

@@ -84,6 +84,7 @@ class Driver:
                 discovery=content.discovery,
                 found=found,
                 attached=attached,
+                stop_after=content.stop_after,
             )
         )
 

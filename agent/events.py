@@ -21,9 +21,12 @@ from swarmpy.model.discovery import (
     NodePeer,
     RecordKind,
 )
-from swarmpy.model.ids import NetworkId, RevisionId, SessionId, TaskId, Timestamp
+from swarmpy.model.ids import Duration, NetworkId, RevisionId, SessionId, TaskId, Timestamp
 from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Task, TaskStatus
 from swarmpy.model.specs import Healthcheck
+
+NEVER = Duration(0)
+"""Of the time after which a node without managers stops its tasks."""
 
 
 class Now(NamedTuple):
@@ -91,6 +94,14 @@ class Restored:
     discovery: tuple[DiscoveryRecord, ...] = ()
     found: tuple[Found, ...] = ()
     attached: tuple[TaskId, ...] = ()
+    stop_after: Duration = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class NodeNoticed:
+    """How long after the loss of all managers this node stops its tasks; 0: never."""
+
+    stop_after: Duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +209,7 @@ class Failed:
 
 TaskOutcome = Attached | Created | Started | Reloaded | Stopped | Removed | Detached
 Outcome = TaskOutcome | ImageReady | Failed | Probed
-Event = Restored | SessionUp | SessionDown | AssignmentsReceived | Tick | TaskExited | Outcome
+Event = Restored | NodeNoticed | SessionUp | SessionDown | AssignmentsReceived | Tick | TaskExited | Outcome
 
 
 # --- instructions
@@ -250,7 +261,21 @@ class DropDiscovery:
     id: str
 
 
-Record = SaveTask | SaveStatus | DropTask | SaveRevision | DropRevision | SaveDiscovery | DropDiscovery
+@dataclass(frozen=True, slots=True)
+class SaveStopAfter:
+    stop_after: Duration
+
+
+Record = (
+    SaveTask
+    | SaveStatus
+    | DropTask
+    | SaveRevision
+    | DropRevision
+    | SaveDiscovery
+    | DropDiscovery
+    | SaveStopAfter
+)
 
 
 @dataclass(frozen=True, slots=True)

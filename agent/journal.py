@@ -29,6 +29,7 @@ from typing import assert_never
 import structlog
 
 from agent.events import (
+    NEVER,
     DropDiscovery,
     DropRevision,
     DropTask,
@@ -36,6 +37,7 @@ from agent.events import (
     SaveDiscovery,
     SaveRevision,
     SaveStatus,
+    SaveStopAfter,
     SaveTask,
     StoredTask,
 )
@@ -50,6 +52,7 @@ from swarmpy.model.discovery import (
     NetworkSettings,
     NodePeer,
 )
+from swarmpy.model.ids import Duration
 from swarmpy.model.objects import Network, Revision, Task, TaskStatus
 from swarmpy.model.specs import Healthcheck
 from swarmpy.model.states import TaskState
@@ -59,6 +62,7 @@ log = structlog.get_logger(__name__)
 JOURNAL_NAME = "agent.db"
 
 _CRC_BYTES = 4
+_STOP_AFTER = "stop_after"
 
 IN_MEMORY = Path(":memory:")
 """A journal without a file, for simulation: there it outlives the agent as an object."""
@@ -76,6 +80,7 @@ CREATE TABLE IF NOT EXISTS discovery (
     kind TEXT NOT NULL, id TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (kind, id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS manager (position INTEGER PRIMARY KEY, addr TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS setting (name TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
 """
 
 _DISK_TROUBLE = frozenset(
@@ -108,6 +113,7 @@ class Content:
     networks: tuple[Network, ...] = ()
     discovery: tuple[DiscoveryRecord, ...] = ()
     managers: tuple[str, ...] = ()
+    stop_after: Duration = NEVER
 
 
 class Journal:
@@ -171,12 +177,17 @@ class Journal:
             if kind in _DISCOVERY  # else of a newer version, which this one was put in place of
         ]
         addresses = self._connection.execute("SELECT addr FROM manager ORDER BY position")
+        settings = {
+            name: _opened(data, name)
+            for name, data in self._connection.execute("SELECT name, data FROM setting ORDER BY name")
+        }
         return Content(
             tasks=tasks,
             revisions=revisions,
             networks=tuple(each for each in held if isinstance(each, Network)),
             discovery=tuple(each for each in held if not isinstance(each, Network)),
             managers=tuple(addr for (addr,) in addresses),
+            stop_after=Duration(int(settings.get(_STOP_AFTER, b"0"))),
         )
 
     def commit(self, records: Iterable[Record]) -> None:
@@ -216,7 +227,7 @@ class Journal:
         """Close it and forget everything."""
         if self.path == IN_MEMORY:
             with self._transaction() as connection:
-                for table in ("task", "image_check", "revision", "discovery", "manager"):
+                for table in ("task", "image_check", "revision", "discovery", "manager", "setting"):
                     connection.execute(f"DELETE FROM {table}")
             return
         self._connection.close()
@@ -348,6 +359,11 @@ def _write(connection: sqlite3.Connection, record: Record) -> None:
             )
         case DropRevision(revision_id=revision_id):
             connection.execute("DELETE FROM revision WHERE id = ?", (revision_id,))
+        case SaveStopAfter(stop_after=stop_after):
+            data = _checked(str(stop_after).encode(), _STOP_AFTER)
+            connection.execute(
+                "INSERT OR REPLACE INTO setting (name, data) VALUES (?, ?)", (_STOP_AFTER, data)
+            )
         case SaveDiscovery(value=value):
             kind, id_ = _discovery_key(value)
             connection.execute(

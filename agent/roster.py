@@ -72,6 +72,14 @@ class Roster:
         self.retries.pop(run.task.id, None)
         self._round.mark([run.task.id])
 
+    def stop_all(self) -> None:
+        """Nobody is there to wish it: the node itself ends what it runs."""
+        for run in self.runs.values():
+            if not run.has_ended and not run.is_unwanted:
+                run.task = replace(run.task, desired_state=TaskState.SHUTDOWN)
+                self._round.save_task(run)
+                self.be_quick(run)
+
     # --- coming back
 
     def restore(self, event: events.Restored) -> None:
