@@ -76,6 +76,7 @@ class Agent:
     ) -> None:
         self._executor = executor
         self._backend = backend
+        self._on_node = on_node
         self._journal = journal
         self._content = self._journal.load()
         self._describe = config.describe
@@ -94,7 +95,7 @@ class Agent:
             ),
             listener=Listener(
                 post=self._post,
-                on_node=on_node,
+                on_node=self._note_node,
                 on_managers=self._remember_managers,
                 on_removed=on_removed,
             ),
@@ -177,6 +178,10 @@ class Agent:
 
     async def _post(self, event: events.Event) -> None:
         await self._driver.post(event)
+
+    async def _note_node(self, node: Node, root_ca: bytes) -> None:
+        await self._driver.post(events.NodeNoticed(node.spec.stop_after))
+        await self._on_node(node, root_ca)
 
     def _remember_managers(self, addresses: tuple[str, ...]) -> None:
         try:
