@@ -289,6 +289,13 @@ STREAM_BODY_BYTES_MAX = 4 << 20
 STREAM_OPEN_TIMEOUT_S = 5.0
 """For an agent to attend a stream that it was asked for."""
 STREAM_CALL_TIMEOUT_S = 30.0
+EXECS_KEPT_MAX = 1_000
+"""Commands that a daemon's API remembers, so that clients can ask how they ended."""
+ARCHIVE_HEAD_BYTES_MAX = 256 << 10
+"""Of an archive's first member, with all that comes before its content."""
+STATS_PERIOD_S = 1.0
+STATS_TASKS_MAX = 5_000
+"""Tasks whose usage is shown at a time."""
 
 # --- certificates and joining
 JOIN_TIMEOUT_S = 20.0
@@ -347,6 +354,8 @@ TASK_KILL_TIMEOUT_S = 10.0
 """From SIGKILL to the task's end being recorded."""
 VOLUMES_REPORTED_MAX = 1_000
 """Volumes of a node that its managers are told of."""
+VOLUMES_REPORTED_BYTES_MAX = 256 << 10
+"""All that they are told of them."""
 VOLUME_RECORD_BYTES_MAX = 16 << 10
 """Labels and options of one volume: its node's description holds them."""
 DEVICES_MAX = 256
@@ -535,6 +544,8 @@ SIM_STARTS_KEPT = 1_000_000
 """Tasks whose start, or whose agent's reports, are remembered."""
 SIM_TERMS_KEPT = 10_000
 """Raft terms whose leader is remembered."""
+SIM_JOB_RUNS_KEPT = 1_000
+"""Runs of one cron job whose ticks are remembered."""
 SIM_OPERATIONS_MAX = 500_000
 """Operations of clients in one history; a longer one is undecided."""
 SIM_SEARCH_STEPS_MAX = 500_000

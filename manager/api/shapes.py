@@ -87,6 +87,8 @@ class Shapes:
             result["Restart"] = {"Attempt": task.restarts, "NotBefore": rfc3339(task.not_before)}
         if is_of_job:
             result["JobIteration"] = {"Index": task.job_iteration}
+            if revision is not None and revision.spec.mode.cron_job is not None:
+                result["Run"] = task.job_iteration  # ours
         return result
 
     def _attachments(self, view: View, task: Task) -> list[Json]:

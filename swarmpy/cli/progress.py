@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from swarmpy.cli import job_progress
 from swarmpy.cli.session import Session, tell
 from swarmpy.client import Client, ErrorAnswer, Json, filters
 from swarmpy.errors import Unavailable
@@ -49,6 +50,9 @@ class Picture:
     note: str = ""
     trouble: str = ""
     pause: str = ""
+    title: str = ""
+    done: str = ""
+    """What is said at the end, if it need not be watched for a while first."""
 
     @property
     def is_complete(self) -> bool:
@@ -56,7 +60,7 @@ class Picture:
 
     @property
     def headline(self) -> str:
-        return f"overall progress: {self.running} out of {self.wanted} tasks"
+        return self.title or f"overall progress: {self.running} out of {self.wanted} tasks"
 
 
 @dataclass
@@ -69,6 +73,11 @@ class _Watch:
 
 def judge(service: Json, tasks: list[Json], nodes: list[Json]) -> Picture:
     """Pure. ``tasks`` are those of the service's present version."""
+    if job_progress.is_cron(service):
+        told = job_progress.next_run(service)
+        return Picture(0, 0, title=told, done=told)
+    if job_progress.is_job(service):
+        return _of_job(job_progress.judge_job(service, tasks, nodes))
     update = service.get("UpdateStatus") or {}
     state = update.get("State", "")
     message = update.get("Message", "")
@@ -91,6 +100,18 @@ def judge(service: Json, tasks: list[Json], nodes: list[Json]) -> Picture:
     rows = tuple(_row(task, wanted) for task in current[:PROGRESS_ROWS_MAX])
     shown = rows if wanted <= PROGRESS_ROWS_MAX else ()
     return Picture(running, wanted, shown, failure, note, "; ".join(troubles[:3]), pause)
+
+
+def _of_job(job: job_progress.JobPicture) -> Picture:
+    return Picture(
+        job.completed,
+        job.total,
+        tuple((label, *_row(task, job.total)[1:]) for label, task in job.rows),
+        job.failure,
+        trouble=job.trouble,
+        title=job.headline,
+        done=job_progress.DONE,
+    )
 
 
 def _current(tasks: list[Json]) -> list[Json]:
@@ -126,10 +147,8 @@ def _is_over(task: Json, service: Json) -> bool:
 
 def _wanted(service: Json, current: list[Json], nodes: list[Json]) -> int:
     mode = service["Spec"].get("Mode") or {}
-    if "Global" in mode or "GlobalJob" in mode:
+    if "Global" in mode:
         return len({task.get("NodeID") for task in current}) or len(nodes)
-    if "ReplicatedJob" in mode:
-        return int(mode["ReplicatedJob"].get("TotalCompletions", 1))
     return int((mode.get("Replicated") or {}).get("Replicas", 1))
 
 
@@ -161,7 +180,7 @@ def wait_converged(session: Session, id_: str, *, is_quiet: bool) -> int:
                     if verify == "":
                         time.sleep(PROGRESS_PERIOD_S)
                         continue
-                    if verify.startswith("verify: Service"):
+                    if verify.startswith("verify: Service") or verify == picture.done:
                         return 0
                 time.sleep(PROGRESS_PERIOD_S)
     except KeyboardInterrupt:
@@ -189,6 +208,8 @@ def _verify(picture: Picture, watch: _Watch, now: float) -> str:
     if not picture.is_complete:
         watch.stable_since = None
         return ""
+    if picture.done:
+        return picture.done
     if watch.stable_since is None:
         watch.stable_since = now
     left = watch.stable_since + MONITOR_S - now

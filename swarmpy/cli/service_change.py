@@ -16,17 +16,12 @@ from swarmpy.cli.service_flags import (
     apply_families,
     apply_settings,
 )
+from swarmpy.cli.service_modes import change_mode, new_mode, set_replicas
 from swarmpy.cli.session import Session, each, is_stale, tell, version_of
 from swarmpy.cli.spec_edits import put, take
 from swarmpy.client import ErrorAnswer, Json, filters
 from swarmpy.limits import STALE_RETRIES_MAX
 
-_MODES = {
-    "replicated": "Replicated",
-    "global": "Global",
-    "replicated-job": "ReplicatedJob",
-    "global-job": "GlobalJob",
-}
 _FILES = (("secret", "Secrets", "SecretID", "SecretName"), ("config", "Configs", "ConfigID", "ConfigName"))
 _NETWORKS = "TaskTemplate.Networks"
 _NODE_NETWORKS = ("bridge", "host", "none")
@@ -56,7 +51,7 @@ def new_spec(image: str, args: list[str], options: Options, environment: dict[st
         spec["Name"] = options.text("name")
     if args:
         put(spec, "TaskTemplate.ContainerSpec.Args", args)
-    spec["Mode"] = _mode(options)
+    spec["Mode"] = new_mode(options)
     apply_settings(spec, options)
     apply_families(spec, options, is_update=False)
     entries = [entry for path in options.many("env-file") for entry in values.read_env_file(path)]
@@ -72,34 +67,6 @@ def new_spec(image: str, args: list[str], options: Options, environment: dict[st
     apply_policy(spec, options)
     apply_autoscale(spec, options)
     return spec
-
-
-def _mode(options: Options) -> Json:
-    chosen = options.text("mode")
-    if chosen not in _MODES:
-        raise UsageError(f"Unknown mode: {chosen}, only {', '.join(_MODES)} supported")
-    mode: Json = {}
-    if options.is_set("replicas"):
-        if chosen == "replicated":
-            mode["Replicas"] = _count(options.text("replicas"), "replicas")
-        elif chosen == "replicated-job":
-            mode["TotalCompletions"] = _count(options.text("replicas"), "replicas")
-        else:
-            raise UsageError("replicas can only be used with replicated or replicated-job mode")
-    if options.is_set("max-concurrent"):
-        if chosen != "replicated-job":
-            raise UsageError("max-concurrent can only be used with replicated-job mode")
-        mode["MaxConcurrent"] = _count(options.text("max-concurrent"), "max-concurrent")
-    if chosen == "replicated" and "Replicas" not in mode:
-        mode["Replicas"] = 1
-    return {_MODES[chosen]: mode}
-
-
-def _count(text: str, name: str) -> int:
-    number = values.whole(text)
-    if number < 0:
-        raise UsageError(f'invalid argument "{text}" for "--{name}" flag: it cannot be negative')
-    return number
 
 
 def _reference(session: Session, kind: str, entry: str, *, id_field: str, name_field: str) -> Json:
@@ -178,14 +145,7 @@ def change_spec(spec: Json, options: Options, environment: dict[str, str]) -> No
         put(spec, "TaskTemplate.ContainerSpec.Image", options.text("image"))
     if options.is_set("args"):
         put(spec, "TaskTemplate.ContainerSpec.Args", values.words(options.text("args")))
-    if options.is_set("replicas"):
-        set_replicas(spec, _count(options.text("replicas"), "replicas"))
-    if options.is_set("max-concurrent"):
-        if "ReplicatedJob" not in spec.get("Mode", {}):
-            raise UsageError("max-concurrent can only be used with replicated-job mode")
-        put(
-            spec, "Mode.ReplicatedJob.MaxConcurrent", _count(options.text("max-concurrent"), "max-concurrent")
-        )
+    change_mode(spec, options)
     apply_settings(spec, options)
     options.values["env-add"] = values.environment(options.many("env-add"), environment)
     apply_families(spec, options, is_update=True)
@@ -194,16 +154,6 @@ def change_spec(spec: Json, options: Options, environment: dict[str, str]) -> No
     _change_ports(spec, options)
     if options.on("force"):
         put(spec, "TaskTemplate.ForceUpdate", int(take(spec, "TaskTemplate.ForceUpdate") or 0) + 1)
-
-
-def set_replicas(spec: Json, count: int) -> None:
-    mode = spec.get("Mode") or {}
-    if "ReplicatedJob" in mode:
-        put(spec, "Mode.ReplicatedJob.TotalCompletions", count)
-    elif "Global" in mode or "GlobalJob" in mode:
-        raise UsageError("replicas can only be used with replicated or replicated-job mode")
-    else:
-        put(spec, "Mode.Replicated.Replicas", count)
 
 
 def _change_ports(spec: Json, options: Options) -> None:

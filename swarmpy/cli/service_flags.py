@@ -14,6 +14,7 @@ from swarmpy.cli import values
 from swarmpy.cli.autoscale import AUTOSCALE_FLAGS
 from swarmpy.cli.flags import Flag, Options, Takes, UsageError, listed, switch, text
 from swarmpy.cli.network_policy import POLICY_FLAGS
+from swarmpy.cli.service_modes import CRON_FLAGS
 from swarmpy.cli.spec_edits import (
     CAPABILITIES_ADDED,
     CAPABILITIES_DROPPED,
@@ -335,9 +336,10 @@ def _flag(setting: Setting) -> Flag:
 CREATE_FLAGS: Final = (
     *COMMON_FLAGS,
     text("name", "Service name"),
-    text("mode", "Service mode (replicated, global, replicated-job, global-job)", default="replicated"),
+    text("mode", "Service mode (replicated, global, replicated-job, global-job, cron)", default="replicated"),
     Flag("replicas", Takes.NUMBER, "Number of tasks"),
     Flag("max-concurrent", Takes.NUMBER, "Number of job tasks to run concurrently"),
+    *CRON_FLAGS,
     listed("env-file", "Read in a file of environment variables"),
     listed("publish", "Publish a port as a node port", short="p"),
     listed("secret", "Specify secrets to expose to the service"),
@@ -357,6 +359,7 @@ UPDATE_FLAGS: Final = (
     switch("rollback", "Roll back to the previous specification"),
     Flag("replicas", Takes.NUMBER, "Number of tasks"),
     Flag("max-concurrent", Takes.NUMBER, "Number of job tasks to run concurrently"),
+    *CRON_FLAGS,
     listed("publish-add", "Add or update a published port"),
     listed("publish-rm", "Remove a published port by its target port"),
     listed("secret-add", "Add or update a secret on a service"),

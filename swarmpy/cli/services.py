@@ -12,7 +12,9 @@ from swarmpy.cli.output import FORMAT, LIST_FLAGS, NO_TRUNC, Listing, parse_filt
 from swarmpy.cli.render import short_id
 from swarmpy.cli.service_history import network_names
 from swarmpy.cli.service_logs import LOGS
+from swarmpy.cli.service_modes import mode_of, replicas_of
 from swarmpy.cli.service_pretty import pretty
+from swarmpy.cli.service_runs import RUNS
 from swarmpy.cli.session import Session, each, tell, tell_refused
 from swarmpy.cli.task_rows import TASK_COLUMNS, task_rows
 from swarmpy.client import ErrorAnswer, Json, filters
@@ -24,12 +26,6 @@ _COLUMNS = {
     "Replicas": "REPLICAS",
     "Image": "IMAGE",
     "Ports": "PORTS",
-}
-_MODES = {
-    "Replicated": "replicated",
-    "Global": "global",
-    "ReplicatedJob": "replicated job",
-    "GlobalJob": "global job",
 }
 
 
@@ -98,24 +94,6 @@ def rm(session: Session, arguments: list[str], options: Options) -> int:
     return each(arguments, one)
 
 
-def mode_of(service: Json) -> str:
-    return next((_MODES[name] for name in service["Spec"].get("Mode", {}) if name in _MODES), "replicated")
-
-
-def replicas_of(service: Json) -> str:
-    """``2/3``, with what else shapes the number, as docker shows it."""
-    status = service.get("ServiceStatus") or {}
-    running, desired = status.get("RunningTasks", 0), status.get("DesiredTasks", 0)
-    most = (service["Spec"]["TaskTemplate"].get("Placement") or {}).get("MaxReplicas", 0)
-    job = (service["Spec"].get("Mode") or {}).get("ReplicatedJob")
-    if job is not None:
-        total = job.get("TotalCompletions", desired)
-        return (
-            f"{running}/{job.get('MaxConcurrent', 1)} ({status.get('CompletedTasks', 0)}/{total} completed)"
-        )
-    return f"{running}/{desired}" + (f" (max {most} per node)" if most else "")
-
-
 def image_of(spec: Json) -> str:
     """The image without its digest: the name says what it is."""
     image: str = (spec["TaskTemplate"].get("ContainerSpec") or {}).get("Image", "")
@@ -155,6 +133,7 @@ COMMANDS = {
     ),
     "rm": Command(rm, "Remove one or more services", "SERVICE [SERVICE...]", 1, None),
     "logs": LOGS,
+    "runs": RUNS,
     **service_change.COMMANDS,
     **service_history.COMMANDS,
 }

@@ -53,14 +53,21 @@ def task_rows(client: Client, tasks: list[Json], options: Options, *, now: datet
 
 
 def task_name(task: Json, services: dict[str, str]) -> str:
-    """``web.1``; of a global service ``web.NODE``."""
+    """``web.1``; of a global service ``web.NODE``; of a cron job ``backup.RUN.SLOT``."""
     service = services.get(task.get("ServiceID", ""), task.get("ServiceID", ""))
-    return f"{service}.{task.get('Slot') or task.get('NodeID', '')}"
+    slot = task["Slot"] if _is_numbered(task) else task.get("NodeID", "")
+    return f"{service}.{task['Run']}.{slot}" if "Run" in task else f"{service}.{slot}"
+
+
+def _is_numbered(task: Json) -> bool:
+    """The slots of jobs begin at 0."""
+    return bool(task.get("Slot")) or ("Slot" in task and "JobIteration" in task)
 
 
 def slot_key(task: Json, services: dict[str, str]) -> tuple[Any, ...]:
     service = services.get(task.get("ServiceID", ""), task.get("ServiceID", ""))
-    return service, task.get("Slot", 0), task.get("NodeID", "") if not task.get("Slot") else ""
+    node = "" if _is_numbered(task) else task.get("NodeID", "")
+    return service, task.get("Run", 0), task.get("Slot", 0), node
 
 
 def current_state(task: Json, now: datetime) -> str:

@@ -37,6 +37,7 @@ IMAGES = {
 }
 """Tasks by the image's name, and how they behave. Any other image is steady."""
 WEIGHTS = {"steady": 60, "stubborn": 6, "slow-to-stop": 14, "crashing": 8, "finishing": 6, "broken": 6}
+JOB_WEIGHTS = {"finishing": 70, "crashing": 10, "steady": 10, "broken": 10}
 PORT_FIRST, PORT_LAST = 8000, 8005
 """Few, so that services get in each other's way."""
 CALLS = {"create": 30, "update": 30, "read": 20, "remove": 10, "list": 10, "network": 4}
@@ -257,18 +258,21 @@ class Workload:
         )
 
     async def calm(self, name: str) -> None:
-        """Give a service, if it exists, an image that keeps running; patiently."""
+        """Give a service, if it exists, an image that keeps running, or ends if it should; patiently."""
         while True:
             found = await self._fleet.call_any("GET", "/services")
             known = [each for each in found.json if each["Spec"]["Name"] == name]
             if not known:
                 return
-            container = known[0]["Spec"]["TaskTemplate"]["ContainerSpec"]
-            if container["Image"].startswith(STEADY):
-                return
             spec = {**known[0]["Spec"], "Labels": {MARK_LABEL: self._mark()}}
             template = spec["TaskTemplate"]
-            spec["TaskTemplate"] = {**template, "ContainerSpec": {**container, "Image": f"{STEADY}:0"}}
+            container = template["ContainerSpec"]
+            kind = "finishing" if _is_job(spec) else STEADY
+            if container["Image"].startswith(kind) and "CronJob" not in spec["Mode"]:
+                return
+            spec["TaskTemplate"] = {**template, "ContainerSpec": {**container, "Image": f"{kind}:0"}}
+            if "CronJob" in spec["Mode"]:
+                spec["Mode"] = {"CronJob": {**spec["Mode"]["CronJob"], "Suspended": True}}
             managers = self._fleet.managers()
             if managers and await self.update(managers[0], known[0], spec, client="calm"):
                 return
@@ -306,6 +310,10 @@ class Workload:
         }
         spec["TaskTemplate"]["Networks"] = self._attachments(name, dice)
         spec["EndpointSpec"] = {"Mode": endpoint_mode(dice)}
+        if _is_job(spec):  # one that ends, mostly; jobs know no rolling update
+            del spec["UpdateConfig"]
+            kind = dice.choices(list(JOB_WEIGHTS), list(JOB_WEIGHTS.values()))[0]
+            spec["TaskTemplate"]["ContainerSpec"]["Image"] = f"{kind}:1"
         if dice.random() < 0.15:
             port = dice.randint(PORT_FIRST, PORT_LAST)
             spec["EndpointSpec"] = {
@@ -345,9 +353,27 @@ class Workload:
         return changed
 
     def _mode(self, dice: Random) -> dict[str, Any]:
-        if dice.random() < 0.15:
+        lot = dice.random()
+        if lot < 0.15:
             return {"Global": {}}
+        if lot < 0.3:
+            return self._job(dice)
         return {"Replicated": {"Replicas": self._replicas(dice)}}
+
+    def _job(self, dice: Random) -> dict[str, Any]:
+        size = {"TotalCompletions": self._replicas(dice), "MaxConcurrent": dice.choice([1, 2, 5])}
+        match dice.choice(["replicated", "cron", "cron", "global"]):
+            case "replicated":
+                return {"ReplicatedJob": size}
+            case "global":
+                return {"GlobalJob": {}}
+        policy = dice.choice(["allow", "forbid", "replace"])
+        settings = {
+            "ConcurrencyPolicy": policy,
+            "StartingDeadline": dice.choice([0, 10 * SECOND_NS]),
+            "SuccessfulHistory": dice.choice([0, 1, 3]),
+        }
+        return {"CronJob": {"Schedule": "* * * * *", **size, **settings}}
 
     def _replicas(self, dice: Random) -> int:
         mean = max(1, self._shape.tasks // self._shape.services)
@@ -378,6 +404,10 @@ class Workload:
     def _mark(self) -> str:
         self._marks += 1
         return f"k{self._marks}"
+
+
+def _is_job(spec: dict[str, Any]) -> bool:
+    return not spec["Mode"].keys().isdisjoint(("ReplicatedJob", "GlobalJob", "CronJob"))
 
 
 def mark_in(spec: dict[str, Any]) -> str:

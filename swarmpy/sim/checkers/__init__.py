@@ -36,6 +36,7 @@ from swarmpy.sim.checkers import acknowledged, discovery, linearizable, quiet, r
 from swarmpy.sim.checkers.demand import NO_DEMAND, Demand, demand_of
 from swarmpy.sim.checkers.exclusive import Exclusive
 from swarmpy.sim.checkers.history import History, Operation
+from swarmpy.sim.checkers.jobs import Jobs
 from swarmpy.sim.checkers.linearizable import Result, Verdict
 from swarmpy.sim.checkers.queues import HasBacklog, Queues
 from swarmpy.sim.checkers.quiet import Scene
@@ -99,6 +100,7 @@ class Checkers:
         self._starts = Starts(self.violations)
         self._exclusive = Exclusive(self.violations, self._demands)
         self._slots = Slots(self.violations)
+        self._jobs = Jobs(self.violations)
         self._reservations = Reservations(self.violations, self._demands)
         self._raft = RaftTerms(self.violations)
         self._queues = Queues(self.violations)
@@ -135,6 +137,7 @@ class Checkers:
         for event in events:
             self._take_event(event, is_gap=is_gap)
         self._slots.batch_end(is_gap=is_gap)
+        self._jobs.batch_end()
         for event in events:
             if event.kind is Kind.REVISION and event.new is None and event.old is not None:
                 self._demands.pop(event.old.id, None)
@@ -149,6 +152,7 @@ class Checkers:
                 return
             self._exclusive.task_event(old, new)
             self._slots.task_event(old, new)
+            self._jobs.task_event(old, new)
             self._reservations.task_event(old, new, is_gap=is_gap)
             return
         match kind:
@@ -162,6 +166,7 @@ class Checkers:
                 assert old is None or isinstance(old, Service)
                 assert new is None or isinstance(new, Service)
                 self._slots.service_event(old, new)
+                self._jobs.service_event(old, new, is_gap=is_gap)
                 self._exclusive.event(old, new)
             case Kind.NETWORK:
                 self._exclusive.event(old, new)

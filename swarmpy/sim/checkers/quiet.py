@@ -39,6 +39,7 @@ from swarmpy.model.changes import Group, Report
 from swarmpy.model.defaults import (
     availability,
     is_global,
+    is_job,
     is_replicated,
     replicas_of,
     restart_policy,
@@ -99,6 +100,9 @@ def _reasons(scene: Scene) -> Iterator[str]:
 
 def _service_reasons(scene: Scene, service: Service) -> Iterator[str]:
     view = scene.view
+    if is_job(service.spec):
+        yield from _job_reasons(scene, service)
+        return
     slots: dict[int | str, list[Task]] = {}
     is_per_node = is_global(service.spec)
     for task in view.tasks_of_service(service.id):
@@ -125,6 +129,17 @@ def _service_reasons(scene: Scene, service: Service) -> Iterator[str]:
                 yield from _slot_reasons(scene, service, tasks)
             else:
                 yield f"service {service.id} has no task on node {node.id}"
+
+
+def _job_reasons(scene: Scene, service: Service) -> Iterator[str]:
+    """Which slots are begun follows from what is done: that no reconciler wants more is judged elsewhere."""
+    if service.id in scene.unsteady:
+        return
+    for task in sorted(scene.view.tasks_of_service(service.id), key=lambda each: each.id):
+        is_wanted = task.desired_state <= TaskState.COMPLETE
+        if is_wanted and not _has_ended(task) and not _is_settled(scene.view, task, scene.now):
+            state, desired = _name(task.status.state), _name(task.desired_state)
+            yield f"job {service.id} run {task.job_iteration}: task {task.id} is {state}, should be {desired}"
 
 
 def _slot_reasons(scene: Scene, service: Service, tasks: Sequence[Task]) -> Iterator[str]:
@@ -154,7 +169,9 @@ def _is_settled(view: View, task: Task, now: Timestamp) -> bool:
     """Whether the task runs where it may, or says what it waits for."""
     if _is_waiting(task, now):
         return True
-    if task.status.state != TaskState.RUNNING or task.desired_state != TaskState.RUNNING:
+    if task.status.state != TaskState.RUNNING:
+        return False
+    if task.desired_state not in (TaskState.RUNNING, TaskState.COMPLETE):
         return False
     node = view.node(task.node_id)
     is_drained = node is not None and node.spec.availability == NodeAvailability.DRAIN

@@ -29,7 +29,8 @@ from swarmpy.sim.checkers.violations import Violations
 
 NAME: Final = "slots"
 
-_Slot = tuple[ServiceId, int | str]
+_Slot = tuple[ServiceId, int | str, int]
+"""The last is the iteration, of a job."""
 
 
 class Slots:
@@ -38,11 +39,16 @@ class Slots:
         self._wanted: dict[_Slot, dict[TaskId, None]] = {}
         self._start_first_until: dict[ServiceId, float] = {}
         self._created: dict[_Slot, None] = {}
+        self._from_0: dict[ServiceId, None] = {}
+        """Services whose slots are numbered from 0; elsewhere 0 says that a node is the slot."""
 
     def service_event(self, old: Service | None, new: Service | None) -> None:
+        if new is not None and (new.spec.mode.replicated_job or new.spec.mode.cron_job) is not None:
+            self._from_0[new.id] = None
         if new is None:
             if old is not None:
                 self._start_first_until.pop(old.id, None)
+                self._from_0.pop(old.id, None)
         elif _is_start_first(new):
             self._start_first_until[new.id] = math.inf
         elif self._start_first_until.get(new.id) == math.inf:
@@ -55,15 +61,19 @@ class Slots:
             return
         if is_now:
             assert new is not None
-            slot = _slot_of(new)
+            slot = self._slot_of(new)
             self._wanted.setdefault(slot, {})[new.id] = None
             self._created[slot] = None
         elif old is not None:
-            slot = _slot_of(old)
+            slot = self._slot_of(old)
             wanted = self._wanted.get(slot, {})
             wanted.pop(old.id, None)
             if not wanted:
                 self._wanted.pop(slot, None)
+
+    def _slot_of(self, task: Task) -> _Slot:
+        is_numbered = task.slot or task.service_id in self._from_0
+        return task.service_id, task.slot if is_numbered else task.node_id, task.job_iteration
 
     def batch_end(self, *, is_gap: bool = False) -> None:
         """All events of a batch were told; of a gap only what is never right is judged."""
@@ -71,7 +81,7 @@ class Slots:
             wanted = self._wanted.get(slot, {})
             if len(wanted) < 2:
                 continue
-            service_id, name = slot
+            service_id, name, _ = slot
             may_overlap = self._start_first_until.get(service_id, -1.0) >= self._violations.now()
             if len(wanted) > 2 or not (may_overlap or is_gap):
                 self._violations.add(
@@ -83,11 +93,7 @@ class Slots:
 
 
 def _is_wanted(task: Task) -> bool:
-    return task.desired_state <= TaskState.RUNNING and task.status.state <= TaskState.RUNNING
-
-
-def _slot_of(task: Task) -> _Slot:
-    return task.service_id, task.slot or task.node_id
+    return task.desired_state <= TaskState.COMPLETE and task.status.state <= TaskState.RUNNING
 
 
 def _is_start_first(service: Service) -> bool:
