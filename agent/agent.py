@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from signal import SIGTERM
 
 import structlog
+from msgspec.structs import replace
 
-from agent import events
+from agent import events, volume_calls
 from agent.core import Core
 from agent.dataplane.base import Backend, BackendCapabilities
 from agent.describe import with_network
@@ -27,7 +29,7 @@ from agent.link import Link
 from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.session import Greeting, Listener, Session
-from agent.streams import StreamServer
+from agent.streams import Call, StreamServer
 from agent.usage import UsageMeter
 from swarmpy.errors import Retry, Unavailable
 from swarmpy.limits import TASK_RETRIES_MAX, TASK_STOP_GRACE_S
@@ -84,7 +86,8 @@ class Agent:
         self._managers = Managers((*self._content.managers, *config.managers))
         self._core = Core(NodeContext(node_id=config.node_id, description=config.describe()))
         inside = Inside(executor, env.clock, service_of=self._service_of)
-        self.streams = StreamServer(link, calls=inside.calls, talks=inside.talks)
+        calls: dict[str, Call] = {name: partial(executor.volume_call, name) for name in volume_calls.NAMES}
+        self.streams = StreamServer(link, calls={**inside.calls, **calls}, talks=inside.talks)
         self._session = Session(
             link,
             self._managers,
@@ -174,7 +177,8 @@ class Agent:
         self._stopping.set()
 
     def _description(self) -> NodeDescription:
-        return with_network(self._describe(), self._network, epoch=self._backend.epoch)
+        description = with_network(self._describe(), self._network, epoch=self._backend.epoch)
+        return replace(description, volumes=self._executor.reported_volumes())
 
     async def _post(self, event: events.Event) -> None:
         await self._driver.post(event)

@@ -26,13 +26,12 @@ from typing import Final, NamedTuple
 import msgspec
 
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
-from swarmpy.limits import VOLUME_RECORD_BYTES_MAX, VOLUMES_REPORTED_MAX
+from swarmpy.limits import VOLUME_RECORD_BYTES_MAX, VOLUMES_REPORTED_BYTES_MAX, VOLUMES_REPORTED_MAX
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.objects import NodeVolume
-from swarmpy.model.value import Value
+from swarmpy.model.volumes import ANONYMOUS_LABEL, VolumeRequest
 
 LOCAL: Final = "local"
-ANONYMOUS_LABEL: Final = "com.docker.volume.anonymous"
 DATA: Final = "_data"
 
 _RECORD: Final = "volume.json"
@@ -44,15 +43,6 @@ _ANONYMOUS_BYTES: Final = 32
 
 Users = Callable[[], Mapping[str, tuple[str, ...]]]
 """Which tasks on this node use which volume."""
-
-
-class VolumeRequest(Value, frozen=True, kw_only=True):
-    """The body of ``POST /volumes/create``. An empty name: one is made up."""
-
-    name: str = ""
-    driver: str = ""
-    driver_opts: dict[str, str] = {}
-    labels: dict[str, str] = {}
 
 
 class Pruned(NamedTuple):
@@ -107,7 +97,7 @@ class Volumes:
             return ()
         state = (found.st_mtime_ns, found.st_nlink)
         if state != self._seen[0]:
-            self._seen = (state, self.list()[:VOLUMES_REPORTED_MAX])
+            self._seen = (state, _bounded(self.list()))
         return self._seen[1]
 
     # --- changing
@@ -276,6 +266,16 @@ def check_driver(driver: str, options: Mapping[str, str]) -> None:
         for other in _OPTIONS[name] if value else ():
             if not options.get(other):
                 raise InvalidArgument(f'missing required option: "{other}"')
+
+
+def _bounded(volumes: tuple[NodeVolume, ...]) -> tuple[NodeVolume, ...]:
+    """As many as fit in what a node says of itself."""
+    size = 0
+    for number, volume in enumerate(volumes[:VOLUMES_REPORTED_MAX]):
+        size += len(msgspec.json.encode(volume))
+        if size > VOLUMES_REPORTED_BYTES_MAX:
+            return volumes[:number]
+    return volumes[:VOLUMES_REPORTED_MAX]
 
 
 def _size(folder: Path) -> int:

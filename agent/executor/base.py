@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId, Timestamp
+from swarmpy.model.objects import NodeVolume
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Limits
 from swarmpy.model.value import Value
 
@@ -255,6 +256,14 @@ class Executor(Protocol):
         ...
 
     async def stats(self, task_id: TaskId) -> Stats: ...
+
+    def reported_volumes(self) -> tuple[NodeVolume, ...]:
+        """The named volumes here, by name, as many as are worth telling; cheap while nothing changes."""
+        ...
+
+    async def volume_call(self, name: str, body: bytes) -> bytes:
+        """One of the calls of ``agent/volume_calls``."""
+        ...
 
     async def exec(self, task_id: TaskId, command: Command) -> Channel:
         """Run a command in the task's namespaces. NotRunning; TaskRejected: it cannot be run (docker's

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextvars import Context
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.executor import fake_files
@@ -36,8 +37,11 @@ from agent.executor.base import (
     Stats,
 )
 from agent.executor.fake_exec import KILLED, FakeAttached, FakeChannel, Reply, works
-from swarmpy.errors import TaskRejected
+from swarmpy.errors import TaskRejected, Unimplemented
 from swarmpy.model.ids import TaskId, Timestamp
+from swarmpy.model.objects import NodeVolume
+from swarmpy.model.states import MountType
+from swarmpy.model.volumes import VOLUME_LIST, VolumeAnswer
 from swarmpy.runtime import Clock, SystemClock
 
 
@@ -97,6 +101,7 @@ class FakeMachine:
         self.plan = plan
         self.script = script
         self.missing_images: set[str] = set()
+        self.volumes: dict[str, NodeVolume] = {}
         self.tasks: dict[TaskId, FakeTask] = {}
         self.logs: dict[TaskId, list[LogLine]] = {}
         self.starts: dict[TaskId, int] = {}
@@ -199,6 +204,10 @@ class FakeExecutor:
             self.machine.logs.setdefault(launch.task_id, [])
         elif not self.machine.tasks[launch.task_id].pid:
             self.machine.tasks[launch.task_id].launch = launch
+        for mount in launch.spec.mounts:
+            if mount.type is MountType.VOLUME and mount.source:
+                made = NodeVolume(name=mount.source, driver="local", created_at=self.machine.clock.now())
+                self.machine.volumes.setdefault(mount.source, made)
 
     async def start(self, task_id: TaskId) -> Found:
         await self._pause("start", task_id)
@@ -210,6 +219,14 @@ class FakeExecutor:
                 raise TaskRejected(task.behaviour.fails_to_start)
             self.machine.start(task)
         return _found(task)
+
+    def reported_volumes(self) -> tuple[NodeVolume, ...]:
+        return tuple(volume for _, volume in sorted(self.machine.volumes.items()))
+
+    async def volume_call(self, name: str, body: bytes) -> bytes:
+        if name == VOLUME_LIST:
+            return msgspec.json.encode(VolumeAnswer(volumes=self.reported_volumes()))
+        raise Unimplemented(f"a simulated node has no call {name}")
 
     async def signal(self, task_id: TaskId, signal: int) -> None:
         await self._pause("signal", task_id)

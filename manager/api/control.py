@@ -243,3 +243,7 @@ class NodeControl(Protocol):
     async def remove_image(self, name: str) -> Image:
         """What was removed; NotFound, or FailedPrecondition while a task uses it."""
         ...
+
+    async def volume_call(self, name: str, body: bytes) -> bytes:
+        """A call about this node's own volumes, by the names of ``model/volumes``."""
+        ...

@@ -22,10 +22,13 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from manager.api.archive import Archives
+from manager.api.containers import Containers
 from manager.api.context import STALE_HEADER, Api, is_stale_allowed
 from manager.api.control import NodeControl
 from manager.api.docker_json import encode
 from manager.api.events import Events
+from manager.api.exec import Execs
 from manager.api.explain import Explanations
 from manager.api.file_versions import FileVersions
 from manager.api.files import Files
@@ -41,6 +44,7 @@ from manager.api.services import Services
 from manager.api.swarm import Swarm
 from manager.api.system import System
 from manager.api.tasks import Tasks
+from manager.api.volumes import Volumes
 from swarmpy.errors import FailedPrecondition, InvalidArgument, SwarmError
 from swarmpy.limits import API_BODY_BYTES_MAX, API_HEADER_BYTES_MAX, API_SHUTDOWN_TIMEOUT_S
 from swarmpy.model.objects import Config, Secret
@@ -135,11 +139,15 @@ def make_app(api: Api) -> web.Application:
         Networks(api),
         Files(api, Secret),
         Files(api, Config),
+        Volumes(api),
         FileVersions(api, Secret),
         FileVersions(api, Config),
         Images(api),
         Events(api),
         Replica(api),
+        Containers(api),
+        Execs(api),
+        Archives(api),
     )
     for part in parts:
         for route in part.routes():

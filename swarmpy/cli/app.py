@@ -38,6 +38,7 @@ _GROUPS: Final = {
     "secret": ("secrets", "Manage secrets"),
     "config": ("configs", "Manage configs"),
     "image": ("images", "Manage the images on this node"),
+    "volume": ("volumes", "Manage the volumes on a node"),
     "stack": ("stack", "Manage stacks of services from Compose files"),
     "swarm": ("swarm", "Manage the swarm as a whole"),
 }

@@ -31,6 +31,7 @@ from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.node.images import Images
 from swarmpy.node.lock import locked
 from swarmpy.node.system import read_system
+from swarmpy.node.volumes import NodeVolumes
 from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
@@ -119,6 +120,7 @@ def make_machine(config: NodeConfig, env: Env) -> Machine:
         ),
         read_system=read_system,
         images=Images(config.data_dir),
+        volumes=NodeVolumes(config.data_dir, env.clock),
     )
 
 

@@ -66,6 +66,16 @@ class Images(Protocol):
     async def remove(self, name: str) -> Image: ...
 
 
+class Volumes(Protocol):
+    """The volumes on this node's disk, also while it is in no swarm."""
+
+    def prepare(self) -> None: ...
+
+    async def call(self, name: str, body: bytes) -> bytes:
+        """One of the calls of ``agent/volume_calls``."""
+        ...
+
+
 class ReadSystem(Protocol):
     """What this machine is, as ``docker info`` shows it; cheap enough for every call of it."""
 
@@ -88,6 +98,7 @@ class Machine:
     """What the node says of itself to the managers; read anew at each call."""
     read_system: ReadSystem
     images: Images
+    volumes: Volumes
 
 
 class Daemon:
@@ -113,6 +124,7 @@ class Daemon:
     async def resume(self) -> None:
         """Take up the place in a swarm that is on disk, if any. ``Corrupt`` if it can't be trusted."""
         self._machine.images.prepare()
+        self._machine.volumes.prepare()
         identity = self._identity_files.load()
         if identity is None:
             self._forget()  # what a crash in the middle of init, join or leave has left
@@ -337,6 +349,9 @@ class Daemon:
 
     async def remove_image(self, name: str) -> Image:
         return await self._machine.images.remove(name)
+
+    async def volume_call(self, name: str, body: bytes) -> bytes:
+        return await self._machine.volumes.call(name, body)
 
     # --- inside
 

@@ -37,7 +37,7 @@ from swarmpy.sim.disk import SimDisk
 from swarmpy.sim.http import Answer, SharedHttp
 from swarmpy.sim.journal import SimJournal
 from swarmpy.sim.loop import SimLoop
-from swarmpy.sim.machine import NoImages, read_system
+from swarmpy.sim.machine import NoImages, NoVolumes, read_system
 from swarmpy.sim.network import SimNetwork
 from swarmpy.sim.process import Process
 from swarmpy.sim.threads import SimThreads
@@ -187,6 +187,7 @@ class Host:
             describe=lambda: replace(self.description, boot_id=f"{self.name}.{self.boots}"),
             read_system=read_system,
             images=NoImages(),
+            volumes=NoVolumes(),
         )
 
     def _open_journal(self, path: Path) -> Journal:

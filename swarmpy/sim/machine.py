@@ -57,3 +57,13 @@ class NoImages:
 
     async def remove(self, name: str) -> Image:
         raise NotFound(f"No such image: {name}")
+
+
+class NoVolumes:
+    """What tasks mount is the executor's; nobody asks a simulated node's own API."""
+
+    def prepare(self) -> None:
+        """There is nothing to prepare."""
+
+    async def call(self, name: str, body: bytes) -> bytes:
+        raise Unimplemented("volumes are not simulated")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from agent import volume_calls
+from agent.volumes import Volumes
 from manager.allocate.pools import ingress_spec
 from manager.api.control import (
     Image,
@@ -225,6 +228,7 @@ class FakeNode:
         self.access = FakeCluster()
         self.state = LocalNode()
         self.stored: list[Image] = []
+        self.volumes = Volumes(Path(tempfile.mkdtemp()) / "volumes", dict, lambda: AT)
         self.joined: list[JoinRequest] = []
         self.join_error: SwarmError | None = None
         self.recovered: list[RecoverRequest] = []
@@ -316,6 +320,10 @@ class FakeNode:
                 self.stored.remove(image)
                 return image
         raise NotFound(f"No such image: {name}")
+
+    async def volume_call(self, name: str, body: bytes) -> bytes:
+        self.volumes.prepare()
+        return volume_calls.answer(self.volumes, name, body)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from typing import TypeVar
 import structlog
 from msgspec.structs import replace
 
+from agent import volume_calls
 from agent.executor.base import (
     Capabilities,
     Channel,
@@ -48,13 +49,11 @@ from agent.executor.base import (
 )
 from agent.executor.images.store import ImageStore
 from agent.executor.native import cgroups, folders, launcher, preflight, process, processes, shims
-from agent.executor.native.demands import demands_of
 from agent.executor.native.folders import TaskState
 from agent.executor.native.inside import Inside, not_running
-from agent.executor.native.job import ExitRecord, Places, StartRecord, plan_job
+from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.log_reader import read_log
-from agent.executor.native.mounts import volume_requests
-from agent.executor.native.surroundings import Surroundings, look
+from agent.executor.native.making import Maker
 from agent.executor.native.task_files import TaskFiles
 from agent.volumes import Volumes
 from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected, Unavailable
@@ -66,6 +65,7 @@ from swarmpy.limits import (
     TASK_STARTS_PARALLEL_MAX,
 )
 from swarmpy.model.ids import TaskId, Timestamp
+from swarmpy.model.objects import NodeVolume
 from swarmpy.runtime import Clock, SystemClock
 
 log = structlog.get_logger(__name__)
@@ -103,7 +103,6 @@ class NativeExecutor:
         hidden: tuple[Path, ...] = (Path("/run/swarmpy/netns"),),
         files_dir: Path | None = None,
         clock: Clock | None = None,
-        dev: Path = Path("/dev"),
     ) -> None:
         data_dir = data_dir.absolute()
         self._clock = clock or SystemClock()
@@ -113,10 +112,17 @@ class NativeExecutor:
             data_dir / "volumes", partial(folders.volume_users, self._tasks_dir), self._clock.now
         )
         self._files = TaskFiles((files_dir or data_dir / "files").absolute())
-        self._hidden = (*hidden, self._files.folder)
-        self._dev = dev
         self.images = ImageStore(data_dir / "images")
         self._cgroups = cgroups.Cgroups(cgroup_parent)
+        self._maker = Maker(
+            tasks_dir=self._tasks_dir,
+            logs_dir=self._logs_dir,
+            images=self.images,
+            volumes=self.volumes,
+            cgroups=self._cgroups,
+            files=self._files,
+            hidden=(*hidden, self._files.folder),
+        )
         self._launcher = launcher.Launcher(data_dir / "shim.log")
         self._pool = ThreadPoolExecutor(EXECUTOR_THREADS_MAX, thread_name_prefix="native")
         self._inside = Inside(self._launcher, self._folder, self._run)
@@ -217,48 +223,10 @@ class NativeExecutor:
         task = self._tasks.setdefault(task_id, _Task())
         async with task.lock:
             try:
-                await self._run(partial(self._create, launch))
+                await self._run(partial(self._maker.create, launch))
             except SwarmError:
                 self._forget_unmade(task_id, task)
                 raise
-
-    def _create(self, launch: Launch) -> None:
-        task_id, folder = launch.task_id, self._folder(launch.task_id)
-        was_created = folders.is_created(folder)
-        if was_created and folders.read_state(folder).has_begun:
-            return
-        try:
-            with self.volumes.held(volume_requests(launch.spec.mounts)) as volumes:
-                self._make(launch, look(launch.spec, volumes, self.images, dev=self._dev))
-        except (InvalidArgument, NotFound) as error:  # of a volume
-            raise TaskRejected(str(error)) from None
-        except SwarmError:
-            if not was_created:  # what was acknowledged stays, and a shim may just be taking it up
-                self._cgroups.remove(task_id)
-                self._files.remove(task_id)
-                folders.remove_tree(folder)
-            raise
-
-    def _make(self, launch: Launch, around: Surroundings) -> None:
-        task_id, folder = launch.task_id, self._folder(launch.task_id)
-        demands = demands_of(launch, around.devices.rules)
-        groups, oom_file = self._cgroups.places(task_id, demands)
-        job = plan_job(
-            launch,
-            Places(
-                folder=str(folder),
-                log_dir=str(self._logs_dir / task_id),
-                layers_dir=str(self.images.layers_dir),
-                cgroups=groups,
-                oom_file=oom_file,
-                hidden=[str(path) for path in self._hidden],
-                given=self._files.mounts(task_id, launch.files),
-            ),
-            around,
-        )
-        self._cgroups.create(task_id, demands)
-        self._files.write(task_id, launch.files)
-        folders.create(folder, job)
 
     def _forget_unmade(self, task_id: TaskId, task: _Task) -> None:
         if not folders.is_created(self._folder(task_id)) and self._tasks.get(task_id) is task:
@@ -397,6 +365,12 @@ class NativeExecutor:
         return replace(stats, received_bytes=received, sent_bytes=sent)
 
     # --- inside a task
+
+    def reported_volumes(self) -> tuple[NodeVolume, ...]:
+        return self.volumes.snapshot()
+
+    async def volume_call(self, name: str, body: bytes) -> bytes:
+        return await self._run(partial(volume_calls.answer, self.volumes, name, body))
 
     async def exec(self, task_id: TaskId, command: Command) -> Channel:
         return await self._inside.exec(task_id, command)

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Final, TypedDict
 
 from agent.executor.native.shim.kernel import MOUNT_FLAGS, MS_BIND, MS_REC
-from agent.volumes import VolumeRequest
 from swarmpy.errors import TaskRejected
 from swarmpy.model.objects import NodeVolume
 from swarmpy.model.specs import BindOptions, ImageOptions, Mount, VolumeOptions
 from swarmpy.model.states import MountType
+from swarmpy.model.volumes import VolumeRequest
 
 _PROPAGATIONS: Final = ("", "private", "rprivate", "shared", "rshared", "slave", "rslave")
 

@@ -290,7 +290,7 @@ def gpus(tmp_path: Path) -> Path:
 async def test_gpus(rig: NativeRig, gpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TaskRejected, match="this node has none"):
         await run(rig, box("true", device_requests=(DeviceRequest(count=-1, capabilities=("gpu",)),)))
-    monkeypatch.setattr(rig.executor, "_dev", gpus)
+    monkeypatch.setattr(rig.executor._maker, "dev", gpus)
     script = "echo $NVIDIA_VISIBLE_DEVICES; ls /dev | grep nvidia"
     for number, (request, expected) in enumerate(
         [
