@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarmpy.compose import ComposeError, Document, Stack, read_stack
+from swarmpy.model.ids import SECOND_NS, Duration
 from swarmpy.model.specs import (
     AppArmorOptions,
     Autoscale,
@@ -29,8 +30,6 @@ from swarmpy.model.specs import (
     TmpfsOptions,
 )
 from swarmpy.model.states import ConcurrencyPolicy, DependencyCondition, MountType, PlacementStrategy
-
-SECOND_NS = 1_000_000_000
 
 
 def read(lines: str, *, top: str = "", files: dict[str, str] | None = None) -> Stack:
@@ -235,7 +234,7 @@ def test_a_cron_job() -> None:
             max_concurrent=1,
             successful_history=2,
             failed_history=0,
-            starting_deadline=60 * SECOND_NS,
+            starting_deadline=Duration(60 * SECOND_NS),
             suspended=True,
         )
     )
@@ -266,7 +265,7 @@ def test_what_is_ours_alone() -> None:
     )
     assert (spec.rebalance, spec.autoscale) == (
         True,
-        Autoscale(min=2, max=9, cpu_percent=60, scale_down_delay=60 * SECOND_NS),
+        Autoscale(min=2, max=9, cpu_percent=60, scale_down_delay=Duration(60 * SECOND_NS)),
     )
     template, update = spec.task_template, spec.update_config
     assert template.placement is not None
@@ -280,7 +279,7 @@ def test_what_is_ours_alone() -> None:
     )
     made = template.container_spec
     assert made is not None
-    assert made.readiness == Healthcheck(test=("CMD-SHELL", "exit 0"), interval=2 * SECOND_NS)
+    assert made.readiness == Healthcheck(test=("CMD-SHELL", "exit 0"), interval=Duration(2 * SECOND_NS))
     assert made.cpuset_mems == "0"
     assert {m.target: m.volume_options is not None and m.volume_options.sticky for m in made.mounts} == {
         "/data": True,
@@ -309,7 +308,7 @@ WEB = "a.yml:4: services.web."
         ("network_mode: host\n    networks: [default]", WEB + "network_mode and networks cannot be combined"),
         ("depends_on: [nowhere]", WEB + 'depends_on names a service that is not there: "nowhere"'),
         ("depends_on: [web]", WEB + "depends_on names the service itself"),
-        ("depends_on: {web: {condition: ready}}", ".condition must be one of service_started, service_healt"),
+        ("depends_on: {db: {condition: ready, required: false}}", ".condition must be one of service_starte"),
         ("x-swarmpy: {rebalanse: true}", "Additional property rebalanse is not allowed: did you mean rebala"),
         ("x-swarmpy: {cron: {}}", WEB + "x-swarmpy.cron.schedule is missing"),
         ("deploy: {mode: global}\n    x-swarmpy: {cron: {schedule: '* * * * *'}}", "cron is for jobs: set d"),
