@@ -2,13 +2,14 @@
 
 Judged are nodes that are ready and active (a paused node keeps what it has, a drained one loses it anyway),
 by the service's present constraints, not by those the task was placed under. Reservations are granted to the
-oldest tasks first; those that the node's resources no longer cover are turned down too. What is turned down
-is REJECTED, and its orchestrator replaces it elsewhere.
+oldest tasks first; those that the node's resources no longer cover are turned down too, and so are those that
+were given a named resource which the node no longer has. What is turned down is REJECTED, and its
+orchestrator replaces it elsewhere. Where a task's volume is plays no part here: it runs where it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from manager.reconcile.plan import NOTHING, Plan
@@ -22,7 +23,7 @@ from swarmpy.limits import PLAN_GROUPS_MAX
 from swarmpy.model.changes import Group, Report
 from swarmpy.model.ids import NodeId, ServiceId, Timestamp
 from swarmpy.model.objects import Node, Service, Task, TaskStatus
-from swarmpy.model.specs import ServiceSpec
+from swarmpy.model.specs import GenericResource, ServiceSpec
 from swarmpy.model.states import NodeAvailability, NodeState, Owner, TaskState
 
 REJECTED_MESSAGE: Final = "task rejected by constraint enforcer"
@@ -73,6 +74,7 @@ class ConstraintEnforcer:
         is_measured = bool(has.nano_cpus or has.memory_bytes)
         free_cpus, free_memory = has.nano_cpus, has.memory_bytes
         free_generic = generic_counts(has.generic_resources)
+        declared = set(has.generic_resources)
         constraints: dict[ServiceId, tuple[Constraint, ...]] = {}
         rejected = []
         for task in sorted(view.tasks_of_node(node.id), key=age):
@@ -92,6 +94,7 @@ class ConstraintEnforcer:
                 needs.nano_cpus <= free_cpus
                 and needs.memory_bytes <= free_memory
                 and all(amount <= free_generic.get(kind, 0) for kind, amount in needs.generic)
+                and all(_is_declared(each, declared) for each in task.generic_resources)
             )
             if not is_covered and is_wished(task):
                 rejected.append(task)
@@ -101,6 +104,11 @@ class ConstraintEnforcer:
             for kind, amount in needs.generic:
                 free_generic[kind] = free_generic.get(kind, 0) - amount
         return rejected
+
+
+def _is_declared(resource: GenericResource, declared: Collection[GenericResource]) -> bool:
+    """Whether the node still has this very name; of counted ones the number is what matters."""
+    return resource.named_resource_spec is None or resource in declared
 
 
 def constraints_of(spec: ServiceSpec) -> tuple[str, ...]:
