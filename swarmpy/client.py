@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -23,6 +24,7 @@ Query = Mapping[str, str | int | bool]
 
 STALE_HEADER: Final = "X-SwarmPy-Stale"
 _VERSION: Final = "/v1.47"
+_UPGRADE: Final = {"Connection": "Upgrade", "Upgrade": "tcp"}
 _JSON: Final = "application/json"
 
 
@@ -49,6 +51,40 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+class Conversation:
+    """A connection that HTTP has left. One thread may read while another writes."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.content_type: Final = response.getheader("Content-Type", "").split(";")[0]
+        # whatever was read along with the head waits in the response's own buffer
+        self._reader = response.fp
+        self._socket = socket.socket(fileno=os.dup(self._reader.fileno()))
+
+    def read(self, size: int) -> bytes:
+        """Some bytes; none at the end."""
+        return self._reader.read1(size)
+
+    def read_exactly(self, size: int) -> bytes:
+        """Fewer only at the end."""
+        return self._reader.read(size)
+
+    def write(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def finish(self) -> None:
+        """Nothing more will be written; what is still said to us can be read."""
+        with suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def break_off(self) -> None:
+        """End it from another thread: who reads comes to the end."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 class Client:
     """One daemon's API. ``address``: ``unix:///path``, a path, ``tcp://host:port`` or ``http://host:port``."""
 
@@ -73,12 +109,28 @@ class Client:
 
     @contextmanager
     def stream(
-        self, path: str, query: Query | None = None, *, upload: Iterable[bytes] | None = None
+        self,
+        path: str,
+        query: Query | None = None,
+        *,
+        upload: Iterable[bytes] | None = None,
+        method: str = "",
     ) -> Iterator[http.client.HTTPResponse]:
-        """An answer to be read as it comes; with ``upload``, a POST of those bytes."""
-        method = "GET" if upload is None else "POST"
+        """An answer to be read as it comes; with ``upload``, a POST (or ``method``) of those bytes."""
+        method = method or ("GET" if upload is None else "POST")
         with self._request(method, path, query, upload, timeout_s=None) as response:
             yield response
+
+    @contextmanager
+    def upgrade(self, path: str, query: Query | None = None, body: object = None) -> Iterator[Conversation]:
+        """A POST that makes the connection one of plain bytes, both ways."""
+        data = None if body is None else json.dumps(body).encode()
+        with self._request("POST", path, query, data, timeout_s=None, headers=_UPGRADE) as response:
+            conversation = Conversation(response)
+            try:
+                yield conversation
+            finally:
+                conversation.close()
 
     def _call(self, method: str, path: str, query: Query | None, body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -97,6 +149,7 @@ class Client:
         body: bytes | Iterable[bytes] | None,
         *,
         timeout_s: float | None = CLIENT_TIMEOUT_S,
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         target = _VERSION + quote(path, safe="/:@")
         if query:
@@ -105,7 +158,7 @@ class Client:
         try:
             self._connect(connection)
             connection.sock.settimeout(timeout_s)
-            headers = dict(self._headers)
+            headers = {**self._headers, **(headers or {})}
             if isinstance(body, bytes):
                 headers["Content-Type"] = _JSON
             connection.request(method, target, body, headers)

@@ -21,6 +21,8 @@ INT_MIN: Final = -(1 << 63)
 INT_MAX: Final = (1 << 63) - 1
 Filters = dict[str, tuple[str, ...]]
 
+TERMINAL_DIGITS_MAX: Final = 4
+
 _ENUM = re.compile(r"Invalid enum value '?(.*?)'? - at `\$(?:.*\.)?(\w+)`")
 _TRUE = frozenset({"1", "true", "t", "yes"})
 
@@ -74,6 +76,14 @@ def version(request: web.Request, *, of: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 19:
         raise InvalidArgument(f"invalid {of} version '{text}': it must be the Version.Index that was read")
     return int(text)
+
+
+def terminal_size(request: web.Request) -> tuple[int, int]:
+    """Rows and columns, as docker names them: ``h`` and ``w``."""
+    sizes = [request.query.get(name, "") for name in ("h", "w")]
+    if not all(text.isascii() and text.isdigit() and len(text) <= TERMINAL_DIGITS_MAX for text in sizes):
+        raise InvalidArgument("a terminal's size is given as h=ROWS and w=COLUMNS")
+    return int(sizes[0]), int(sizes[1])
 
 
 def filters(request: web.Request, allowed: frozenset[str]) -> Filters:
