@@ -242,7 +242,7 @@ class _Lines:
             "note": picture.note,
             "headline": picture.headline,
             "trouble": picture.trouble,
-            "step": step,
+            "step": step if step != picture.headline else "",
         }
         for what, line in lines.items():
             if line and line != self._last.get(what):
@@ -267,7 +267,7 @@ class _Bars:
             lines.append(f"{label}:".ljust(width + 2) + f"{state:<10} {bar}".rstrip())
         if picture.trouble and not picture.rows:
             lines.append(picture.trouble)
-        if verify:
+        if verify and verify != picture.headline:
             lines.append(verify)
         from rich.text import Text
 

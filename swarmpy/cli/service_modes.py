@@ -151,5 +151,5 @@ def replicas_of(service: Json) -> str:
 
 def total_of(job: Json) -> int:
     """How many completions the mode of a job asks for."""
-    total: int = job.get("TotalCompletions", job.get("MaxConcurrent", 1))
-    return total
+    field = "TotalCompletions" if "TotalCompletions" in job else "MaxConcurrent"
+    return int(job.get(field, 1))
