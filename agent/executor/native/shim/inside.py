@@ -168,10 +168,10 @@ def _copy(order: Order, entrances: dict[str, int], fds: tuple[tuple[int, int, in
     stdio, status = fds
     kernel.set_parent_death_signal(signal.SIGKILL)
     kernel.setns(entrances["mnt"], kernel.CLONE_NEWNS)
-    for target, fd in enumerate((*stdio, status)):
-        os.dup2(fd, target, inheritable=False)
+    for target, fd in enumerate(stdio):
+        os.dup2(fd, target)
     # no program is executed, so nothing closes by itself: not the other end of its own input either
-    status = 3
+    os.closerange(len(stdio), status)
     os.closerange(status + 1, os.sysconf("SC_OPEN_MAX"))
     archive.seal_imports()
     if order["verb"] == "read":
