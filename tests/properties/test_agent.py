@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from agent_rig import NET, Rig, make_revision, make_task
+from agent_rig import NET, FakeManager, Rig, make_revision, make_task
 from budget import machine_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -21,6 +21,7 @@ from agent.executor.fake import Behaviour, FakeMachine
 from agent.executor.fake_exec import Reply
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.model.ids import SECOND_NS, Duration, TaskId
+from swarmpy.model.objects import TaskStatus
 from swarmpy.model.specs import ContainerSpec, Healthcheck
 from swarmpy.model.states import HealthState, TaskState, is_terminal
 from swarmpy.sim.loop import SimLoop
@@ -29,22 +30,31 @@ T = TypeVar("T")
 
 _CHECKED = ContainerSpec(
     image="host",
-    healthcheck=Healthcheck(test=("CMD", "healthy"), interval=Duration(SECOND_NS), retries=2),
+    healthcheck=Healthcheck(test=("CMD", "healthy"), interval=Duration(4 * SECOND_NS), retries=2),
     readiness=Healthcheck(
-        test=("CMD", "ready"), interval=Duration(SECOND_NS // 2), timeout=Duration(SECOND_NS), retries=1
+        test=("CMD", "ready"), interval=Duration(3 * SECOND_NS), timeout=Duration(SECOND_NS), retries=1
     ),
 )
-REVISIONS = [
-    make_revision("web"),
-    make_revision("api"),
-    make_revision("port", port=8080),
-    make_revision("checked", container=_CHECKED),
-]
+CHECKED = make_revision("checked", container=_CHECKED)
+REVISIONS = [make_revision("web"), make_revision("api"), make_revision("port", port=8080), CHECKED]
+CHECKED_MAX = 2
+"""Tasks with checks at a time: each probe costs some time."""
 WELL = Reply(takes_s=0.02)
 _REPLIES = st.sampled_from(
     [WELL, WELL, Reply(exit_code=1), Reply(takes_s=None), Reply(refusal="no such command")]
 )
 _RUNS = st.sampled_from([None, None, None, 0.0, 0.4, 3.0])
+
+
+@dataclasses.dataclass
+class Listening(FakeManager):
+    """A manager with somebody who hears of every report."""
+
+    hear: Callable[[TaskId, TaskStatus], None] = lambda task_id, status: None
+
+    def report(self, task_id: TaskId, status: TaskStatus) -> None:
+        self.hear(task_id, status)
+        super().report(task_id, status)
 
 
 class AgentMachine(RuleBasedStateMachine):
@@ -63,13 +73,16 @@ class AgentMachine(RuleBasedStateMachine):
         self.failed: set[tuple[TaskId, str]] = set()
         """Checks of tasks that have failed once."""
         self.were_ready: set[TaskId] = set()
+        self.condemned: set[TaskId] = set()
+        """Those that managers were told are unhealthy."""
+        self.wrong: list[str] = []
         self.rig = self.run(self._make_rig())
         self.run(self.rig.start())
 
     async def _make_rig(self) -> Rig:
         machine = FakeMachine(plan=self._plan, script=self._script)
         machine.answer = self._answer
-        rig = Rig(machine=machine)
+        rig = Rig(machine=machine, manager=Listening(hear=self._hear))
         rig.network.script = self._script
         rig.manager.tell(NET)
         return rig
@@ -102,7 +115,7 @@ class AgentMachine(RuleBasedStateMachine):
     # --- what managers do
 
     @rule(
-        which=st.integers(0, 3),
+        which=st.integers(0, 2),
         is_waiting=st.booleans(),
         is_networked=st.booleans(),
         run_s=_RUNS,
@@ -171,10 +184,36 @@ class AgentMachine(RuleBasedStateMachine):
 
     # --- what tasks say of themselves
 
-    @precondition(lambda self: self.rig.manager.tasks)
-    @rule(pick=st.integers(0, 99), check=st.sampled_from(["healthy", "ready", "ready"]), reply=_REPLIES)
-    def say(self, pick: int, check: str, reply: Reply) -> None:
-        self.replies[(self._pick(pick), check)] = reply
+    @precondition(lambda self: not self.is_down and not self.is_cut and len(self._checked()) < CHECKED_MAX)
+    @rule(stop_s=st.sampled_from([0.0, 0.2, None]))
+    def assign_a_checked_one(self, stop_s: float | None) -> None:
+        """One that comes up, unless there is trouble."""
+        self.count += 1
+        task = make_task(self.count, CHECKED, is_networked=bool(self.count % 2))
+        self.behaviours[task.id] = Behaviour(stop_s=stop_s)
+        self.post(self.rig.manager.assign(task, revision=CHECKED))
+        self.let_time_pass(4.5)
+
+    @precondition(lambda self: self._checked())
+    @rule(
+        pick=st.integers(0, 99),
+        check=st.sampled_from(["healthy", "ready", "ready"]),
+        reply=_REPLIES,
+        seconds=st.sampled_from([0.0, 3.1, 9.0]),
+    )
+    def say(self, pick: int, check: str, reply: Reply, seconds: float) -> None:
+        ids = self._checked()
+        self.replies[(ids[pick % len(ids)], check)] = reply
+        self.let_time_pass(seconds)
+
+    def _checked(self) -> list[TaskId]:
+        """Those whose process runs, and is asked how it is."""
+        tasks = self.rig.manager.tasks
+        return [id_ for id_ in sorted(tasks) if tasks[id_].revision_id == CHECKED.id and self._runs(id_)]
+
+    def _runs(self, task_id: TaskId) -> bool:
+        task = self.rig.machine.tasks.get(task_id)
+        return task is not None and task.pid != 0 and task.exit is None
 
     # --- what machines do
 
@@ -223,14 +262,23 @@ class AgentMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_out_of_service_without_a_reason(self) -> None:
-        for task_id, task in self.rig.manager.tasks.items():
-            status = task.status
-            if status.health is HealthState.UNHEALTHY:
-                assert (task_id, "healthy") in self.failed
-            if status.state is TaskState.RUNNING and not status.is_unready:
-                self.were_ready.add(task_id)
-            elif status.state is TaskState.RUNNING and task_id in self.were_ready:
-                assert {(task_id, "healthy"), (task_id, "ready")} & self.failed
+        assert not self.wrong
+
+    def _hear(self, task_id: TaskId, status: TaskStatus) -> None:
+        """Every report, also one that another follows at once."""
+        if is_terminal(status.state):
+            return
+        is_ill = status.health is HealthState.UNHEALTHY
+        if is_ill and (task_id, "healthy") not in self.failed:
+            self.wrong.append(f"{task_id} is called unhealthy, and its check never failed")
+        if task_id in self.condemned and not is_ill:
+            self.wrong.append(f"{task_id} was given up, and goes on: {status}")
+        if is_ill:
+            self.condemned.add(task_id)
+        elif status.state is TaskState.RUNNING and not status.is_unready:
+            self.were_ready.add(task_id)
+        elif task_id in self.were_ready and (task_id, "ready") not in self.failed:
+            self.wrong.append(f"{task_id} is called unready, and its check never failed")
 
     @invariant()
     def the_core_is_sound(self) -> None:
@@ -265,9 +313,11 @@ class AgentMachine(RuleBasedStateMachine):
         assert rig.is_converged(), rig.differences()
         assert rig.core.is_idle
         rig.core.check()
+        assert not self.wrong
         for task in rig.manager.tasks.values():
             if not is_terminal(task.status.state):
-                is_checked = task.revision_id == REVISIONS[3].id
+                assert task.id not in self.condemned
+                is_checked = task.revision_id == CHECKED.id
                 health = HealthState.HEALTHY if is_checked else HealthState.UNSPECIFIED
                 assert (task.status.health, task.status.is_unready) == (health, False)
         await rig.crash()
