@@ -81,6 +81,49 @@ def chosen(view: View, wanted: Filters) -> Sequence[Task]:
     )
 
 
+def container_shape(view: View, task: Task) -> Json:
+    """What docker's clients look at before they enter a container."""
+    container = container_spec(view, task)
+    state = task.status.state
+    is_running = TaskState.STARTING <= state <= TaskState.RUNNING
+    status = task.status.container_status
+    return {
+        "Id": task.id,
+        "Created": rfc3339(task.created_at),
+        "Name": f"/{container_name(view, task)}",
+        "Image": container.image,
+        "State": {
+            "Status": "running" if is_running else "created" if state < TaskState.STARTING else "exited",
+            "Running": is_running,
+            "Paused": False,
+            "Restarting": False,
+            "OOMKilled": False,
+            "Dead": False,
+            "Pid": status.pid if status is not None and is_running else 0,
+            "ExitCode": status.exit_code if status is not None else 0,
+            "Error": task.status.err,
+        },
+        "Config": {
+            "Hostname": container.hostname,
+            "User": container.user,
+            "Tty": container.tty,
+            "OpenStdin": container.open_stdin,
+            "AttachStdin": container.open_stdin,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "StdinOnce": False,
+            "Env": list(container.env),
+            "Cmd": [*container.command, *container.args],
+            "Image": container.image,
+            "Labels": container.labels,
+            "WorkingDir": container.dir,
+        },
+        "HostConfig": {},
+        "NetworkSettings": {"Networks": {}},
+        "Mounts": [],
+    }
+
+
 def stats_shape(view: View, task: Task, current: pb.TaskStats, previous: pb.TaskStats | None) -> Json:
     """As ``docker stats`` reads it: a rate is a difference of CPU time over one of the system's, which is
     that of all processors together."""

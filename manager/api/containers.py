@@ -14,7 +14,14 @@ from aiohttp import web
 
 from manager.api import requests
 from manager.api.carry import End, carry
-from manager.api.container_shapes import chosen, container_spec, find_container, node_of, stats_shape
+from manager.api.container_shapes import (
+    chosen,
+    container_shape,
+    container_spec,
+    find_container,
+    node_of,
+    stats_shape,
+)
 from manager.api.context import Api
 from manager.api.docker_json import encode
 from manager.api.hijack import MULTIPLEXED, RAW, done, hijack
@@ -36,12 +43,17 @@ class Containers:
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
+            web.get("/containers/{id}/json", self.inspect),
             web.post("/containers/{id}/attach", self.attach),
             web.post("/containers/{id}/resize", self.resize),
             web.get("/containers/{id}/top", self.top),
             web.get("/containers/{id}/stats", self.stats),
             web.get("/swarmpy/stats", self.stats_of_all),
         )
+
+    async def inspect(self, request: web.Request) -> web.StreamResponse:
+        view = await self._api.read(request)
+        return self._api.answer(container_shape(view, find_container(view, request.match_info["id"])))
 
     async def attach(self, request: web.Request) -> web.StreamResponse:
         view = await self._api.read(request)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from msgspec import field
 
 from manager.api import requests
 from manager.api.carry import KILLED, STDERR, End, carry
@@ -37,7 +38,7 @@ class ExecConfig(Value, frozen=True, kw_only=True):
     attach_stdout: bool = False
     attach_stderr: bool = False
     detach_keys: str = ""
-    tty: bool = False
+    tty: bool = field(default=False, name="Tty")
     cmd: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     user: str = ""
@@ -49,7 +50,7 @@ class ExecStartConfig(Value, frozen=True, kw_only=True):
     """The body of ``POST /exec/{id}/start``. Whether there is a terminal was said before."""
 
     detach: bool = False
-    tty: bool = False
+    tty: bool = field(default=False, name="Tty")
 
 
 @dataclass(kw_only=True)
