@@ -84,7 +84,7 @@ def _merge_maps(base: Mapping, over: Mapping, path: str) -> Mapping:
     def join(key: str, old: Node, new: Node) -> Node:
         return _merged(old, new, f"{path}.{key}".lstrip("."))
 
-    return _over(base, over, join, holds_nothing=path == "environment")
+    return _over(base, over, join)
 
 
 def _merged(old: Node, new: Node, path: str) -> Node:

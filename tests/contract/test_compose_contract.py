@@ -20,9 +20,10 @@ from msgspec.structs import replace
 
 sys.path[:0] = [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2])]
 
-from docker_stack import STACK, deploy  # noqa: E402
+from docker_stack import STACK, config, deploy  # noqa: E402
 
-from swarmpy.compose import ComposeError, Document, read_stack  # noqa: E402
+from swarmpy.compose import ComposeError, Document, merged, read_stack, yaml_text  # noqa: E402
+from swarmpy.compose.tree import Mapping, Node, Sequence  # noqa: E402
 from swarmpy.model.specs import ContainerSpec, ServiceSpec  # noqa: E402
 
 FOLDER = Path(__file__).parent / "compose"
@@ -32,6 +33,8 @@ CASES = {
     "variables": ["variables.yml"],
     "merged": ["merged.yml", "merged.over.yml"],
     "merged the other way": ["merged.over.yml", "merged.yml"],
+    "long": ["long.yml"],
+    "three": ["merged.yml", "merged.over.yml", "third.yml"],
 }
 VARIABLES = {"TAG": "1.25", "N": "4", "EMPTY": "", "TRUE": "true", "HOME": "/home/user"}
 LINES = (FOLDER / "refused.txt").read_text().splitlines()
@@ -41,6 +44,13 @@ OURS = {
     "command: 3": "a number where text is wanted is text",
     "mem_limit: 5m": "the same as deploy.resources.limits.memory",
     "scale: 3": "the same as deploy.replicas",
+    "cpus: 0.5": "the same as deploy.resources.limits.cpus",
+    "gpus: all": "the same as deploy.resources.reservations.devices",
+    "user: 1000": "a number where text is wanted is text",
+    'deploy: {placement: {constraints: "x"}}': "one string is a list of one",
+    "depends_on: [web]": "docker does not look at it",
+    "ports: [{target: 80, mode: sideways}]": "docker leaves it to the engine to refuse",
+    "ports: [{published: 80}]": "docker leaves it to the engine to refuse",
     "cap_add: NET_ADMIN": "one string is a list of one",
     "deploy: {restart_policy: {condition: sometimes}}": "docker leaves it to the engine to refuse",
     "extra_hosts: [x]": "docker drops the entry and says nothing",
@@ -68,6 +78,9 @@ def ask_docker(folder: Path) -> dict[str, Any]:
     services = {
         case: deploy(str(DOCKER), files, folder=FOLDER, variables=VARIABLES) for case, files in CASES.items()
     }
+    configs = {
+        case: config(str(DOCKER), files, folder=FOLDER, variables=VARIABLES) for case, files in CASES.items()
+    }
     lines: dict[str, str | None] = {}
     for line in LINES:
         (folder / "line.yml").write_text(line_document(line))
@@ -76,7 +89,8 @@ def ask_docker(folder: Path) -> dict[str, Any]:
             lines[line] = None
         except ValueError as error:
             lines[line] = str(error).replace(str(folder), PLACE)
-    text = json.dumps({"version": docker_version(), "services": services, "lines": lines}, indent=1)
+    found = {"version": docker_version(), "services": services, "configs": configs, "lines": lines}
+    text = json.dumps(found, indent=1)
     result = json.loads(text.replace(str(FOLDER), PLACE))
     assert isinstance(result, dict)
     return result
@@ -90,7 +104,10 @@ def record() -> dict[str, Any]:
 
 
 def ours(files: list[str]) -> dict[str, ServiceSpec]:
-    documents = [Document(file, (FOLDER / file).read_text(), PLACE) for file in files]
+    return specs([Document(file, (FOLDER / file).read_text(), PLACE) for file in files])
+
+
+def specs(documents: list[Document]) -> dict[str, ServiceSpec]:
     texts = {f"{PLACE}/{path.name}": path.read_text() for path in FOLDER.iterdir()}
     stack = read_stack(documents, name=STACK, variables=VARIABLES, files=texts)
     return {service.spec.name: plain(service.spec) for service in stack.services}
@@ -112,8 +129,8 @@ def _filled(spec: Any) -> Any:
 
 def plain(spec: ServiceSpec) -> ServiceSpec:
     """Without what differs on purpose: ids, the tag that docker adds to images, empty privileges, and the
-    addresses of ports, which docker drops. It does not keep to one order of mounts, nor of a secret that is
-    used twice."""
+    addresses of ports and the dependencies, which docker drops. It does not keep to one order of mounts, nor of
+    a secret that is used twice."""
     template = spec.task_template
     container = template.container_spec or ContainerSpec()
     has_privileges = container.privileges is not None and container.privileges.credential_spec is not None
@@ -128,7 +145,12 @@ def plain(spec: ServiceSpec) -> ServiceSpec:
     endpoint = spec.endpoint_spec
     if endpoint is not None:
         endpoint = replace(endpoint, ports=tuple(replace(port, host_ip="") for port in endpoint.ports))
-    return replace(spec, task_template=replace(template, container_spec=container), endpoint_spec=endpoint)
+    return replace(
+        spec,
+        task_template=replace(template, container_spec=container),
+        endpoint_spec=endpoint,
+        depends_on=(),
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -137,6 +159,45 @@ def test_services_are_the_ones_that_docker_makes(record: dict[str, Any], case: s
     assert set(mine) == set(wanted)
     for name in mine:
         assert msgspec.to_builtins(mine[name]) == msgspec.to_builtins(wanted[name])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_docker_merges_gives_the_same_services(record: dict[str, Any], case: str) -> None:
+    """``docker stack config`` writes everything out; a dollar sign of its output is no variable."""
+    text = record["configs"][case].replace("$", "$$")
+    mine, wanted = specs([Document("config.yml", text, PLACE)]), theirs(record, case)
+    assert {name: msgspec.to_builtins(spec) for name, spec in mine.items()} == {
+        name: msgspec.to_builtins(spec) for name, spec in wanted.items()
+    }
+
+
+@pytest.mark.skipif(DOCKER is None, reason="there is no docker CLI here")
+@pytest.mark.parametrize("case", CASES)
+def test_what_we_merge_gives_docker_the_same_services(case: str, tmp_path: Path) -> None:
+    documents = [Document(file, (FOLDER / file).read_text(), str(FOLDER)) for file in CASES[case]]
+    texts = {str(path): path.read_text() for path in FOLDER.iterdir()}
+    tree, _ = merged(documents, variables=VARIABLES, files=texts)
+    (tmp_path / "config.yml").write_text(yaml_text(for_docker(tree)))
+    again = deploy(str(DOCKER), ["config.yml"], folder=tmp_path, variables=VARIABLES)
+    first = deploy(str(DOCKER), CASES[case], folder=FOLDER, variables=VARIABLES)
+    assert theirs({"services": {case: again}}, case) == theirs({"services": {case: first}}, case)
+
+
+def for_docker(tree: Mapping) -> Mapping:
+    """Without keys that docker's stacks do not know."""
+
+    def one(node: Node) -> Node:
+        match node:
+            case Sequence(items=items):
+                return Sequence(tuple(map(one, items)), node.place)
+            case Mapping(items=items):
+                kept = {key: one(item) for key, item in items.items() if key not in ("host_ip", "depends_on")}
+                return node.with_items(kept)
+        return node
+
+    found = one(tree)
+    assert isinstance(found, Mapping)
+    return found
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import string
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarmpy.compose import ComposeError, Document, merged, read_stack, runnable
+from swarmpy.compose.gather import Gatherer
 from swarmpy.compose.interpolate import substitute
 from swarmpy.compose.load import load
 from swarmpy.compose.merge import merge
 from swarmpy.compose.tables import TABLES
-from swarmpy.compose.tree import EMPTY_PLACE, Mapping
+from swarmpy.compose.tree import EMPTY_PLACE, Mapping, without_resets
 
 VARIABLES = {"A": "1", "B": "text with $ and }", "EMPTY": ""}
 
@@ -116,6 +118,38 @@ def test_a_document_over_itself_keeps_its_maps(document: Any) -> None:
     assert list(merge([tree, tree]).items) == list(tree.items)
 
 
+values = st.sampled_from(["1", "2", '""'])
+LINES: dict[str, st.SearchStrategy[str]] = {
+    "environment": st.dictionaries(st.sampled_from("AB"), values, max_size=2).map(
+        lambda found: f"{{{', '.join(f'{name}: {value}' for name, value in sorted(found.items()))}}}"
+    ),
+    "cap_add": st.lists(st.sampled_from("XYZ"), max_size=2).map(lambda found: f"[{', '.join(found)}]"),
+    "command": st.sampled_from(["[a]", "[b, c]"]),
+    "ports": st.lists(st.sampled_from(["1:1", "1:2", "2:2"]), max_size=2, unique=True).map(
+        lambda found: f"[{', '.join(repr(port) for port in found)}]"
+    ),
+    "hostname": values,
+    "deploy": st.sampled_from(["{replicas: 1}", "{labels: {a: b}}", "{labels: !reset {}}", "{replicas: }"]),
+}
+Layer = tuple[tuple[str, str, str], ...]
+tags = st.sampled_from(["", "", "!reset ", "!override "])
+layers = st.lists(st.sampled_from(sorted(LINES)), unique=True, max_size=4).flatmap(
+    lambda keys: st.tuples(*(st.tuples(st.just(key), tags, LINES[key]) for key in keys))
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers, layers, layers)
+def test_it_does_not_matter_which_documents_are_merged_first(one: Layer, two: Layer, three: Layer) -> None:
+    lines = ["".join(f"    {key}: {tag}{text}\n" for key, tag, text in layer) for layer in (one, two, three)]
+    gatherer = Gatherer({})
+    a, b, c = (
+        gatherer.opened(Document("a.yml", f"services:\n  s:\n    image: host\n{text}"), {}) for text in lines
+    )
+    left, right = merge([merge([a, b]), c]), merge([a, merge([b, c])])
+    assert without_resets(left) == without_resets(right)
+
+
 texts = st.text(st.characters(codec="utf-8"), max_size=30)
 variable_names = st.from_regex(r"[_a-zA-Z][_a-zA-Z0-9]{0,5}\Z", fullmatch=True)
 
@@ -143,6 +177,69 @@ def test_defaults_and_alternatives(name: str, word: str, value: str | None) -> N
     assert substitute(f"${{{name}+{word}}}", variables) == ("" if value is None else word)
     assert substitute(f"${{{name}:+{word}}}", variables) == (word if value else "")
     assert substitute(f"${{MISSING{name}:-${{{name}:-{word}}}}}", variables) == (value or word)
+
+
+plain = st.text("ab :-+?/.", max_size=4)
+operators = st.sampled_from([":-", "-", ":+", "+", ":?", "?"])
+templates = st.recursive(
+    st.one_of(plain, st.just("$$"), st.tuples(st.sampled_from(["A", "EMPTY", "NONE"]))),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.tuples(st.sampled_from(["A", "EMPTY", "NONE"]), operators, inner),
+    ),
+    max_leaves=6,
+)
+
+
+class _Missing(Exception):
+    """What the template requires is not there."""
+
+
+def written(part: Any) -> str:
+    match part:
+        case str():
+            return part
+        case list():
+            return "".join(map(written, part))
+        case (name,):
+            return f"${{{name}}}"
+        case (name, operator, word):
+            return f"${{{name}{operator}{written(word)}}}"
+    raise AssertionError(part)
+
+
+def meant(part: Any) -> str:
+    """The shell's rules, read from the parts instead of the text."""
+    match part:
+        case str():
+            return part.replace("$$", "$")
+        case list():
+            return "".join(map(meant, part))
+        case (name,):
+            return VARIABLES.get(name, "")
+        case (name, operator, word):
+            value = VARIABLES.get(name)
+            is_there = value is not None and (value != "" or not operator.startswith(":"))
+            if operator[-1] == "+":
+                return meant(word) if is_there else ""
+            if is_there:
+                return value or ""
+            if operator[-1] == "?":
+                raise _Missing
+            return meant(word)
+    raise AssertionError(part)
+
+
+@settings(max_examples=100, deadline=None)
+@given(templates)
+def test_nested_variables_mean_what_their_parts_mean(template: Any) -> None:
+    try:
+        wanted = meant(template)
+    except _Missing:
+        with pytest.raises(ValueError, match="is missing a value"):
+            substitute(written(template), VARIABLES)
+        return
+    assert substitute(written(template), VARIABLES) == wanted
 
 
 @given(texts)

@@ -84,6 +84,20 @@ class _Calls(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
+def config(docker: str, files: list[str], *, folder: Path, variables: Mapping[str, str]) -> str:
+    """What ``docker stack config`` makes of the files."""
+    done = subprocess.run(
+        [docker, "stack", "config", *(word for file in files for word in ("-c", file))],
+        env={"PATH": os.environ["PATH"], **variables},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT_S,
+    )
+    return done.stdout
+
+
 def deploy(docker: str, files: list[str], *, folder: Path, variables: Mapping[str, str]) -> dict[str, Any]:
     """The services that are created, by name; raises ``ValueError`` with what the CLI says if it refuses."""
     with tempfile.TemporaryDirectory() as home:
