@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from swarmpy.cli import values
 from swarmpy.cli.autoscale import apply_autoscale
+from swarmpy.cli.container_flags import apply_container
 from swarmpy.cli.flags import Command, Options, UsageError, number
 from swarmpy.cli.network_policy import apply_policy
 from swarmpy.cli.progress import wait_converged
@@ -66,6 +67,7 @@ def new_spec(image: str, args: list[str], options: Options, environment: dict[st
         put(spec, _NETWORKS, networks)
     apply_policy(spec, options)
     apply_autoscale(spec, options)
+    apply_container(spec, options, is_update=False)
     return spec
 
 
@@ -151,6 +153,7 @@ def change_spec(spec: Json, options: Options, environment: dict[str, str]) -> No
     apply_families(spec, options, is_update=True)
     apply_policy(spec, options)
     apply_autoscale(spec, options)
+    apply_container(spec, options, is_update=True)
     _change_ports(spec, options)
     if options.on("force"):
         put(spec, "TaskTemplate.ForceUpdate", int(take(spec, "TaskTemplate.ForceUpdate") or 0) + 1)

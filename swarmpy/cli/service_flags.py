@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from swarmpy.cli import values
 from swarmpy.cli.autoscale import AUTOSCALE_FLAGS
+from swarmpy.cli.container_flags import CREATE_CONTAINER_FLAGS, UPDATE_CONTAINER_FLAGS
 from swarmpy.cli.flags import Flag, Options, Takes, UsageError, listed, switch, text
 from swarmpy.cli.network_policy import POLICY_FLAGS
 from swarmpy.cli.service_modes import CRON_FLAGS
@@ -347,6 +348,7 @@ CREATE_FLAGS: Final = (
     listed("network", "Network attachments (name, or name=…,alias=…,driver-opt=…,ip=…,ip6=…,mac=…)"),
     *POLICY_FLAGS,
     *AUTOSCALE_FLAGS,
+    *CREATE_CONTAINER_FLAGS,
     *map(_flag, SETTINGS),
     *(Flag(family.name, Takes.LIST, family.help, family.short) for family in FAMILIES),
 )
@@ -370,6 +372,7 @@ UPDATE_FLAGS: Final = (
     listed("network-rm", "Remove a network"),
     *POLICY_FLAGS,
     *AUTOSCALE_FLAGS,
+    *UPDATE_CONTAINER_FLAGS,
     *map(_flag, SETTINGS),
     *(
         Flag(f"{family.name}{end}", Takes.LIST, f"{act}: {family.help}")

@@ -15,6 +15,14 @@ from swarmpy.client import Json
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import quantities
 
+_MOUNT_SWITCHES: Final = (
+    "readonly",
+    "ro",
+    "volume-nocopy",
+    "volume-sticky",
+    "bind-nonrecursive",
+    "bind-create-mountpoint",
+)
 _TRUE: Final = frozenset({"", "true", "1"})
 
 
@@ -201,7 +209,7 @@ def mount(text: str) -> Json:
 
 
 def _mount_field(result: Json, key: str, value: str, whole_text: str, *, is_bare: bool) -> None:
-    if is_bare and key not in ("readonly", "ro", "volume-nocopy", "bind-nonrecursive"):
+    if is_bare and key not in _MOUNT_SWITCHES:
         raise UsageError(f"invalid field '{key}' must be a key=value pair")
     match key:
         case "type":
@@ -218,6 +226,14 @@ def _mount_field(result: Json, key: str, value: str, whole_text: str, *, is_bare
             result.setdefault("BindOptions", {})["Propagation"] = value.lower()
         case "bind-nonrecursive":
             result.setdefault("BindOptions", {})["NonRecursive"] = value.lower() in _TRUE
+        case "bind-recursive":
+            result.setdefault("BindOptions", {}).update(_recursion(value))
+        case "bind-create-mountpoint":
+            result.setdefault("BindOptions", {})["CreateMountpoint"] = value.lower() in _TRUE
+        case "volume-sticky":
+            result.setdefault("VolumeOptions", {})["Sticky"] = value.lower() in _TRUE
+        case "image-subpath":
+            result.setdefault("ImageOptions", {})["Subpath"] = value
         case "volume-nocopy":
             result.setdefault("VolumeOptions", {})["NoCopy"] = value.lower() in _TRUE
         case "volume-subpath":
@@ -240,6 +256,22 @@ def _mount_field(result: Json, key: str, value: str, whole_text: str, *, is_bare
                 raise UsageError(f"invalid value for {key}: {value}") from None
         case _:
             raise UsageError(f"unexpected key '{key}' in '{whole_text}'")
+
+
+def _recursion(value: str) -> Json:
+    """How far down a bind mount goes, and how far its read-only does."""
+    choices: dict[str, Json] = {
+        "enabled": {},
+        "disabled": {"NonRecursive": True},
+        "writable": {"ReadOnlyNonRecursive": True},
+        "readonly": {"ReadOnlyForceRecursive": True},
+    }
+    if value not in choices:
+        raise UsageError(
+            f"invalid value for bind-recursive: {value} "
+            '(must be "enabled", "disabled", "writable", or "readonly")'
+        )
+    return choices[value]
 
 
 # --- networks

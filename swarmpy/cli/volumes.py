@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError, listed, switch, text
-from swarmpy.cli.output import LIST_FLAGS, Listing, show_list
+from swarmpy.cli.output import LIST_FLAGS, Listing, parse_filters, show_list
 from swarmpy.cli.render import size
 from swarmpy.cli.session import Session, each
+from swarmpy.client import filters
 
 _COLUMNS: Final = {"Driver": "DRIVER", "Name": "VOLUME NAME"}
 _NODE_COLUMNS: Final = {"Node": "NODE", **_COLUMNS}
@@ -36,10 +37,7 @@ def create(session: Session, arguments: list[str], options: Options) -> int:
 def ls(session: Session, arguments: list[str], options: Options) -> int:
     if options.on("all-nodes"):
         return _ls_everywhere(session, options)
-    query = _query(options)
-    wanted = _filters(options)
-    if wanted:
-        query["filters"] = json.dumps(wanted)
+    query = {**_query(options), **filters(parse_filters(options.many("filter")))}
     found = session.client.get("/volumes", query)["Volumes"]
     show_list(Listing(_COLUMNS, [_row(volume) for volume in found], id_field="Name"), options)
     return 0
@@ -86,10 +84,10 @@ def prune(session: Session, arguments: list[str], options: Options) -> int:
     if not options.on("force"):
         kind = "all local volumes" if options.on("all") else "all anonymous local volumes"
         raise UsageError(f"this will remove {kind} not used by at least one task: say so with --force")
-    wanted = _filters(options)
+    wanted = parse_filters(options.many("filter"))
     if options.on("all"):
         wanted["all"] = [_TRUE]
-    query = {**_query(options), **({"filters": json.dumps(wanted)} if wanted else {})}
+    query = {**_query(options), **filters(wanted)}
     done = session.client.post("/volumes/prune", {}, query)
     if done["VolumesDeleted"]:
         print("\n".join(["Deleted Volumes:", *done["VolumesDeleted"], ""]))
@@ -99,14 +97,6 @@ def prune(session: Session, arguments: list[str], options: Options) -> int:
 
 def _query(options: Options) -> dict[str, str | int | bool]:
     return {"node": options.text("node")} if options.is_set("node") else {}
-
-
-def _filters(options: Options) -> dict[str, list[str]]:
-    wanted: dict[str, list[str]] = {}
-    for entry in options.many("filter"):
-        name, value = values.pair(entry, what="filter")
-        wanted.setdefault(name, []).append(value)
-    return wanted
 
 
 def _row(volume: dict[str, Any]) -> dict[str, Any]:

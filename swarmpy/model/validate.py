@@ -15,6 +15,7 @@ from typing import Final
 from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.limits import REPLICAS_MAX
 from swarmpy.model import (
+    container_rules,
     endpoint_policy,
     generic_resources,
     health_rules,
@@ -236,6 +237,7 @@ def _check_resources(spec: ResourceRequirements | None) -> None:
         generic_resources.check_wish(spec.reservations.generic_resources)
     if spec.limits is not None and spec.limits.pids < 0:
         raise InvalidArgument("invalid pids limit: it cannot be negative")
+    container_rules.check_memory(spec)
 
 
 def _check_restart(policy: RestartPolicy | None) -> None:
@@ -282,6 +284,7 @@ def _check_container(spec: ContainerSpec) -> None:
     if spec.stop_grace_period is not None and spec.stop_grace_period < 0:
         raise InvalidArgument("ContainerSpec: stop-grace-period cannot be negative")
     _check_mounts(spec.mounts)
+    container_rules.check_options(spec)
     health_rules.check_health(spec)
     _check_targets("secret", [(ref.secret_name, ref.file) for ref in spec.secrets if ref.file is not None])
     _check_targets("config", [(ref.config_name, ref.file) for ref in spec.configs if ref.file is not None])
