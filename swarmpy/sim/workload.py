@@ -17,6 +17,7 @@ from typing import Any
 from agent.executor.base import Launch
 from agent.executor.fake import Behaviour
 from swarmpy.model.ids import SECOND_NS
+from swarmpy.sim import files
 from swarmpy.sim.checkers.history import MARK_LABEL, Operation, Outcome, Refused, Seen, Verb
 from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Disconnected, Host
@@ -45,6 +46,8 @@ CALLS = {"create": 30, "update": 30, "read": 20, "remove": 10, "list": 10, "netw
 STACK_CALLS = {"update": 50, "read": 30, "list": 20}
 CHANGES = ("scale", "scale", "image", "image", "placement", "networks", "force", "label")
 STACK_CHANGES = ("scale", "scale", "force", "label")
+RENEW_PAUSES = 6
+"""Of a client, between two renewals of a secret or config."""
 JOIN_PAUSES = 2
 """Of a client, between two tasks that are joined to networks or taken off."""
 CERTAIN = ("does not have a leader", "update out of sequence", "This node is not a swarm manager")
@@ -103,6 +106,8 @@ class Workload:
         self._random = Random(f"{seed}/workload")
         self._marks = 0
         self._is_over = False
+        self._files: dict[str, str] = {}
+        """Ids of secrets and configs, by name."""
         self.names = [f"web-{number}" for number in range(shape.services)]  # the start of no id
         if stack:
             self.names = [spec["Name"] for spec in stack]
@@ -112,6 +117,10 @@ class Workload:
         for name, body in {} if self._stack else NETWORKS.items():
             answer = await self._fleet.call(host, "POST", "/networks/create", {"Name": name, **body})
             assert answer.status == HTTPStatus.CREATED, answer
+        for kind, name in () if self._stack else files.FILES:
+            answer = await self._fleet.call(host, "POST", f"/{kind}s/create", files.new(name))
+            assert answer.status == HTTPStatus.CREATED, answer
+            self._files[name] = answer.json["ID"]
         for spec in self._stack:
             marked = {**spec, "Labels": {**spec.get("Labels", {}), MARK_LABEL: self._mark()}}
             while not await self.create(host, spec["Name"], marked, client="deployer"):
@@ -123,6 +132,7 @@ class Workload:
                 clients.create_task(self._client(f"c{number}", Random(f"{self._seed}/client/{number}")))
             if not self._stack:
                 clients.create_task(self._join_and_leave(Random(f"{self._seed}/joiner")))
+                clients.create_task(self._renew_files(Random(f"{self._seed}/renewer")))
 
     def stop(self) -> None:
         """No more calls. Those under way are waited for: one that is broken off would have no outcome."""
@@ -142,6 +152,22 @@ class Workload:
             managers = self._fleet.managers()
             if managers and not self._is_over:
                 await self.join_or_leave(dice.choice(managers), dice)
+
+    async def _renew_files(self, dice: Random) -> None:
+        """Newer data of secrets and configs, whatever becomes of it; with dice of its own."""
+        number = 1
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1 / (RENEW_PAUSES * self._shape.pause_s)))
+            managers = self._fleet.managers()
+            if not managers or self._is_over:
+                continue
+            host, (kind, name) = dice.choice(managers), dice.choice(files.FILES)
+            number += 1
+            found = await self._ask(host, "GET", f"/{kind}s/{name}")
+            if found is not None and found.status == HTTPStatus.OK:
+                query = {"version": str(found.json["Version"]["Index"])}
+                path = f"/swarmpy/{kind}s/{name}/versions"
+                await self._ask(host, "POST", path, files.data(name, number), query=query)
 
     async def join_or_leave(self, host: Host, dice: Random) -> None:
         """Whatever becomes of it."""
@@ -285,7 +311,11 @@ class Workload:
             "Name": name,
             "Labels": {MARK_LABEL: self._mark()},
             "TaskTemplate": {
-                "ContainerSpec": {"Image": self._image(dice), "StopGracePeriod": 2 * SECOND_NS},
+                "ContainerSpec": {
+                    "Image": self._image(dice),
+                    "StopGracePeriod": 2 * SECOND_NS,
+                    **files.references(name, self._files),
+                },
                 "RestartPolicy": {
                     "Condition": dice.choice(["any", "any", "any", "on-failure", "none"]),
                     "Delay": dice.choice([0, SECOND_NS, 5 * SECOND_NS]),

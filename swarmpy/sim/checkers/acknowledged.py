@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from manager.store.view import View
+from swarmpy.model.file_versions import pins_of
 from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.sim.checkers.history import Operation, Outcome, Verb, by_name, mark_of
@@ -45,7 +46,11 @@ def lost_or_made_up(
         if service is not None:
             mark = mark_of(service.spec)
             found += _content(service, mark, effective, may_roll_back=may_roll_back)
-            marks = Counter(mark_of(revision.spec) for revision in view.revisions_of(service.id))
+            # managers repeat a spec with newer data of its secrets and configs, each only once
+            kept = Counter((mark_of(each.spec), pins_of(each.spec)) for each in view.revisions_of(service.id))
+            marks: Counter[str] = Counter()
+            for (each_mark, _), count in kept.items():
+                marks[each_mark] = max(marks[each_mark], count)
             found += _repeated(service, marks, effective)
     for service in view.services():
         if service.spec.name not in histories:

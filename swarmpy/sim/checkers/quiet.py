@@ -49,7 +49,7 @@ from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import Placement
 from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
-from swarmpy.sim.checkers import discovery
+from swarmpy.sim.checkers import discovery, files
 
 NAME: Final = "quiet"
 
@@ -241,6 +241,7 @@ def _node_reasons(scene: Scene, truth: NodeTruth) -> Iterator[str]:
         yield from discovery.differences(view, truth.node_id, truth.core.networks, wanted)
         if truth.network.state != truth.core.networks:
             yield f"{where}: the networks are not as its agent wants them"
+        yield from files.differences(view, truth.node_id, truth.machine, truth.core)
 
 
 def _each(task_ids: Iterable[TaskId], sentence: str) -> Iterator[str]:
