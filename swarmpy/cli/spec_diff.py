@@ -40,6 +40,10 @@ _NAMES: Final = {
     "DependsOn": "depends-on",
 }
 _ORDERED: Final = frozenset({"args", "entrypoint", "health-cmd", "dns", "dns-search", "placement-pref"})
+_ALWAYS_TOLD: Final = frozenset(
+    {"UpdateConfig.MaxFailureRatio", "RollbackConfig.MaxFailureRatio", "TaskTemplate.ForceUpdate"}
+)
+"""Fields that the API shows even if nobody has set them: their zero is no setting."""
 _READERS: Final = {setting.path: setting.read for setting in SETTINGS}
 _MEMBERS: Final[dict[str, Callable[[Any], str]]] = {
     "env": lambda entry: str(entry).partition("=")[0],
@@ -106,7 +110,7 @@ def _leaves(spec: Json, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _walk(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Values by place; what has a name of its own is not taken apart."""
     if not isinstance(value, dict) or path in _NAMES:
-        if value not in (None, "", [], {}):
+        if value not in (None, "", [], {}) and (value or path not in _ALWAYS_TOLD):
             yield path, value
         return
     if not value and path.startswith("Mode."):
