@@ -129,8 +129,8 @@ def _filled(spec: Any) -> Any:
 
 def plain(spec: ServiceSpec) -> ServiceSpec:
     """Without what differs on purpose: ids, the tag that docker adds to images, empty privileges, and the
-    addresses of ports and the dependencies, which docker drops. It does not keep to one order of mounts, nor of
-    a secret that is used twice."""
+    addresses of ports and the dependencies, which docker drops. It does not keep to one order of mounts, nor
+    of a secret that is used twice."""
     template = spec.task_template
     container = template.container_spec or ContainerSpec()
     has_privileges = container.privileges is not None and container.privileges.credential_spec is not None
