@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from random import Random
 
 from swarmpy.errors import TaskRejected, Unavailable
+from swarmpy.sim import ailments
 from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Host
 from swarmpy.sim.loop import SimLoop
@@ -334,6 +335,15 @@ def dying_tasks(scene: Scene) -> Undo | None:
     return None
 
 
+def ailing_tasks(scene: Scene) -> Undo | None:
+    """Checks of some tasks fail, hang or are late: of health, which ends them, or of readiness."""
+    host = scene.victim()
+    if host is None:
+        return None
+    host.machine.answer = ailments.ailing(scene.dice)
+    return host.reset_machine
+
+
 FAULTS: dict[str, Fault] = {
     "kill": kill,
     "kill-several": kill_several,
@@ -355,6 +365,7 @@ FAULTS: dict[str, Fault] = {
     "duplicate": duplicate,
     "executor": bad_executor,
     "dying-tasks": dying_tasks,
+    "ailing-tasks": ailing_tasks,
 }
 """Every fault by the name that the command line knows; the docstring says what it is."""
 

@@ -32,6 +32,7 @@ from swarmpy.errors import SwarmError
 from swarmpy.model.objects import NodeDescription
 from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.runtime import Env
+from swarmpy.sim import ailments
 from swarmpy.sim.clock import SimClock, SimEntropy
 from swarmpy.sim.disk import SimDisk
 from swarmpy.sim.http import Answer, SharedHttp
@@ -207,6 +208,7 @@ class Host:
     def reset_machine(self) -> None:
         """Bringing tasks up and down works again, and takes as long as it does."""
         dice = self._random
+        self.machine.answer = ailments.well
         self.machine.script = lambda verb, subject: dice.uniform(*OPERATION_S.get(verb, (0.0, 0.0)))
         self.network.script = lambda verb, task_id: dice.uniform(*NETWORK_S.get(verb, (0.0, 0.0)))
 

@@ -153,6 +153,7 @@ class _Truth:
         is_here = task.node_id == self._node_id
         return (
             task.status.state == TaskState.RUNNING
+            and not task.status.is_unready
             and is_wanted
             and not self._is_lost(task)
             and (not is_here or task.id in self._reachable)
