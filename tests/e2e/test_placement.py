@@ -13,6 +13,7 @@ import pytest
 from lab_cli import (
     Cli,
     moment,
+    processes,
     reason,
     running,
     state,
@@ -262,3 +263,66 @@ def test_create_waits_until_it_runs_and_fails_where_it_cannot(cli: Cli) -> None:
     assert said.err == f"{told}: task: non-zero exit (6)\n"
     said = cli("service", "create", "--name", "done", *never, "true")
     assert said.code == 0, said
+
+
+# --- lists, numbers, packing
+
+
+def test_constraints_by_list_and_number_and_a_service_that_is_packed(cli: Cli) -> None:
+    cli.good("node", "update", "--label-add", "zone=b", "--label-add", "cores=8", "node-2")
+    cli.good("node", "update", "--label-add", "zone=c", "--label-add", "cores=2", "node-3")
+    cli.create("listed", "--replicas", "2", "--constraint", "node.labels.zone in (a, b)", *SLEEP)
+    cli.create("large", "--replicas", "2", "--constraint", "node.labels.cores < 8", *SLEEP)
+    cli.create("none", "--replicas", "2", "--constraint", "!exists(node.labels.zone)", *SLEEP)
+    cli.create("packed", "--replicas", "3", "--placement-strategy", "binpack", *SLEEP)
+
+    wait_running(cli.lab, "listed", 2, on=["node-2"] * 2)
+    wait_running(cli.lab, "large", 2, on=["node-3"] * 2)
+    wait_running(cli.lab, "none", 2, on=["node-1"] * 2)
+    assert len({task["Node"] for task in wait_running(cli.lab, "packed", 3)}) == 1
+    said = cli.bad("service", "create", "--constraint", "node.labels.cores > many", *SLEEP)
+    assert "'many' is no number: write a number such as 4" in said
+
+
+# --- nodes that empty, fill up, or are alone
+
+
+def test_a_drain_starts_the_new_task_first_and_a_rebalance_fills_the_node_again(cli: Cli) -> None:
+    cli.create("web", "--replicas", "6", "--update-order", "start-first", *SLEEP)
+    wait_running(cli.lab, "web", 6, on=[*NODES, *NODES])
+
+    assert cli.good("node", "drain", "--wait", "--timeout", "30s", "node-3").endswith("node-3\n")
+    moved = wait_running(cli.lab, "web", 6)
+    assert "node-3" not in {task["Node"] for task in moved}
+    everything = {task["ID"]: task for task in tasks_of(cli.lab, "web")}
+    for old in (task for task in everything.values() if task["Node"] == "node-3"):
+        (new,) = (task for task in moved if task["Slot"] == old["Slot"])
+        assert moment(new["Status"]["Timestamp"]) <= moment(old["Status"]["Timestamp"])
+
+    cli.good("node", "activate", "node-3")
+    told = cli.good("rebalance", "web").splitlines()
+    assert len(told) == 2
+    assert all(line.startswith("web.") and line.endswith(" -> node-3") for line in told)
+    wait_running(cli.lab, "web", 6, on=[*NODES, *NODES])
+    assert cli.good("rebalance", "web") == "web: evenly spread already\n"
+
+
+def test_a_node_alone_stops_its_tasks_if_it_was_told_to(cli: Cli) -> None:
+    cli.good("node", "update", "--stop-after", "1s", "node-3")
+    here = "7777777.3"
+    cli.create("here", "--constraint", "node.hostname==node-3", "host", "sleep", here)
+    (task,) = wait_running(cli.lab, "here", 1, on=["node-3"])
+    assert len(processes(here)) == 1
+
+    cli.lab.cut("node-3")
+    wait_for(lambda: processes(here), lambda found: not found, what="node-3 should stop its task")
+    cli.lab.heal("node-3")
+
+    (again,) = wait_for(
+        lambda: [each for each in running(cli.lab, "here") if each["ID"] != task["ID"]],
+        lambda found: len(found) == 1,
+        what="another task should run on node-3",
+    )
+    assert again["Node"] == "node-3"
+    assert len(processes(here)) == 1
+    cli.good("node", "update", "--stop-after", "0s", "node-3")
