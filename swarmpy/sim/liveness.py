@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from http import HTTPStatus
 from random import Random
 from typing import Any
 
 from swarmpy.sim.checkers.history import MARK_LABEL
-from swarmpy.sim.fleet import Fleet
-from swarmpy.sim.host import Host
+from swarmpy.sim.fleet import PATIENCE_S, Fleet, Impatient
+from swarmpy.sim.host import Disconnected, Host
 from swarmpy.sim.loop import SimLoop
 from swarmpy.sim.network import SimNetwork
 from swarmpy.sim.workload import Workload
@@ -55,16 +57,27 @@ class Liveness:
     async def prepare(self, network: SimNetwork) -> None:
         """Mark the spared workers; make one of the other managers deaf in every second world."""
         for host in self.workers:
-            found = (await self._fleet.call_any("GET", f"/nodes/{host.node_id}")).json
-            spec = {**found["Spec"], "Labels": {LABEL: "yes"}}
-            version = {"version": str(found["Version"]["Index"])}
-            await self._fleet.call(
-                self.managers[0], "POST", f"/nodes/{host.node_id}/update", spec, query=version
-            )
+            await self._mark(host)
         others = [host for host in self._fleet.founders if host not in self.managers]
         if others and self._dice.random() < 0.5:
             deaf = self._dice.choice(others)
             network.cut_one_way([(host.ip, deaf.ip) for host in self._fleet.hosts if host is not deaf])
+
+    async def _mark(self, host: Host) -> None:
+        """Read and write until nobody else wrote in between: managers note things on nodes, too."""
+        path = f"/nodes/{host.node_id}"
+        deadline = self._loop.now + PATIENCE_S
+        while True:
+            found = (await self._fleet.call_any("GET", path)).json
+            spec = {**found["Spec"], "Labels": {LABEL: "yes"}}
+            query = {"version": str(found["Version"]["Index"])}
+            with suppress(Disconnected):
+                answer = await self._fleet.ask(self._manager(), "POST", f"{path}/update", spec, query=query)
+                if answer.status == HTTPStatus.OK:
+                    return
+            if self._loop.now > deadline:
+                raise Impatient(f"{host.name} is not marked within {PATIENCE_S:.0f} s")
+            await asyncio.sleep(POLL_S)
 
     async def run(self) -> None:
         number = 0
