@@ -7,7 +7,7 @@ Services that have the file reloaded are left alone: their nodes put it in place
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Generic, TypeVar
 
 from aiohttp import web
@@ -40,9 +40,11 @@ F = TypeVar("F", Secret, Config)
 
 
 class NewData(Value, frozen=True, kw_only=True):
-    """The body of an update of data."""
+    """The body of an update of data. ``except_``: names of services that the client is about to update, and
+    gives the newer data in the same change; until then they keep what they have."""
 
     data: bytes = b""
+    except_: tuple[str, ...] = ()
 
 
 class FileVersions(Generic[F]):
@@ -59,7 +61,8 @@ class FileVersions(Generic[F]):
 
     async def add(self, request: web.Request) -> web.StreamResponse:
         base_version = requests.version(request, of=self._kind)
-        data = (await requests.read_body(request, NewData)).data
+        wish = await requests.read_body(request, NewData)
+        data, left_out = wish.data, frozenset(wish.except_)
         ids = [self._api.new_id() for _ in range(FILE_SERVICES_MAX)]
         outcome: dict[str, Any] = {}
 
@@ -71,7 +74,9 @@ class FileVersions(Generic[F]):
             if data == item.spec.data:
                 outcome.update(Number=data_number(item), Services=[], Reloaded=[])
                 return ()
-            changes, rolled = renew(view, item, data, revision_ids=ids, now=self._api.now())
+            changes, rolled = renew(
+                view, item, data, revision_ids=ids, now=self._api.now(), left_out=left_out
+            )
             outcome.update(Number=data_number(item) + 1, Services=_names(rolled), Reloaded=followers)
             return changes
 
@@ -100,7 +105,13 @@ def _history(view: View, item: Secret | Config) -> list[dict[str, Any]]:
 
 
 def renew(
-    view: View, item: Secret | Config, data: bytes, *, revision_ids: list[str], now: Timestamp
+    view: View,
+    item: Secret | Config,
+    data: bytes,
+    *,
+    revision_ids: list[str],
+    now: Timestamp,
+    left_out: Collection[str] = (),
 ) -> tuple[tuple[Change, ...], list[Service]]:
     """The one atomic group that gives ``item`` newer data, and the services that roll."""
     try:
@@ -108,7 +119,7 @@ def renew(
         newer = with_data(item, data, now=now, pinned=pinned_numbers(view, item))
     except Rejected as error:
         raise texts.invalid(error) from None
-    services = _pinning(view, item)
+    services = [each for each in _pinning(view, item) if each.spec.name not in left_out]
     if len(services) > len(revision_ids):
         raise texts.invalid(
             f"{len(services)} services use {_text(item)}, and at most {len(revision_ids)} can be given "
@@ -117,10 +128,18 @@ def renew(
     changes: list[Change] = [Update(object=newer)]
     for service, revision_id in zip(services, revision_ids, strict=False):
         spec = moved_to_newest(service.spec, newer)
-        changes += service_plan.update(
+        moved = service_plan.update(
             view, service, spec, base_version=service.version, revision_id=revision_id, now=now
         )
+        changes += (_without_run(change, service) for change in moved)
     return tuple(changes), services
+
+
+def _without_run(change: Change, service: Service) -> Change:
+    """Nobody asked for the job: its next run has the newer data."""
+    if isinstance(change, Update) and isinstance(change.object, Service):
+        return Update(object=replace(change.object, job_status=service.job_status))
+    return change
 
 
 def _text(item: Secret | Config) -> str:

@@ -90,6 +90,17 @@ async def test_a_rollback_brings_the_former_data_back(http: Http, cluster: FakeC
     assert await pin(http, "web") == 3
 
 
+async def test_newer_data_run_no_job(http: Http, cluster: FakeCluster) -> None:
+    item = await make_file(http, "secret", "key")
+    body = spec("job", container={"Secrets": [reference("secret", item)]})
+    body["Mode"] = {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}}
+    assert (await http.post("/services/create", body)).status == 201
+    before = (await http.get("/services/job")).json["JobStatus"]
+    assert (await put_data(http, "secret", "key", b"two")).json["Services"] == ["job"]
+    assert (await http.get("/services/job")).json["JobStatus"] == before
+    assert await pin(http, "job") == 2
+
+
 async def test_the_same_data_are_no_newer_ones(http: Http, cluster: FakeCluster) -> None:
     item = await make_file(http, "secret", "key")
     await make_service(http, "web", "secret", item)
