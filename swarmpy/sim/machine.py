@@ -7,19 +7,23 @@ from collections.abc import AsyncIterator
 from manager.api.control import Image, SystemInfo
 from swarmpy.config import NodeConfig
 from swarmpy.errors import NotFound, Unimplemented
+from swarmpy.model.generic_resources import parse
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.specs import Platform, Resources
 
 CPU_NANOS = 1_000_000_000
 CPUS = 8
 MEMORY_BYTES = 32 << 30
+GENERIC_RESOURCES = parse(["gpu=G1,gpu=G2", "slots=6"])
 
 
 def description(hostname: str) -> NodeDescription:
     return NodeDescription(
         hostname=hostname,
         platform=Platform(architecture="x86_64", os="linux"),
-        resources=Resources(nano_cpus=CPUS * CPU_NANOS, memory_bytes=MEMORY_BYTES),
+        resources=Resources(
+            nano_cpus=CPUS * CPU_NANOS, memory_bytes=MEMORY_BYTES, generic_resources=GENERIC_RESOURCES
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from manager.api.control import LocalState
-from swarmpy.model.ids import NodeId
+from swarmpy.model.ids import SECOND_NS, NodeId
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.sim.fleet import Fleet, Impatient
 from swarmpy.sim.host import Disconnected, Host
@@ -26,6 +26,8 @@ from swarmpy.sim.trace import Trace
 
 MANAGERS_MAX = 7
 ZONES = ("a", "b", "c")
+LONELY_S = (0, 0, 5, 30)
+"""After which a node without managers stops its tasks; 0: never."""
 BRIEF_PATIENCE_S = 40.0
 """After which an operator turns to something else."""
 TIDY_PATIENCE_S = 120.0
@@ -60,6 +62,7 @@ class Operator:
             "drain": lambda host: self._set(host, availability=NodeAvailability.DRAIN),
             "pause node": lambda host: self._set(host, availability=NodeAvailability.PAUSE),
             "activate": lambda host: self._set(host, availability=NodeAvailability.ACTIVE),
+            "lonely": lambda host: self._set(host, stop_after_s=self._dice.choice(LONELY_S)),
             "label": lambda host: self._set(host, zone=self._dice.choice(ZONES)),
             "promote": self._promote,
             "demote": self._demote,
@@ -70,6 +73,7 @@ class Operator:
             "drain",
             "pause node",
             *["activate"] * 2,
+            "lonely",
             "label",
             "promote",
             "demote",
@@ -125,6 +129,7 @@ class Operator:
         availability: NodeAvailability | None = None,
         role: NodeRole | None = None,
         zone: str | None = None,
+        stop_after_s: int | None = None,
     ) -> None:
         """Change a node's spec; a change that came in between is read and kept."""
         while host.node_id:
@@ -134,6 +139,8 @@ class Operator:
                 spec["Availability"] = availability.value
             if role is not None:
                 spec["Role"] = role.value
+            if stop_after_s is not None:
+                spec["StopAfter"] = stop_after_s * SECOND_NS
             if zone is not None:
                 spec["Labels"] = {**(spec.get("Labels") or {}), "zone": zone}
             if spec == found["Spec"] or await self._update(found, spec):

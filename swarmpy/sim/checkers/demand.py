@@ -16,6 +16,8 @@ from swarmpy.model.states import PortProtocol, PublishMode, TaskState
 
 CPUS: Final = "nano_cpus"
 MEMORY: Final = "memory_bytes"
+GENERIC: Final = "generic "
+"""Before the kinds of resources of the user's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def amounts_of(resources: Resources) -> dict[str, int]:
     """All resources by name; a named one counts as one of its kind."""
     amounts = {CPUS: resources.nano_cpus, MEMORY: resources.memory_bytes}
     for kind, amount in _generic(resources.generic_resources):
-        amounts[f"generic {kind}"] = amounts.get(f"generic {kind}", 0) + amount
+        amounts[GENERIC + kind] = amounts.get(GENERIC + kind, 0) + amount
     return amounts
 
 

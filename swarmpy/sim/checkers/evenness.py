@@ -15,18 +15,25 @@ from manager.schedule.filters import is_platform
 from manager.schedule.needs import parsed_or_never
 from manager.store.view import View
 from swarmpy.limits import NODE_FAILURES_WINDOW_S, REBALANCE_SETTLED_S
-from swarmpy.model.defaults import availability, is_replicated
+from swarmpy.model.defaults import availability, is_replicated, replicas_of
 from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
 from swarmpy.model.objects import Node, Service
-from swarmpy.model.specs import Placement, ServiceSpec
-from swarmpy.model.states import NodeAvailability, NodeState, PlacementStrategy, PublishMode, TaskState
+from swarmpy.model.specs import Placement, Resources, ServiceSpec
+from swarmpy.model.states import (
+    NodeAvailability,
+    NodeState,
+    PlacementStrategy,
+    PublishMode,
+    TaskState,
+    UpdateState,
+)
 
 GAIN = 2
 
 
 def unevenness(view: View, service: Service, now: Timestamp) -> Iterator[str]:
     """A sentence for the worst pair of nodes, if a move between them is due."""
-    if not service.spec.rebalance or not _is_free(service.spec):
+    if not service.spec.rebalance or not _is_free(service.spec) or not _is_at_rest(view, service):
         return
     counts: Counter[NodeId] = Counter()
     failed: set[NodeId] = set()
@@ -54,6 +61,17 @@ def unevenness(view: View, service: Service, now: Timestamp) -> Iterator[str]:
         )
 
 
+def _is_at_rest(view: View, service: Service) -> bool:
+    """Whether it has all its tasks, of one revision, and no update that goes on or waits."""
+    status = service.update_status
+    if status is not None and status.state not in (UpdateState.COMPLETED, UpdateState.ROLLBACK_COMPLETED):
+        return False
+    wished = [task for task in view.tasks_of_service(service.id) if task.desired_state <= TaskState.RUNNING]
+    return len(wished) == replicas_of(service) and all(
+        task.status.state == TaskState.RUNNING and task.revision_id == service.template_id for task in wished
+    )
+
+
 def _is_free(spec: ServiceSpec) -> bool:
     template = spec.task_template
     placement = template.placement or Placement()
@@ -64,13 +82,17 @@ def _is_free(spec: ServiceSpec) -> bool:
         and not placement.preferences
         and not placement.max_replicas
         and placement.strategy is not PlacementStrategy.BINPACK
-        and (template.resources is None or template.resources.reservations is None)
+        and not (template.resources is not None and _is_reserving(template.resources.reservations))
         and not any(port.publish_mode is PublishMode.HOST for port in ports)
         and not (container is not None and container.mounts)
         and template.log_driver is None
         and not template.networks
         and not spec.networks
     )
+
+
+def _is_reserving(wanted: Resources | None) -> bool:
+    return wanted is not None and bool(wanted.nano_cpus or wanted.memory_bytes or wanted.generic_resources)
 
 
 def _is_active(node: Node) -> bool:

@@ -7,6 +7,7 @@
 * A host-mode port, by node, protocol, number and address: a task from its placement to its end, whatever is
   wished of it. This is how the scheduler counts: a task that was told to stop still has the port, so its
   successor gets another node or waits, under start-first as under stop-first.
+* A named resource of a node: a task, likewise.
 
 Cost: what an event changes of one holder, never a scan.
 """
@@ -62,12 +63,15 @@ class Exclusive:
 
     def _of_task(self, task: Task) -> tuple[Key, ...]:
         demand = self._demands.get(task.revision_id)
-        if (demand is None or not demand.host_ports) and not task.networks:
+        if (demand is None or not demand.host_ports) and not task.networks and not task.generic_resources:
             return ()
         if task.status.state > TaskState.RUNNING:
             return ()
         keys = _of_places(task.networks)
-        if demand is None or not is_held(task):
+        if not is_held(task):
+            return keys
+        keys = (*keys, *_of_resources(task))
+        if demand is None:
             return keys
         ports: list[Key] = [
             ("host port", task.node_id, protocol, f"{address}:{number}" if address else str(number))
@@ -96,6 +100,14 @@ class Exclusive:
             self._held[holder] = keys
         else:
             self._held.pop(holder, None)
+
+
+def _of_resources(task: Task) -> tuple[Key, ...]:
+    return tuple(
+        ("resource", task.node_id, named.kind, named.value)
+        for resource in task.generic_resources
+        if (named := resource.named_resource_spec) is not None
+    )
 
 
 def _of_places(attachments: Iterable[NetworkAttachment]) -> tuple[Key, ...]:

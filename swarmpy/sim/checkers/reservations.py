@@ -2,7 +2,8 @@
 
 Of every node the sum of what its tasks reserve is kept, from a task's placement to its end. At the moment in
 which a task is stored as placed, the sum of each resource that it asks for must not exceed what the node has.
-A node that shrinks later is the enforcer's affair. A placement may have been decided on a description that
+What it asks for of resources of the user's own, it was given. A node
+that shrinks later is the enforcer's affair. A placement may have been decided on a description that
 was replaced while the proposal was under way, so for that long the former one counts too.
 """
 
@@ -13,7 +14,8 @@ from typing import Final
 from swarmpy.limits import PROPOSE_TIMEOUT_S
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Node, Task
-from swarmpy.sim.checkers.demand import Demand, Demands, amounts_of, is_held
+from swarmpy.model.specs import Resources
+from swarmpy.sim.checkers.demand import GENERIC, Demand, Demands, amounts_of, is_held
 from swarmpy.sim.checkers.violations import Violations
 
 NAME: Final = "reservations"
@@ -83,7 +85,12 @@ class Reservations:
         capacity = self._capacity.get(task.node_id, {})
         former, until = self._former.get(task.node_id, ({}, 0.0))
         is_former_valid = until >= self._violations.now()
-        for name, _ in demand.reservations:
+        given = amounts_of(Resources(generic_resources=task.generic_resources))
+        for name, amount in demand.reservations:
+            if name.startswith(GENERIC) and given.get(name, 0) != amount:
+                self._violations.add(
+                    NAME, f"task {task.id} asks for {amount} of {name} and was given {given.get(name, 0)}"
+                )
             has = capacity.get(name, 0)
             if is_former_valid:
                 has = max(has, former.get(name, 0))

@@ -6,11 +6,12 @@ services. The rule, judged at the end of each batch for every slot that got a ne
 * one wanted task; every plan that ends a task and creates its successor does both in one atomic group, so a
   replacement never overlaps what it replaces: the one is wished to stop when the other is created;
 * two while a start-first update (or rollback) overlaps them: the update keeps one old task, creates one new
-  one, and ends all others. If the service changes again meanwhile, it again keeps one;
+  one, and ends all others. If the service changes again meanwhile, it again keeps one. A start-first drain
+  and a rebalance overlap an old and a new task likewise;
 * three never.
 
 A task is created by a decision that was made on the service some moments before, so a service counts as
-start-first until no proposal can be under way any more that was planned while it was.
+one that may overlap until no proposal can be under way any more that was planned while it was.
 
 This is about wishes. That a replacement is told to *run* only after its predecessor has stopped (or took too
 long) is a matter of time and of nodes that are heard; it is not judged here.
@@ -49,7 +50,7 @@ class Slots:
             if old is not None:
                 self._start_first_until.pop(old.id, None)
                 self._from_0.pop(old.id, None)
-        elif _is_start_first(new):
+        elif _may_overlap(new):
             self._start_first_until[new.id] = math.inf
         elif self._start_first_until.get(new.id) == math.inf:
             self._start_first_until[new.id] = self._violations.now() + PROPOSE_TIMEOUT_S
@@ -96,6 +97,8 @@ def _is_wanted(task: Task) -> bool:
     return task.desired_state <= TaskState.COMPLETE and task.status.state <= TaskState.RUNNING
 
 
-def _is_start_first(service: Service) -> bool:
+def _may_overlap(service: Service) -> bool:
+    if service.spec.rebalance or service.rebalance_asked_at:
+        return True
     configs = (service.spec.update_config, service.spec.rollback_config)
     return any(config is not None and config.order == UpdateOrder.START_FIRST for config in configs)
