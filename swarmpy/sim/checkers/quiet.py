@@ -10,6 +10,7 @@ at is everything at once: what the store says, what the machines do, what reconc
   just that, its node is ready and has a session, and its agent is idle. Its networks are what the store says:
   who is reached where, behind which address and name.
 * A node whose machine is down is said to be down.
+* A service that asks for it is spread evenly.
 * No slot keeps more history than it may, and no reconciler wants anything.
 
 Services whose tasks end by themselves for ever are never at rest. The world names them (``unsteady``): of
@@ -50,6 +51,7 @@ from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import Placement
 from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
 from swarmpy.sim.checkers import discovery, files
+from swarmpy.sim.checkers.evenness import unevenness
 
 NAME: Final = "quiet"
 
@@ -129,6 +131,8 @@ def _service_reasons(scene: Scene, service: Service) -> Iterator[str]:
                 yield from _slot_reasons(scene, service, tasks)
             else:
                 yield f"service {service.id} has no task on node {node.id}"
+    if service.id not in scene.unsteady:
+        yield from unevenness(view, service, scene.now)
 
 
 def _job_reasons(scene: Scene, service: Service) -> Iterator[str]:
