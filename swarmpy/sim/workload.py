@@ -39,6 +39,18 @@ IMAGES = {
 """Tasks by the image's name, and how they behave. Any other image is steady."""
 WEIGHTS = {"steady": 60, "stubborn": 6, "slow-to-stop": 14, "crashing": 8, "finishing": 6, "broken": 6}
 JOB_WEIGHTS = {"finishing": 70, "crashing": 10, "steady": 10, "broken": 10}
+GENERIC_WISHES: tuple[list[Any], ...] = (
+    *([],) * 8,
+    [{"DiscreteResourceSpec": {"Kind": "gpu", "Value": 1}}],
+    [{"DiscreteResourceSpec": {"Kind": "slots", "Value": 2}}],
+)
+ZONE_CONSTRAINTS = (
+    "node.labels.zone==a",
+    "node.labels.zone in (a, b)",
+    "node.labels.zone not in (c)",
+    "exists(node.labels.zone)",
+    "node.memory > 16g",
+)
 PORT_FIRST, PORT_LAST = 8000, 8005
 """Few, so that services get in each other's way."""
 CALLS = {"create": 30, "update": 30, "read": 20, "remove": 10, "list": 10, "network": 4}
@@ -325,6 +337,7 @@ class Workload:
                     "Reservations": {
                         "NanoCPUs": dice.choice([0, 0, 10**8]),
                         "MemoryBytes": dice.choice([0, 1 << 26]),
+                        "GenericResources": dice.choice(GENERIC_WISHES),
                     }
                 },
                 "Placement": self._placement(dice),
@@ -340,6 +353,8 @@ class Workload:
         }
         spec["TaskTemplate"]["Networks"] = self._attachments(name, dice)
         spec["EndpointSpec"] = {"Mode": endpoint_mode(dice)}
+        is_packed = "Strategy" in spec["TaskTemplate"]["Placement"]
+        spec["Rebalance"] = "Replicated" in spec["Mode"] and not is_packed and dice.random() < 0.4
         if _is_job(spec):  # one that ends, mostly; jobs know no rolling update
             del spec["UpdateConfig"]
             kind = dice.choices(list(JOB_WEIGHTS), list(JOB_WEIGHTS.values()))[0]
@@ -419,11 +434,13 @@ class Workload:
 
     @staticmethod
     def _placement(dice: Random) -> dict[str, Any]:
-        match dice.randrange(8):
+        match dice.randrange(9):
             case 0:
                 return {"Constraints": ["node.role==worker"]}
             case 1:
-                return {"Constraints": ["node.labels.zone==a"]}
+                return {"Constraints": [dice.choice(ZONE_CONSTRAINTS)]}
+            case 4:
+                return {"Strategy": "binpack"}
             case 2:
                 return {"MaxReplicas": dice.randint(1, 3)}
             case 3:
