@@ -13,6 +13,7 @@ from contextlib import aclosing
 from manager.api.control import LogBatch, LogLine, LogSelector
 from manager.backup import backup_of
 from manager.leader import Leader
+from manager.log_follow import LogFollower
 from manager.proposer import Proposer
 from manager.raft.members import node_of
 from manager.raft.proposer import RaftLog, RaftStatus
@@ -70,14 +71,18 @@ class Access:
     async def logs(self, selector: LogSelector) -> AsyncGenerator[LogBatch]:
         """Lines of the selected service's or task's containers, as agents send them."""
         wanted = dispatcher_pb2.LogSelector(
-            task_ids=self._task_ids(selector),
             follow=selector.is_following,
             stdout=selector.stdout,
             stderr=selector.stderr,
             since=selector.since,
             tail=selector.tail,
         )
-        async with aclosing(self._batches(wanted)) as batches:
+        if selector.is_following and not selector.task_id:
+            chosen = LogFollower(self._store, selector.service_id, self._batches).run(wanted)
+        else:
+            wanted.task_ids.extend(self._task_ids(selector))
+            chosen = self._batches(wanted)
+        async with aclosing(chosen) as batches:
             async for batch in batches:
                 yield _log_batch(batch)
 

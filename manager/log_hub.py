@@ -25,7 +25,7 @@ from swarmpy.model.states import TaskState
 from swarmpy.pb import dispatcher_pb2, streams_pb2
 from swarmpy.runtime import Env
 
-_TERM_OVER = "incomplete log stream: the leader of the swarm has changed, ask for the logs again"
+TERM_OVER = "incomplete log stream: the leader of the swarm has changed, ask for the logs again"
 
 
 @dataclass
@@ -180,7 +180,7 @@ class LogHub:
             elif warnings := self._take_lost(subscription):
                 yield streams_pb2.LogBatch(warnings=warnings)
         if subscription.is_over:
-            yield streams_pb2.LogBatch(warnings=[_TERM_OVER])
+            yield streams_pb2.LogBatch(warnings=[TERM_OVER])
         elif warnings := self._take_lost(subscription):
             yield streams_pb2.LogBatch(warnings=warnings)
 

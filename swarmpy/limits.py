@@ -269,6 +269,10 @@ LOG_TASKS_PARALLEL_MAX = 64
 LOG_OPEN_TIMEOUT_S = 3.0
 """How long a log reader waits for an agent to open its stream."""
 LOG_QUEUE_BATCHES_MAX = 64
+LOG_MERGE_S = 0.2
+"""How long a line waits for older ones of other tasks."""
+LOG_MERGE_LINES_MAX = 20_000
+LOG_MERGE_BYTES_MAX = 8 << 20
 LOG_SUBSCRIPTIONS_MAX = 500
 
 # --- streams: commands in tasks, being attached, copies, calls to agents

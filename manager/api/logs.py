@@ -20,6 +20,7 @@ from manager.api.control import LogBatch, LogLine, LogSelector
 from manager.api.docker_json import rfc3339
 from manager.api.lookup import find
 from manager.api.streams import is_gone, open_stream, parse_moment
+from manager.log_merge import merged
 from swarmpy.errors import InvalidArgument, SwarmError
 from swarmpy.limits import API_STREAM_IDLE_S
 from swarmpy.model.ids import Timestamp
@@ -27,6 +28,7 @@ from swarmpy.model.objects import Service, Task
 from swarmpy.model.specs import TaskSpec
 
 TAIL_DIGITS_MAX: Final = 10
+STDERR: Final = 2
 SYSTEM_ERROR: Final = 3
 MULTIPLEXED: Final = "application/vnd.docker.multiplexed-stream"
 RAW: Final = "application/vnd.docker.raw-stream"
@@ -61,11 +63,16 @@ class Logs:
             has_timestamps=requests.flag(request, "timestamps"),
         )
         batches = self._api.cluster().logs(selector)
+        if not selector.task_id:
+            batches = merged(batches, self._api.env.clock)
         async with open_stream(self._api, request, RAW if is_raw else MULTIPLEXED) as response:
             warnings: list[str] = []
             try:
                 async for batch in _until_gone(request, batches):
-                    warnings.extend(batch.warnings)
+                    if selector.is_following and batch.warnings:
+                        await response.write(shape.told(batch.warnings))  # it may never end
+                    else:
+                        warnings.extend(batch.warnings)
                     if batch.lines:
                         await response.write(shape.batch(batch))
             except SwarmError as error:
@@ -96,6 +103,10 @@ class _Shape:
                 f"com.docker.swarm.task.id={line.task_id} "
             )
         return prefix.encode() + line.data
+
+    def told(self, warnings: tuple[str, ...]) -> bytes:
+        """In the middle of a stream that goes on: lines of the error stream, of no task."""
+        return b"".join(self._frame(STDERR, f"warning: {text}\n".encode()) for text in warnings)
 
     def incomplete(self, warnings: list[str]) -> bytes:
         reasons = "; ".join(warnings)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from swarmpy.cli.flags import Command, Options, listed, switch
 from swarmpy.cli.output import FORMAT, LIST_FLAGS, NO_TRUNC, Listing, parse_filters, show_items, show_list
+from swarmpy.cli.service_logs import LOGS
 from swarmpy.cli.session import Session, each
 from swarmpy.cli.task_rows import TASK_COLUMNS, task_rows
 from swarmpy.client import Json, filters
@@ -32,6 +33,7 @@ def inspect(session: Session, arguments: list[str], options: Options) -> int:
 
 
 COMMANDS = {
+    "logs": LOGS,
     "ls": Command(
         ls,
         "List the tasks of all services",
