@@ -11,17 +11,19 @@ task's own environment, ``secret "target"`` and ``config "target"`` for other fi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from posixpath import join, normpath
 
 from agent import environment, templates
 from agent.environment import NodeContext
 from agent.events import AssignmentChange
 from agent.executor.base import LaunchFile
-from swarmpy.errors import TaskRejected
+from swarmpy.errors import InvalidArgument, TaskRejected
 from swarmpy.model.file_versions import (
     NEWEST,
     TEMPLATE_DRIVER,
     File,
     Reference,
+    account_number,
     data_number,
     data_of,
     kind_of,
@@ -35,6 +37,7 @@ from swarmpy.model.specs import FileTarget, SecretReference
 
 SECRETS_FOLDER = "/run/secrets"
 DEFAULT_MODE = 0o444
+_MODE_BITS = 0o7777
 
 Followed = tuple[tuple[str, str, int], ...]
 """Kind, id and number of the newest data of each file that a task has reloaded."""
@@ -135,7 +138,7 @@ class _Making:
             data=data,
             uid=_account(target.uid, "uid", what),
             gid=_account(target.gid, "gid", what),
-            mode=target.mode or DEFAULT_MODE,
+            mode=(target.mode & _MODE_BITS) or DEFAULT_MODE,
             reload_signal=number,
         )
 
@@ -167,15 +170,16 @@ def _text(data: bytes) -> str:
 
 
 def _path(reference: Reference, target: FileTarget) -> str:
+    """Absolute, without ``..``: where it leads is decided here, and nowhere later."""
     name = target.name or name_in(reference)
-    if name.startswith("/"):
-        return name
-    return f"{SECRETS_FOLDER}/{name}" if isinstance(reference, SecretReference) else f"/{name}"
+    if "\0" in name:
+        raise TaskRejected(f"the target of {name_in(reference)} cannot hold the NUL character")
+    folder = SECRETS_FOLDER if isinstance(reference, SecretReference) else "/"
+    return "/" + normpath(join(folder, name)).lstrip("/")
 
 
 def _account(text: str, what: str, whose: str) -> int:
-    if not text:
-        return 0
-    if not (text.isascii() and text.isdecimal()):
-        raise TaskRejected(f"invalid {what} {text!r} of {whose}: give a number")
-    return int(text)
+    try:
+        return account_number(text, what, whose)
+    except InvalidArgument as error:
+        raise TaskRejected(str(error)) from None

@@ -26,6 +26,10 @@ Reference = SecretReference | ConfigReference
 NEWEST: Final = 0
 TEMPLATE_DRIVER: Final = "golang"
 
+_ACCOUNT_MAX: Final = 2**32 - 2
+"""The kernel's last number means 'unchanged'."""
+_DIGITS: Final = 10
+
 _REAL_TIME_SIGNAL = re.compile(r"SIGRTM(IN\+|AX-)([0-9]{1,2})")
 
 
@@ -143,9 +147,10 @@ def check_reference(reference: Reference) -> None:
     """What is wrong with a reference by itself."""
     what = f"{target_of(reference)[0]} {name_in(reference)}"
     if reference.file is not None:
-        for field, account in (("uid", reference.file.uid), ("gid", reference.file.gid)):
-            if account and not (account.isascii() and account.isdecimal()):
-                raise InvalidArgument(f"invalid {field} {account!r} of {what}: give a number")
+        account_number(reference.file.uid, "uid", what)
+        account_number(reference.file.gid, "gid", what)
+        if "\0" in reference.file.name:
+            raise InvalidArgument(f"the target of {what} cannot hold the NUL character")
     if reference.version < 0:
         raise InvalidArgument(f"the version of {what} cannot be negative")
     if not reference.reload_signal:
@@ -156,6 +161,15 @@ def check_reference(reference: Reference) -> None:
         )
     if signal_number(reference.reload_signal) is None:
         raise InvalidArgument(f"invalid reload signal {reference.reload_signal} of {what}: try HUP or USR1")
+
+
+def account_number(text: str, field: str, what: str) -> int:
+    """A uid or gid, which docker's API has as text; nothing stands for 0."""
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdecimal()) or len(text) > _DIGITS or int(text) > _ACCOUNT_MAX:
+        raise InvalidArgument(f"invalid {field} {text!r} of {what}: give a number up to {_ACCOUNT_MAX}")
+    return int(text)
 
 
 def check_templating(templating: Driver | None) -> None:

@@ -24,7 +24,7 @@ from agent.executor.base import LaunchFile
 from agent.executor.native import folders
 from agent.executor.native.shim import kernel
 from agent.executor.native.shim.supervise import write_record
-from swarmpy.errors import Unavailable
+from swarmpy.errors import TaskRejected, Unavailable
 
 SECRETS: Final = "/run/secrets"
 _FOLDER_MODE: Final = 0o755
@@ -99,7 +99,10 @@ class TaskFiles:
     def renew(self, task_id: str, files: Iterable[LaunchFile], send: Callable[[int], None]) -> None:
         """Put newer data of a running task in place, and ``send`` the signals of what differs."""
         if not (self.folder / task_id).is_dir():
-            return
+            raise TaskRejected(
+                f"newer secrets and configs cannot be put in place: those of task {task_id} are not in this "
+                "node's memory any more; restart the task"
+            )
         note = self.folder / task_id / "due"
         try:
             due = set(json.loads(note.read_text())) if note.exists() else set()
@@ -132,7 +135,7 @@ class TaskFiles:
     # --- places
 
     def _is_alone(self, file: LaunchFile) -> bool:
-        return not file.target.startswith(f"{SECRETS}/")
+        return not os.path.normpath(file.target).startswith(f"{SECRETS}/")
 
     def _place(self, task_id: str, file: LaunchFile) -> tuple[Path, str, str]:
         """Where the file lies, and what is bound where for it."""
@@ -140,7 +143,7 @@ class TaskFiles:
         if self._is_alone(file):
             path = base / "files" / hashlib.sha256(file.target.encode()).hexdigest()[:_CHARS]
             return path, str(path), file.target
-        inner = os.path.normpath(file.target.removeprefix(f"{SECRETS}/"))
+        inner = os.path.normpath(file.target).removeprefix(f"{SECRETS}/")
         return base / "secrets" / inner, str(base / "secrets"), SECRETS
 
     def _write_anew(self, task_id: str, file: LaunchFile) -> None:

@@ -89,6 +89,21 @@ def test_targets_owners_and_modes() -> None:
     assert PASSWORD.decode() not in repr(made(revision, secret(), config(b"hello")))
 
 
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("../../../etc/cron.d/x", "/etc/cron.d/x"),
+        ("a/../b", "/run/secrets/b"),
+        ("/run/secrets/../x", "/run/x"),
+        ("//x", "/x"),
+        ("", "/run/secrets/key"),
+    ],
+)
+def test_a_target_leads_nowhere_but_into_the_task(name: str, target: str) -> None:
+    revision = revision_of(the_secret(target=FileTarget(name=name)))
+    assert [each.target for each in made(revision, secret())] == [target]
+
+
 def test_a_pinned_version_is_the_old_data_for_ever() -> None:
     item = secret(b"new", number=2, older=(FileVersion(number=1, data=b"old"),))
     assert [each.data for each in made(revision_of(the_secret(1)), item)] == [b"old"]

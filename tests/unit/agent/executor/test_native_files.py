@@ -151,6 +151,22 @@ async def test_newer_data_and_their_signal(rig: NativeRig, tmp_path: Path, targe
     await rig.executor.reload(task_id, (file,))  # it has ended: fine
 
 
+async def test_no_target_leads_out_of_the_memory(tmp_path: Path) -> None:
+    files = TaskFiles(tmp_path / "files")
+    try:
+        files.write(
+            "t1", [key(target="/run/secrets/../../../../../outside"), key(target="/run/secrets/a/../b")]
+        )
+        found = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+        assert [path.name for path in found if path.parent.name == "secrets"] == ["b"]
+        assert all((tmp_path / "files" / "t1") in path.parents for path in found)
+        assert len(found) == 2
+        with pytest.raises(TaskRejected, match="not in this node's memory any more"):
+            files.renew("t2", [key()], lambda number: None)
+    finally:
+        files.unmount()
+
+
 async def test_a_signal_that_may_not_have_been_sent_is_sent(tmp_path: Path) -> None:
     """A daemon that is killed between the new data and the signal."""
     files = TaskFiles(tmp_path / "files")

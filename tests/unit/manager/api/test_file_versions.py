@@ -130,6 +130,8 @@ async def test_what_is_refused(http: Http, cluster: FakeCluster) -> None:
         ({"ReloadSignal": "SIGNOTHING"}, "invalid reload signal SIGNOTHING of config page"),
         ({"Version": -1}, "cannot be negative"),
         ({"File": {"Name": "x", "UID": "root"}}, "invalid uid 'root' of config page: give a number"),
+        ({"File": {"Name": "x", "GID": "4294967295"}}, "give a number up to 4294967294"),
+        ({"File": {"Name": "x\0"}}, "cannot hold the NUL character"),
     ):
         answer = await make_service(http, "web", "config", item, **wrong)
         assert (answer.status, sentence in answer.message) == (400, True), answer.message
