@@ -81,7 +81,7 @@ def find(path: str) -> tuple[DeviceFile, ...]:
     if stat.S_ISDIR(mode):
         found = [
             one
-            for folder, _, names in os.walk(path)
+            for folder, _, names in os.walk(path.rstrip("/"))
             for name in sorted(names)
             if (one := _device(f"{folder}/{name}")) is not None
         ]
@@ -130,10 +130,9 @@ def plan(
 
 
 def _target(wish: Device, one: DeviceFile) -> str:
-    base = wish.path_in_container or wish.path_on_host
-    return (
-        base + one.path.removeprefix(wish.path_on_host.rstrip("/")) if one.path != wish.path_on_host else base
-    )
+    """A file of a folder keeps its place below that folder."""
+    base = (wish.path_in_container or wish.path_on_host).rstrip("/")
+    return base + one.path.removeprefix(wish.path_on_host.rstrip("/"))
 
 
 def _beside(one: DeviceFile) -> str:
