@@ -23,7 +23,7 @@ AILING = (
     Reply(takes_s=1.5),
     Reply(refusal="simulated: no such command"),
 )
-_CHECKED = 0.25
+_CHECKED = 0.35
 """Of services: how many have a health check, and how many a check of readiness."""
 
 
@@ -60,7 +60,7 @@ def ailing(dice: Random) -> Callable[[TaskId, Command], Reply]:
     def answer(task_id: TaskId, command: Command) -> Reply:
         key = (task_id, command.argv[0])
         if key not in fate:
-            fate[key] = dice.choice(AILING) if dice.random() < 0.4 else WELL
+            fate[key] = dice.choice(AILING) if dice.random() < 0.7 else WELL
         return fate[key]
 
     return answer
