@@ -176,7 +176,13 @@ def _file(deployment: _Deployment, step: Step) -> None:
     path = quote(id_of(_item(deployment, step)), safe="")
     if step.has_new_data:
         assert data is not None
-        body = {"Data": base64.b64encode(data).decode()}
+        # those get the newer data with their other changes, so that their tasks are replaced once
+        own = [
+            each.name
+            for each in deployment.steps
+            if each.kind is Kind.SERVICE and each.action is Action.UPDATE and not each.is_rolled_only
+        ]
+        body = {"Data": base64.b64encode(data).decode(), "Except": own}
         _with_version(
             client,
             f"/{kind}s/{path}",

@@ -46,14 +46,15 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """``reasons`` is a line for each field that differs. ``has_new_data``: a secret or config gets newer
-    data."""
+    """``reasons``: a line for each field that differs. ``has_new_data``: a secret or config gets newer data.
+    ``is_rolled_only``: a service gets nothing but newer data."""
 
     action: Action
     kind: Kind
     name: str
     reasons: tuple[str, ...] = ()
     has_new_data: bool = False
+    is_rolled_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,13 @@ def _service(service: NamedSpec, standing: Standing, newer: Collection[tuple[Kin
     if old == new:
         return Step(Action.KEEP, Kind.SERVICE, service.spec.name)
     reasons = [line for line in differences(_plain(old), _plain(new), "") if not _is_told_by_image(line)]
-    return Step(Action.UPDATE, Kind.SERVICE, service.spec.name, tuple(reasons))
+    return Step(
+        Action.UPDATE,
+        Kind.SERVICE,
+        service.spec.name,
+        tuple(reasons),
+        is_rolled_only=wished_spec(service.spec, old, standing) == old,
+    )
 
 
 def mode_of(spec: ServiceSpec) -> str:

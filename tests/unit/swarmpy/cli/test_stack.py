@@ -130,6 +130,17 @@ def test_new_contents_are_new_versions_and_roll_the_services_that_use_them(deplo
     assert deploy(newer).lines == ["Stack st is as its files say: nothing to change"]
 
 
+def test_newer_contents_and_other_changes_are_one_update(deploy: Deploy, run: Run) -> None:
+    deploy(stack())
+    assert deploy(stack(level="debug", settings="a=2", key="new")).code == 0
+    client = Client(run.address)
+    service = client.get("/services/st_web")
+    container, before = (service[key]["TaskTemplate"]["ContainerSpec"] for key in ("Spec", "PreviousSpec"))
+    assert [each["Version"] for each in (*container["Secrets"], *container["Configs"])] == [2, 2]
+    assert [each["Version"] for each in (*before["Secrets"], *before["Configs"])] == [1, 1]
+    assert (container["Env"], before["Env"]) == (["LEVEL=debug"], ["LEVEL=info"])
+
+
 def test_a_service_that_was_put_back_to_older_data_gets_the_newest(deploy: Deploy, run: Run) -> None:
     deploy(stack())
     deploy(stack(settings="a=2"))
