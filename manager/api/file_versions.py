@@ -19,7 +19,7 @@ from manager.api.docker_json import rfc3339
 from manager.api.lookup import find
 from manager.store.file_data import pinned_numbers
 from manager.store.view import View
-from swarmpy.errors import Rejected, Stale
+from swarmpy.errors import NotFound, Rejected, Stale
 from swarmpy.limits import FILE_SERVICES_MAX
 from swarmpy.model import validate
 from swarmpy.model.changes import Change, Update
@@ -80,7 +80,12 @@ class FileVersions(Generic[F]):
             outcome.update(Number=data_number(item) + 1, Services=_names(rolled), Reloaded=followers)
             return changes
 
-        await self._api.decide(plan)
+        try:
+            await self._api.decide(plan)
+        except NotFound:
+            # unless it is our item that is gone, a service went while it was to roll
+            find(self._api.cluster().view, self._type, request.match_info["id"])
+            await self._api.decide(plan)
         return self._api.answer(outcome)
 
     async def list(self, request: web.Request) -> web.StreamResponse:

@@ -9,6 +9,7 @@ import pytest
 from api_http import Answer, Http, spec
 from api_node import FakeCluster
 
+from swarmpy.errors import NotFound
 from swarmpy.limits import FILE_VERSIONS_BYTES_MAX
 
 
@@ -88,6 +89,13 @@ async def test_a_rollback_brings_the_former_data_back(http: Http, cluster: FakeC
 
     assert (await put_data(http, "secret", "key", b"three")).json["Services"] == ["web"]
     assert await pin(http, "web") == 3
+
+
+async def test_a_service_that_goes_meanwhile_is_no_obstacle(http: Http, cluster: FakeCluster) -> None:
+    item = await make_file(http, "secret", "key")
+    await make_service(http, "web", "secret", item)
+    cluster.fail_next.append(NotFound("service gone not found"))
+    assert (await put_data(http, "secret", "key", b"two")).json["Services"] == ["web"]
 
 
 async def test_newer_data_run_no_job(http: Http, cluster: FakeCluster) -> None:
