@@ -157,6 +157,8 @@ def measure(
     """
     before = since.tasks
     after = {task.id: task for task in tasks}
+    if not after:
+        return Measured(version, after, EMPTY_LOAD)
     load = since.load.copy()
     added = 0
     for task_id, task in after.items():
