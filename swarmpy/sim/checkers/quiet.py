@@ -10,7 +10,7 @@ at is everything at once: what the store says, what the machines do, what reconc
   just that, its node is ready and has a session, and its agent is idle. Its networks are what the store says:
   who is reached where, behind which address and name.
 * A node whose machine is down is said to be down.
-* A service that asks for it is spread evenly.
+* A service that asks for it is spread evenly. Its tasks are as well as it has them checked.
 * No slot keeps more history than it may, and no reconciler wants anything.
 
 Services whose tasks end by themselves for ever are never at rest. The world names them (``unsteady``): of
@@ -30,6 +30,7 @@ from agent.core import Core
 from agent.dataplane.fake import FakeNetwork
 from agent.executor.fake import FakeMachine
 from manager.reconcile import all_reconcilers
+from manager.reconcile.dependencies import waits_for
 from manager.reconcile.plan import Reconciler
 from manager.schedule.constraint import is_match
 from manager.schedule.filters import is_platform
@@ -50,7 +51,7 @@ from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import Placement
 from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
-from swarmpy.sim.checkers import discovery, files
+from swarmpy.sim.checkers import discovery, files, health
 from swarmpy.sim.checkers.evenness import unevenness
 
 NAME: Final = "quiet"
@@ -102,6 +103,8 @@ def _reasons(scene: Scene) -> Iterator[str]:
 
 def _service_reasons(scene: Scene, service: Service) -> Iterator[str]:
     view = scene.view
+    if waits_for(view, service):
+        return  # for another service, perhaps for ever
     if is_job(service.spec):
         yield from _job_reasons(scene, service)
         return
@@ -133,6 +136,7 @@ def _service_reasons(scene: Scene, service: Service) -> Iterator[str]:
                 yield f"service {service.id} has no task on node {node.id}"
     if service.id not in scene.unsteady:
         yield from unevenness(view, service, scene.now)
+        yield from health.differences(view, service)
 
 
 def _job_reasons(scene: Scene, service: Service) -> Iterator[str]:

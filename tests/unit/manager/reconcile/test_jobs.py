@@ -192,6 +192,19 @@ def test_a_constraint_that_no_node_meets_leaves_the_task_waiting_with_its_reason
     assert [(task.slot, task.node_id) for task in active(world)] == [(0, "n3")]
 
 
+def test_a_node_that_no_longer_fits_loses_its_task_and_no_attempt_is_counted() -> None:
+    spec = job(1, placement=Placement(constraints=("node.labels.zone!=b",)))
+    world = world_of(spec)
+    (first,) = active(world)
+    node = world.node(first.node_id)
+    world.change_node(node.id, spec=replace(node.spec, labels={"zone": "b"}))
+    world.live()
+    (second,) = active(world)
+    assert second.node_id != first.node_id
+    assert second.restarts == 0
+    assert world.task(first.id).status.state is TaskState.REJECTED
+
+
 # --- iterations
 
 
