@@ -133,12 +133,20 @@ def make_health(run: Run, state: TaskState, *, revision: Revision | None) -> Tol
     if state < TaskState.STARTING:
         return _NOTHING
     if is_terminal(state):
-        return Told(run.health, is_unready=False, output=run.health_output) if run.is_condemned else _NOTHING
+        return _make_last_health(run, state)
     if not run.has_process:
         check = health.check_of(environment.container_spec(revision).healthcheck, run.image_check)
         return Told(HealthState.STARTING, is_unready=False, output="") if check else _NOTHING
     is_well = run.health is not HealthState.UNHEALTHY and not run.is_unready
     return Told(run.health, run.is_unready, "" if is_well else run.health_output)
+
+
+def _make_last_health(run: Run, state: TaskState) -> Told:
+    """Of a task that ends: whether it was given up, or failed before it was healthy. Updates count both."""
+    if run.is_condemned:
+        return Told(HealthState.UNHEALTHY, is_unready=False, output=run.health_output)
+    never_came_up = run.status.state is TaskState.STARTING and state is TaskState.FAILED
+    return Told(run.status.health, is_unready=False, output="") if never_came_up else _NOTHING
 
 
 def make_health_status(run: Run) -> TaskStatus | None:

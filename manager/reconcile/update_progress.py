@@ -14,7 +14,8 @@ What was before ``resumed_at`` is no failure: the user has seen it, and let the 
 
 How long a task ran is known from ``running_since``, by the leaders' clocks. Where a task has none, since it
 failed before anybody heard that it ran, or a leader of an older version was told, it is reckoned from the
-task's creation, with ``UPDATE_START_ALLOWANCE_S`` for fetching and starting.
+task's creation, with ``UPDATE_START_ALLOWANCE_S`` for fetching and starting. One that was never healthy is a
+failure however long that took.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from swarmpy.limits import UPDATE_REASONS_MAX, UPDATE_START_ALLOWANCE_S
 from swarmpy.model.defaults import EffectiveUpdate
 from swarmpy.model.ids import SECOND_NS, RevisionId, Timestamp
 from swarmpy.model.objects import Task, UpdateStatus
-from swarmpy.model.states import TaskState, is_terminal
+from swarmpy.model.states import HealthState, TaskState, is_terminal
 
 _ALLOWANCE_NS: Final = int(UPDATE_START_ALLOWANCE_S * SECOND_NS)
 _ENDED_BY_ITSELF: Final = (TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED)
@@ -128,6 +129,8 @@ def _is_failure(task: Task, config: EffectiveUpdate, update: UpdateStatus) -> bo
         return False
     if status.running_since:
         return status.timestamp - status.running_since <= config.monitor
+    if status.health in (HealthState.STARTING, HealthState.UNHEALTHY):
+        return True  # it may have had long to become healthy, and never came up
     return status.timestamp - task.created_at <= config.monitor + _ALLOWANCE_NS
 
 

@@ -175,6 +175,16 @@ def test_a_task_that_was_never_healthy_is_stopped_at_once() -> None:
     ), "also if it has ended as well as it could"
 
 
+def test_a_task_that_ends_before_it_is_healthy_says_that_it_never_was() -> None:
+    manager, task = FakeManager(), make_task(1, WEB)
+    core = started(manager)
+    bring_up(core, manager, task, WEB)
+    out = tell(core, events.TaskExited(task.id, Exit(code=1)), at=50.0)
+    status = only(out, events.ReportStatus).status
+    assert (status.state, status.health) == (TaskState.FAILED, HealthState.STARTING)
+    assert status.err == "task: non-zero exit (1)"
+
+
 def test_a_task_that_is_told_to_stop_is_checked_no_more() -> None:
     manager, task = FakeManager(), make_task(1, WEB)
     core = started(manager)

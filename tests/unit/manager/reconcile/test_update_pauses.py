@@ -26,6 +26,7 @@ from swarmpy.model.specs import (
 )
 from swarmpy.model.states import (
     FailureAction,
+    HealthState,
     NodeAvailability,
     NodeState,
     TaskState,
@@ -397,3 +398,12 @@ def test_started_at_tells_tasks_apart_where_an_older_leader_began() -> None:
         [[old]], template_id=RevisionId("r"), status=status, config=EffectiveUpdate(), now=START
     )
     assert found.changed == 0
+
+
+def test_a_task_that_never_became_healthy_is_a_failure_however_long_that_took() -> None:
+    ended: dict[str, Any] = {"state": TaskState.FAILED, "timestamp": Timestamp(seconds(92))}
+    given_up = waiting_task(1, created_at=1, health=HealthState.UNHEALTHY, **ended)
+    crashed = waiting_task(2, created_at=1, health=HealthState.STARTING, **ended)
+    later = {"health": HealthState.UNHEALTHY, "running_since": Timestamp(seconds(32)), **ended}
+    tasks = (given_up, crashed, waiting_task(3, created_at=1, **later))
+    assert progress(*tasks, now=93, monitor=Duration(seconds(5))).failures == (given_up, crashed)
