@@ -35,6 +35,7 @@ from manager.api.control import (
 )
 from manager.api.server import ApiServer
 from manager.backup import backup_of
+from manager.history import History
 from manager.raft.proposer import Member, RaftStatus
 from manager.store.store import Store
 from manager.store.view import View
@@ -61,7 +62,7 @@ from swarmpy.model.specs import NodeSpec, Platform, Resources
 from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner, TaskState
 from swarmpy.pki.authority import create_root_ca
 from swarmpy.pki.keys import KEY_BYTES, SERIAL_BYTES
-from swarmpy.runtime import Env
+from swarmpy.runtime import Env, SystemClock
 
 FIRST = NodeId("n1aaaaaaaaaaaaaaaaaaaaaaa")
 INGRESS = NetworkId("ingressaaaaaaaaaaaaaaaaaa")
@@ -103,6 +104,7 @@ class FakeCluster:
         self.log_lines: tuple[LogLine, ...] = ()
         self.log_warnings: tuple[str, ...] = ()
         self.streams: Streams = NoStreams()
+        self._history: History | None = None
 
     @property
     def view(self) -> View:
@@ -139,6 +141,14 @@ class FakeCluster:
             applied=1,
             members=self.members,
         )
+
+    @property
+    def history(self) -> History:
+        """Begun by who asks first: only then is there a loop."""
+        if self._history is None:
+            self._history = History(self.store, SystemClock())
+            self._keeping = asyncio.get_running_loop().create_task(self._history.run())
+        return self._history
 
     def slices(self) -> Iterator[bytes]:
         return self.store.encode(self.store.freeze())
@@ -228,7 +238,9 @@ class FakeNode:
         self.access = FakeCluster()
         self.state = LocalNode()
         self.stored: list[Image] = []
-        self.volumes = Volumes(Path(tempfile.mkdtemp()) / "volumes", dict, lambda: AT)
+        self._folder = tempfile.TemporaryDirectory()
+        self.volume_users: dict[str, tuple[str, ...]] = {}
+        self.volumes = Volumes(Path(self._folder.name, "volumes"), lambda: self.volume_users, lambda: AT)
         self.joined: list[JoinRequest] = []
         self.join_error: SwarmError | None = None
         self.recovered: list[RecoverRequest] = []
