@@ -14,6 +14,7 @@ from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError, switch, text
 from swarmpy.cli.render import short_id
 from swarmpy.cli.session import Session, tell
+from swarmpy.cli.task_rows import slot_text
 from swarmpy.client import Client, ErrorAnswer, Json
 
 _HEADER_BYTES: Final = 8
@@ -113,7 +114,7 @@ class _Labels:
             return f"{shown}@{short_id(node_id, is_whole=self._options.on('no-trunc'))}"
         task: Json = self._get(f"/tasks/{task_id}")
         service = self._get(f"/services/{task.get('ServiceID', '-')}")
-        slot = str(task.get("Slot") or node_id)
+        slot = slot_text(task) or node_id
         name = f"{(service.get('Spec') or {}).get('Name', task.get('ServiceID', ''))}.{slot}"
         if not self._options.on("no-task-ids"):
             name += f".{shown}"

@@ -55,8 +55,13 @@ def task_rows(client: Client, tasks: list[Json], options: Options, *, now: datet
 def task_name(task: Json, services: dict[str, str]) -> str:
     """``web.1``; of a global service ``web.NODE``; of a cron job ``backup.RUN.SLOT``."""
     service = services.get(task.get("ServiceID", ""), task.get("ServiceID", ""))
-    slot = task["Slot"] if _is_numbered(task) else task.get("NodeID", "")
-    return f"{service}.{task['Run']}.{slot}" if "Run" in task else f"{service}.{slot}"
+    return f"{service}.{slot_text(task)}"
+
+
+def slot_text(task: Json) -> str:
+    """What of a task's name follows that of its service."""
+    slot = str(task["Slot"]) if _is_numbered(task) else str(task.get("NodeID", ""))
+    return f"{task['Run']}.{slot}" if "Run" in task else slot
 
 
 def _is_numbered(task: Json) -> bool:
