@@ -236,7 +236,7 @@ class FakeExecutor:
     async def reload(self, task_id: TaskId, files: tuple[LaunchFile, ...]) -> None:
         await self._pause("reload", task_id)
         task = self.machine.tasks.get(task_id)
-        if task is None or task.exit is not None:
+        if task is None or not task.pid or task.exit is not None:
             return
         former = {each.target: each.data for each in task.launch.files}
         changed = [each for each in files if former.get(each.target) != each.data]

@@ -17,8 +17,9 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import pytest
+from msgspec.structs import replace
 
-from agent.executor.base import Executor, Exit, Found, Launch, LogLine, LogQuery, Sandbox
+from agent.executor.base import Executor, Exit, Found, Launch, LaunchFile, LogLine, LogQuery, Sandbox
 from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import ID_BYTES, TaskId, Timestamp, make_id
 from swarmpy.model.specs import ContainerSpec
@@ -106,6 +107,19 @@ class ExecutorContract:
     async def test_a_missing_image_rejects(self, executor: Executor) -> None:
         with pytest.raises(TaskRejected):
             await executor.ensure_image("no-such-image:1")
+
+    async def test_newer_files_of_a_running_task(self, executor: Executor, sandbox: MakeSandbox) -> None:
+        launch = await make_launch(executor, sandbox, 1, RUN_ON)
+        file = LaunchFile(target="/run/secrets/key", data=b"old", reload_signal=signal.SIGUSR2)
+        await executor.create(replace(launch, files=(file,)))
+        await executor.create(replace(launch, files=(replace(file, data=b"older"),)))  # made anew
+        await executor.reload(launch.task_id, (file,))  # not started: fine
+        await executor.start(launch.task_id)
+        await executor.reload(launch.task_id, (replace(file, data=b"new"),))
+        assert (await found(executor, launch.task_id) or Found(task_id=launch.task_id)).exit is None
+        await executor.stop(launch.task_id, signal=signal.SIGTERM, grace_s=5)
+        for id_ in (launch.task_id, task_id(9)):
+            await executor.reload(id_, (file,))
 
     async def test_a_created_task_does_not_run(self, executor: Executor, sandbox: MakeSandbox) -> None:
         launch = await make_launch(executor, sandbox, 1, RUN_ON)
