@@ -12,6 +12,7 @@ from contextlib import aclosing
 
 from manager.api.control import LogBatch, LogLine, LogSelector
 from manager.backup import backup_of
+from manager.history import History
 from manager.leader import Leader
 from manager.log_follow import LogFollower
 from manager.proposer import Proposer
@@ -35,7 +36,14 @@ class Access:
     """``ClusterAccess`` of an active manager."""
 
     def __init__(
-        self, store: Store, proposer: Proposer, raft: RaftLog, leader: Leader, *, dial: Dial
+        self,
+        store: Store,
+        proposer: Proposer,
+        raft: RaftLog,
+        leader: Leader,
+        *,
+        dial: Dial,
+        history: History,
     ) -> None:
         self._store = store
         self._proposer = proposer
@@ -43,6 +51,7 @@ class Access:
         self._leader = leader
         self._dial = dial
         self.streams = NodeStreams(raft, leader, dial=dial)
+        self.history = history
 
     @property
     def view(self) -> View:

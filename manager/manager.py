@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from manager.access import Access
 from manager.ca import CertificateAuthority
+from manager.history import History
 from manager.leader import Leader, Term
 from manager.membership import too_old
 from manager.proposer import RaftProposer, require_applied
@@ -96,7 +97,10 @@ class Manager:
             is_new=self._raft.is_newcomer,
         )
         self._registry = Registry(self._store, self._proposer, self._raft, env)
-        self.access = Access(self._store, self._proposer, self._raft, self._leader, dial=self._dial)
+        self._history = History(self._store, env.clock)
+        self.access = Access(
+            self._store, self._proposer, self._raft, self._leader, dial=self._dial, history=self._history
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- life
@@ -127,6 +131,7 @@ class Manager:
         self._tasks = [
             asyncio.create_task(self._keep_trust()),
             asyncio.create_task(self._leader.run()),
+            asyncio.create_task(self._history.run()),
         ]
         for task in self._tasks:
             task.add_done_callback(self._loop_ended)

@@ -293,6 +293,8 @@ STREAM_BODY_BYTES_MAX = 4 << 20
 STREAM_OPEN_TIMEOUT_S = 5.0
 """For an agent to attend a stream that it was asked for."""
 STREAM_CALL_TIMEOUT_S = 30.0
+EVENTS_KEPT_MAX = 4_096
+"""Changes of the store that a manager remembers for those who ask for events of the past."""
 EXECS_KEPT_MAX = 1_000
 """Commands that a daemon's API remembers, so that clients can ask how they ended."""
 ARCHIVE_HEAD_BYTES_MAX = 256 << 10

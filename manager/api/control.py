@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
+from manager.history import History
 from manager.raft.proposer import RaftStatus
 from manager.store.view import View
 from manager.store.watch import Watch
@@ -187,6 +188,11 @@ class ClusterAccess(Protocol):
         ...
 
     def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]: ...
+
+    @property
+    def history(self) -> History:
+        """The last changes of the local store."""
+        ...
 
     @property
     def streams(self) -> Streams:

@@ -1,27 +1,26 @@
-"""``/events``: what changed in the cluster, as it changes.
+"""``/events``: what changed in the cluster, as it changes, and what this manager remembers of before.
 
 The mapping from a stored change to Docker's event is pure. Tasks have events too, which Docker lacks: type
-``task``, actions ``create``, ``update`` (a new state) and ``remove``. A network's ``connect`` and
-``disconnect`` are those of tasks on any node, so their scope is the swarm. The past is not kept: ``since`` is
-accepted and skips nothing. A reader that falls behind is told by the end of its stream.
+``task``, actions ``create``, ``update`` (a new state) and ``remove``; who filters for the type, or says
+``tasks=1``, gets them. A network's ``connect`` and ``disconnect`` are those of tasks on any node, so their
+scope is the swarm. A reader that falls behind is told by the end of its stream.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from aiohttp import web
 
 from manager.api import requests
 from manager.api.context import Api
-from manager.api.control import ClusterAccess
 from manager.api.docker_json import Json, encode, state_name
 from manager.api.requests import Filters
 from manager.api.streams import is_gone, open_stream, parse_moment
-from manager.store.events import Event, Resync
+from manager.history import Change, FallenBehind, History
 from manager.store.view import View
-from manager.store.watch import Watch
 from swarmpy.limits import API_STREAM_IDLE_S
 from swarmpy.model.defaults import network_driver, replicas_of
 from swarmpy.model.ids import SECOND_NS, Timestamp
@@ -46,54 +45,56 @@ class Events:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         wanted = requests.filters(request, FILTERS)
+        has_tasks = requests.flag(request, "tasks")
         until = parse_moment(request.query.get("until", ""))
-        parse_moment(request.query.get("since", ""))
+        since = parse_moment(request.query.get("since", ""))
         access = self._api.control.cluster()
         async with open_stream(self._api, request, "application/json") as response:
             if access is None:
                 await self._idle(request, until)
-            else:
-                with access.watch() as watch:
-                    await self._follow(request, response, access=access, watch=watch, wanted=wanted)
+                return response
+            number = access.history.next if since is None else access.history.since(since)
+            while not is_gone(request):
+                try:
+                    changes = access.history.beginning_with(number)
+                except FallenBehind:
+                    break
+                number += len(changes)
+                for event in _events_of(access.view, changes, until):
+                    if is_wanted(event, wanted, has_tasks=has_tasks):
+                        await response.write(encode(event) + b"\n")
+                if until is not None and self._api.now() >= until:
+                    break
+                await self._wait(access.history, number, until)
         return response
+
+    async def _wait(self, history: History, number: int, until: Timestamp | None) -> None:
+        """For the next change, but not so long that a client's leaving or the end would not be noticed."""
+        try:
+            async with asyncio.timeout(self._pause(until)):
+                await history.wait_beyond(number)
+        except TimeoutError:
+            return
 
     async def _idle(self, request: web.Request, until: Timestamp | None) -> None:
         """A worker has no cluster events, but a client may wait for them all the same."""
         while not is_gone(request) and (until is None or self._api.now() < until):
             await asyncio.sleep(self._pause(until))
 
-    async def _follow(
-        self,
-        request: web.Request,
-        response: web.StreamResponse,
-        *,
-        access: ClusterAccess,
-        watch: Watch,
-        wanted: Filters,
-    ) -> None:
-        until = parse_moment(request.query.get("until", ""))
-        while not is_gone(request) and (until is None or self._api.now() < until):
-            try:
-                async with asyncio.timeout(self._pause(until)):
-                    await watch.wait()
-            except TimeoutError:
-                continue
-            for item in watch.take():
-                if isinstance(item, Resync):
-                    return
-                if isinstance(item, Event):
-                    view, now = access.view, self._api.now()
-                    event = describe(view, item.old, item.new, now)
-                    found = [] if event is None else [event]
-                    found += network_events(view, item.old, item.new, now)
-                    for each in found:
-                        if is_wanted(each, wanted):
-                            await response.write(encode(each) + b"\n")
-
     def _pause(self, until: Timestamp | None) -> float:
         if until is None:
             return API_STREAM_IDLE_S
         return min(API_STREAM_IDLE_S, max(0.0, (until - self._api.now()) / SECOND_NS))
+
+
+def _events_of(view: View, changes: Iterable[Change], until: Timestamp | None) -> Iterator[Json]:
+    for change in changes:
+        if until is not None and change.at > until:
+            return
+        event = describe(view, change.old, change.new, change.at)
+        if event is not None:
+            yield event
+        yield from network_events(view, change.old, change.new, change.at)
 
 
 def describe(view: View, old: Object | None, new: Object | None, now: Timestamp) -> Json | None:
@@ -102,6 +103,8 @@ def describe(view: View, old: Object | None, new: Object | None, now: Timestamp)
     if item is None or KINDS[type(item)] not in _SHOWN:
         return None
     attributes = {"name": _name(view, item)}
+    if isinstance(item, Task):
+        attributes |= _task_attributes(view, item)
     if old is not None and new is not None:
         changes = _changes(old, new)
         if changes is None:
@@ -140,6 +143,19 @@ def network_events(view: View, old: Object | None, new: Object | None, now: Time
     ]
 
 
+def _task_attributes(view: View, task: Task) -> dict[str, str]:
+    service, node = view.service(task.service_id), view.node(task.node_id)
+    attributes = {
+        "service": service.spec.name if service is not None else task.service_id,
+        "state": state_name(task.status.state),
+    }
+    if task.node_id:
+        attributes["node"] = (node.description.hostname if node is not None else "") or task.node_id
+    if task.status.err:
+        attributes["error"] = task.status.err
+    return attributes
+
+
 def _container_id(task: Task) -> str:
     status = task.status.container_status
     return (status.container_id if status is not None else "") or task.id
@@ -156,9 +172,15 @@ def _event(kind: Kind, action: str, id_: str, *, attributes: dict[str, str], now
     }
 
 
-def is_wanted(event: Json, wanted: Filters) -> bool:
-    """``type=``, ``event=``, and an object's kind with its id, id prefix or name."""
+def is_wanted(event: Json, wanted: Filters, *, has_tasks: bool = False) -> bool:
+    """``type=``, ``event=``, and an object's kind with its id, id prefix or name.
+
+    Docker has no events of tasks: only who asks for them gets them.
+    """
     attributes: dict[str, str] = event["Actor"]["Attributes"]
+    is_asked = has_tasks or "task" in wanted or "task" in wanted.get("type", ())
+    if event["Type"] == Kind.TASK and not is_asked:
+        return False
     if not (
         requests.matches(wanted, "type", lambda kind: kind == event["Type"])
         and requests.matches(wanted, "event", lambda action: action == event["Action"])

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 
 from swarmpy.cli import values
-from swarmpy.cli.flags import Command, Options, UsageError, listed, text
+from swarmpy.cli.flags import Command, Options, UsageError, listed, switch, text
 from swarmpy.cli.output import FORMAT, parse_filters, template
 from swarmpy.cli.render import binary_size
 from swarmpy.cli.session import Session, tell
@@ -103,6 +103,8 @@ def version(session: Session, arguments: list[str], options: Options) -> int:
 
 def events(session: Session, arguments: list[str], options: Options) -> int:
     query: dict[str, str | int | bool] = dict(filters(parse_filters(options.many("filter"))))
+    if options.on("tasks"):
+        query["tasks"] = True
     for name in ("since", "until"):
         if options.is_set(name):
             query[name] = _moment(options.text(name), is_past=name == "since")
@@ -147,7 +149,8 @@ COMMANDS = {
         flags=(
             listed("filter", "Filter output based on conditions provided", short="f"),
             text("format", "Show each event by a Go template, or as JSON"),
-            text("since", "Accepted; the past is not kept"),
+            text("since", "Also show what the manager remembers since a time, or of so long (10m)"),
+            switch("tasks", "Show events of tasks, too"),
             text("until", "Stop at this time, or after this long (30s)"),
         ),
     ),

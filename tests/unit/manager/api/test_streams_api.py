@@ -17,6 +17,7 @@ from manager.api.streams import parse_moment
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import ServiceId, TaskId, Timestamp
 from swarmpy.model.states import TaskState
+from swarmpy.runtime import SystemClock
 
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:
@@ -124,7 +125,7 @@ async def read_events(http: Http, count: int, **params: str) -> list[dict[str, A
 
 
 async def test_events_tell_what_changed(http: Http, cluster: FakeCluster) -> None:
-    reading = asyncio.create_task(read_events(http, 5))
+    reading = asyncio.create_task(read_events(http, 5, tasks="1"))
     while not cluster.store._watches:
         await asyncio.sleep(0.01)
     id_ = (await http.post("/services/create", spec())).json["ID"]
@@ -143,6 +144,9 @@ async def test_events_tell_what_changed(http: Http, cluster: FakeCluster) -> Non
     assert (task["Type"], task["Action"]) == ("task", "create")
     assert running["Actor"]["Attributes"] == {
         "name": "web.1",
+        "node": "node-1",
+        "service": "web",
+        "state": "running",
         "state.old": "assigned",
         "state.new": "running",
     }
@@ -162,6 +166,26 @@ async def test_event_filters(http: Http, cluster: FakeCluster) -> None:
         (event,) = await reading
     assert event["Actor"]["Attributes"]["name"] == "web"
     assert event["Action"] == "remove"
+
+
+async def test_events_of_tasks_are_for_who_asks(http: Http, cluster: FakeCluster) -> None:
+    assert cluster.history.next == 0
+    await asyncio.sleep(0)  # its reader begins
+    id_ = (await http.post("/services/create", spec())).json["ID"]
+    cluster.add_task("t1", id_, state=TaskState.ASSIGNED)
+    await cluster.history.wait_beyond(1)
+
+    async def told(**params: str) -> list[str]:
+        now = f"{SystemClock().now() / 1e9:.6f}"
+        lines = (await http.get("/events", since="1", until=now, **params)).body.splitlines()
+        return [f"{event['Type']} {event['Action']}" for event in map(json.loads, lines)]
+
+    assert await told() == ["service create"]
+    assert await told(tasks="1") == ["service create", "task create"]
+    assert await told(filters='{"type": ["task"]}') == ["task create"]
+    assert await told(filters='{"type": ["service"]}', tasks="1") == ["service create"]
+    later = f"{SystemClock().now() / 1e9 + 3600:.6f}"
+    assert (await http.get("/events", since=later, until="1")).body == b""
 
 
 async def test_events_end_when_told(http: Http, node: FakeNode) -> None:
