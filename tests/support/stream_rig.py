@@ -35,10 +35,10 @@ TASK = TaskId("t1")
 class _Attended:
     """One stream, agent to hub, with room for one part each way: who sends waits for who takes."""
 
-    def __init__(self, hub: StreamHub, stream_id: str) -> None:
+    def __init__(self, hub: StreamHub, node_id: NodeId, stream_id: str) -> None:
         self._up: asyncio.Queue[streams_pb2.StreamPart | None] = asyncio.Queue(1)
         self._down: asyncio.Queue[streams_pb2.StreamPart] = asyncio.Queue(1)
-        self.serving = asyncio.create_task(hub.attend(NODE, stream_id, self._parts(), self._down.put))
+        self.serving = asyncio.create_task(hub.attend(node_id, stream_id, self._parts(), self._down.put))
 
     async def _parts(self) -> AsyncIterator[streams_pb2.StreamPart]:
         while (part := await self._up.get()) is not None:
@@ -73,8 +73,9 @@ class _Attended:
 class StreamRig:
     """A node with a session, and on it the running task ``t1``, which is open for input."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, machine: FakeMachine | None = None) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, *, node_id: NodeId = NODE) -> None:
         self._tasks = tasks
+        self.node_id = node_id
         env = loop_env()
         self.has_session = True
         self.answers = True
@@ -82,7 +83,7 @@ class StreamRig:
         self.hub = StreamHub(store_with(nodes=1), cast("Dispatcher", self), env)
         leader = SimpleNamespace(term=SimpleNamespace(streams=self.hub))
         self.streams = NodeStreams(cast("RaftLog", None), cast("Leader", leader), dial=lambda _: None)  # type: ignore[arg-type,return-value]
-        self.machine = machine or FakeMachine(clock=env.clock)
+        self.machine = FakeMachine(clock=env.clock)
         self.executor = FakeExecutor(self.machine)
         inside = Inside(self.executor, env.clock, service_of={TASK: ServiceId("web")}.get)
         self.server = StreamServer(cast("Link", self), calls=inside.calls, talks=inside.talks)
@@ -100,14 +101,14 @@ class StreamRig:
         await self.executor.start(TASK)
 
     def session_of(self, node_id: NodeId) -> StreamRig | None:
-        return self if self.has_session and node_id == NODE else None
+        return self if self.has_session and node_id == self.node_id else None
 
     def notify(self, message: dispatcher_pb2.ManagerMessage) -> None:
         if self.answers:
             self.server.take(message.stream_request, "manager:1", self._tasks)
 
     async def attend(self, address: str, stream_id: str) -> AttendedStream:
-        stream = _Attended(self.hub, stream_id)
+        stream = _Attended(self.hub, self.node_id, stream_id)
         self.attended.append(stream)
         return stream
 
