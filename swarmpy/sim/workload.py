@@ -17,7 +17,7 @@ from typing import Any
 from agent.executor.base import Launch
 from agent.executor.fake import Behaviour
 from swarmpy.model.ids import SECOND_NS
-from swarmpy.sim import files
+from swarmpy.sim import ailments, files, steering
 from swarmpy.sim.checkers.history import MARK_LABEL, Operation, Outcome, Refused, Seen, Verb
 from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Disconnected, Host
@@ -60,6 +60,8 @@ CHANGES = ("scale", "scale", "image", "image", "placement", "networks", "force",
 STACK_CHANGES = ("scale", "scale", "force", "label")
 RENEW_PAUSES = 6
 """Of a client, between two renewals of a secret or config."""
+STEER_PAUSES = 3
+"""Of a client, between two words about updates."""
 JOIN_PAUSES = 2
 """Of a client, between two tasks that are joined to networks or taken off."""
 CERTAIN = ("does not have a leader", "update out of sequence", "This node is not a swarm manager")
@@ -144,6 +146,7 @@ class Workload:
                 clients.create_task(self._client(f"c{number}", Random(f"{self._seed}/client/{number}")))
             if not self._stack:
                 clients.create_task(self._join_and_leave(Random(f"{self._seed}/joiner")))
+                clients.create_task(self._steer(Random(f"{self._seed}/steerer")))
                 clients.create_task(self._renew_files(Random(f"{self._seed}/renewer")))
 
     def stop(self) -> None:
@@ -164,6 +167,14 @@ class Workload:
             managers = self._fleet.managers()
             if managers and not self._is_over:
                 await self.join_or_leave(dice.choice(managers), dice)
+
+    async def _steer(self, dice: Random) -> None:
+        """Let updates go on, or take them back; with dice of its own."""
+        while not self._is_over:
+            await asyncio.sleep(dice.expovariate(1 / (STEER_PAUSES * self._shape.pause_s)))
+            managers = self._fleet.managers()
+            if managers and not self._is_over:
+                await steering.steer(self._fleet, dice.choice(managers), dice)
 
     async def _renew_files(self, dice: Random) -> None:
         """Newer data of secrets and configs, whatever becomes of it; with dice of its own."""
@@ -327,6 +338,7 @@ class Workload:
                     "Image": self._image(dice),
                     "StopGracePeriod": 2 * SECOND_NS,
                     **files.references(name, self._files),
+                    **ailments.checks(dice),
                 },
                 "RestartPolicy": {
                     "Condition": dice.choice(["any", "any", "any", "on-failure", "none"]),
@@ -343,13 +355,7 @@ class Workload:
                 "Placement": self._placement(dice),
             },
             "Mode": self._mode(dice),
-            "UpdateConfig": {
-                "Parallelism": dice.choice([0, 1, 2, 5]),
-                "Delay": dice.choice([0, 0, SECOND_NS]),
-                "Order": dice.choice(["stop-first", "start-first"]),
-                "FailureAction": dice.choice(["pause", "continue", "rollback"]),
-                "Monitor": 2 * SECOND_NS,
-            },
+            "UpdateConfig": steering.update_config(dice),
         }
         spec["TaskTemplate"]["Networks"] = self._attachments(name, dice)
         spec["EndpointSpec"] = {"Mode": endpoint_mode(dice)}

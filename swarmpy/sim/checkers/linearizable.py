@@ -8,8 +8,8 @@ may be placed anywhere after its call, or not at all. Equal times count as concu
 The model of one name: absent, or present with id, a lower bound of the version, and the mark of the spec. The
 bound and not the version itself, since a client is not told the version that its write got, and managers
 write to services too (numbers of ports, update status): a version may grow between two operations, while a
-spec changes by the clients' writes alone. ``may_roll_back`` allows managers to return a service to the spec
-before its last, as automatic rollbacks do.
+spec changes by the clients' writes alone. ``may_roll_back`` allows a service to return to a spec that it had
+before and that may be kept, as updates that fail and users do.
 
 The search is bounded: past ``steps`` the verdict is UNDECIDED, which is not a pass.
 """
@@ -21,14 +21,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from swarmpy.limits import SIM_SEARCH_STEPS_MAX
+from swarmpy.limits import REVISIONS_KEPT, SIM_SEARCH_STEPS_MAX
 from swarmpy.sim.checkers.history import Operation, Outcome, Refused, Verb, by_name
 
 NAME: Final = "linearizability"
 
-State = tuple[str | None, int, str, str]
-"""Id (None: absent; empty: not known), lower bound of the version, mark, the mark before."""
-ABSENT: Final[State] = (None, 0, "", "")
+State = tuple[str | None, int, str, tuple[str, ...]]
+"""Id (None: absent; empty: not known), lower bound of the version, mark, the other marks that it had."""
+_MARKS_MAX: Final = 2 * REVISIONS_KEPT
+"""More than a service can go back to."""
+ABSENT: Final[State] = (None, 0, "", ())
 
 
 class Verdict(StrEnum):
@@ -71,22 +73,23 @@ def check_name(
 
 def apply(state: State, operation: Operation, *, may_roll_back: bool = False) -> State | None:
     """The state after the operation, had it happened now; None if it can't have."""
-    id_, version, mark, _ = state
+    id_, version, mark, others = state
     if operation.outcome is Outcome.REFUSED:
         return _apply_refused(state, operation)
     match operation.verb:
         case Verb.CREATE:
-            return (operation.id, version + 1, operation.mark, "") if id_ is None else None
+            return (operation.id, version + 1, operation.mark, ()) if id_ is None else None
         case Verb.READ:
             return _apply_read(state, operation, may_roll_back=may_roll_back)
         case Verb.UPDATE:
             is_fitting = id_ is not None and _is_same(id_, operation.id) and operation.version >= version
             if not is_fitting:
                 return None
-            return (id_ or operation.id, operation.version + 1, operation.mark, mark)
+            others = _with(others, mark, without=operation.mark)
+            return (id_ or operation.id, operation.version + 1, operation.mark, others)
         case Verb.REMOVE:
             is_there = id_ is not None and _is_same(id_, operation.id)
-            return (None, version + 1, "", "") if is_there else None
+            return (None, version + 1, "", ()) if is_there else None
         case _:
             raise ValueError(f"a {operation.verb} is split into reads before")
 
@@ -104,17 +107,22 @@ def _apply_refused(state: State, operation: Operation) -> State | None:
 
 
 def _apply_read(state: State, operation: Operation, *, may_roll_back: bool) -> State | None:
-    id_, version, mark, before = state
+    id_, version, mark, others = state
     if not operation.seen:
         return state if id_ is None else None
     (seen,) = operation.seen
     if id_ is None or not _is_same(id_, seen.id) or seen.version < version:
         return None
     if seen.mark == mark:
-        return state if (id_, version) == (seen.id, seen.version) else (seen.id, seen.version, mark, before)
-    if may_roll_back and before and seen.mark == before and seen.version > version:
-        return (seen.id, seen.version, before, "")
+        return state if (id_, version) == (seen.id, seen.version) else (seen.id, seen.version, mark, others)
+    if may_roll_back and seen.mark in others and seen.version > version:
+        return (seen.id, seen.version, seen.mark, _with(others, mark, without=seen.mark))
     return None
+
+
+def _with(others: tuple[str, ...], mark: str, *, without: str) -> tuple[str, ...]:
+    """The newest first."""
+    return tuple(each for each in (mark, *others) if each != without)[:_MARKS_MAX]
 
 
 def _is_same(known: str, named: str) -> bool:

@@ -142,6 +142,22 @@ def test_a_rollback_by_the_cluster_is_fine_only_where_it_may_happen() -> None:
     assert verdict(*stale, may_roll_back=True) is Verdict.VIOLATED
 
 
+def test_a_service_goes_back_to_any_spec_that_it_had_and_to_no_other() -> None:
+    history = [
+        create(1, "i1", "a"),
+        read(2, "i1", 5, "a"),
+        update(3, "i1", 5, "b"),
+        update(4, "i1", 6, "c"),
+        read(5, "i1", 9, "a"),
+        read(6, "i1", 11, "c"),
+        remove(7, "i1"),
+        create(8, "i2", "d"),
+    ]
+    assert verdict(*history, may_roll_back=True) is Verdict.OK
+    assert verdict(*history[:5], read(6, "i1", 8, "c"), may_roll_back=True) is Verdict.VIOLATED
+    assert verdict(*history, read(9, "i2", 20, "a"), may_roll_back=True) is Verdict.VIOLATED
+
+
 def test_a_list_is_a_read_of_every_name() -> None:
     def listing(at: float, *seen: Seen) -> Operation:
         return Operation(verb=Verb.LIST, called_at=at, returned_at=at + 0.5, seen=seen)
