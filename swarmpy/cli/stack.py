@@ -14,6 +14,7 @@ from swarmpy.cli.task_rows import TASK_COLUMNS, task_rows
 from swarmpy.client import filters
 
 NAMESPACE: Final = "com.docker.stack.namespace"
+_ANY_NAME: Final = "stack"
 _STACK_COLUMNS: Final = {"Name": "NAME", "Services": "SERVICES"}
 
 
@@ -39,18 +40,16 @@ def config(session: Session, arguments: list[str], options: Options) -> int:
     """The document that would be deployed: merged, with variables filled in, in long forms."""
     from swarmpy.cli import stack_files
     from swarmpy.cli.stack_deploy import compose_files
-    from swarmpy.compose import merged, yaml_text
+    from swarmpy.compose import merged, read_stack, yaml_text
 
     documents = stack_files.documents(compose_files(options))
     variables = stack_files.surroundings(documents, options.many("env-file"), session.environment)
-    document, warnings = merged(
-        documents,
-        variables=variables,
-        files=stack_files.DiskFiles(),
-        profiles=stack_files.profiles(options.many("profile"), variables),
-    )
-    for warning in warnings:
+    files, profiles = stack_files.DiskFiles(), stack_files.profiles(options.many("profile"), variables)
+    # what is printed is looked through as if it were deployed, under any name
+    stack = read_stack(documents, name=_ANY_NAME, variables=variables, files=files, profiles=profiles)
+    for warning in stack.warnings:
         tell(f"WARNING: {warning}")
+    document, _ = merged(documents, variables=variables, files=files, profiles=profiles)
     print(yaml_text(document), end="")
     return 0
 

@@ -36,7 +36,8 @@ from swarmpy.cli.stack_remove import remove, wait_gone
 from swarmpy.cli.stack_text import show_diff, show_plan
 from swarmpy.cli.stack_wait import wait_services
 from swarmpy.client import Client, ErrorAnswer, Json
-from swarmpy.errors import Unavailable
+from swarmpy.compose.tree import ComposeError
+from swarmpy.errors import InvalidArgument, Unavailable
 from swarmpy.limits import STALE_RETRIES_MAX
 
 if TYPE_CHECKING:
@@ -92,12 +93,27 @@ def _prepared(
         env_files=options.many("env-file"),
         chosen_profiles=options.many("profile"),
     )
+    _check_constraints(stack)
     data = data_of(stack, variables)
     standing = standing_of(session.client, stack, data)
     planned = plan(stack, standing, data, has_prune=has_prune)
     for warning in (*stack.warnings, *planned.warnings):
         tell(f"WARNING: {warning}")
     return stack, data, standing, planned
+
+
+def _check_constraints(stack: Stack) -> None:
+    """By the scheduler's own reading of them."""
+    from manager.schedule.constraint import parse_constraints
+
+    for service in stack.services:
+        placement = service.spec.task_template.placement
+        try:
+            parse_constraints(() if placement is None else placement.constraints)
+        except InvalidArgument as error:
+            raise ComposeError(
+                service.at("deploy.placement"), f"services.{service.name}.deploy.placement: {error}"
+            ) from None
 
 
 def compose_files(options: Options) -> list[str]:

@@ -15,6 +15,7 @@ from swarmpy.compose.dependencies import check_dependencies, dependencies
 from swarmpy.compose.extras import KEY as EXTRAS
 from swarmpy.compose.extras import with_extras
 from swarmpy.compose.fields import Fields
+from swarmpy.compose.published import check_ports
 from swarmpy.compose.resources import resources
 from swarmpy.compose.stack import (
     IMAGE_LABEL,
@@ -55,6 +56,7 @@ def services(document: Mapping, stack: str, warnings: list[StackWarning]) -> tup
         _service(name, fields, top, stack) for name, fields in sorted(top.each("services"), key=_name)
     )
     warnings += check_dependencies(found)
+    check_ports(found)
     return found
 
 

@@ -222,6 +222,13 @@ def test_nothing_is_changed_when_something_is_wrong(deploy: Deploy, run: Run, te
     assert Client(run.address).get("/services") == []
 
 
+def test_constraints_are_read_before_anything_is_changed(deploy: Deploy, run: Run) -> None:
+    text = "services:\n  web:\n    image: host\n    deploy:\n      placement: {constraints: [node.role]}\n"
+    result = deploy(text)
+    assert (result.code, result.out) == (1, "")
+    assert "compose.yml:5: services.web.deploy.placement: " in result.err
+
+
 def test_external_networks_must_be_the_swarms(deploy: Deploy, run: Run) -> None:
     run("network", "create", "--config-only", "settings")
     result = deploy(PLAIN + "networks: {default: {external: true, name: settings}}")
@@ -315,6 +322,7 @@ def test_config_shows_what_would_be_deployed(run: Run, tmp_path: Path) -> None:
         (("deploy", "-c", "/nowhere.yml", "st"), 1, "/nowhere.yml cannot be read: No such file or directory"),
         (("deploy", "-c", "-", "-c", "-", "st"), 1, "standard input can be read only once"),
         (("deploy", "-c", "/dev/zero", "st"), 1, "/dev/zero is larger than "),
+        (("config", "-c", "/dev/null"), 1, "/dev/null:1: no services: write 'services:' with the services below"),
         (("config", "-c", "/etc/hostname", "--env-file", "/nowhere"), 1, "/nowhere cannot be read"),
         (("deploy", "-c", "x", "--resolve-image", "no", "st"), 2, "Invalid option no for flag --resolve-ima"),
     ],

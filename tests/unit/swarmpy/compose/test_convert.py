@@ -314,6 +314,24 @@ def _halves(message: str) -> tuple[str, str]:
     return subject, rest[:20]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_refused"),
+    [
+        ("'80:80'", "'80:81'", True),
+        ("'80:80'", "{target: 1, published: 80, mode: host}", True),
+        ("'80:80'", "'80:80/udp'", False),
+        ("{target: 1, published: 80, mode: host}", "{target: 1, published: 80, mode: host}", False),
+    ],
+)
+def test_a_port_of_the_routing_mesh_is_one_services(one: str, other: str, *, is_refused: bool) -> None:
+    text = f"services:\n  a: {{image: host, ports: [{one}]}}\n  b:\n    image: host\n    ports: [{other}]\n"
+    if not is_refused:
+        assert read(text).services
+        return
+    with pytest.raises(ComposeError, match=r"^a\.yml:5: services.b publishes port 80/tcp, which services.a"):
+        read(text)
+
+
 def test_the_stack_holds_what_its_services_use() -> None:
     stack = read(EVERYTHING, A="1", folder="/in")
     assert [(network.name, network.spec.name, network.is_external) for network in stack.networks] == [
