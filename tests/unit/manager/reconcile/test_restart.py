@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from world import START, World, make_node, seconds
 
-from manager.reconcile.restart import next_delay, waiting_reason
+from manager.reconcile.restart import declined_reason, next_delay, waiting_reason
+from swarmpy.model.defaults import restart_policy
 from swarmpy.model.ids import Duration, TaskId, Timestamp
-from swarmpy.model.objects import Task
+from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.specs import (
     ContainerSpec,
     Replicated,
@@ -18,7 +19,7 @@ from swarmpy.model.specs import (
     ServiceSpec,
     TaskSpec,
 )
-from swarmpy.model.states import NodeState, RestartCondition, TaskState
+from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
 
 
 def spec(policy: RestartPolicy | None = None, *, image: str = "a", replicas: int = 1) -> ServiceSpec:
@@ -285,3 +286,51 @@ def test_an_image_that_is_missing_is_tried_again_at_the_pace_of_the_policy(delay
     attempts = max(task.restarts for task in world.tasks())
     assert attempts <= (120 / delay_s + 2 if delay_s else 12)
     assert attempts >= (120 / delay_s - 2 if delay_s else 5)
+
+
+# --- rows of their own
+
+
+def test_a_drained_node_costs_no_delay_and_no_attempt() -> None:
+    world = world_with(policy(delay=Duration(seconds(30)), max_attempts=1))
+    (task,) = world.running()
+    world.set_availability(task.node_id, NodeAvailability.DRAIN)
+    world.live()
+    (moved,) = world.running()
+    assert (moved.restarts, moved.not_before) == (0, 0)
+
+
+def test_a_new_leader_does_not_forget_attempts() -> None:
+    world = world_with(policy(max_attempts=2))
+    for _ in range(2):
+        end(world)
+        world.live()
+        world = world.successor()
+    end(world)
+    world.live()
+    assert not world.live_tasks()
+    world.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    ("limits", "state", "expected"),
+    [
+        ({"condition": RestartCondition.NONE}, TaskState.FAILED, 'restart policy: the condition is "none"'),
+        (
+            {"condition": RestartCondition.ON_FAILURE},
+            TaskState.COMPLETE,
+            'restart policy: it completed, and the condition is "on-failure"',
+        ),
+        ({"max_attempts": 3}, TaskState.FAILED, "restart policy: 3 attempts used up"),
+        (
+            {"max_attempts": 1, "window": Duration(seconds(90))},
+            TaskState.FAILED,
+            "restart policy: 1 attempt used up within 1m30s",
+        ),
+        ({}, TaskState.FAILED, ""),
+    ],
+)
+def test_why_nothing_follows(limits: dict[str, Any], state: TaskState, expected: str) -> None:
+    template = TaskSpec(restart_policy=policy(**limits))
+    ended = Task(id=TaskId("t"), status=TaskStatus(state=state))
+    assert declined_reason(ended, restart_policy(template)) == expected
