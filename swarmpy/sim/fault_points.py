@@ -21,6 +21,7 @@ FAULT_POINTS: Final[Mapping[str, str]] = MappingProxyType(
         "dispatcher.small_batch": "one agent's statuses are committed alone, though others' wait",
         "session.ends": "an agent leaves its session after a message, for no reason",
         "driver.outcome_lost": "an agent repeats an operation that was carried out",
+        "driver.probe_lost": "an agent never hears what a check of a task has said",
     }
 )
 """What happens, by name."""
