@@ -322,7 +322,7 @@ def test_config_shows_what_would_be_deployed(run: Run, tmp_path: Path) -> None:
         (("deploy", "-c", "/nowhere.yml", "st"), 1, "/nowhere.yml cannot be read: No such file or directory"),
         (("deploy", "-c", "-", "-c", "-", "st"), 1, "standard input can be read only once"),
         (("deploy", "-c", "/dev/zero", "st"), 1, "/dev/zero is larger than "),
-        (("config", "-c", "/dev/null"), 1, "/dev/null:1: no services: write 'services:' with the services below"),
+        (("config", "-c", "/dev/null"), 1, "/dev/null:1: no services: write 'services:' with"),
         (("config", "-c", "/etc/hostname", "--env-file", "/nowhere"), 1, "/nowhere cannot be read"),
         (("deploy", "-c", "x", "--resolve-image", "no", "st"), 2, "Invalid option no for flag --resolve-ima"),
     ],
