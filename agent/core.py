@@ -45,8 +45,6 @@ from swarmpy.limits import (
 from swarmpy.model.ids import SessionId, TaskId
 from swarmpy.model.states import TaskState
 
-_LOST = "task: lost: this node has no record of its process any more"
-
 
 class Core:
     """One node's tasks."""
