@@ -54,7 +54,7 @@ def check_memory(spec: ResourceRequirements) -> None:
     swap, swappiness = spec.swap_bytes, spec.memory_swappiness
     if swap is not None and swap < -1:
         raise InvalidArgument(f"invalid swap size {swap}: give bytes, or -1 for no limit")
-    if swap is not None and swap > 0 and not (spec.limits and spec.limits.memory_bytes):
+    if swap is not None and swap >= 0 and not (spec.limits and spec.limits.memory_bytes):
         raise InvalidArgument(
             "You should always set the Memory limit when using Memoryswap limit, see usage: give "
             "--limit-memory as well"

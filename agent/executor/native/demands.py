@@ -65,7 +65,7 @@ def check(demands: Demands, *, version: int) -> None:
             raise TaskRejected(f"a {name} limit cannot be negative, but {value} was asked for")
     if 0 < limits.memory_bytes < _MEMORY_MIN_BYTES:
         raise TaskRejected(f"invalid memory value {limits.memory_bytes}: Must be at least 4MiB")
-    if (demands.swap_bytes or 0) > 0 and not limits.memory_bytes:
+    if demands.swap_bytes is not None and demands.swap_bytes >= 0 and not limits.memory_bytes:
         raise TaskRejected(
             "You should always set the Memory limit when using Memoryswap limit, see usage: give the service "
             "--limit-memory as well"

@@ -115,6 +115,7 @@ def test_what_may_be_said(fields: dict[str, Any]) -> None:
         (mounting(MountType.IMAGE, ""), "Source must not be empty"),
         (mounting(MountType.TMPFS, "", tmpfs_options=TmpfsOptions(size_bytes=-1)), "cannot be negative"),
         ({"resources": ResourceRequirements(swap_bytes=1)}, "always set the Memory limit"),
+        ({"resources": ResourceRequirements(swap_bytes=0)}, "always set the Memory limit"),
         ({"resources": ResourceRequirements(swap_bytes=-2)}, "invalid swap size -2"),
         ({"resources": ResourceRequirements(memory_swappiness=101)}, "swappiness range is 0-100"),
     ],
