@@ -172,7 +172,9 @@ def _returned(view: View, service: Service, wanted: Revision, now: Timestamp) ->
         template_id=wanted.id if concerns_tasks(service.spec, spec) else service.template_id,
         previous_id=service.revision_id,
         endpoint=endpoint_of(spec, service.endpoint),
-        update_status=rollback_begun(service, "manually requested rollback", now=now),
+        update_status=rollback_begun(
+            "manually requested rollback", now=now, since_version=max(service.version, view.version)
+        ),
     )
     return (Update(object=job_plan.begun_again(changed, of=service, now=now)),)
 

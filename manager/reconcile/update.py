@@ -170,7 +170,8 @@ def _after_failures(
         return Step(status=_paused(status, UpdateState.ROLLBACK_PAUSED, f"rollback paused {cause}"))
     if config.failure_action != FailureAction.ROLLBACK or not service.previous_id:
         return Step(status=_paused(status, UpdateState.PAUSED, f"update paused {cause}"))
-    return Step(status=rollback_begun(service, f"update rolled back {cause}", now=now), is_rollback=True)
+    rolling_back = rollback_begun(f"update rolled back {cause}", now=now, since_version=service.version)
+    return Step(status=rolling_back, is_rollback=True)
 
 
 def _cause(config: EffectiveUpdate, progress: Progress) -> str:
@@ -183,9 +184,10 @@ def _paused(status: UpdateStatus, state: UpdateState, message: str) -> UpdateSta
     return replace(status, state=state, message=message)
 
 
-def rollback_begun(service: Service, message: str, *, now: Timestamp) -> UpdateStatus:
+def rollback_begun(message: str, *, now: Timestamp, since_version: int) -> UpdateStatus:
+    """``since_version``: of the service, or later; tasks of before are not the rollback's doing."""
     return UpdateStatus(
-        state=UpdateState.ROLLBACK_STARTED, message=message, started_at=now, since_version=service.version
+        state=UpdateState.ROLLBACK_STARTED, message=message, started_at=now, since_version=since_version
     )
 
 
