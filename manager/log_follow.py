@@ -67,11 +67,12 @@ class LogFollower:
             await self._queue.put(None)
 
     def _fresh(self) -> list[str]:
-        """The service's tasks that have a node by now, and were not asked for yet."""
+        """The tasks that were not asked for yet. A node has a log from when the task is ready: asked
+        earlier it would say that there is none, and that would be all."""
         found = [
             task.id
             for task in self._store.tasks_of_service(self._service_id)
-            if task.status.state >= TaskState.ASSIGNED and task.id not in self._known
+            if task.status.state >= TaskState.READY and task.id not in self._known
         ]
         self._known.update(found)
         return sorted(found)

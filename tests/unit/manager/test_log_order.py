@@ -19,7 +19,7 @@ from manager.log_merge import LogMerge, merged
 from manager.store.store import Store
 from swarmpy.errors import Unavailable
 from swarmpy.limits import LOG_MERGE_LINES_MAX, LOG_MERGE_S
-from swarmpy.model.changes import Create, Delete
+from swarmpy.model.changes import Create, Delete, Report
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Task, TaskStatus
 from swarmpy.model.states import Owner, TaskState
@@ -89,6 +89,10 @@ class Cluster:
         )
         apply(self.store, Create(object=task), owner=Owner.ORCHESTRATOR)
 
+    def report(self, name: str, state: TaskState) -> None:
+        status = TaskStatus(state=state, report=1)
+        apply(self.store, Report(task_id=TaskId(name), status=status), owner=Owner.AGENT)
+
     async def subscribe(self, selector: dispatcher_pb2.LogSelector) -> AsyncGenerator[streams_pb2.LogBatch]:
         self.asked.append((list(selector.task_ids), selector.tail))
         for id_ in selector.task_ids:
@@ -107,13 +111,16 @@ async def take(batches: AsyncGenerator[streams_pb2.LogBatch], count: int) -> lis
 async def test_followers_hear_of_later_tasks_until_the_service_is_gone() -> None:
     cluster = Cluster()
     cluster.add("t1")
+    cluster.report("t1", TaskState.RUNNING)
     follower = LogFollower(cluster.store, WEB, cluster.subscribe)
     async with aclosing(follower.run(dispatcher_pb2.LogSelector(follow=True, tail=5))) as batches:
         assert await take(batches, 1) == ["t1"]
-        cluster.add("t2")
-        cluster.add("t3")
+        for name in ("t2", "t3"):
+            cluster.add(name)
+            await asyncio.sleep(1)
+            cluster.report(name, TaskState.RUNNING)
         assert sorted(await take(batches, 2)) == ["t2", "t3"]
-        assert cluster.asked[0] == (["t1"], 5)
+        assert cluster.asked == [(["t1"], 5), (["t2"], -1), (["t3"], -1)]  # and none before it was ready
         assert all(tail == -1 for _, tail in cluster.asked[1:])
         apply(cluster.store, Delete(kind=Kind.SERVICE, id=WEB), owner=Owner.API)
         cluster.ended.set()
@@ -126,6 +133,7 @@ async def test_followers_end_with_the_term() -> None:
     cluster = Cluster()
     cluster.is_term_over = True
     cluster.add("t1")
+    cluster.report("t1", TaskState.RUNNING)
     follower = LogFollower(cluster.store, WEB, cluster.subscribe)
     async with aclosing(follower.run(dispatcher_pb2.LogSelector(follow=True, tail=-1))) as batches:
         assert await take(batches, 1) == ["t1"]
