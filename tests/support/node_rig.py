@@ -30,7 +30,8 @@ from swarmpy.model.states import NodeRole, Owner
 from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.node.images import Images
 from swarmpy.node.system import read_system
-from swarmpy.runtime import AppendFile, Disk, Env, ReadFile, SystemDisk
+from swarmpy.node.volumes import NodeVolumes
+from swarmpy.runtime import AppendFile, Disk, Env, ReadFile, SystemClock, SystemDisk
 
 
 class Host:
@@ -74,6 +75,7 @@ class Host:
             describe=lambda: describe(hostname=self.folder.name),
             read_system=read_system,
             images=Images(self.folder),
+            volumes=NodeVolumes(self.folder, SystemClock()),
         )
         self.daemon = Daemon(config, Env(disk=self.disk), machine)
         await self.daemon.resume()
