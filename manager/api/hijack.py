@@ -17,7 +17,7 @@ from aiohttp import web
 
 from manager.api.context import Api
 from swarmpy.errors import FailedPrecondition
-from swarmpy.limits import API_STREAM_IDLE_S, CHANNEL_READ_BYTES_MAX
+from swarmpy.limits import API_SHUTDOWN_TIMEOUT_S, API_STREAM_IDLE_S, CHANNEL_READ_BYTES_MAX
 from swarmpy.version import API_VERSION
 
 MULTIPLEXED: Final = "application/vnd.docker.multiplexed-stream"
@@ -68,9 +68,7 @@ class Hijacked:
         """Until the client has left. Having closed its half, it looks alike but for the socket's word."""
         while not self._protocol.lost.is_set():
             try:
-                async with asyncio.timeout(
-                    API_STREAM_IDLE_S if self._reader.at_eof() else API_STREAM_IDLE_S / 2
-                ):
+                async with asyncio.timeout(API_STREAM_IDLE_S):
                     await self._protocol.lost.wait()
             except TimeoutError:
                 if self._reader.at_eof() and self._is_hung_up():
@@ -84,9 +82,13 @@ class Hijacked:
         return any(event & (select.POLLHUP | select.POLLERR) for _, event in poll.poll(0))
 
     async def close(self) -> None:
-        """What was written still goes out."""
+        """What was written still goes out, if the client takes it within a moment."""
         self._transport.close()
-        await self._protocol.lost.wait()
+        try:
+            async with asyncio.timeout(API_SHUTDOWN_TIMEOUT_S):
+                await self._protocol.lost.wait()
+        except TimeoutError:
+            self._transport.abort()
 
 
 class _Done(web.StreamResponse):
