@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError, switch, text
-from swarmpy.cli.session import Session, each, fail
+from swarmpy.cli.session import Session, each, fail, tell
 from swarmpy.client import Json, filters
 from swarmpy.limits import PROGRESS_PERIOD_S
 from swarmpy.model.ids import SECOND_NS
@@ -51,12 +51,19 @@ def rebalance(session: Session, arguments: list[str], options: Options) -> int:
 
 
 def _replicated(session: Session) -> list[str]:
-    """All that can be asked; those that are packed have no even spread."""
-    return [
-        service["ID"]
-        for service in session.client.get("/services", filters({"mode": ["replicated"]}))
-        if ((service["Spec"]["TaskTemplate"].get("Placement") or {}).get("Strategy") or "") != "binpack"
-    ]
+    """All that can be moved now. Those that are packed have no even spread; and nobody knows when one that
+    lacks tasks will come to rest."""
+    found = []
+    for service in session.client.get("/services", {"status": True, **filters({"mode": ["replicated"]})}):
+        placement = service["Spec"]["TaskTemplate"].get("Placement") or {}
+        status = service["ServiceStatus"]
+        if placement.get("Strategy") == "binpack":
+            continue
+        if status["RunningTasks"] < status["DesiredTasks"]:
+            tell(f"{service['Spec']['Name']}: left alone, since not all of its tasks run")
+            continue
+        found.append(service["ID"])
+    return found
 
 
 def _wait(session: Session, id_: str, deadline: float) -> Json | None:
