@@ -195,6 +195,7 @@ def _order_of(command: Command, job: Job) -> dict[str, object]:
         "workdir": command.workdir or job["workdir"],
         "tty": command.has_terminal,
         "has_input": command.has_input,
+        "privileged": command.is_privileged,
         "capabilities": list(range(len(CAPABILITIES))) if command.is_privileged else job["capabilities"],
     }
 

@@ -54,6 +54,7 @@ async def test_a_command_has_the_tasks_place_and_rights(rig: NativeRig) -> None:
     ordinary = int((await run(rig, task_id, effective)).split()[1], 16)
     privileged = int((await run(rig, task_id, effective, is_privileged=True)).split()[1], 16)
     assert privileged & ordinary == ordinary != privileged
+    assert (await run(rig, task_id, "grep Seccomp: /proc/self/status", is_privileged=True)).split()[1] == "0"
 
 
 async def test_a_daemon_that_ends_takes_commands_along_and_not_tasks(rig: NativeRig) -> None:
