@@ -1,4 +1,4 @@
-"""``swarmpy node drain|pause|activate``: availability in a word, and the wait until a drained one is empty."""
+"""``swarmpy node drain|pause|activate``: availability in a word, and the wait until a drained one is bare."""
 
 from __future__ import annotations
 
