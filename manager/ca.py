@@ -19,9 +19,9 @@ from typing import Protocol
 
 from swarmpy import limits, pki
 from swarmpy.errors import AlreadyExists, InvalidArgument, NodeRemoved, PermissionDenied, Unavailable
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import ID_BYTES, NodeId, make_id
 from swarmpy.model.objects import Cluster, Node, NodeDescription, NodeStatus
-from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.pb import ca_pb2, ca_pb2_grpc, dispatcher_pb2, types_pb2
 from swarmpy.pki import Role, Subject

@@ -34,9 +34,9 @@ from swarmpy import codec
 from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument
 from swarmpy.limits import BACKUP_BYTES_MAX, BATCH_GROUPS_MAX, RECOVERY_GRACE_S
 from swarmpy.model.changes import Batch, Change, Create, Delete, Group, NodeReport, Update
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import SECOND_NS, NodeId, RaftId, Timestamp
 from swarmpy.model.objects import Cluster, Kind, ManagerStatus, Node, NodeDescription, NodeStatus
-from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner
 from swarmpy.pb import store_pb2 as pb
 from swarmpy.runtime import AppendFile, Env

@@ -1,7 +1,8 @@
 """Every bound and period of SwarmPy, named once, with its unit last.
 
 Cluster-wide settings that a user may change are fields of the Cluster object; their defaults are in
-``model/defaults.py``. What stands here is ours: sizes of queues and batches, timeouts, retry delays.
+``model/defaults.py``. What stands here is ours: sizes of queues and batches, timeouts, retry delays. What is
+of one part alone stands beside it: ``agent/dns/limits.py``, ``swarmpy/{compose,lab,sim}/limits.py``.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ RESTART_STOP_WAIT_S = 60.0
 UPDATE_START_ALLOWANCE_S = 30.0
 """Time to fetch and start that is not counted when a failure is attributed to an update."""
 UPDATE_PROGRESS_DEADLINE_S = 600.0
-"""The longest time without a slot that came up before an update counts as failed, where the user sets none."""
+"""The longest time without a slot that came up before an update counts as failed, where none is set."""
 UPDATE_REASONS_MAX = 3
 """Tasks that an update's message names."""
 REBALANCE_PERIOD_S = 5.0
@@ -423,39 +424,6 @@ below, of networks, and of the node."""
 NFT_CONTEXTS_MAX = 256
 """Tasks whose nftables context is kept open; another's is made when needed, in a fifth of a millisecond."""
 
-# --- names in task networks
-DNS_TTL_S = 2
-"""How long a client may keep an answer: names follow the cluster's state."""
-DNS_UDP_BYTES_MAX = 4096
-"""The largest answer over UDP, and the largest query that is read."""
-DNS_STREAM_BYTES_MAX = 65_535
-"""The largest message over TCP: its length has two bytes."""
-DNS_ANSWERS_KEPT = 4_096
-"""Answers kept ready for tasks with the same networks; with one more, all are let go."""
-DNS_BATCH_MAX = 64
-"""Queries of one task that are answered before others have their turn."""
-DNS_SERVERS_MAX = 3
-"""Servers outside that are asked for one name; as many as C libraries ask."""
-DNS_TRY_S = 2.0
-"""Without an answer for so long, the next server is asked too."""
-DNS_FORWARD_TIMEOUT_S = 8.0
-DNS_FORWARDS_MAX = 1_024
-"""Queries under way to servers outside."""
-DNS_FORWARDS_PER_TASK_MAX = 256
-"""The same of one task, so that one cannot keep the others from asking."""
-DNS_CONNECTIONS_MAX = 1_024
-"""TCP connections of tasks to their resolver."""
-DNS_CONNECTIONS_PER_TASK_MAX = 64
-DNS_CONNECTION_IDLE_S = 10.0
-DNS_ACCEPT_PAUSE_S = 1.0
-"""Before connections are accepted again, after the daemon had no descriptor left for one."""
-DNS_CONNECTION_BYTES_MAX = 1 << 20
-"""Answers that a client has not read yet; with more, its connection is closed."""
-DNS_PORT_TRIES_MAX = 8
-"""Ports that are tried for a task's resolver, if the task has taken the usual one."""
-DNS_STOP_TIMEOUT_S = 10.0
-"""For the resolver's thread to end."""
-
 # --- API
 API_BODY_BYTES_MAX = 5 << 20
 API_STREAMS_MAX = 2_000
@@ -506,55 +474,3 @@ DAEMON_FILES_MAX = 1 << 20
 """Files that a daemon raises its limit to, where it may; as many as its systemd unit says."""
 DAEMON_START_TIMEOUT_S = 30.0
 DAEMON_START_POLL_S = 0.05
-
-# --- Compose files
-COMPOSE_BYTES_MAX = 4 << 20
-COMPOSE_DEPTH_MAX = 64
-"""How deep lists and maps may be nested, aliases followed."""
-COMPOSE_NODES_MAX = 200_000
-"""Values in one file, every alias written out: a few lines of aliases of aliases can stand for billions."""
-COMPOSE_VALUE_CHARS_MAX = 1 << 20
-"""One value after its variables are put in."""
-COMPOSE_DEFAULTS_DEPTH_MAX = 16
-"""How deep defaults may be nested: ${A:-${B:-...}}"""
-COMPOSE_FILES_MAX = 64
-COMPOSE_CHAIN_MAX = 16
-"""Files that include one another, or services that extend one another."""
-COMPOSE_SERVICES_MAX = 2_000
-COMPOSE_PORTS_MAX = 1_000
-"""Ports of one service with every range written out."""
-
-# --- lab
-LAB_HOSTS_MAX = 64
-LAB_NAME_CHARS_MAX = 24
-LAB_HOST_START_TIMEOUT_S = 10.0
-LAB_DAEMON_START_TIMEOUT_S = 30.0
-LAB_DAEMON_STOP_TIMEOUT_S = 15.0
-"""After SIGTERM; then the lab says so and kills."""
-LAB_KILL_TIMEOUT_S = 15.0
-LAB_READY_TIMEOUT_S = 60.0
-LAB_REQUEST_TIMEOUT_S = 30.0
-LAB_STATUS_TIMEOUT_S = 1.5
-LAB_COMMAND_TIMEOUT_S = 30.0
-LAB_POLL_S = 0.02
-LAB_LOG_TAIL_LINES = 15
-LAB_PARALLEL_MAX = 16
-"""Hosts that boot, or nodes that join, at a time."""
-
-# --- checkers of the simulator
-SIM_VIOLATIONS_MAX = 200
-"""Violations that are kept in full; more are counted."""
-SIM_VERSIONS_KEPT = 200_000
-"""Versions of the store whose digest is remembered for managers that come later."""
-SIM_STARTS_KEPT = 1_000_000
-"""Tasks whose start, or whose agent's reports, are remembered."""
-SIM_TERMS_KEPT = 10_000
-"""Raft terms whose leader is remembered."""
-SIM_JOB_RUNS_KEPT = 1_000
-"""Runs of one cron job whose ticks are remembered."""
-SIM_OPERATIONS_MAX = 500_000
-"""Operations of clients in one history; a longer one is undecided."""
-SIM_SEARCH_STEPS_MAX = 500_000
-"""Steps of the search for an order of one object's operations before it is called undecided."""
-SIM_REASONS_MAX = 50
-"""Reasons why a cluster is not quiet that are named at a time."""

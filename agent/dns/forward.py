@@ -16,16 +16,16 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 from agent.dns import wire
-from agent.dns.loop import READABLE, WRITABLE, Loop, Timer
-from agent.dns.upstream import SERVER_PORT, Inside
-from agent.dns.wire import Query
-from swarmpy.limits import (
+from agent.dns.limits import (
     DNS_FORWARD_TIMEOUT_S,
     DNS_FORWARDS_MAX,
     DNS_FORWARDS_PER_TASK_MAX,
     DNS_STREAM_BYTES_MAX,
     DNS_TRY_S,
 )
+from agent.dns.loop import READABLE, WRITABLE, Loop, Timer
+from agent.dns.upstream import SERVER_PORT, Inside
+from agent.dns.wire import Query
 
 Done = Callable[[bytes], None]
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 import structlog
 
+from agent.dns.limits import DNS_STOP_TIMEOUT_S
 from swarmpy.errors import Unavailable
-from swarmpy.limits import DNS_STOP_TIMEOUT_S
 
 log = structlog.get_logger(__name__)
 

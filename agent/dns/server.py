@@ -16,18 +16,18 @@ from pathlib import Path
 from agent.dataplane.base import Endpoint
 from agent.dns import wire
 from agent.dns.forward import Done, Forward, Forwarder, Wish
-from agent.dns.loop import READABLE, Loop
-from agent.dns.stream import Connection
-from agent.dns.upstream import SERVER_PORT, Inside, NodeServers, own_servers
-from agent.dns.wire import Query
-from agent.dns.zone import Zone, has_way_out
-from swarmpy.limits import (
+from agent.dns.limits import (
     DNS_ACCEPT_PAUSE_S,
     DNS_BATCH_MAX,
     DNS_CONNECTIONS_MAX,
     DNS_CONNECTIONS_PER_TASK_MAX,
     DNS_UDP_BYTES_MAX,
 )
+from agent.dns.loop import READABLE, Loop
+from agent.dns.stream import Connection
+from agent.dns.upstream import SERVER_PORT, Inside, NodeServers, own_servers
+from agent.dns.wire import Query
+from agent.dns.zone import Zone, has_way_out
 from swarmpy.model.ids import TaskId
 
 NODE_FILE = Path("/etc/resolv.conf")

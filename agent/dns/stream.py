@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 
 from agent.dns.forward import Done
+from agent.dns.limits import DNS_CONNECTION_BYTES_MAX, DNS_CONNECTION_IDLE_S, DNS_STREAM_BYTES_MAX
 from agent.dns.loop import READABLE, WRITABLE, Loop, Timer
-from swarmpy.limits import DNS_CONNECTION_BYTES_MAX, DNS_CONNECTION_IDLE_S, DNS_STREAM_BYTES_MAX
 
 _LENGTH_BYTES = 2
 

@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager
 from ipaddress import ip_address
 from pathlib import Path
 
+from agent.dns.limits import DNS_SERVERS_MAX
 from agent.dns.zone import RESOLVER_ADDRESS
-from swarmpy.limits import DNS_SERVERS_MAX
 
 SERVER_PORT = 53
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from swarmpy.limits import DNS_UDP_BYTES_MAX
+from agent.dns.limits import DNS_UDP_BYTES_MAX
 from swarmpy.model.value import Value
 
 A, PTR, AAAA, OPT, ANY = 1, 12, 28, 41, 255

@@ -17,8 +17,8 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from agent.dataplane.base import Endpoint, Names
 from agent.dns import wire
+from agent.dns.limits import DNS_ANSWERS_KEPT, DNS_STREAM_BYTES_MAX, DNS_TTL_S
 from agent.dns.wire import Query, Refusal
-from swarmpy.limits import DNS_ANSWERS_KEPT, DNS_STREAM_BYTES_MAX, DNS_TTL_S
 from swarmpy.model.ids import NetworkId
 
 Draw = Callable[[int], int]

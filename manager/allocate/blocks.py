@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.specs import IPAMConfig
+from swarmpy.model.cluster_specs import IPAMConfig
 
 IPV4: Final = 4
 IPV6: Final = 6

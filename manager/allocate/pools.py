@@ -39,11 +39,12 @@ from manager.store.indexes import vni_of
 from manager.store.tables import Tables
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions, NetworkSpec
 from swarmpy.model.defaults import ADDRESS_POOL, OVERLAY_DRIVER, SUBNET_SIZE, network_driver
 from swarmpy.model.ids import ID_BYTES, NetworkId, make_id
 from swarmpy.model.network_rules import DHCP_IPAM, VXLAN_ID_MAX, VXLAN_ID_MIN, VXLAN_IDS_OPTION
 from swarmpy.model.objects import Cluster, Network
-from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkSpec
+from swarmpy.model.specs import Driver
 
 IPV6_SUBNET_BITS: Final = 64
 IPAM_DRIVER: Final = "default"

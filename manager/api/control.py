@@ -18,8 +18,9 @@ from manager.store.view import View
 from manager.store.watch import Watch
 from manager.streams import NodeStream
 from swarmpy.model.changes import Applied, Batch
+from swarmpy.model.cluster_specs import ClusterSpec
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
-from swarmpy.model.specs import ClusterSpec, GenericResource
+from swarmpy.model.specs import GenericResource
 from swarmpy.model.states import NodeAvailability
 from swarmpy.model.value import Value
 

@@ -15,10 +15,10 @@ from manager.store.view import View
 from swarmpy.errors import Rejected, Stale, Unimplemented
 from swarmpy.model import validate
 from swarmpy.model.changes import Change, Create, Delete, Update
+from swarmpy.model.cluster_specs import ConfigSpec, SecretSpec
 from swarmpy.model.file_versions import check_templating
 from swarmpy.model.ids import ConfigId, SecretId
 from swarmpy.model.objects import Config, Kind, Secret, Service
-from swarmpy.model.specs import ConfigSpec, SecretSpec
 
 FILTERS = frozenset({"id", "name", "names", "label"})
 

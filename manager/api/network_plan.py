@@ -28,10 +28,11 @@ from swarmpy.errors import (
 )
 from swarmpy.model import network_rules, validate
 from swarmpy.model.changes import Change, Create, Delete
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions, NetworkSpec
 from swarmpy.model.defaults import OVERLAY_DRIVER
 from swarmpy.model.ids import NetworkId
 from swarmpy.model.objects import Kind, Network
-from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkSpec
+from swarmpy.model.specs import Driver
 from swarmpy.model.value import Value
 
 DRIVERS: Final = frozenset(

@@ -15,10 +15,10 @@ from manager.api.docker_json import Json, rfc3339, state_name
 from manager.store.view import View
 from swarmpy.model import network_rules
 from swarmpy.model.addresses import bare, mac_of
+from swarmpy.model.cluster_specs import IPAMOptions
 from swarmpy.model.defaults import DATA_PATH_PORT, OVERLAY_DRIVER, is_encrypted, network_driver
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Network, NetworkAttachment, Node, Service, Task
-from swarmpy.model.specs import IPAMOptions
 from swarmpy.model.states import NodeState, TaskState
 
 _NODE_DEVICES: Final = {

@@ -20,9 +20,9 @@ from manager.store.view import View
 from swarmpy.errors import InvalidArgument, Stale
 from swarmpy.model import validate
 from swarmpy.model.changes import Change, Delete, Update
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.objects import Kind, Node
-from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import NodeRole, NodeState
 
 FILTERS = frozenset({"id", "name", "label", "node.label", "engine.label", "role", "membership"})

@@ -19,9 +19,9 @@ from swarmpy.errors import AlreadyExists, InvalidArgument, NotInSwarm, Stale, Un
 from swarmpy.limits import TOKEN_CHARS_MAX
 from swarmpy.model import network_rules, validate
 from swarmpy.model.changes import Change, Update
+from swarmpy.model.cluster_specs import ClusterSpec
 from swarmpy.model.defaults import ADDRESS_POOL, CLUSTER_NAME
 from swarmpy.model.objects import Cluster
-from swarmpy.model.specs import ClusterSpec
 from swarmpy.pki.authority import rotate_tokens
 
 TOKEN_SECRET_BYTES = 16

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from swarmpy.compose.limits import COMPOSE_BYTES_MAX
 from swarmpy.errors import InvalidArgument, NotFound
-from swarmpy.limits import COMPOSE_BYTES_MAX
 
 if TYPE_CHECKING:
     from swarmpy.compose import Document, Stack

@@ -14,13 +14,13 @@ from collections.abc import Sequence as Sequences
 
 from swarmpy.compose import convert
 from swarmpy.compose.gather import Gatherer
+from swarmpy.compose.limits import COMPOSE_FILES_MAX, COMPOSE_SERVICES_MAX
 from swarmpy.compose.profiles import active
 from swarmpy.compose.runnable import runnable
 from swarmpy.compose.stack import Document, Files, NamedFile, NamedNetwork, NamedSpec, Stack, StackWarning
 from swarmpy.compose.tree import ComposeError, Mapping, Place, without_resets
 from swarmpy.compose.write import yaml_text
 from swarmpy.errors import InvalidArgument, Rejected
-from swarmpy.limits import COMPOSE_FILES_MAX, COMPOSE_SERVICES_MAX
 from swarmpy.model import validate
 
 __all__ = [

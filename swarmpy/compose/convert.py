@@ -29,14 +29,12 @@ from swarmpy.compose.stack import (
 from swarmpy.compose.tree import ComposeError, Mapping
 from swarmpy.errors import Rejected
 from swarmpy.model import network_rules, validate
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions, NetworkSpec
 from swarmpy.model.specs import (
     ContainerSpec,
     Driver,
     EndpointSpec,
-    IPAMConfig,
-    IPAMOptions,
     NetworkAttachmentConfig,
-    NetworkSpec,
     PortConfig,
     ServiceSpec,
     TaskSpec,

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from swarmpy.compose.fields import Fields
+from swarmpy.compose.limits import COMPOSE_CHAIN_MAX, COMPOSE_NODES_MAX
 from swarmpy.compose.merge import merge_service
 from swarmpy.compose.tree import Mapping, Scalar, Sequence
-from swarmpy.limits import COMPOSE_CHAIN_MAX, COMPOSE_NODES_MAX
 
 _Ref = tuple[str, str]
 """A file and one of its services."""

@@ -14,10 +14,10 @@ from typing import Final
 
 from swarmpy.compose.environment import environment, labels
 from swarmpy.compose.fields import Fields
+from swarmpy.compose.limits import COMPOSE_PORTS_MAX
 from swarmpy.compose.stack import StackWarning
 from swarmpy.compose.surroundings import Surroundings
 from swarmpy.compose.tree import ComposeError, Mapping, Node, Place, Scalar, Sequence, kind_of, text_of
-from swarmpy.limits import COMPOSE_PORTS_MAX
 from swarmpy.model import quantities
 
 _PROPAGATIONS: Final = frozenset({"shared", "rshared", "slave", "rslave", "private", "rprivate"})

@@ -19,12 +19,12 @@ from swarmpy.compose.fields import Fields
 from swarmpy.compose.forms import long_forms
 from swarmpy.compose.interpolate import interpolate
 from swarmpy.compose.keys import check_keys
+from swarmpy.compose.limits import COMPOSE_CHAIN_MAX, COMPOSE_FILES_MAX, COMPOSE_SERVICES_MAX
 from swarmpy.compose.load import load
 from swarmpy.compose.merge import merge
 from swarmpy.compose.stack import Document, Files, StackWarning
 from swarmpy.compose.surroundings import Surroundings
 from swarmpy.compose.tree import ComposeError, Mapping, Sequence
-from swarmpy.limits import COMPOSE_CHAIN_MAX, COMPOSE_FILES_MAX, COMPOSE_SERVICES_MAX
 
 _ENVIRONMENT: Final = ".env"
 _SECTIONS: Final = ("services", "networks", "volumes", "secrets", "configs")

@@ -12,8 +12,8 @@ from collections.abc import Mapping as Variables
 from dataclasses import dataclass, field
 from typing import Final
 
+from swarmpy.compose.limits import COMPOSE_DEFAULTS_DEPTH_MAX, COMPOSE_VALUE_CHARS_MAX
 from swarmpy.compose.tree import ComposeError, Mapping, Node, Place, Scalar, Sequence
-from swarmpy.limits import COMPOSE_DEFAULTS_DEPTH_MAX, COMPOSE_VALUE_CHARS_MAX
 
 _NAME: Final = re.compile(r"[_a-zA-Z][_a-zA-Z0-9]*")
 _DOLLAR: Final = re.compile(r"\$")

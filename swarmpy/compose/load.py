@@ -15,6 +15,7 @@ from typing import Final
 
 import yaml
 
+from swarmpy.compose.limits import COMPOSE_BYTES_MAX, COMPOSE_DEPTH_MAX, COMPOSE_NODES_MAX
 from swarmpy.compose.tree import (
     OVERRIDE,
     RESET,
@@ -27,7 +28,6 @@ from swarmpy.compose.tree import (
     kind_of,
     text_of,
 )
-from swarmpy.limits import COMPOSE_BYTES_MAX, COMPOSE_DEPTH_MAX, COMPOSE_NODES_MAX
 
 _MERGE: Final = "<<"
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import msgspec
 
 from swarmpy.compose.tree import Place
-from swarmpy.model.specs import Driver, NetworkSpec, ServiceSpec
+from swarmpy.model.cluster_specs import NetworkSpec
+from swarmpy.model.specs import Driver, ServiceSpec
 
 NAMESPACE_LABEL = "com.docker.stack.namespace"
 IMAGE_LABEL = "com.docker.stack.image"

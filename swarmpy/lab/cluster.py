@@ -25,14 +25,14 @@ from swarmpy.errors import AlreadyExists, FailedPrecondition, SwarmError, Unavai
 from swarmpy.lab import engine_http, hosts, layout, process
 from swarmpy.lab.engine_http import Refused, Reply
 from swarmpy.lab.layout import DAEMON_COMMAND, SWARM_PORT, SWITCH, Host, Layout
-from swarmpy.lab.network import Way
-from swarmpy.limits import (
+from swarmpy.lab.limits import (
     LAB_DAEMON_START_TIMEOUT_S,
     LAB_PARALLEL_MAX,
     LAB_READY_TIMEOUT_S,
     LAB_REQUEST_TIMEOUT_S,
     LAB_STATUS_TIMEOUT_S,
 )
+from swarmpy.lab.network import Way
 
 
 class Daemon(StrEnum):

@@ -21,7 +21,7 @@ import msgspec
 
 from swarmpy.errors import AlreadyExists, SwarmError, Unavailable
 from swarmpy.lab.cluster import Lab
-from swarmpy.limits import LAB_POLL_S, LAB_READY_TIMEOUT_S
+from swarmpy.lab.limits import LAB_POLL_S, LAB_READY_TIMEOUT_S
 
 NAME: Final = "demo"
 SERVICE: Final = "web"

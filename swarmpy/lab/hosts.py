@@ -22,9 +22,9 @@ import msgspec
 from swarmpy.errors import FailedPrecondition, Unavailable
 from swarmpy.lab import network, process
 from swarmpy.lab.layout import DATA_ROOT, MARK, STATE_ROOT, Host, Layout
+from swarmpy.lab.limits import LAB_DAEMON_STOP_TIMEOUT_S, LAB_KILL_TIMEOUT_S, LAB_PARALLEL_MAX
 from swarmpy.lab.network import Way
 from swarmpy.lab.process import Running
-from swarmpy.limits import LAB_DAEMON_STOP_TIMEOUT_S, LAB_KILL_TIMEOUT_S, LAB_PARALLEL_MAX
 
 
 def start_switch(layout: Layout) -> None:

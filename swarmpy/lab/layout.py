@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from swarmpy.errors import InvalidArgument, NotFound
-from swarmpy.limits import LAB_HOSTS_MAX, LAB_NAME_CHARS_MAX
+from swarmpy.lab.limits import LAB_HOSTS_MAX, LAB_NAME_CHARS_MAX
 
 STATE_ROOT: Final = Path("/run/swarmpy-lab")
 DATA_ROOT: Final = Path("/var/lib/swarmpy-lab")

@@ -24,7 +24,7 @@ import msgspec
 
 from swarmpy.errors import FailedPrecondition, Unavailable
 from swarmpy.lab.layout import HOST_SCRIPT, MARK, Host
-from swarmpy.limits import (
+from swarmpy.lab.limits import (
     LAB_COMMAND_TIMEOUT_S,
     LAB_HOST_START_TIMEOUT_S,
     LAB_KILL_TIMEOUT_S,

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from swarmpy.limits import UPDATE_PROGRESS_DEADLINE_S
+from swarmpy.model.cluster_specs import NetworkSpec, NodeSpec
 from swarmpy.model.ids import SECOND_NS, Duration
 from swarmpy.model.objects import Cluster, Service
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
     Healthcheck,
-    NetworkSpec,
-    NodeSpec,
     PortConfig,
     ServiceSpec,
     TaskSpec,

@@ -13,8 +13,9 @@ from typing import Final
 
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import NETWORK_MTU_BYTES_MAX, NETWORK_MTU_BYTES_MIN
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions, NetworkSpec
 from swarmpy.model.defaults import SUBNET_SIZE
-from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkAttachmentConfig, NetworkSpec
+from swarmpy.model.specs import Driver, NetworkAttachmentConfig
 
 MTU_OPTION: Final = "com.docker.network.driver.mtu"
 VXLAN_IDS_OPTION: Final = "com.docker.network.driver.overlay.vxlanid_list"

@@ -10,6 +10,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from swarmpy.model.cluster_specs import (
+    ClusterSpec,
+    ConfigSpec,
+    IPAMOptions,
+    NetworkSpec,
+    NodeSpec,
+    SecretSpec,
+    VolumeSpec,
+)
 from swarmpy.model.ids import (
     ClusterId,
     ConfigId,
@@ -24,21 +33,14 @@ from swarmpy.model.ids import (
     VolumeId,
 )
 from swarmpy.model.specs import (
-    ClusterSpec,
-    ConfigSpec,
     Driver,
     EndpointSpec,
     GenericResource,
-    IPAMOptions,
     NetworkAttachmentConfig,
-    NetworkSpec,
-    NodeSpec,
     Platform,
     PortConfig,
     Resources,
-    SecretSpec,
     ServiceSpec,
-    VolumeSpec,
 )
 from swarmpy.model.states import (
     HealthState,

@@ -23,20 +23,16 @@ from swarmpy.model import (
     network_rules,
     placement_rules,
 )
+from swarmpy.model.cluster_specs import ClusterSpec, ConfigSpec, NetworkSpec, NodeSpec, SecretSpec
 from swarmpy.model.host_ports import HostKind, kind_of
 from swarmpy.model.specs import (
-    ClusterSpec,
-    ConfigSpec,
     ContainerSpec,
     EndpointSpec,
     FileTarget,
     Mount,
-    NetworkSpec,
-    NodeSpec,
     PortConfig,
     ResourceRequirements,
     RestartPolicy,
-    SecretSpec,
     ServiceMode,
     ServiceSpec,
     TaskSpec,

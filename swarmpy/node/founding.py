@@ -14,10 +14,10 @@ from swarmpy import pki
 from swarmpy.errors import FailedPrecondition, Retry
 from swarmpy.limits import JOIN_TIMEOUT_S
 from swarmpy.model.changes import Create
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.defaults import ADDRESS_POOL, DATA_PATH_PORT, SUBNET_SIZE, node_cert_expiry
 from swarmpy.model.ids import ID_BYTES, ClusterId, NodeId, RaftId, make_id
 from swarmpy.model.objects import Cluster, ManagerStatus, Node, NodeDescription
-from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.pki import Identity, Role, Subject
 from swarmpy.runtime import Env

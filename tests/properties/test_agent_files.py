@@ -17,10 +17,11 @@ from msgspec.structs import replace
 from agent import events
 from agent.executor.fake import FakeMachine
 from swarmpy.errors import Unavailable
+from swarmpy.model.cluster_specs import SecretSpec
 from swarmpy.model.file_versions import NEWEST, data_of
 from swarmpy.model.ids import RevisionId, SecretId, TaskId
 from swarmpy.model.objects import FileVersion, Revision, Secret
-from swarmpy.model.specs import ContainerSpec, FileTarget, SecretReference, SecretSpec
+from swarmpy.model.specs import ContainerSpec, FileTarget, SecretReference
 from swarmpy.model.states import TaskState
 from swarmpy.sim.loop import SimLoop
 

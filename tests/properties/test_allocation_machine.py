@@ -31,13 +31,13 @@ from manager.store.indexes import (
 )
 from manager.store.networking import places_of
 from swarmpy.model.changes import Create, Delete, Group, Refusal
+from swarmpy.model.cluster_specs import IPAMConfig
 from swarmpy.model.ids import ClusterId, NetworkId, ServiceId, Timestamp
 from swarmpy.model.network_rules import VXLAN_IDS_OPTION
 from swarmpy.model.objects import Cluster, Kind, Network, NetworkAttachment
 from swarmpy.model.specs import (
     EndpointSpec,
     Global,
-    IPAMConfig,
     NetworkAttachmentConfig,
     PortConfig,
     Replicated,

@@ -27,6 +27,7 @@ from manager.session import Session
 from manager.store.events import Event, Resync
 from manager.store.store import Store
 from swarmpy.model.changes import Create, Delete, NodeReport, Order, Report, Update
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.ids import (
     ClusterId,
     NetworkId,
@@ -56,7 +57,6 @@ from swarmpy.model.specs import (
     Driver,
     EndpointSpec,
     NetworkAttachmentConfig,
-    NetworkSpec,
     PortConfig,
     ServiceSpec,
     TaskSpec,

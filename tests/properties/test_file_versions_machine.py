@@ -18,17 +18,11 @@ from manager.reconcile.file_upkeep import FileUpkeep
 from manager.reconcile.reaper import Reaper
 from manager.store.file_data import pinned_numbers
 from swarmpy.model.changes import Create, Delete, Order, Report, Update
+from swarmpy.model.cluster_specs import ConfigSpec, SecretSpec
 from swarmpy.model.file_versions import NEWEST, data_number, data_of, pins_of, references_of
 from swarmpy.model.ids import ConfigId, NodeId, SecretId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Revision, Secret, Task, TaskStatus
-from swarmpy.model.specs import (
-    ConfigReference,
-    ConfigSpec,
-    ContainerSpec,
-    SecretReference,
-    SecretSpec,
-    TaskSpec,
-)
+from swarmpy.model.specs import ConfigReference, ContainerSpec, SecretReference, TaskSpec
 from swarmpy.model.states import Owner, TaskState
 
 NODE = NodeId("node-1")

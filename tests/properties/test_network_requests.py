@@ -15,10 +15,11 @@ from manager.store.store import Store
 from swarmpy import codec
 from swarmpy.errors import Rejected
 from swarmpy.model.changes import Batch, Create, Group
+from swarmpy.model.cluster_specs import IPAMConfig
 from swarmpy.model.ids import ClusterId, NetworkId, NodeId, Timestamp
 from swarmpy.model.network_rules import MTU_OPTION, VXLAN_IDS_OPTION
 from swarmpy.model.objects import Cluster
-from swarmpy.model.specs import Driver, IPAMConfig
+from swarmpy.model.specs import Driver
 from swarmpy.model.states import Owner
 
 SUBNETS = (

@@ -21,6 +21,7 @@ from agent.environment import NodeContext
 from agent.events import AssignmentChange, AssignmentsReceived
 from agent.executor.fake import FakeExecutor, FakeMachine
 from agent.journal import IN_MEMORY, Journal
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.discovery import DiscoveryRecord
 from swarmpy.model.file_versions import File, kind_of
 from swarmpy.model.ids import (
@@ -42,14 +43,7 @@ from swarmpy.model.objects import (
     Task,
     TaskStatus,
 )
-from swarmpy.model.specs import (
-    ContainerSpec,
-    EndpointSpec,
-    NetworkSpec,
-    PortConfig,
-    ServiceSpec,
-    TaskSpec,
-)
+from swarmpy.model.specs import ContainerSpec, EndpointSpec, PortConfig, ServiceSpec, TaskSpec
 from swarmpy.model.states import PublishMode, TaskState, is_terminal
 from swarmpy.runtime import Env
 from swarmpy.sim.clock import SimClock

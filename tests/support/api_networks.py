@@ -9,9 +9,10 @@ from api_node import FIRST, FakeCluster
 from msgspec.structs import replace
 
 from swarmpy.model.changes import Create, Update
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions
 from swarmpy.model.ids import NetworkId, NodeId, RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import NetworkAttachment, Task, TaskStatus
-from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions
+from swarmpy.model.specs import Driver
 from swarmpy.model.states import Owner, TaskState
 
 VXLAN_IDS = "com.docker.network.driver.overlay.vxlanid_list"

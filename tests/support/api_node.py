@@ -44,6 +44,7 @@ from manager.streams import NodeStream
 from swarmpy import codec
 from swarmpy.errors import InvalidArgument, NotFound, OutcomeUnknown, SwarmError, Unavailable
 from swarmpy.model.changes import Applied, Batch, Change, Create, Group, NodeReport, Order, Report
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import ClusterId, NetworkId, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     Cluster,
@@ -58,7 +59,7 @@ from swarmpy.model.objects import (
     Task,
     TaskStatus,
 )
-from swarmpy.model.specs import NodeSpec, Platform, Resources
+from swarmpy.model.specs import Platform, Resources
 from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner, TaskState
 from swarmpy.pki.authority import create_root_ca
 from swarmpy.pki.keys import KEY_BYTES, SERIAL_BYTES

@@ -11,6 +11,7 @@ from manager.proposer import RaftProposer
 from manager.raft.memory import MemoryLog
 from manager.store.store import Store
 from swarmpy.model.changes import Batch, Change, Create, Group
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import (
     ID_BYTES,
     SECOND_NS,
@@ -31,7 +32,6 @@ from swarmpy.model.objects import (
 )
 from swarmpy.model.specs import (
     ContainerSpec,
-    NodeSpec,
     Platform,
     Replicated,
     Resources,

@@ -20,7 +20,7 @@ from swarmpy.errors import SwarmError
 from swarmpy.lab import hosts
 from swarmpy.lab.cluster import Lab
 from swarmpy.lab.engine_http import Reply
-from swarmpy.limits import LAB_POLL_S
+from swarmpy.lab.limits import LAB_POLL_S
 
 REQUEST_TIMEOUT_S: Final = 5.0
 SERVICES_MAX: Final = 100

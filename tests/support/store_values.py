@@ -6,6 +6,7 @@ from typing import Any
 
 from manager.store.store import Store
 from swarmpy.model.changes import Applied, Batch, Change, Create, Group
+from swarmpy.model.cluster_specs import ConfigSpec, NetworkSpec, SecretSpec, VolumeSpec
 from swarmpy.model.ids import (
     ConfigId,
     NetworkId,
@@ -31,15 +32,11 @@ from swarmpy.model.objects import (
 )
 from swarmpy.model.specs import (
     ConfigReference,
-    ConfigSpec,
     ContainerSpec,
     NetworkAttachmentConfig,
-    NetworkSpec,
     SecretReference,
-    SecretSpec,
     ServiceSpec,
     TaskSpec,
-    VolumeSpec,
 )
 from swarmpy.model.states import Owner, TaskState
 

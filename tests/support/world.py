@@ -23,6 +23,7 @@ from manager.store.draft import Draft
 from manager.store.tables import Tables
 from swarmpy.limits import BATCH_GROUPS_MAX
 from swarmpy.model.changes import Create, Group, NodeReport, Refusal
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions, NetworkSpec, NodeSpec
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     KINDS,
@@ -37,18 +38,7 @@ from swarmpy.model.objects import (
     Task,
     TaskStatus,
 )
-from swarmpy.model.specs import (
-    Driver,
-    IPAMConfig,
-    IPAMOptions,
-    NetworkSpec,
-    NodeSpec,
-    Platform,
-    Replicated,
-    Resources,
-    ServiceMode,
-    ServiceSpec,
-)
+from swarmpy.model.specs import Driver, Platform, Replicated, Resources, ServiceMode, ServiceSpec
 from swarmpy.model.states import NodeAvailability, NodeState, Owner, TaskState
 from swarmpy.sim.checkers.quiet import wanted_changes
 

@@ -26,11 +26,11 @@ from agent.dataplane.base import Endpoint, Names, NodeState
 from agent.dataplane.linux import namespaces
 from agent.dataplane.linux.nftables import NftError, out_of_the_way
 from agent.dataplane.linux.part import Space
+from agent.dns.limits import DNS_PORT_TRIES_MAX
 from agent.dns.server import NODE_FILE, DnsServer, Door, View
 from agent.dns.upstream import SERVER_PORT
 from agent.dns.zone import RESOLVER_ADDRESS, Draw, Zone, has_resolver, network_ids
 from swarmpy.errors import Unavailable
-from swarmpy.limits import DNS_PORT_TRIES_MAX
 from swarmpy.model.ids import NetworkId, TaskId
 
 TABLE = "swarmpy_dns"

@@ -28,7 +28,6 @@ from agent.events import Record, SaveStatus
 from manager.raft.proposer import RaftStatus
 from manager.store.events import Event, Notice
 from manager.store.view import View
-from swarmpy.limits import SIM_SEARCH_STEPS_MAX
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Kind, NetworkAttachment, Node, Revision, Service, Task
 from swarmpy.model.states import TaskState
@@ -47,6 +46,7 @@ from swarmpy.sim.checkers.slots import Slots
 from swarmpy.sim.checkers.starts import Starts
 from swarmpy.sim.checkers.task_life import TaskLife
 from swarmpy.sim.checkers.violations import Violation, Violations
+from swarmpy.sim.limits import SIM_SEARCH_STEPS_MAX
 
 __all__ = ["Checkers", "Operation", "Options", "Scene", "Summary", "Violation", "Violations"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from swarmpy.limits import SIM_OPERATIONS_MAX
 from swarmpy.model.specs import ServiceSpec
+from swarmpy.sim.limits import SIM_OPERATIONS_MAX
 
 MARK_LABEL: Final = "swarmpy.sim.mark"
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from swarmpy.limits import SIM_JOB_RUNS_KEPT
 from swarmpy.model.ids import ServiceId, TaskId
 from swarmpy.model.job_rules import job_size
 from swarmpy.model.objects import CronStatus, Service, Task
 from swarmpy.model.states import TaskState
 from swarmpy.sim.checkers.violations import Violations
+from swarmpy.sim.limits import SIM_JOB_RUNS_KEPT
 
 NAME: Final = "jobs"
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from swarmpy.limits import REVISIONS_KEPT, SIM_SEARCH_STEPS_MAX
+from swarmpy.limits import REVISIONS_KEPT
 from swarmpy.sim.checkers.history import Operation, Outcome, Refused, Verb, by_name
+from swarmpy.sim.limits import SIM_SEARCH_STEPS_MAX
 
 NAME: Final = "linearizability"
 

@@ -36,7 +36,6 @@ from manager.schedule.constraint import is_match
 from manager.schedule.filters import is_platform
 from manager.schedule.needs import parsed_or_never
 from manager.store.view import View
-from swarmpy.limits import SIM_REASONS_MAX
 from swarmpy.model.changes import Group, Report
 from swarmpy.model.defaults import (
     availability,
@@ -53,6 +52,7 @@ from swarmpy.model.specs import Placement
 from swarmpy.model.states import NodeAvailability, NodeState, RestartCondition, TaskState
 from swarmpy.sim.checkers import discovery, files, health
 from swarmpy.sim.checkers.evenness import unevenness
+from swarmpy.sim.limits import SIM_REASONS_MAX
 
 NAME: Final = "quiet"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from manager.raft.proposer import RaftStatus
-from swarmpy.limits import SIM_TERMS_KEPT
 from swarmpy.sim.checkers.violations import Violations
+from swarmpy.sim.limits import SIM_TERMS_KEPT
 
 NAME: Final = "raft"
 

@@ -24,9 +24,9 @@ import msgspec
 
 from manager.store.events import Commit, Event, Notice
 from manager.store.view import View
-from swarmpy.limits import SIM_REASONS_MAX, SIM_VERSIONS_KEPT
 from swarmpy.model.objects import KINDS, Kind, Object
 from swarmpy.sim.checkers.violations import Violations
+from swarmpy.sim.limits import SIM_REASONS_MAX, SIM_VERSIONS_KEPT
 
 NAME: Final = "replicas"
 

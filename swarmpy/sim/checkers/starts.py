@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from swarmpy.limits import SIM_STARTS_KEPT
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.sim.checkers.violations import Violations
+from swarmpy.sim.limits import SIM_STARTS_KEPT
 
 NAME: Final = "starts"
 

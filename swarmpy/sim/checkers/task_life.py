@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from swarmpy.limits import SIM_STARTS_KEPT
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import CREATED_STATES, TRANSITIONS, Owner, TaskState, is_terminal
 from swarmpy.sim.checkers.violations import Violations
+from swarmpy.sim.limits import SIM_STARTS_KEPT
 
 NAME: Final = "task life"
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from swarmpy.limits import SIM_VIOLATIONS_MAX
+from swarmpy.sim.limits import SIM_VIOLATIONS_MAX
 
 
 @dataclass(frozen=True, slots=True)

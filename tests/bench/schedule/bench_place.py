@@ -12,9 +12,9 @@ import time
 
 from manager.schedule.scheduler import place
 from manager.store.tables import Tables
+from swarmpy.model.cluster_specs import NodeSpec as Spec
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Node, NodeDescription, NodeStatus, Revision, Task
-from swarmpy.model.specs import NodeSpec as Spec
 from swarmpy.model.specs import (
     Placement,
     PlacementPreference,

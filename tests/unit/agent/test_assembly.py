@@ -9,10 +9,10 @@ from agent.assembly import Assembly
 from manager.session import Session
 from manager.store.store import Store
 from swarmpy.limits import ASSIGNMENT_BYTES_MAX, ASSIGNMENT_CHANGES_MAX, RPC_MESSAGE_BYTES_MAX
+from swarmpy.model.cluster_specs import ConfigSpec
 from swarmpy.model.discovery import NetworkSettings, NodePeer
 from swarmpy.model.ids import NodeId, SessionId, TaskId
 from swarmpy.model.objects import Config, Revision, Task
-from swarmpy.model.specs import ConfigSpec
 from swarmpy.pb import dispatcher_pb2 as pb
 
 TASKS = 2 * ASSIGNMENT_CHANGES_MAX + 7

@@ -9,6 +9,7 @@ from agent import events
 from agent.dataplane.base import Endpoint, Leg, NetworkConfig, RemoteEndpoint
 from agent.discovery import Directory, network_config
 from swarmpy.model.addresses import mac_of
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions, NetworkSpec
 from swarmpy.model.discovery import (
     EndpointState,
     NetworkEndpoint,
@@ -19,7 +20,7 @@ from swarmpy.model.discovery import (
 )
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Kind, Network
-from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkSpec, PortConfig
+from swarmpy.model.specs import Driver, PortConfig
 from swarmpy.model.states import PortProtocol
 
 HERE, THERE = NodeId("here"), NodeId("there")

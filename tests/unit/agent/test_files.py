@@ -13,18 +13,17 @@ from agent.executor.base import LaunchFile
 from agent.files import Files
 from agent.journal import Journal
 from swarmpy.errors import TaskRejected
+from swarmpy.model.cluster_specs import ConfigSpec, SecretSpec
 from swarmpy.model.file_versions import File
 from swarmpy.model.ids import ConfigId, SecretId, TaskId
 from swarmpy.model.objects import Config, FileVersion, Kind, Revision, Secret
 from swarmpy.model.specs import (
     ConfigReference,
-    ConfigSpec,
     ContainerSpec,
     Driver,
     FileTarget,
     RuntimeTarget,
     SecretReference,
-    SecretSpec,
 )
 from swarmpy.model.states import TaskState
 

@@ -8,10 +8,11 @@ from msgspec.structs import replace
 from agent import environment, events
 from agent.discovery import Directory, network_config
 from swarmpy.errors import TaskRejected, Unavailable
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.discovery import EndpointState, NetworkEndpoint
 from swarmpy.model.ids import NetworkId, TaskId
 from swarmpy.model.objects import Network, NetworkAttachment, NetworkJoin, Task
-from swarmpy.model.specs import NetworkAttachmentConfig, NetworkSpec
+from swarmpy.model.specs import NetworkAttachmentConfig
 from swarmpy.model.states import TaskState
 
 SIDE = Network(id=NetworkId("side1"), spec=NetworkSpec(name="side", attachable=True))

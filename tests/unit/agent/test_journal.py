@@ -26,6 +26,7 @@ from agent.events import (
 )
 from agent.journal import Content, Journal
 from swarmpy.errors import Corrupt, DiskFailed, Unavailable
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.discovery import (
     EndpointState,
     NetworkEndpoint,
@@ -36,7 +37,6 @@ from swarmpy.model.discovery import (
 )
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Network, NetworkKey, TaskStatus
-from swarmpy.model.specs import NetworkSpec
 from swarmpy.model.states import TaskState
 
 WEB = make_revision()

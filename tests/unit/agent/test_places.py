@@ -12,10 +12,11 @@ from agent.dataplane.base import NetworkConfig, NodeState
 from agent.executor.base import Exit, Found, ImageConfig, Sandbox
 from swarmpy.errors import Unavailable
 from swarmpy.limits import DRAIN_S
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.discovery import EndpointState, NetworkEndpoint, NetworkService
 from swarmpy.model.ids import NetworkId, NodeId, SessionId, TaskId
 from swarmpy.model.objects import Network, NetworkAttachment, Revision, Task
-from swarmpy.model.specs import NetworkAttachmentConfig, NetworkSpec
+from swarmpy.model.specs import NetworkAttachmentConfig
 from swarmpy.model.states import TaskState
 
 WEB = make_revision()

@@ -7,11 +7,12 @@ from msgspec.structs import replace
 from agent import events
 from agent.dataplane.base import Endpoint, Leg, NetworkConfig, Policy
 from agent.discovery import Directory
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.discovery import EndpointState, NetworkEndpoint, NetworkService, RecordKind
 from swarmpy.model.endpoint_policy import CLOSED, parse
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Network
-from swarmpy.model.specs import Driver, NetworkSpec
+from swarmpy.model.specs import Driver
 
 HERE, NET, WEB = NodeId("here"), NetworkId("net1"), ServiceId("web")
 HELD = NetworkService(network_id=NET, service_id=WEB, name="web", acl="deny in tcp 80", rate_in_bps=8_000)

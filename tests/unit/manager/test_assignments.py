@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from manager.assignments import Assignable, Item, NodeAssignments, Removed
 from manager.store.store import Store
 from swarmpy.model.changes import Create, Delete, Order, Report
+from swarmpy.model.cluster_specs import SecretSpec
 from swarmpy.model.ids import NodeId, RevisionId, SecretId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Revision, Secret, Task, TaskStatus
-from swarmpy.model.specs import ContainerSpec, SecretReference, SecretSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, SecretReference, TaskSpec
 from swarmpy.model.states import Owner, TaskState
 
 NODE = NodeId("node-1")

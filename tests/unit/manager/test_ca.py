@@ -10,9 +10,9 @@ from pki_cluster import DAY, PkiCluster
 
 from swarmpy import limits, pki, rpc
 from swarmpy.errors import AlreadyExists, InvalidArgument, NoLeader, PermissionDenied, Unavailable
+from swarmpy.model.cluster_specs import CAConfig, ClusterSpec
 from swarmpy.model.ids import Duration, NodeId
 from swarmpy.model.objects import Node, RemovedNode
-from swarmpy.model.specs import CAConfig, ClusterSpec
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.pb import ca_pb2, ca_pb2_grpc, types_pb2
 from swarmpy.pki import Identity, Role

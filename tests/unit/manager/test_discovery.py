@@ -25,6 +25,7 @@ from manager.store.events import Event
 from manager.store.store import Store
 from manager.store.watch import Watch
 from swarmpy.model.changes import Create, Delete, NodeReport, Order, Report, Update
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.discovery import (
     EndpointState,
     NetworkEndpoint,
@@ -49,7 +50,6 @@ from swarmpy.model.specs import (
     Driver,
     EndpointSpec,
     NetworkAttachmentConfig,
-    NetworkSpec,
     PortConfig,
     TaskSpec,
 )

@@ -14,9 +14,9 @@ from manager.store.events import Commit
 from manager.store.store import Store
 from swarmpy.errors import PermissionDenied
 from swarmpy.model.changes import Applied, Batch, Create, Delete, NodeReport, Order, Update
+from swarmpy.model.cluster_specs import ClusterSpec, DispatcherConfig
 from swarmpy.model.ids import Duration, NodeId, RaftId, RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import Cluster, Kind, ManagerStatus, Task, TaskStatus
-from swarmpy.model.specs import ClusterSpec, DispatcherConfig
 from swarmpy.model.states import NodeRole, NodeState, Owner, TaskState
 from swarmpy.pb import dispatcher_pb2 as pb
 

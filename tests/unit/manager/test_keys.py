@@ -18,9 +18,10 @@ from manager.proposer import RaftProposer
 from manager.store.store import Store
 from swarmpy.limits import NETWORK_KEY_ROTATION_S, NETWORK_KEYS_MAX
 from swarmpy.model.changes import Create
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.ids import SECOND_NS, ClusterId, NetworkId, Timestamp
 from swarmpy.model.objects import Cluster, Network, NetworkKey
-from swarmpy.model.specs import Driver, NetworkSpec
+from swarmpy.model.specs import Driver
 
 EPOCH = 3
 

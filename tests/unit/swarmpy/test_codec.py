@@ -12,9 +12,10 @@ from swarmpy.codec import schema
 from swarmpy.codec.unknown import varint_field
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.changes import Batch, Create, Group
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import Duration, NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import KINDS, Node, NodeStatus, Service, Task, TaskStatus
-from swarmpy.model.specs import ContainerSpec, Global, NodeSpec, Replicated, RestartPolicy, ServiceMode
+from swarmpy.model.specs import ContainerSpec, Global, Replicated, RestartPolicy, ServiceMode
 from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner, TaskState
 from swarmpy.model.value import Value
 from swarmpy.pb import changes_pb2, objects_pb2, specs_pb2, types_pb2

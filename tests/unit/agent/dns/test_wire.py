@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from agent.dns import wire
+from agent.dns.limits import DNS_UDP_BYTES_MAX
 from agent.dns.wire import Query, Refusal
-from swarmpy.limits import DNS_UDP_BYTES_MAX
 
 
 def packet(

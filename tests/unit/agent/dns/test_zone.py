@@ -8,9 +8,9 @@ from msgspec.structs import replace
 
 from agent.dataplane.base import Endpoint, Leg, Names, NetworkConfig
 from agent.dns import wire, zone
+from agent.dns.limits import DNS_ANSWERS_KEPT, DNS_TTL_S, DNS_UDP_BYTES_MAX
 from agent.dns.wire import Query
 from agent.dns.zone import Zone
-from swarmpy.limits import DNS_ANSWERS_KEPT, DNS_TTL_S, DNS_UDP_BYTES_MAX
 from swarmpy.model.ids import NetworkId, TaskId
 
 MANY = tuple(f"10.1.{number // 250}.{number % 250 + 1}" for number in range(300))

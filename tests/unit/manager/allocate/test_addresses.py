@@ -14,6 +14,7 @@ from manager.allocate.addresses import Addresses, NoAddress
 from manager.allocate.pools import Pools
 from manager.store.networking import Place
 from manager.store.tables import Tables
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     Endpoint,
@@ -25,7 +26,7 @@ from swarmpy.model.objects import (
     TaskStatus,
     VirtualIP,
 )
-from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkAttachmentConfig
+from swarmpy.model.specs import Driver, NetworkAttachmentConfig
 from swarmpy.model.states import TaskState
 
 SMALL = IPAMConfig(subnet="10.1.2.0/29")

@@ -19,10 +19,10 @@ from manager.allocate.pools import (
 from manager.store.indexes import vni_of
 from manager.store.tables import Tables
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.cluster_specs import IPAMConfig
 from swarmpy.model.ids import ClusterId
 from swarmpy.model.network_rules import VXLAN_ID_MAX, VXLAN_ID_MIN, VXLAN_IDS_OPTION
 from swarmpy.model.objects import Cluster, Kind, Network
-from swarmpy.model.specs import IPAMConfig
 
 
 def cluster(*pools: str, size: int = 24) -> Cluster:

@@ -8,12 +8,12 @@ import pytest
 from msgspec.structs import replace
 from world import GIB, World, make_node, seconds
 
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import Duration
 from swarmpy.model.objects import Kind
 from swarmpy.model.specs import (
     ContainerSpec,
     Global,
-    NodeSpec,
     Placement,
     Platform,
     ResourceRequirements,

@@ -10,13 +10,12 @@ from msgspec.structs import replace
 from world import World, make_node, seconds
 
 from swarmpy.limits import RESTART_STOP_WAIT_S
+from swarmpy.model.cluster_specs import ClusterSpec, OrchestrationConfig
 from swarmpy.model.ids import Duration
 from swarmpy.model.objects import Cluster, Kind, Task
 from swarmpy.model.specs import (
-    ClusterSpec,
     ContainerSpec,
     GlobalJob,
-    OrchestrationConfig,
     Placement,
     ReplicatedJob,
     RestartPolicy,

@@ -7,9 +7,10 @@ from world import World, make_network, make_node
 
 from swarmpy.limits import ADDRESSES_RETRY_S
 from swarmpy.model.changes import Group, Report, Update
+from swarmpy.model.cluster_specs import IPAMConfig
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import NetworkJoin, Task
-from swarmpy.model.specs import IPAMConfig, NetworkAttachmentConfig, Replicated, ServiceMode
+from swarmpy.model.specs import NetworkAttachmentConfig, Replicated, ServiceMode
 from swarmpy.model.states import Owner, TaskState
 
 TINY = IPAMConfig(subnet="10.1.2.0/29")

@@ -10,6 +10,7 @@ from world import World, make_network, make_node
 
 from manager.store.indexes import vni_of
 from swarmpy.limits import ADDRESSES_RETRY_S
+from swarmpy.model.cluster_specs import IPAMConfig
 from swarmpy.model.ids import NetworkId
 from swarmpy.model.objects import (
     EngineDescription,
@@ -21,7 +22,6 @@ from swarmpy.model.objects import (
 from swarmpy.model.specs import (
     EndpointSpec,
     Global,
-    IPAMConfig,
     NetworkAttachmentConfig,
     PortConfig,
     Replicated,

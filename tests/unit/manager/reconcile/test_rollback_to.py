@@ -11,6 +11,7 @@ from world import make_network, seconds
 
 from manager.api import service_plan
 from swarmpy.errors import FailedPrecondition, NotFound, Rejected
+from swarmpy.model.cluster_specs import SecretSpec
 from swarmpy.model.ids import Duration, SecretId, ServiceId
 from swarmpy.model.objects import Kind, Secret
 from swarmpy.model.specs import (
@@ -18,7 +19,6 @@ from swarmpy.model.specs import (
     FileTarget,
     NetworkAttachmentConfig,
     SecretReference,
-    SecretSpec,
     ServiceSpec,
 )
 from swarmpy.model.states import (

@@ -22,6 +22,7 @@ from swarmpy.limits import (
     UNKNOWN_GRACE_PER_NODE_S,
     UNKNOWN_GRACE_S,
 )
+from swarmpy.model.cluster_specs import ClusterSpec, DispatcherConfig, NodeSpec, OrchestrationConfig
 from swarmpy.model.defaults import HEARTBEAT_PERIOD
 from swarmpy.model.ids import ClusterId, Duration, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
@@ -35,11 +36,7 @@ from swarmpy.model.objects import (
     TaskStatus,
 )
 from swarmpy.model.specs import (
-    ClusterSpec,
     ContainerSpec,
-    DispatcherConfig,
-    NodeSpec,
-    OrchestrationConfig,
     Placement,
     Replicated,
     ResourceRequirements,

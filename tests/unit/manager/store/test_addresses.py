@@ -24,6 +24,7 @@ from manager.store.draft import Draft
 from manager.store.indexes import held_by, vni_of
 from manager.store.store import Store
 from swarmpy.model.changes import Create, Delete, Order, Report, Update
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.ids import NetworkId, ServiceId, TaskId
 from swarmpy.model.network_rules import VXLAN_IDS_OPTION
 from swarmpy.model.objects import (
@@ -37,7 +38,7 @@ from swarmpy.model.objects import (
     TaskStatus,
     VirtualIP,
 )
-from swarmpy.model.specs import Driver, EndpointSpec, NetworkSpec, PortConfig
+from swarmpy.model.specs import Driver, EndpointSpec, PortConfig
 from swarmpy.model.states import Owner, TaskState
 
 NET = NetworkId("net")

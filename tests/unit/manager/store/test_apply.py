@@ -28,6 +28,7 @@ from swarmpy import codec
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Stale, Unimplemented
 from swarmpy.limits import REQUEST_IDS_MAX
 from swarmpy.model.changes import Batch, Create, Delete, NodeReport, Order, Report, Update
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import NodeId, RaftId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
     Cluster,
@@ -40,7 +41,6 @@ from swarmpy.model.objects import (
     Task,
     TaskStatus,
 )
-from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import CREATED_STATES, DESIRED_STATES, TRANSITIONS, NodeState, Owner, TaskState
 
 

@@ -15,9 +15,9 @@ from store_values import AT, batch, creates, group, network, node, revision, sec
 from manager.store.store import Store
 from swarmpy import codec
 from swarmpy.model.changes import Batch, Delete, Order
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import Kind
-from swarmpy.model.specs import NodeSpec
 from swarmpy.model.states import TaskState
 
 ROOT = Path(__file__).resolve().parents[4]

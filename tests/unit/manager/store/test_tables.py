@@ -6,9 +6,9 @@ from msgspec.structs import replace
 from store_values import node, task
 
 from manager.store.tables import Tables
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import Kind
-from swarmpy.model.specs import NodeSpec
 
 
 def ids(tables: Tables, prefix: str, limit: int = 100) -> list[str]:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from store_values import node, revision, service, task
 
 from swarmpy.limits import PROPOSE_TIMEOUT_S
+from swarmpy.model.cluster_specs import NetworkSpec
 from swarmpy.model.ids import NetworkId, NodeId, RevisionId, ServiceId, TaskId
 from swarmpy.model.objects import (
     Endpoint,
@@ -25,7 +26,6 @@ from swarmpy.model.objects import (
 from swarmpy.model.specs import (
     Driver,
     EndpointSpec,
-    NetworkSpec,
     PortConfig,
     ResourceRequirements,
     Resources,

@@ -10,9 +10,10 @@ from agent.executor.base import ImageConfig, Launch, LaunchFile, Sandbox
 from agent.executor.fake import Behaviour, FakeMachine, FakeTask
 from manager.store.store import Store
 from swarmpy.model.changes import Create, Report
+from swarmpy.model.cluster_specs import SecretSpec
 from swarmpy.model.ids import NodeId, SecretId, TaskId
 from swarmpy.model.objects import FileVersion, Kind, Secret, Task, TaskStatus
-from swarmpy.model.specs import ContainerSpec, FileTarget, SecretReference, SecretSpec, TaskSpec
+from swarmpy.model.specs import ContainerSpec, FileTarget, SecretReference, TaskSpec
 from swarmpy.model.states import Owner, TaskState
 from swarmpy.sim.checkers import files
 

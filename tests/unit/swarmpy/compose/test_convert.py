@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from swarmpy.compose import ComposeError, Document, Stack, read_stack, runnable
+from swarmpy.compose.limits import COMPOSE_FILES_MAX, COMPOSE_PORTS_MAX, COMPOSE_SERVICES_MAX
 from swarmpy.errors import InvalidArgument
-from swarmpy.limits import COMPOSE_FILES_MAX, COMPOSE_PORTS_MAX, COMPOSE_SERVICES_MAX
 from swarmpy.model import endpoint_policy, validate
 from swarmpy.model.endpoint_policy import Policy
 from swarmpy.model.specs import BindOptions, ContainerSpec, Mount, ServiceSpec

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swarmpy.compose import ComposeError, Document, Stack, merged, read_stack, yaml_text
+from swarmpy.compose.limits import COMPOSE_CHAIN_MAX, COMPOSE_FILES_MAX
 from swarmpy.compose.tree import Mapping, Node, Sequence
-from swarmpy.limits import COMPOSE_CHAIN_MAX, COMPOSE_FILES_MAX
 
 HOST = "image: host"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from swarmpy.compose.interpolate import interpolate, substitute
+from swarmpy.compose.limits import COMPOSE_DEFAULTS_DEPTH_MAX, COMPOSE_VALUE_CHARS_MAX
 from swarmpy.compose.load import load
 from swarmpy.compose.tree import ComposeError
-from swarmpy.limits import COMPOSE_DEFAULTS_DEPTH_MAX, COMPOSE_VALUE_CHARS_MAX
 
 VARIABLES = {"V": "1", "E": "", "long_Name2": "x"}
 

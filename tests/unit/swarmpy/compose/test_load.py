@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from swarmpy.compose.limits import COMPOSE_BYTES_MAX, COMPOSE_DEPTH_MAX
 from swarmpy.compose.load import load, resolve
 from swarmpy.compose.tree import ComposeError, Mapping, Node, Scalar, Sequence, text_of
-from swarmpy.limits import COMPOSE_BYTES_MAX, COMPOSE_DEPTH_MAX
 
 
 def python_of(node: Node) -> object:

@@ -9,7 +9,7 @@ import pytest
 from swarmpy.errors import InvalidArgument, NotFound
 from swarmpy.lab import layout
 from swarmpy.lab.layout import plan_lab
-from swarmpy.limits import LAB_HOSTS_MAX, LAB_NAME_CHARS_MAX
+from swarmpy.lab.limits import LAB_HOSTS_MAX, LAB_NAME_CHARS_MAX
 
 UNIX_PATH_BYTES_MAX = 107
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import pytest
 
 from swarmpy.model import defaults
+from swarmpy.model.cluster_specs import CAConfig, ClusterSpec, DispatcherConfig, NodeSpec, OrchestrationConfig
 from swarmpy.model.ids import SECOND_NS, ClusterId, Duration
 from swarmpy.model.objects import Cluster
 from swarmpy.model.specs import (
-    CAConfig,
-    ClusterSpec,
     ContainerSpec,
-    DispatcherConfig,
     EndpointSpec,
     Global,
     Healthcheck,
-    NodeSpec,
-    OrchestrationConfig,
     PortConfig,
     Replicated,
     ReplicatedJob,

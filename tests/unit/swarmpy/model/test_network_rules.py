@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import network_rules as rules
-from swarmpy.model.specs import Driver, IPAMConfig, IPAMOptions, NetworkAttachmentConfig, NetworkSpec
+from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions, NetworkSpec
+from swarmpy.model.specs import Driver, NetworkAttachmentConfig
 from swarmpy.model.validate import check_network
 
 PREFIX = "invalid network config:\n"

@@ -26,9 +26,9 @@ from manager.raft.sealing import AesGcmSealer
 from manager.store.store import Store
 from swarmpy.errors import Corrupt
 from swarmpy.model.changes import Create
+from swarmpy.model.cluster_specs import ConfigSpec
 from swarmpy.model.ids import ConfigId
 from swarmpy.model.objects import Config, Kind
-from swarmpy.model.specs import ConfigSpec
 from swarmpy.node.state import NodeState, StateFile
 from swarmpy.runtime import Env, SystemDisk
 

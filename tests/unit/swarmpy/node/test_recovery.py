@@ -15,9 +15,9 @@ from manager.api.control import InitRequest, LocalState, RecoverRequest, Restore
 from manager.store.view import View
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NoLeader, NotInSwarm
 from swarmpy.model.changes import Create, Update
+from swarmpy.model.cluster_specs import SecretSpec
 from swarmpy.model.ids import NodeId, SecretId
 from swarmpy.model.objects import Kind, Secret
-from swarmpy.model.specs import SecretSpec
 from swarmpy.model.states import NodeRole, NodeState
 from swarmpy.node import part as part_module
 from swarmpy.runtime import Env
