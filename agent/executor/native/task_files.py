@@ -83,7 +83,7 @@ class TaskFiles:
             return
         self.prepare()
         try:
-            (self.folder / task_id).mkdir(mode=_FOLDER_MODE)
+            _make_folder(self.folder / task_id)
             for file in wanted:
                 self._write_anew(task_id, file)
         except OSError as error:
@@ -149,7 +149,8 @@ class TaskFiles:
     def _write_anew(self, task_id: str, file: LaunchFile) -> None:
         """Under another name first: whoever reads sees the one or the other, whole."""
         path = self._place(task_id, file)[0]
-        path.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        for folder in reversed(path.relative_to(self.folder / task_id).parents[:-1]):
+            _make_folder(self.folder / task_id / folder)
         # outside of what the task sees, on the same file system
         new = self.folder / task_id / "new"
         new.unlink(missing_ok=True)
@@ -167,6 +168,12 @@ class TaskFiles:
             return self._place(task_id, file)[0].read_bytes() != file.data
         except FileNotFoundError:
             return True
+
+
+def _make_folder(path: Path) -> None:
+    """Open to the task's users, whatever mask the daemon was started with."""
+    path.mkdir(exist_ok=True)
+    path.chmod(_FOLDER_MODE)
 
 
 def _write_over(path: Path, data: bytes) -> None:

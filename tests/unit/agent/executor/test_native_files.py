@@ -167,6 +167,19 @@ async def test_no_target_leads_out_of_the_memory(tmp_path: Path) -> None:
         files.unmount()
 
 
+async def test_tasks_read_their_files_whatever_mask_the_daemon_was_started_with(tmp_path: Path) -> None:
+    files = TaskFiles(tmp_path / "files")
+    former = os.umask(0o077)
+    try:
+        files.write("t1", [key(target="/run/secrets/deep/er/key"), key(target="/etc/page")])
+        inside = tmp_path / "files" / "t1"
+        modes = {path.stat().st_mode & 0o777 for path in inside.rglob("*") if path.is_dir()}
+        assert modes | {inside.stat().st_mode & 0o777} == {0o755}
+    finally:
+        os.umask(former)
+        files.unmount()
+
+
 async def test_a_signal_that_may_not_have_been_sent_is_sent(tmp_path: Path) -> None:
     """A daemon that is killed between the new data and the signal."""
     files = TaskFiles(tmp_path / "files")
