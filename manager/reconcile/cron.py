@@ -37,7 +37,10 @@ from swarmpy.model.objects import CronRun, CronStatus, JobStatus, Service, Task
 from swarmpy.model.specs import CronJob
 from swarmpy.model.states import ConcurrencyPolicy, Owner, RunState
 
-AWAY: Final = "nobody led the cluster then, or the clock was set forward"
+AWAY: Final = (
+    "a later one was due by the time that a run could begin: nobody led the cluster, its clock was set "
+    "forward, or a dependency was waited for"
+)
 TOO_LATE: Final = "it could not begin within the starting deadline"
 GOES_ON: Final = "the run before it had not ended (concurrency policy forbid)"
 TOO_MANY: Final = f"{CRON_ACTIVE_RUNS_MAX} runs had not ended"
@@ -175,7 +178,7 @@ def advance(job: CronJob, status: CronStatus, *, now: Timestamp, obstacle: str =
     older = schedule.count(status.last_tick, due) - 1
     if older > 0:
         before = schedule.until(Timestamp(due - 1)) or due
-        status = _missed(status, older, before, AWAY)
+        status = _missed(status, older, before, _reason_at(job, status, before))
     if reason:
         status = replace(_missed(status, 1, due, reason), last_tick=due)
         return Step(status, wake_at=following)
@@ -195,6 +198,17 @@ def _reason_against(job: CronJob, status: CronStatus, obstacle: str) -> tuple[st
     if going_on >= CRON_ACTIVE_RUNS_MAX and policy is not ConcurrencyPolicy.REPLACE:
         return TOO_MANY, True
     return "", False
+
+
+def _reason_at(job: CronJob, status: CronStatus, tick: Timestamp) -> str:
+    """Why a tick of the past had no run, as far as the runs that are known tell it."""
+    going_on = sum(
+        run.started_at < tick and (run.state is RunState.RUNNING or run.ended_at >= tick)
+        for run in status.runs
+    )
+    if going_on and concurrency_policy(job) is ConcurrencyPolicy.FORBID:
+        return GOES_ON
+    return TOO_MANY if going_on >= CRON_ACTIVE_RUNS_MAX else AWAY
 
 
 def _missed(status: CronStatus, count: int, last: Timestamp, reason: str) -> CronStatus:

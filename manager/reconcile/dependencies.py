@@ -1,7 +1,8 @@
 """Dependencies: whether a service's first tasks may be made yet, and if not, what they wait for.
 
-They are waited for only while the service has no task at all: what runs is never stopped or held back
-because a dependency changes, fails or is updated. A service that nobody depends on costs nothing here.
+They are waited for only while the service has no task at all, and a cron job has begun no run: what runs is
+never stopped or held back because a dependency changes, fails or is updated. A service that nobody depends on
+costs nothing here.
 
 * ``service_started``: a task of the other service runs, or has run to its end.
 * ``service_healthy``: a task of it runs, is not called unhealthy or still starting by its health check, and
@@ -33,7 +34,7 @@ _HEALTHY: Final = (HealthState.UNSPECIFIED, HealthState.HEALTHY)
 
 def waits_for(view: View, service: Service) -> str:
     """What its first tasks wait for, such as "waiting for service db: service_healthy"; "": nothing."""
-    if not service.spec.depends_on or view.tasks_of_service(service.id):
+    if not service.spec.depends_on or _has_begun(view, service):
         return ""
     for dependency in service.spec.depends_on:
         condition = dependency.condition or DependencyCondition.STARTED
@@ -44,6 +45,14 @@ def waits_for(view: View, service: Service) -> str:
         elif not _is_met(view, other, dependency):
             return f"waiting for service {dependency.service}: {condition}"
     return ""
+
+
+def _has_begun(view: View, service: Service) -> bool:
+    """A cron job may have no tasks between two runs, and has begun all the same."""
+    has_run = service.spec.mode.cron_job is not None and (
+        service.job_status is not None and service.job_status.iteration > 0
+    )
+    return has_run or bool(view.tasks_of_service(service.id))
 
 
 def dependents(view: View, old: object | None, new: object | None) -> Iterable[ServiceId]:

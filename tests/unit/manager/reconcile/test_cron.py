@@ -104,6 +104,17 @@ def test_forbid_with_a_deadline_waits_for_so_long() -> None:
     assert advance(job, status(RUNNING), now=Timestamp(at(7) + 1)).status.last_tick == at(5)
 
 
+def test_ticks_that_waited_for_a_run_to_end_are_missed_for_that_reason() -> None:
+    job = cron(concurrency_policy=ConcurrencyPolicy.FORBID, starting_deadline=Duration(10 * MINUTE))
+    assert advance(job, status(RUNNING), now=at(3.5)).status == status(RUNNING)
+    ended = replace(RUNNING, state=RunState.COMPLETE, ended_at=at(3.5))
+    step = advance(job, status(ended), now=at(3.5))
+    assert (step.begun, step.status.missed, step.status.last_missed) == (at(3), 2, at(2))
+    assert step.status.message == f"a run was missed: {GOES_ON}"
+    away = replace(ended, ended_at=at(0.5))
+    assert advance(job, status(away), now=at(3.5)).status.message == f"a run was missed: {AWAY}"
+
+
 def test_replace_ends_what_goes_on() -> None:
     step = advance(cron(concurrency_policy=ConcurrencyPolicy.REPLACE), status(RUNNING), now=at(1))
     assert step.begun == at(1)
@@ -312,6 +323,41 @@ def test_ticks_are_missed_while_a_dependency_is_not_there() -> None:
     assert known.missed == 1
     assert known.message.endswith("waiting for service db, which does not exist: service_started")
     assert world.tasks("j") == []
+
+
+def test_a_dependency_is_waited_for_before_the_first_run_only() -> None:
+    world = world_of(successful_history=0)
+    world.live(40)
+    finish(world, *active(world))
+    assert (runs(world), world.tasks("j")) == ([], [])
+    world.update_service("j", replace(spec_of(successful_history=0), depends_on=(Dependency(service="db"),)))
+    world.live(60)
+    assert [task.job_iteration for task in active(world)] == [2]
+
+
+def test_a_run_of_fewer_completions_than_it_has_is_complete() -> None:
+    world = world_of(schedule="0 * * * *", total_completions=4, max_concurrent=2)
+    world.live(3600)
+    for _ in range(2):
+        finish(world, active(world)[0])
+    assert sorted(task.slot for task in active(world)) == [2, 3]
+    world.update_service("j", spec_of(schedule="0 * * * *", total_completions=1, max_concurrent=2))
+    world.live()
+    assert (active(world), runs(world)) == ([], [(1, 60, RunState.COMPLETE)])
+
+
+def test_how_many_may_be_at_work_is_followed_within_a_run() -> None:
+    sizes = {"schedule": "0 * * * *", "total_completions": 6}
+    world = world_of(**sizes, max_concurrent=1)
+    world.live(3600)
+    for most, at_work in ((3, 3), (1, 3)):
+        world.update_service("j", spec_of(**sizes, max_concurrent=most))
+        world.live()
+        assert len(active(world)) == at_work
+    while len(active(world)) > 1:
+        finish(world, active(world)[0])
+    finish(world, active(world)[0])
+    assert [task.slot for task in active(world)] == [3]
 
 
 @pytest.mark.parametrize("forward_s", [90, 86_400])
