@@ -18,7 +18,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from swarmpy.model import objects, specs
+from swarmpy.model import cluster_specs, objects, specs
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.states import TaskState
 from swarmpy.model.value import Value, docker_name
@@ -36,12 +36,12 @@ _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
     specs.UpdateConfig: frozenset({"parallelism", "max_failure_ratio"}),
     specs.FileTarget: frozenset({"name", "uid", "gid", "mode"}),
     specs.PortConfig: frozenset({"target_port"}),
-    specs.NodeSpec: frozenset({"labels", "role", "availability"}),
-    specs.NetworkSpec: frozenset({"name", "labels"}),
-    specs.SecretSpec: frozenset({"name", "labels"}),
-    specs.ConfigSpec: frozenset({"name", "labels"}),
-    specs.VolumeSpec: frozenset({"name", "labels"}),
-    specs.ClusterSpec: frozenset(
+    cluster_specs.NodeSpec: frozenset({"labels", "role", "availability"}),
+    cluster_specs.NetworkSpec: frozenset({"name", "labels"}),
+    cluster_specs.SecretSpec: frozenset({"name", "labels"}),
+    cluster_specs.ConfigSpec: frozenset({"name", "labels"}),
+    cluster_specs.VolumeSpec: frozenset({"name", "labels"}),
+    cluster_specs.ClusterSpec: frozenset(
         {
             "name",
             "labels",
@@ -53,8 +53,8 @@ _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
             "encryption_config",
         }
     ),
-    specs.RaftSettings: frozenset({"election_tick", "heartbeat_tick"}),
-    specs.EncryptionConfig: frozenset({"auto_lock_managers"}),
+    cluster_specs.RaftSettings: frozenset({"election_tick", "heartbeat_tick"}),
+    cluster_specs.EncryptionConfig: frozenset({"auto_lock_managers"}),
     objects.NodeDescription: frozenset({"hostname", "platform", "resources", "engine"}),
     objects.ContainerStatus: frozenset({"container_id", "pid", "exit_code"}),
     objects.Endpoint: frozenset({"spec"}),
@@ -62,14 +62,14 @@ _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
 """Fields that clients read without asking whether they are there, so that they appear even when empty."""
 
 _HIDDEN: Final[dict[type[Value], frozenset[str]]] = {
-    specs.CAConfig: frozenset({"signing_ca_key"}),
-    specs.SecretSpec: frozenset({"data"}),
+    cluster_specs.CAConfig: frozenset({"signing_ca_key"}),
+    cluster_specs.SecretSpec: frozenset({"data"}),
     # what nodes have to know of each other, and clients have not
     objects.NodeDescription: frozenset({"data_path_addr", "boot_id", "encryption", "wireguard_key"}),
 }
 
 
-_NAMES: Final[dict[tuple[type[Value], str], str]] = {(specs.IPAMConfig, "ip_range"): "Range"}
+_NAMES: Final[dict[tuple[type[Value], str], str]] = {(cluster_specs.IPAMConfig, "ip_range"): "Range"}
 """Fields that the swarm's objects spell in another way than the engine's."""
 
 

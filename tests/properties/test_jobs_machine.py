@@ -2,8 +2,8 @@
 
 A machine plays users, agents, nodes, clocks and changes of leader against the real reconcilers over the real
 store: one replicated job and one cron job. After every step: no more tasks at work than may be, one at most
-in a slot, no slot beyond those that there are, no tick with two runs. In the end everything heals and every task
-ends well: then every run is complete, and nobody wants anything more.
+in a slot, no slot beyond those that there are, no tick with two runs. In the end everything heals and every
+task ends well: then every run is complete, and nobody wants anything more.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from agent.events import Instruction, Now
 from agent.executor.base import Exit, Found, ImageConfig, Sandbox
 from agent.journal import IN_MEMORY, Journal
 from agent.outbox import Outbox
-from manager.dispatcher import Dispatcher, _report_groups, _Update
+from manager.dispatcher import Dispatcher, _Update
+from manager.reports import report_groups
 from manager.session import Session
 from manager.store.events import Event, Resync
 from manager.store.store import Store
@@ -74,6 +75,8 @@ class Machine:
                     self.processes[id_] = None
                     self.starts[id_] = self.starts.get(id_, 0) + 1
                 return events.Started(id_, attempt, Found(task_id=id_, pid=7, exit=self.processes[id_]))
+            case events.Reload(task_id=id_, attempt=attempt):
+                return events.Reloaded(id_, attempt)
             case events.Stop(task_id=id_, attempt=attempt):
                 self.processes[id_] = self.processes.get(id_) or Exit(code=143)
                 return events.Stopped(id_, attempt, self.processes[id_])
@@ -123,6 +126,8 @@ class Daemon:
                 self.wants_new_session = self.has_session
             case events.ApplyNetworks() | events.CutConnections():
                 pass  # the discovery machine's
+            case events.Probe():
+                raise AssertionError("no task here has a check")
             case _:
                 self.operations.append(instruction)
 
@@ -299,7 +304,7 @@ class Joined(RuleBasedStateMachine):
         update = self.dispatcher._checked(session, pb.StatusUpdate.FromString(data))
         assert isinstance(update, _Update)
         # one group for each task; the store refuses what came too late for its task
-        self.store.apply_batch(batch(*_report_groups([update])))
+        self.store.apply_batch(batch(*report_groups(self.store, update.statuses, Timestamp(AT))))
         session.notify(pb.ManagerMessage(status_ack=pb.StatusAck(sequence=update.sequence)))
 
     # --- stronger than any transport

@@ -120,6 +120,18 @@ class Subject(
         if self.error is not None:
             raise self.error
 
+    async def Attend(
+        self, request_iterator: AsyncIterator[streams_pb2.StreamPart], context: rpc.Context
+    ) -> AsyncIterator[streams_pb2.StreamPart]:
+        async for part in request_iterator:
+            yield part
+
+    async def Open(
+        self, request_iterator: AsyncIterator[streams_pb2.StreamPart], context: rpc.Context
+    ) -> AsyncIterator[streams_pb2.StreamPart]:
+        async for part in request_iterator:
+            yield part
+
 
 class _Base:
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from bench_lab import create, processes, report, sleepers, tasks, wait
+from lab_bench import create, processes, report, sleepers, tasks, wait
 
 from swarmpy.lab.cluster import Lab
 
@@ -34,7 +34,8 @@ def spec_of(name: str, replicas: int, parallelism: int) -> dict[str, Any]:
 def is_updated(lab: Lab, name: str, replicas: int) -> bool:
     wanted = {"service": [name], "desired-state": ["running"], "_up-to-date": ["true"]}
     found = lab.tasks(wanted, timeout_s=10.0)
-    return sum(task["Status"]["State"] == "running" for task in found) == replicas
+    running = [task for task in found if task["Status"]["State"] == "running"]
+    return len(running) == replicas
 
 
 def update(lab: Lab, name: str, replicas: int) -> tuple[float, float]:

@@ -56,6 +56,14 @@ class Manager(dispatcher_pb2_grpc.DispatcherServicer, streams_pb2_grpc.StreamsSe
     ) -> AsyncIterator[streams_pb2.LogBatch]:
         yield streams_pb2.LogBatch()
 
+    async def Attend(
+        self, request_iterator: AsyncIterator[streams_pb2.StreamPart], context: rpc.Context
+    ) -> AsyncIterator[streams_pb2.StreamPart]:
+        async for part in request_iterator:
+            yield part
+
+    Open = Attend
+
 
 @asynccontextmanager
 async def serving(cluster: PkiCluster, manager: Manager) -> AsyncIterator[tuple[rpc.Server, str]]:

@@ -244,7 +244,9 @@ def test_who_may_join() -> None:
 
 def test_a_version_that_cannot_read_the_log_may_not_join() -> None:
     store = store_of("n1")
-    apply(store, Update(object=replace(store.cluster(), store_format=2)))  # type: ignore[type-var]
+    cluster = store.cluster()
+    assert cluster is not None
+    apply(store, Update(object=replace(cluster, store_format=2)))
     raft = ScriptedRaft(store, "n1.a")
     membership = Membership(store, RaftProposer(raft), raft, Env())
     membership.check_joiner(NodeId("n1"), 2)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manager.api.docker_json import SpecCache, encode, rfc3339, shape
-from swarmpy.model import objects, specs
+from swarmpy.model import cluster_specs, objects, specs
 from swarmpy.model.ids import NodeId, SecretId, ServiceId, TaskId, Timestamp
 from swarmpy.model.states import TaskState
 from swarmpy.model.value import Value
@@ -30,8 +30,15 @@ def test_never_is_gos_zero_time() -> None:
     assert rfc3339(Timestamp(0)) == "0001-01-01T00:00:00Z"
 
 
-SPECS = [specs.ServiceSpec, specs.NodeSpec, specs.ClusterSpec, specs.NetworkSpec, specs.SecretSpec,
-         specs.ConfigSpec, specs.VolumeSpec]  # fmt: skip
+SPECS = [
+    specs.ServiceSpec,
+    cluster_specs.NodeSpec,
+    cluster_specs.ClusterSpec,
+    cluster_specs.NetworkSpec,
+    cluster_specs.SecretSpec,
+    cluster_specs.ConfigSpec,
+    cluster_specs.VolumeSpec,
+]
 
 
 @pytest.mark.parametrize("type_", SPECS)
@@ -49,8 +56,8 @@ def test_tri_state_false_is_kept() -> None:
 
 
 def test_what_is_secret_or_ours_is_hidden() -> None:
-    assert "Data" not in shape(specs.SecretSpec(name="s", data=b"x"))
-    assert shape(specs.CAConfig(signing_ca_key="k", signing_ca_cert="c")) == {"SigningCACert": "c"}
+    assert "Data" not in shape(cluster_specs.SecretSpec(name="s", data=b"x"))
+    assert shape(cluster_specs.CAConfig(signing_ca_key="k", signing_ca_cert="c")) == {"SigningCACert": "c"}
     spec = specs.ServiceSpec(task_template=specs.TaskSpec(unknown_fields=b"x"), unknown_fields=b"y")
     assert b'"-"' not in encode(shape(spec))
 

@@ -28,6 +28,7 @@ from swarmpy.sim.checkers.acknowledged import lost_or_made_up
 from swarmpy.sim.checkers.history import MARK_LABEL, Operation, Outcome
 from swarmpy.sim.checkers.queues import BOUNDS, overfull
 from swarmpy.sim.checkers.quiet import NodeTruth, quiet_reasons
+from swarmpy.sim.limits import SIM_REASONS_MAX
 
 UNKNOWN, REFUSED = Outcome.UNKNOWN, Outcome.REFUSED
 
@@ -388,7 +389,7 @@ def test_what_keeps_it_from_being_quiet_is_a_violation_at_the_end() -> None:
 
 def test_reasons_are_bounded() -> None:
     cluster = Cluster()
-    for number in range(2 * limits.SIM_REASONS_MAX):
+    for number in range(2 * SIM_REASONS_MAX):
         cluster.run("n1", f"stranger{number}")
     scene = Scene(
         view=cluster.world.tables,
@@ -402,7 +403,7 @@ def test_reasons_are_bounded() -> None:
             ),
         ),
     )
-    assert len(quiet_reasons(scene)) == limits.SIM_REASONS_MAX
+    assert len(quiet_reasons(scene)) == SIM_REASONS_MAX
 
 
 def test_a_removed_service_leaves_nothing() -> None:
