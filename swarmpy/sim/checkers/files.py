@@ -20,6 +20,8 @@ def differences(view: View, node_id: NodeId, machine: FakeMachine, core: Core) -
     """For a node whose tasks are at rest."""
     needed: set[tuple[Kind, str]] = set()
     for task in sorted(view.tasks_of_node(node_id), key=lambda each: each.id):
+        if task.status.state < TaskState.ASSIGNED:
+            continue  # a global service's names its node from the beginning, which is not told of it yet
         needed |= {(pin.kind, pin.id) for pin in file_needs_of(view, task)}
         yield from _task_differences(view, task, machine)
     held = core.files.held

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from clusters import apply, make_service, store_with
+from msgspec.structs import replace
 
 from agent.core import Core
 from agent.environment import NodeContext
 from agent.executor.base import ImageConfig, Launch, LaunchFile, Sandbox
 from agent.executor.fake import Behaviour, FakeMachine, FakeTask
 from manager.store.store import Store
-from swarmpy.model.changes import Create, Report
+from swarmpy.model.changes import Create, Report, Update
 from swarmpy.model.cluster_specs import SecretSpec
 from swarmpy.model.ids import NodeId, SecretId, TaskId
 from swarmpy.model.objects import FileVersion, Kind, Secret, Task, TaskStatus
@@ -73,6 +74,21 @@ def test_other_data_than_are_pinned() -> None:
     assert list(files.differences(store, NODE, machine, core)) == [
         "task t1 has the files [b'new'], and should have [b'old']"
     ]
+
+
+def test_a_task_that_finds_no_room_on_its_node_needs_nothing_there() -> None:
+    store, machine, core = scene(b"new", version=1)
+    running = store.task(TaskId("t1"))
+    assert running is not None
+    waiting = replace(
+        running, id=TaskId("t2"), slot=0, status=TaskStatus(state=TaskState.PENDING, err="full")
+    )
+    apply(store, Create(object=waiting), owner=Owner.ORCHESTRATOR)
+    assert store.task(waiting.id) is not None
+    gone = replace(running, desired_state=TaskState.SHUTDOWN)
+    apply(store, Update(object=gone), owner=Owner.ORCHESTRATOR)
+    core.files.drop(Kind.SECRET, "key")
+    assert list(files.differences(store, NODE, machine, core)) == []
 
 
 def test_who_holds_what_nobody_uses() -> None:
