@@ -11,7 +11,6 @@ task's own environment, ``secret "target"`` and ``config "target"`` for other fi
 from __future__ import annotations
 
 from collections.abc import Iterable
-from posixpath import join, normpath
 
 from agent import environment, templates
 from agent.environment import NodeContext
@@ -24,18 +23,19 @@ from swarmpy.model.file_versions import (
     File,
     Reference,
     account_number,
+    check_places,
     data_number,
     data_of,
     kind_of,
     name_in,
+    place_of,
     references_in,
     signal_number,
     target_of,
 )
 from swarmpy.model.objects import Config, Kind, Revision, Secret, Task
-from swarmpy.model.specs import FileTarget, SecretReference
+from swarmpy.model.specs import FileTarget
 
-SECRETS_FOLDER = "/run/secrets"
 DEFAULT_MODE = 0o444
 _MODE_BITS = 0o7777
 
@@ -88,6 +88,10 @@ class Files:
         """The task's files. Raises TaskRejected where one is not there, or its template is wrong."""
         if why := self.missing(revision):
             raise TaskRejected(why)
+        try:
+            check_places(_mounted(revision))
+        except InvalidArgument as error:
+            raise TaskRejected(str(error)) from None
         made = _Making(self, task, revision, node)
         return tuple(made.file(reference) for reference in _mounted(revision))
 
@@ -127,14 +131,14 @@ class _Making:
         target = reference.file or FileTarget()
         item, data = self._files.item(reference)
         if item.spec.templating is not None:
-            data = self._expanded(item.spec.templating.name, data, what)
+            data = self._expanded(item, data, what)
         number = 0
         if reference.reload_signal:
             number = signal_number(reference.reload_signal) or 0
             if not number:
                 raise TaskRejected(f"invalid reload signal {reference.reload_signal} of {what}")
         return LaunchFile(
-            target=_path(reference, target),
+            target=_place(reference),
             data=data,
             uid=_account(target.uid, "uid", what),
             gid=_account(target.gid, "gid", what),
@@ -142,17 +146,32 @@ class _Making:
             reload_signal=number,
         )
 
-    def _expanded(self, driver: str, data: bytes, what: str) -> bytes:
+    def _expanded(self, item: File, data: bytes, what: str) -> bytes:
+        driver = item.spec.templating.name if item.spec.templating is not None else ""
         if driver != TEMPLATE_DRIVER:
             raise TaskRejected(f"unrecognized template driver {driver!r} of {what}")
+        has_secrets = isinstance(item, Secret)
+
+        def secret(target: str) -> str:
+            nonlocal has_secrets
+            found = self._other(Kind.SECRET, target)
+            has_secrets = True
+            return found
+
         functions = {
             "env": lambda name: self._env.get(name, ""),
-            "secret": lambda target: self._other(Kind.SECRET, target),
+            "secret": secret,
             "config": lambda target: self._other(Kind.CONFIG, target),
         }
         try:
             return templates.expand(_text(data), self._fields, functions).encode("utf-8", "surrogateescape")
         except TaskRejected as error:
+            if has_secrets:
+                # what is wrong quotes the text that it is wrong in, and is stored and shown
+                raise TaskRejected(
+                    f"the template in {what} cannot be expanded; why is not told, since that could show what "
+                    "is secret: try the same template in a config, without the secret words"
+                ) from None
             raise TaskRejected(f"{what}: {error}") from None
 
     def _other(self, kind: Kind, target: str) -> str:
@@ -169,13 +188,11 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _path(reference: Reference, target: FileTarget) -> str:
-    """Absolute, without ``..``: where it leads is decided here, and nowhere later."""
-    name = target.name or name_in(reference)
-    if "\0" in name:
+def _place(reference: Reference) -> str:
+    place = place_of(reference)
+    if "\0" in place:
         raise TaskRejected(f"the target of {name_in(reference)} cannot hold the NUL character")
-    folder = SECRETS_FOLDER if isinstance(reference, SecretReference) else "/"
-    return "/" + normpath(join(folder, name)).lstrip("/")
+    return place
 
 
 def _account(text: str, what: str, whose: str) -> int:

@@ -17,6 +17,7 @@ from swarmpy.errors import Rejected
 from swarmpy.model.file_versions import (
     NEWEST,
     Reference,
+    check_places,
     check_reference,
     data_number,
     references_of,
@@ -38,6 +39,7 @@ def pinned(view: View, spec: ServiceSpec, *, of: ServiceSpec | None = None) -> S
     try:
         for reference in references_of(spec):
             check_reference(reference)
+        check_places(references_of(spec))
     except Rejected as error:
         raise texts.invalid(error) from None
     present = {target_of(each): each.version for each in references_of(of)} if of is not None else {}

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from itertools import pairwise
+from posixpath import join, normpath
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -25,6 +27,7 @@ Reference = SecretReference | ConfigReference
 
 NEWEST: Final = 0
 TEMPLATE_DRIVER: Final = "golang"
+SECRETS_FOLDER: Final = "/run/secrets"
 
 _ACCOUNT_MAX: Final = 2**32 - 2
 """The kernel's last number means 'unchanged'."""
@@ -71,6 +74,13 @@ def target_of(reference: Reference) -> tuple[Kind, str]:
 
 def name_in(reference: Reference) -> str:
     return reference.secret_name if isinstance(reference, SecretReference) else reference.config_name
+
+
+def place_of(reference: Reference) -> str:
+    """Where the file is in the task: absolute, without ``..``. It is decided here, and nowhere later."""
+    name = (reference.file.name if reference.file is not None else "") or name_in(reference)
+    folder = SECRETS_FOLDER if isinstance(reference, SecretReference) else "/"
+    return "/" + normpath(join(folder, name)).lstrip("/")
 
 
 def references_of(spec: ServiceSpec) -> Iterator[Reference]:
@@ -161,6 +171,19 @@ def check_reference(reference: Reference) -> None:
         )
     if signal_number(reference.reload_signal) is None:
         raise InvalidArgument(f"invalid reload signal {reference.reload_signal} of {what}: try HUP or USR1")
+
+
+def check_places(references: Iterable[Reference]) -> None:
+    """No file takes the place of another, or of the folder that another is in."""
+    places = [(place_of(each), each) for each in references if each.file is not None]
+    places.sort(key=lambda each: each[0].split("/"))
+    for (upper, first), (lower, second) in pairwise(places):
+        if lower == upper or lower.startswith(f"{upper}/"):
+            names = " and ".join(f"{target_of(each)[0]} {name_in(each)}" for each in (first, second))
+            raise InvalidArgument(
+                f"{names} cannot both be in the task: one is to be {upper}, the other {lower}; give one of "
+                "them another target"
+            )
 
 
 def account_number(text: str, field: str, what: str) -> int:

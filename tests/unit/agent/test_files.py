@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,37 @@ def test_what_rejects_a_task(item: Config, target: FileTarget | None, sentence: 
     revision = revision_of(the_secret(target=target), the_config())
     with pytest.raises(TaskRejected, match=sentence):
         made(revision, secret(), item)
+
+
+@pytest.mark.parametrize("tag", ["{{", "{{.%s}}", '{{"%s}}', "{{%s}}", "{{end}}", "{{.Node.%s}}", "{{if x}}"])
+def test_what_is_wrong_with_the_template_of_a_secret_does_not_tell_the_secret(tag: str) -> None:
+    """What rejects a task is stored, and shown to whoever may list tasks."""
+    text = f"{PASSWORD.decode()} {tag.replace('%s', PASSWORD.decode())} {PASSWORD.decode()}"
+    item = secret(text.encode())
+    item = replace(item, spec=replace(item.spec, templating=GOLANG))
+    with pytest.raises(TaskRejected, match="the template in secret key cannot be expanded") as raised:
+        made(revision_of(the_secret()), item)
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_what_a_config_makes_of_a_secret_is_not_told_either() -> None:
+    text = b'{{printf (secret "key") 1}}'
+    with pytest.raises(TaskRejected, match="config page") as raised:
+        made(revision_of(the_secret(), the_config()), secret(b"%!hunter2"), config(text, templating=GOLANG))
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("a", "a/b"), ("a", "./a"), ("a/b/c", "/run/secrets/a"), ("a", "/run/secrets/b/../a")],
+)
+def test_two_files_in_one_place_reject_a_task(first: str, second: str) -> None:
+    """An old manager may have let them through."""
+    revision = revision_of(
+        the_secret(target=FileTarget(name=first)), the_secret(target=FileTarget(name=second))
+    )
+    with pytest.raises(TaskRejected, match="cannot both be"):
+        made(revision, secret())
 
 
 def test_data_that_were_not_sent_are_missing() -> None:

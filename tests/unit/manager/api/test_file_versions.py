@@ -98,6 +98,18 @@ async def test_a_service_that_goes_meanwhile_is_no_obstacle(http: Http, cluster:
     assert (await put_data(http, "secret", "key", b"two")).json["Services"] == ["web"]
 
 
+async def test_no_two_files_are_in_one_place(http: Http, cluster: FakeCluster) -> None:
+    item = await make_file(http, "secret", "key")
+    page = await make_file(http, "config", "page")
+    secrets = [reference("secret", item)]
+    configs = [reference("config", page, File={"Name": "/run/secrets/./key", "UID": "0", "GID": "0"})]
+    answer = await http.post(
+        "/services/create", spec("web", container={"Secrets": secrets, "Configs": configs})
+    )
+    assert answer.status == 400
+    assert "secret key and config page cannot both be in the task" in answer.message
+
+
 async def test_newer_data_run_no_job(http: Http, cluster: FakeCluster) -> None:
     item = await make_file(http, "secret", "key")
     body = spec("job", container={"Secrets": [reference("secret", item)]})
