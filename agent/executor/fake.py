@@ -2,9 +2,9 @@
 
 ``FakeMachine`` holds the pretended processes and outlives the agent, as real ones do; ``FakeExecutor`` is one
 daemon's view of it. Behaviour is scripted: ``script(verb, task_id)`` is asked before each call and returns a
-delay in seconds or raises; ``plan(launch)`` says what a task does once it runs, and ``answer(task_id,
-command)`` what a command in it does. The clock is the event loop's, so in simulation a delay is virtual. It
-passes the same contract suites as the real executors.
+delay in seconds or raises; ``plan(launch)`` says what a task does once it runs, ``answer(task_id, command)``
+what a command in it does, ``load(task_id)`` how many CPUs it uses. The clock is the event loop's, so in
+simulation a delay is virtual. It passes the same contract suites as the real executors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from agent.executor.base import (
 )
 from agent.executor.fake_exec import KILLED, FakeAttached, FakeChannel, Reply, works
 from swarmpy.errors import TaskRejected, Unimplemented
-from swarmpy.model.ids import TaskId, Timestamp
+from swarmpy.model.ids import SECOND_NS, TaskId, Timestamp
 from swarmpy.model.objects import NodeVolume
 from swarmpy.model.states import MountType
 from swarmpy.model.volumes import VOLUME_LIST, VolumeAnswer
@@ -62,6 +62,11 @@ def no_trouble(verb: str, subject: str) -> float:
     return 0.0
 
 
+def idle(task_id: TaskId) -> float:
+    """The load of a task that only waits."""
+    return 0.0
+
+
 def runs_on(launch: Launch) -> Behaviour:
     """The plan in which every task runs until it is stopped."""
     return Behaviour()
@@ -77,6 +82,9 @@ class FakeTask:
     reloads: list[int] = field(default_factory=list)
     """The signals that told it of newer files."""
     started_at: Timestamp | None = None
+    cpu_s: float = 0.0
+    read_s: float = 0.0
+    """CPU time up to the last reading, and when that was, by the clock that nobody sets."""
     exit: Exit | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     channels: dict[FakeChannel, None] = field(default_factory=dict)
@@ -97,6 +105,7 @@ class FakeMachine:
     ) -> None:
         self.on_start = on_start
         self.answer: Callable[[TaskId, Command], Reply] = works
+        self.load: Callable[[TaskId], float] = idle
         self.clock = clock if clock is not None else SystemClock()
         self.plan = plan
         self.script = script
@@ -114,6 +123,7 @@ class FakeMachine:
         self._pids += 1
         task.pid = self._pids
         task.started_at = self.clock.now()
+        task.read_s = self.clock.monotonic()
         self.starts[task_id] = self.starts.get(task_id, 0) + 1
         self.on_start(task_id)
         for line in task.behaviour.output:
@@ -134,6 +144,13 @@ class FakeMachine:
         self._notify()
         for queue in self.watchers:
             queue.put_nowait(ExitEvent(task_id=task_id, exit=task.exit))
+
+    def cpu_ns(self, task: FakeTask) -> int:
+        """CPU time of a running task. Since the last reading it used as much as it does now."""
+        now = self.clock.monotonic()
+        task.cpu_s += self.load(task.launch.task_id) * max(now - task.read_s, 0.0)
+        task.read_s = now
+        return round(task.cpu_s * SECOND_NS)
 
     def signal(self, task: FakeTask, number: int) -> None:
         if not task.pid or task.exit is not None:
@@ -294,8 +311,9 @@ class FakeExecutor:
 
     async def stats(self, task_id: TaskId) -> Stats:
         task = self.machine.tasks.get(task_id)
-        is_running = task is not None and task.pid != 0 and task.exit is None
-        return Stats(cpu_ns=1, memory_bytes=1 << 20, pids=1) if is_running else Stats()
+        if task is None or not task.pid or task.exit is not None:
+            return Stats()
+        return Stats(cpu_ns=self.machine.cpu_ns(task), memory_bytes=1 << 20, pids=1)
 
     async def exec(self, task_id: TaskId, command: Command) -> Channel:
         await self._pause("exec", task_id)
