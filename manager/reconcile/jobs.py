@@ -120,6 +120,16 @@ class _Job:
     def _of(self, iteration: int) -> SlotsOfRun:
         return SlotsOfRun(self._service, self._builder, fitness=self._fitness, iteration=iteration)
 
+    def _stopping(self, work: SlotsOfRun, former: Iterable[Task]) -> int:
+        """How many tasks of runs before are still on their way out, and are waited for."""
+        waits_until = began_at(self._service) + STOP_WAIT_NS
+        if self._builder.now >= waits_until:
+            return 0
+        count = sum(work.is_alive(task) for task in former)
+        if count:
+            self._builder.wake(waits_until)
+        return count
+
     def _remove(self, tasks: Iterable[Task]) -> None:
         """What is of no use any more, ended or not."""
         for task in sorted(tasks, key=age):
@@ -187,16 +197,6 @@ class _Numbered(_Job):
         if room:
             self._builder.note("job_slots_begun", service_id=self._service.id, slots=str(room))
 
-    def _stopping(self, work: SlotsOfRun, former: Sequence[Task]) -> int:
-        """How many tasks of runs before are still on their way out, and are waited for."""
-        waits_until = began_at(self._service) + STOP_WAIT_NS
-        if self._builder.now >= waits_until:
-            return 0
-        count = sum(work.is_alive(task) for task in former)
-        if count:
-            self._builder.wake(waits_until)
-        return count
-
 
 class _PerNode(_Job):
     """Global jobs."""
@@ -206,6 +206,7 @@ class _PerNode(_Job):
         self._needs = needs
         self._iteration = _iteration(service)
         self._work = self._of(self._iteration)
+        self._former: dict[NodeId, list[Task]] = {}
 
     def run(self) -> None:
         view = self._builder.view
@@ -217,6 +218,7 @@ class _PerNode(_Job):
                 places.setdefault(task.node_id, []).append(task)
             elif task.job_iteration != self._iteration:
                 former.append(task)
+                self._former.setdefault(task.node_id, []).append(task)
         self._remove(
             task for task in former if not is_terminal(task.status.state) or task.node_id not in nodes
         )
@@ -235,7 +237,8 @@ class _PerNode(_Job):
         elif availability(node.spec) is NodeAvailability.PAUSE:
             return  # what runs there stays; what failed is not tried again
         elif not tasks:
-            if node.status.state is NodeState.READY:
+            former = self._former.get(node_id, ())
+            if node.status.state is NodeState.READY and not self._stopping(self._work, former):
                 self._work.begin(node_id)
         elif any(is_wished(task) for task in tasks):
             self._work.tend(node_id, tasks)

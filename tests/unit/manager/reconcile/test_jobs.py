@@ -346,6 +346,22 @@ def test_a_global_job_that_is_forced_runs_everywhere_again() -> None:
     assert sorted(task.node_id for task in active(world)) == ["n1", "n2"]
 
 
+def test_a_global_job_that_is_forced_waits_on_each_node_for_what_stops_there() -> None:
+    world = world_of(spec_of(GLOBAL))
+    old = {str(task.node_id): task for task in active(world)}
+    spec = world.service("j").spec
+    world.update_service("j", replace(spec, task_template=replace(spec.task_template, force_update=1)))
+    world.settle()
+    assert of_run(world) == []
+    world.report(old["n1"].id, TaskState.SHUTDOWN)
+    world = world.successor()
+    world.settle()
+    assert [task.node_id for task in of_run(world)] == ["n1"]
+    world.pass_time(RESTART_STOP_WAIT_S)
+    world.settle()
+    assert sorted(task.node_id for task in of_run(world)) == ["n1", "n2"]
+
+
 def test_a_global_job_that_fails_on_a_node_is_tried_there_again_and_given_up_for_good() -> None:
     world = world_of(spec_of(GLOBAL, restart_policy=RestartPolicy(max_attempts=1, delay=Duration(0))), "n1")
     for _ in range(2):
