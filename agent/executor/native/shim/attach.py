@@ -69,7 +69,7 @@ class Audience:
         for fd, client in list(self._clients.items()):
             client.sent += frames.frame(stream, data)
             self._flush(fd, client)
-            if len(client.sent) > BACKLOG_BYTES_MAX:
+            if fd in self._clients and len(client.sent) > BACKLOG_BYTES_MAX:
                 self._let_go(fd)
 
     def finish(self, code: int) -> None:
