@@ -110,6 +110,11 @@ class SecretSpec(Value, frozen=True, kw_only=True):
     driver: Driver | None = None
     templating: Driver | None = None
 
+    def __repr__(self) -> str:
+        """Errors and logs may quote any object that they are about."""
+        size = len(self.data)
+        return f"SecretSpec({self.name!r}, labels={self.labels!r}, {size} bytes, {self.templating!r})"
+
 
 class ConfigSpec(Value, frozen=True, kw_only=True):
     name: str = ""

@@ -62,6 +62,12 @@ def check_cron(job: CronJob) -> None:
     if not job.schedule.strip():
         raise InvalidArgument('cron: a schedule is needed, such as "*/5 * * * *" or "@daily"')
     cron_schedule.parse(job.schedule, job.timezone)
+    size = job_size(ServiceSpec(mode=ServiceMode(cron_job=job)))
+    if size.total and not size.max_concurrent:
+        raise InvalidArgument(
+            "cron: no run of it could ever end, since no task may be at work: let the number of those at a "
+            "time (max concurrent) be 1 or more, or suspend the job"
+        )
     for name, value in (("successful", job.successful_history), ("failed", job.failed_history)):
         if value is not None and not 0 <= value <= CRON_HISTORY_MAX:
             raise InvalidArgument(f"cron: the {name} history must be between 0 and {CRON_HISTORY_MAX} runs")

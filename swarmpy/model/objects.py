@@ -432,6 +432,9 @@ class FileVersion(Value, frozen=True, kw_only=True):
     data: bytes = b""
     created_at: Timestamp = Timestamp(0)
 
+    def __repr__(self) -> str:
+        return f"FileVersion({self.number}, {len(self.data)} bytes)"  # they may be those of a secret
+
 
 class Secret(Value, frozen=True, kw_only=True):
     id: SecretId

@@ -57,6 +57,15 @@ async def test_every_change_of_a_job_is_another_iteration(
     assert "UpdateStatus" not in returned
 
 
+async def test_a_cron_job_whose_runs_could_never_end_is_refused(http: Http, cluster: FakeCluster) -> None:
+    mode = {"CronJob": {"Schedule": "@daily", "TotalCompletions": 2, "MaxConcurrent": 0}}
+    answer = await http.post("/services/create", spec(mode))
+    assert answer.status == 400
+    assert "no run of it could ever end" in answer.message
+    mode["CronJob"]["TotalCompletions"] = 0
+    await create(http, mode)
+
+
 async def test_the_list_counts_completions(http: Http, cluster: FakeCluster) -> None:
     await create(http, {"ReplicatedJob": {"MaxConcurrent": 2, "TotalCompletions": 5}})
     (service,) = (await http.get("/services?status=true")).json

@@ -45,6 +45,16 @@ def test_a_pinned_version_stays(store: Store) -> None:
     assert reason == "version 1 of secret key is in use by revision r2"
 
 
+def test_what_is_written_of_a_secret_when_something_breaks_does_not_show_it(store: Store) -> None:
+    """Errors and logs may quote any object that they are about."""
+    item = replace(stored(store), spec=replace(stored(store).spec, data=b"hunter2", labels={"a": "b"}))
+    item = replace(item, older=(FileVersion(number=1, data=b"hunter2"),))
+    shown = repr(group(Update(object=item)))
+    assert "hunter2" not in shown
+    assert "labels={'a': 'b'}" in shown
+    assert "7 bytes" in shown
+
+
 def test_a_version_never_has_other_data(store: Store) -> None:
     item = stored(store)
     for changed in (
