@@ -90,7 +90,8 @@ class SocketChannel:
         if not self._is_closed:
             self._is_closed = True
             self._on_close()
-        self._writer.close()
+        # not closed in order: what a command has not read would be waited for, and the command not let go of
+        self._writer.transport.abort()
         try:
             await self._writer.wait_closed()
         except OSError:

@@ -155,7 +155,7 @@ def _copy_content(name: str, here: int, there: int) -> None:
 
 
 def _copy_metadata(here: int, there: int) -> None:
-    """Between two things that are held, whatever they are. Owner first: changing it clears the set-id bits."""
+    """Between two things that are held, whatever they are. Owner first: that clears the set-id bits."""
     found, target = os.fstat(here), f"/proc/self/fd/{there}"
     if stat.S_IFMT(found.st_mode) != stat.S_IFMT(os.fstat(there).st_mode):
         raise OSError(errno.ESTALE, "the volume was changed while it was being filled")

@@ -36,6 +36,7 @@ NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 NOT_STARTED = 128
 
+_ACCOUNTS_BYTES_MAX = 8 << 20
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
 
@@ -86,7 +87,9 @@ def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
 
 def execute(job: Job, stdio: tuple[int, int, int], status: int, *, makes_workdir: bool) -> None:
     """Account, privileges, command: what is left to do once the task's namespaces and root are ours."""
-    account = accounts.resolve(job["user"], job["groups"], _text("/etc/passwd"), _text("/etc/group"))
+    account = accounts.resolve(
+        job["user"], job["groups"], read_accounts("/etc/passwd"), read_accounts("/etc/group")
+    )
     _apply_limits(job)
     _enter_workdir(job["workdir"], account, is_made=makes_workdir)
     _use_stdio(stdio, is_terminal=job["tty"])
@@ -262,12 +265,18 @@ def _pass_on(child: int, number: int) -> None:
         return
 
 
-def _text(path: str) -> str:
+def read_accounts(path: str) -> str:
+    """A file that the task may have made anything of: a pipe is not waited for, nor all of /dev/zero read."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+            content = os.read(fd, _ACCOUNTS_BYTES_MAX) if is_file else b""
+        finally:
+            os.close(fd)
     except OSError:
         return ""
+    return content.decode(errors="surrogateescape")
 
 
 def _report(status: int, kind: str, code: int, message: str) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from agent.executor.native.shim import inner
 from agent.executor.native.shim.accounts import UnknownAccount, resolve
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\napp:x:10:20:An app:/home/app:/bin/sh\nbroken\n7:x:70:70::/seven:/x\n"
@@ -51,3 +55,17 @@ def test_a_root_without_the_files() -> None:
     assert (found.uid, found.gid, found.home) == (0, 0, "/")
     with pytest.raises(UnknownAccount):
         resolve("app", [], "", "")
+
+
+def test_a_file_of_accounts_may_be_anything(tmp_path: Path) -> None:
+    """A task can replace its own; whoever runs a command in it neither waits for it nor reads without end."""
+    os.mkfifo(tmp_path / "pipe")
+    assert inner.read_accounts(str(tmp_path / "pipe")) == ""
+    assert inner.read_accounts("/dev/zero") == ""
+    assert inner.read_accounts(str(tmp_path)) == ""
+    assert inner.read_accounts(str(tmp_path / "none")) == ""
+    (tmp_path / "passwd").write_bytes(b"root:x:0:0:\xff:/root:/bin/sh\n")
+    assert inner.read_accounts(str(tmp_path / "passwd")).startswith("root:x:0:0:")
+    (tmp_path / "huge").touch()
+    os.truncate(tmp_path / "huge", 1 << 40)
+    assert len(inner.read_accounts(str(tmp_path / "huge"))) < 1 << 24

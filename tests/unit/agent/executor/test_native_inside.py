@@ -79,3 +79,21 @@ async def test_who_does_not_read_does_not_slow_the_task_down(rig: NativeRig) -> 
     assert heard <= 20_000_000
     await lazy.close()
     await keen.close()
+
+
+async def is_gone(rig: NativeRig, task_id: TaskId, words: str) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while any(words in " ".join(row) for row in (await rig.executor.top(task_id)).rows):
+            await asyncio.sleep(0.02)
+
+
+async def test_a_command_that_reads_nothing_is_let_go_of_all_the_same(rig: NativeRig) -> None:
+    task_id = await rig.sh("t1", STAY)
+    channel = await rig.executor.exec(task_id, Command(argv=("sleep", "1235"), has_input=True))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            while True:
+                await channel.write(bytes(1 << 16))
+    async with asyncio.timeout(DEADLINE_S):
+        await channel.close()
+    await is_gone(rig, task_id, "sleep 1235")
