@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 
 from agent.executor.native.shim import frames, inner, kernel, relay
@@ -57,6 +58,7 @@ def run(folder: str, sock: int) -> None:
     """The whole life of the process."""
     os.setsid()
     kernel.set_process_name("swarmpy-inside")
+    kernel.forbid_looking_in()  # in the task's pid namespace, its root would find the node's files by way of us
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     kind, content = frames.read_frame(sock)
@@ -112,7 +114,10 @@ def _carry_out(sock: int, order: Order, job: Job, entrances: dict[str, int]) -> 
     for fd in {*theirs, status_write, *entrances.values()}:
         os.close(fd)
     child = os.pidfd_open(pid)
-    failure = _read_all(status_read)
+    failure = wait_begun(status_read, sock)
+    if failure is None:
+        os.kill(pid, signal.SIGKILL)
+        return
     if failure:
         os.waitpid(pid, 0)
         _fail(sock, json.loads(failure))
@@ -199,9 +204,18 @@ def _fail(sock: int, failure: dict[str, str | int]) -> None:
         pass  # the daemon has let go meanwhile
 
 
-def _read_all(fd: int) -> bytes:
+def wait_begun(status: int, sock: int) -> bytes | None:
+    """What kept the child from its work, nothing if it has begun; None if the daemon has let go meanwhile."""
+    poll = select.poll()
+    poll.register(status, select.POLLIN)
+    poll.register(sock, 0)  # what it sends already is the command's to read
     chunks = []
-    while chunk := os.read(fd, _READ_BYTES):
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if status not in ready:
+            return None
+        chunk = os.read(status, _READ_BYTES)
+        if not chunk:
+            os.close(status)
+            return b"".join(chunks)
         chunks.append(chunk)
-    os.close(fd)
-    return b"".join(chunks)

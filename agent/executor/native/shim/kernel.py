@@ -67,6 +67,7 @@ MOUNT_FLAGS = {
 """Words of mount options that are flags to mount(2), and whether they set them or clear them."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_NAME = 15
 _PR_SET_KEEPCAPS = 8
 _PR_SET_SECCOMP = 22
@@ -183,6 +184,11 @@ def set_parent_death_signal(signal: int) -> None:
 def set_process_name(name: str) -> None:
     buffer = ctypes.create_string_buffer(name.encode()[:15])
     _check(_libc.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl(PR_SET_NAME)")
+
+
+def forbid_looking_in() -> None:
+    """Until the next program, nobody but a tracer by right sees this process's memory, files and program."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
 
 
 def set_no_new_privileges() -> None:
