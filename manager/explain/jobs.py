@@ -8,6 +8,7 @@ from manager.explain.words import Reason, ago, many, span
 from manager.reconcile.job_slots import standing_of_run, tasks_of_run
 from manager.reconcile.jobs import going_on
 from manager.store.view import View
+from swarmpy.errors import InvalidArgument
 from swarmpy.model import cron_schedule
 from swarmpy.model.defaults import is_job, is_per_node
 from swarmpy.model.ids import Timestamp
@@ -45,11 +46,7 @@ def _schedule(service: Service, cron: CronJob, now: Timestamp) -> Iterator[Reaso
         yield Reason(about="Schedule", text="suspended: no run begins until that is taken back")
     else:
         after = max(now, status.last_tick if status is not None else now)
-        tick = cron_schedule.parse(cron.schedule, cron.timezone).after(Timestamp(after))
-        when = f"the next run is due in {span(tick - now)}" if tick is not None else "no run is due any more"
-        zone = cron.timezone or "UTC"
-        policy = concurrency_policy(cron)
-        yield Reason(about="Schedule", text=f"{cron.schedule} ({zone}, {policy}): {when}")
+        yield Reason(about="Schedule", text=_next_run(cron, Timestamp(after), now))
     if status is None:
         return
     if status.missed:
@@ -58,6 +55,15 @@ def _schedule(service: Service, cron: CronJob, now: Timestamp) -> Iterator[Reaso
         yield Reason(about="Missed", text=f"{times}, last the run of {ago(status.last_missed, now)}{why}")
     if status.runs:
         yield Reason(about="Last run", text=_last(status.runs[-1], now))
+
+
+def _next_run(cron: CronJob, after: Timestamp, now: Timestamp) -> str:
+    try:
+        tick = cron_schedule.parse(cron.schedule, cron.timezone).after(after)
+    except InvalidArgument as error:  # accepted by a manager that knows more time zones
+        return str(error)
+    when = f"the next run is due in {span(tick - now)}" if tick is not None else "no run is due any more"
+    return f"{cron.schedule} ({cron.timezone or 'UTC'}, {concurrency_policy(cron)}): {when}"
 
 
 def _last(run: CronRun, now: Timestamp) -> str:

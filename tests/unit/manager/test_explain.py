@@ -181,6 +181,13 @@ def test_when_a_schedule_has_its_next_run() -> None:
     assert texts(of_service(world), "Schedule") == ["suspended: no run begins until that is taken back"]
 
 
+def test_a_time_zone_that_this_manager_lacks_is_told() -> None:
+    cron = CronJob(schedule="@daily", timezone="Mars/Olympus")
+    world = world_with(replace(spec(), mode=ServiceMode(cron_job=cron)), make_node("n1"))
+    (schedule,) = texts(of_service(world), "Schedule")
+    assert schedule.startswith('cron: unknown time zone "Mars/Olympus"')
+
+
 def test_a_slot_is_named_by_its_task_that_counts() -> None:
     world = world_with(spec(), make_node("n1"))
     first = newest(world)
