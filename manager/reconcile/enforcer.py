@@ -1,10 +1,12 @@
 """The constraint enforcer: turns down tasks that no longer fit the node they are on.
 
 Judged are nodes that are ready and active (a paused node keeps what it has, a drained one loses it anyway),
-by the service's present constraints, not by those the task was placed under. Reservations are granted to the
+by the service's present constraints, not by those the task was placed under; what an update that is held has
+not reached is judged by its own, since what follows it is of its own revision. Reservations are granted to the
 oldest tasks first; those that the node's resources no longer cover are turned down too, and so are those that
 were given a named resource which the node no longer has. What is turned down is REJECTED, and its
-orchestrator replaces it elsewhere. Where a task's volume is plays no part here: it runs where it is.
+orchestrator replaces it elsewhere; so nothing may be turned down that the scheduler would place where it is,
+or the two would go on for ever. Where a task's volume is plays no part here: it runs where it is.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
+from manager.reconcile.outdated import Outdated
 from manager.reconcile.plan import NOTHING, Plan
 from manager.reconcile.restart import NO_LONGER_FITS
 from manager.reconcile.slots import age, is_wished
+from manager.reconcile.update import is_held
 from manager.schedule.constraint import Constraint, is_match
 from manager.schedule.needs import generic_counts, parsed_or_never
 from manager.schedule.nodes import LoadCache
@@ -45,7 +49,7 @@ class ConstraintEnforcer:
             case Node(id=node_id):
                 return (node_id,) if _is_node_news(old, new) else ()
             case Service(id=service_id):
-                if isinstance(old, Service) and constraints_of(old.spec) != constraints_of(new.spec):
+                if isinstance(old, Service) and _is_service_news(old, new):
                     nodes = {task.node_id for task in view.tasks_of_service(service_id)}
                     return sorted(node_id for node_id in nodes if node_id)
             case Task(node_id=node_id) if node_id and not (isinstance(old, Task) and old.node_id):
@@ -75,24 +79,20 @@ class ConstraintEnforcer:
         free_cpus, free_memory = has.nano_cpus, has.memory_bytes
         free_generic = generic_counts(has.generic_resources)
         declared = set(has.generic_resources)
-        constraints: dict[ServiceId, tuple[Constraint, ...]] = {}
+        rules = _Rules(view, self._cache)
         rejected = []
         for task in sorted(view.tasks_of_node(node.id), key=age):
             if not TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING:
                 continue
-            service = view.service(task.service_id)
-            if is_wished(task) and service is not None:
-                if service.id not in constraints:
-                    constraints[service.id] = parsed_or_never(constraints_of(service.spec))
-                if not is_match(constraints[service.id], node):
-                    rejected.append(task)
-                    continue
+            if is_wished(task) and not is_match(rules.of(task), node):
+                rejected.append(task)
+                continue
             needs = self._cache.needs(view, task.revision_id)
             if not is_measured or not needs.has_reservations:
                 continue
             is_covered = (
-                needs.nano_cpus <= free_cpus
-                and needs.memory_bytes <= free_memory
+                (not needs.nano_cpus or needs.nano_cpus <= free_cpus)
+                and (not needs.memory_bytes or needs.memory_bytes <= free_memory)
                 and all(amount <= free_generic.get(kind, 0) for kind, amount in needs.generic)
                 and all(_is_declared(each, declared) for each in task.generic_resources)
             )
@@ -104,6 +104,33 @@ class ConstraintEnforcer:
             for kind, amount in needs.generic:
                 free_generic[kind] = free_generic.get(kind, 0) - amount
         return rejected
+
+
+class _Rules:
+    """The constraints that tasks are judged by. For one look at one node."""
+
+    def __init__(self, view: View, cache: LoadCache) -> None:
+        self._view = view
+        self._cache = cache
+        self._present: dict[ServiceId, tuple[Constraint, ...]] = {}
+        self._held: dict[ServiceId, Outdated] = {}
+
+    def of(self, task: Task) -> tuple[Constraint, ...]:
+        service = self._view.service(task.service_id)
+        if service is None:
+            return ()
+        if service.id not in self._present:
+            self._present[service.id] = parsed_or_never(constraints_of(service.spec))
+            if is_held(service):
+                self._held[service.id] = Outdated(self._view, service)
+        outdated = self._held.get(service.id)
+        if outdated is not None and outdated.follows(task, is_held=True) != service.template_id:
+            return self._cache.needs(self._view, task.revision_id).constraints
+        return self._present[service.id]
+
+
+def _is_service_news(old: Service, new: Service) -> bool:
+    return constraints_of(old.spec) != constraints_of(new.spec) or is_held(old) != is_held(new)
 
 
 def _is_declared(resource: GenericResource, declared: Collection[GenericResource]) -> bool:

@@ -41,6 +41,15 @@ class Outdated:
         node = self._view.node(task.node_id)
         return node is None or not is_match(self._constraints, node)
 
+    def follows(self, task: Task, *, is_held: bool) -> RevisionId:
+        """The revision of the task that follows: the wanted one, unless the update is held.
+
+        The task itself is judged by it too: by any other, what is turned down would come back the same.
+        """
+        if is_held and self.is_outdated(task) and self._view.revision(task.revision_id):
+            return task.revision_id
+        return self._template_id
+
     def _verdict(self, old: Revision | None) -> bool | None:
         """None: it depends on the node."""
         if old is None or self._template is None:

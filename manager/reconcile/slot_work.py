@@ -170,10 +170,8 @@ class SlotWork(Generic[K]):
         self._replaced.add(key)
 
     def follows(self, task: Task) -> RevisionId:
-        """The revision of the task that follows: the wanted one, unless the update is held."""
-        if self._is_held and self._outdated.is_outdated(task) and self._view.revision(task.revision_id):
-            return task.revision_id
-        return self._service.template_id
+        """The revision of the task that follows."""
+        return self._outdated.follows(task, is_held=self._is_held)
 
     def _policy_of(self, revision_id: RevisionId) -> EffectiveRestart:
         revision = None if revision_id == self._service.template_id else self._view.revision(revision_id)
