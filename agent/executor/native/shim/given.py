@@ -44,10 +44,10 @@ def mount_all(staged: Staged, root: str, *, is_host: bool) -> None:
         place = places.make(root_fd, target, is_folder=is_folder)
         try:
             kernel.attach_tree(tree, place)
-        except OSError:
-            raise places.Unmountable(
-                f'cannot put a secret or config at "{target}": a folder is there'
-            ) from None
+        except OSError as error:
+            is_mismatch = os.path.isdir(places.path_of(place)) and not is_folder
+            why = "a folder is there" if is_mismatch else error.strerror
+            raise places.Unmountable(f'cannot put a secret or config at "{target}": {why}') from None
         flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC
         kernel.mount("", places.path_of(tree), flags=MS_BIND | MS_REMOUNT | flags)
         os.close(place)
