@@ -24,12 +24,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
+import structlog
 
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from swarmpy.limits import VOLUME_RECORD_BYTES_MAX, VOLUMES_REPORTED_BYTES_MAX, VOLUMES_REPORTED_MAX
-from swarmpy.model.ids import Timestamp
+from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.objects import NodeVolume
 from swarmpy.model.volumes import ANONYMOUS_LABEL, VolumeRequest
+
+log = structlog.get_logger(__name__)
 
 LOCAL: Final = "local"
 DATA: Final = "_data"
@@ -55,7 +58,10 @@ class Volumes:
         self._folder = folder
         self._users = users
         self._now = now
-        self._seen: tuple[tuple[int, int], tuple[NodeVolume, ...]] = ((0, 0), ())
+        self._seen = (0, 0)
+        self._told: tuple[NodeVolume, ...] = ()
+        self._known: dict[str, tuple[tuple[int, int], NodeVolume]] = {}
+        """What was read, and of which folder: nothing of a volume changes while that is the same."""
 
     def prepare(self) -> None:
         """Make the folder; clear what a crash left unfinished."""
@@ -64,9 +70,10 @@ class Volumes:
             with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 for entry in os.scandir(self._folder):
                     if entry.name.startswith(".") and entry.is_dir():
-                        shutil.rmtree(entry.path)
+                        _clear(entry.path)
         except BlockingIOError:
-            return  # somebody is at work in it right now: what lies there is not rubbish
+            pass  # somebody is at work in it right now: what lies there is not rubbish
+        self.snapshot()  # so that the first look from the event loop is not the one that reads them all
 
     # --- asking
 
@@ -89,16 +96,37 @@ class Volumes:
     def snapshot(self) -> tuple[NodeVolume, ...]:
         """The volumes as the node tells the managers of them: so many at most, and read only after a change.
 
-        Cheap enough for the event loop while nothing changes: one look at the folder.
+        Cheap enough for the event loop: one look at the folder while nothing changes, else what is new is read.
         """
         try:
             found = self._folder.stat()
+            state = (found.st_mtime_ns, found.st_nlink)
+            if state != self._seen:
+                told = self._look()
+                self._told = self._told if told == self._told else told
+                # two changes within one tick of the file system's clock look alike: then the next look counts
+                is_settled = found.st_mtime_ns < self._now() - SECOND_NS
+                self._seen = state if is_settled else (0, 0)
         except OSError:
-            return ()
-        state = (found.st_mtime_ns, found.st_nlink)
-        if state != self._seen[0]:
-            self._seen = (state, _bounded(self.list()))
-        return self._seen[1]
+            return self._told
+        return self._told
+
+    def _look(self) -> tuple[NodeVolume, ...]:
+        with os.scandir(self._folder) as entries:
+            folders = sorted(
+                (entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")),
+                key=lambda entry: entry.name,
+            )
+        known: dict[str, tuple[tuple[int, int], NodeVolume]] = {}
+        for entry in folders[:VOLUMES_REPORTED_MAX]:
+            found = entry.stat()
+            mark = (found.st_ino, found.st_ctime_ns)
+            former = self._known.get(entry.name)
+            known[entry.name] = (
+                former if former is not None and former[0] == mark else (mark, self._read(entry.name))
+            )
+        self._known = known
+        return _bounded(tuple(volume for _, volume in known.values()))
 
     # --- changing
 
@@ -287,6 +315,14 @@ def _size(folder: Path) -> int:
             except OSError:
                 continue  # it went while we looked
     return total
+
+
+def _clear(path: str) -> None:
+    """What cannot be deleted (a file that is pinned, a failing disk) must not keep the node from starting."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        log.warning("volume_remains", path=path, error=str(error))
 
 
 def _sync(folder: Path) -> None:

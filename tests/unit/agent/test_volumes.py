@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,6 +16,7 @@ from agent.volumes import DATA, Volumes
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound
 from swarmpy.limits import VOLUME_RECORD_BYTES_MAX, VOLUMES_REPORTED_MAX
 from swarmpy.model.ids import Timestamp
+from swarmpy.model.objects import NodeVolume
 from swarmpy.model.volumes import ANONYMOUS_LABEL, VolumeAnswer, VolumeQuery, VolumeRequest
 
 
@@ -144,6 +148,57 @@ def test_what_a_node_tells_of_them_follows_changes_and_is_bounded(volumes: Volum
     volumes.remove("one")
     volumes.prune(is_all=True)
     assert volumes.snapshot() == ()
+
+
+def test_only_what_is_new_is_read_for_what_a_node_tells(
+    volumes: Volumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node may have a thousand volumes, and it is the event loop that asks."""
+    for number in range(5):
+        volumes.create(VolumeRequest(name=f"v{number}"))
+    volumes.snapshot()
+    read: list[str] = []
+    monkeypatch.setattr(Volumes, "_read", spy_on(Volumes._read, read))
+    volumes.create(VolumeRequest(name="new"))
+    read.clear()
+    assert len(volumes.snapshot()) == 6
+    assert read == ["new"]
+
+
+def spy_on(
+    call: Callable[[Volumes, str], NodeVolume], names: list[str]
+) -> Callable[[Volumes, str], NodeVolume]:
+    def read(volumes: Volumes, name: str) -> NodeVolume:
+        names.append(name)
+        return call(volumes, name)
+
+    return read
+
+
+def test_changes_that_look_alike_from_outside_are_told(volumes: Volumes, tmp_path: Path) -> None:
+    """As many folders as before, changed at the same moment by the file system's coarse clock."""
+    folder = tmp_path / "volumes"
+    volumes.create(VolumeRequest(name="first"))
+    moment = folder.stat().st_mtime_ns
+    volumes.snapshot()
+    volumes.remove("first")
+    volumes.create(VolumeRequest(name="second"))
+    os.utime(folder, ns=(moment, moment))
+    assert [volume.name for volume in volumes.snapshot()] == ["second"]
+
+
+def test_what_cannot_be_deleted_keeps_no_node_from_starting(
+    volumes: Volumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes.create(VolumeRequest(name="data"))
+    (tmp_path / "volumes/data").rename(tmp_path / "volumes/.half")
+
+    def refuse(path: str) -> None:
+        raise PermissionError(1, "Operation not permitted", path)
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    volumes.prepare()
+    assert names(volumes) == []
 
 
 def test_calls_by_name(volumes: Volumes, users: Users) -> None:

@@ -58,7 +58,7 @@ def run(folder: str, sock: int) -> None:
     """The whole life of the process."""
     os.setsid()
     kernel.set_process_name("swarmpy-inside")
-    kernel.forbid_looking_in()  # in the task's pid namespace, its root would find the node's files by way of us
+    kernel.forbid_looking_in()  # once the child is among the task's processes, their root would find it
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     kind, content = frames.read_frame(sock)
@@ -209,7 +209,7 @@ def wait_begun(status: int, sock: int) -> bytes | None:
     poll = select.poll()
     poll.register(status, select.POLLIN)
     poll.register(sock, 0)  # what it sends already is the command's to read
-    chunks = []
+    chunks: list[bytes] = []
     while True:
         ready = [fd for fd, _ in poll.poll()]
         if status not in ready:
