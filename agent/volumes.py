@@ -96,7 +96,7 @@ class Volumes:
     def snapshot(self) -> tuple[NodeVolume, ...]:
         """The volumes as the node tells the managers of them: so many at most, and read only after a change.
 
-        Cheap enough for the event loop: one look at the folder while nothing changes, else what is new is read.
+        Cheap enough for the event loop: one look at the folder, and new volumes are read.
         """
         try:
             found = self._folder.stat()

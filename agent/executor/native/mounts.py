@@ -75,7 +75,7 @@ def plan_mounts(
 ) -> list[JobMount]:
     """``folder`` is the task's; ``layers`` those of each image that is mounted."""
     planned = [
-        _plan(mount, f"{folder}/mounts/{number}", folder=folder, volumes=volumes, layers=layers)
+        _plan(mount, (f"{folder}/mounts/{number}", f"{folder}/volumes/{number}"), volumes, layers)
         for number, mount in enumerate(mounts)
     ]
     return sorted(planned, key=lambda mount: os.path.normpath(mount["target"]).count("/"))
@@ -83,12 +83,11 @@ def plan_mounts(
 
 def _plan(
     mount: Mount,
-    place: str,
-    *,
-    folder: str,
+    places: tuple[str, str],
     volumes: Mapping[str, NodeVolume],
     layers: Mapping[str, tuple[str, ...]],
 ) -> JobMount:
+    """``places``: in the task's folder, of an image's files and of a nameless volume."""
     if not mount.target.startswith("/"):
         raise TaskRejected(f'invalid mount target "{mount.target}": mount path must be absolute')
     bind = mount.bind_options or BindOptions()
@@ -113,13 +112,13 @@ def _plan(
         case MountType.BIND:
             _plan_bind(planned, bind)
         case MountType.VOLUME:
-            planned["source"] = _volume_folder(mount, folder, volumes)
+            planned["source"] = _volume_folder(mount, places[1], volumes)
             planned["copies"] = not (volume.no_copy or volume.subpath)
             planned["subpath"] = volume.subpath
         case MountType.TMPFS:
             planned["source"] = ""
         case MountType.IMAGE:
-            planned["source"], planned["read_only"] = place, True
+            planned["source"], planned["read_only"] = places[0], True
             planned["layers"] = list(layers[mount.source])
             planned["subpath"] = image.subpath
         case MountType.CLUSTER:
@@ -149,14 +148,17 @@ def _plan_bind(planned: JobMount, options: BindOptions) -> None:
         planned["read_only_depth"] = "all"
 
 
-def _volume_folder(mount: Mount, folder: str, volumes: Mapping[str, NodeVolume]) -> str:
-    """A named volume outlives its tasks; a nameless one lies in the task's folder and goes with it."""
+def _volume_folder(mount: Mount, place: str, volumes: Mapping[str, NodeVolume]) -> str:
+    """A named volume outlives its tasks; a nameless one lies in the task's folder and goes with it.
+
+    It is known by its number there: a name made of the target could be that of another, or lead elsewhere.
+    """
     if mount.source:
         return volumes[mount.source].mountpoint
     options = mount.volume_options
     if options is not None and options.driver_config is not None and options.driver_config.options:
         raise TaskRejected("a volume with driver options needs a name: give the mount a source")
-    return f"{folder}/volumes/{mount.target.strip('/').replace('/', '-') or 'root'}"
+    return f"{place}/_data"
 
 
 def _check_subpath(subpath: str) -> None:

@@ -101,6 +101,9 @@ def _mount_system(job: Job, root: str) -> None:
     for path in ("/proc", "/sys", "/dev"):
         if root and not os.path.lexists(root + path):
             os.mkdir(root + path, 0o755)
+        if root and not stat.S_ISDIR(os.lstat(root + path).st_mode):
+            # a link would be followed on the node, whose root is still ours
+            raise Unmountable(f'"{path}" in the image is not a folder, so the task cannot have its own there')
     groups = os.open(_CGROUPS, os.O_PATH | os.O_CLOEXEC) if job["privileged"] else -1
     kernel.mount("proc", root + "/proc", "proc", _SEALED)
     kernel.mount("sysfs", root + "/sys", "sysfs", _SEALED | (0 if job["privileged"] else MS_RDONLY))

@@ -217,3 +217,21 @@ async def test_secrets_and_configs_over_an_image(rig: NativeRig) -> None:
     assert len(lines) == 6
     upper = rig.data_dir / "tasks" / launch.task_id / "upper"
     assert (upper / "page").read_bytes() == b"", "a place, and nothing in it"
+
+
+@pytest.mark.parametrize("name", ["proc", "sys", "dev"])
+async def test_an_image_cannot_have_the_systems_folders_elsewhere(
+    rig: NativeRig, tmp_path: Path, name: str
+) -> None:
+    """A link there would be followed on the node, and leave what a task must not see without its masks."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        link = tarfile.TarInfo(name)
+        link.type, link.linkname = tarfile.SYMTYPE, "/tmp"
+        archive.addfile(link)
+    layout = write_layout(tmp_path / "odd", [target.getvalue()], name="odd:1", Cmd=["/bin/true"])
+    await rig.executor.load_image(layout)
+    launch = await rig.launch("odd", spec=ContainerSpec(image="odd:1"), image="odd:1")
+    await rig.executor.create(launch)
+    with pytest.raises(TaskRejected, match=f'"/{name}" in the image is not a folder'):
+        await rig.executor.start(launch.task_id)
