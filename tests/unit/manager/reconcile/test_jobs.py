@@ -221,6 +221,28 @@ def test_a_forced_job_runs_all_of_it_again_and_what_was_unfinished_goes() -> Non
     assert done(world) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("mode", [job(2, 2).mode, GLOBAL])
+def test_newer_data_of_a_secret_run_nothing_again_that_has_ended(mode: ServiceMode) -> None:
+    """What ``secret update`` does to a job: its tasks would be others, and its iteration is the same."""
+    world = world_of(spec_of(mode, restart_policy=RestartPolicy(max_attempts=1, delay=Duration(0))))
+    bad, good = active(world)
+    finish(world, good)
+    for _ in range(2):
+        finish(world, next(task for task in active(world) if task.slot == bad.slot), TaskState.FAILED)
+    before = world.tasks("j")
+    service = world.service("j")
+    spec = replace(service.spec, task_template=replace(service.spec.task_template, force_update=1))
+    world.update_service("j", spec)
+    world.put(replace(world.service("j"), version=0, job_status=service.job_status))
+    assert world.service("j").template_id != service.template_id
+    for state in (NodeState.DOWN, NodeState.READY):
+        for node in ("n1", "n2"):
+            world.set_node_state(node, state)
+        world.live(3600)
+    assert {task.id for task in world.tasks("j")} == {task.id for task in before}
+    world.assert_quiet()
+
+
 def test_tasks_of_a_new_iteration_wait_for_those_that_stop() -> None:
     world = world_of(job(2, 2))
     old = active(world)
