@@ -303,6 +303,8 @@ ARCHIVE_HEAD_BYTES_MAX = 256 << 10
 STATS_PERIOD_S = 1.0
 STATS_TASKS_MAX = 5_000
 """Tasks whose usage is shown at a time."""
+TOP_COMMAND_BYTES_MAX = 4_096
+"""Of one process's command line where processes are listed."""
 
 # --- certificates and joining
 JOIN_TIMEOUT_S = 20.0

@@ -142,8 +142,9 @@ async def _beginning(content: AsyncGenerator[bytes]) -> tuple[bytes, tarfile.Tar
                 if (member := tar.next()) is not None:
                     return beginning, member
         except tarfile.TarError:
-            if len(beginning) > ARCHIVE_HEAD_BYTES_MAX:
-                raise Unavailable("what the node sent is no archive") from None
+            pass  # perhaps only cut off
+        if len(beginning) > ARCHIVE_HEAD_BYTES_MAX:
+            raise Unavailable("what the node sent is no archive")
     raise Unavailable("the node sent an archive without anything in it")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.executor.base import ProcessTable
+from swarmpy.limits import TOP_COMMAND_BYTES_MAX
 from swarmpy.model.ids import SECOND_NS, Timestamp
 
 TITLES = ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
@@ -48,9 +49,9 @@ def _row(pid: int, boot_at: int, now_s: float) -> tuple[str, ...] | None:
     folder = _PROC / str(pid)
     try:
         head, _, tail = folder.joinpath("stat").read_text(errors="replace").rpartition(")")
-        command = (
-            folder.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        )
+        with open(folder / "cmdline", "rb", buffering=0) as file:
+            # bounded: a task may give each of its processes megabytes of arguments
+            command = file.read(TOP_COMMAND_BYTES_MAX).replace(b"\0", b" ").decode(errors="replace").strip()
         uid = folder.stat().st_uid
     except OSError:
         return None
