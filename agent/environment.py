@@ -23,6 +23,7 @@ from swarmpy.errors import TaskRejected
 from swarmpy.limits import HOST_PORT_MAX, HOST_PORT_MIN, TASK_STOP_GRACE_S
 from swarmpy.model import generic_resources
 from swarmpy.model.addresses import mac_of
+from swarmpy.model.defaults import place_text
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Revision, Task
 from swarmpy.model.specs import ContainerSpec, DNSConfig, Limits, Mount, PortConfig
@@ -44,11 +45,7 @@ class NodeContext(Value, frozen=True, kw_only=True):
 
 def task_name(task: Task, revision: Revision) -> str:
     """``<service>.<slot>.<task id>``, with the node's id as the slot of a global task."""
-    return f"{revision.spec.name}.{_slot(task)}.{task.id}"
-
-
-def _slot(task: Task) -> str:
-    return str(task.slot) if task.slot else task.node_id
+    return f"{revision.spec.name}.{place_text(revision.spec, task)}.{task.id}"
 
 
 def container_spec(revision: Revision | None) -> ContainerSpec:
@@ -262,7 +259,7 @@ def template_fields(task: Task, revision: Revision, node: NodeContext) -> dict[s
             "Hostname": node.description.hostname,
             "Platform": {"OS": platform.os, "Architecture": platform.architecture},
         },
-        "Task": {"ID": task.id, "Name": task_name(task, revision), "Slot": _slot(task)},
+        "Task": {"ID": task.id, "Name": task_name(task, revision), "Slot": place_text(revision.spec, task)},
     }
 
 

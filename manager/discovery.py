@@ -22,7 +22,7 @@ from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import DISCOVERY_CACHE_RECORDS_MAX
 from swarmpy.model import endpoint_policy
-from swarmpy.model.defaults import DATA_PATH_PORT, port_protocol, publish_mode
+from swarmpy.model.defaults import DATA_PATH_PORT, place_text, port_protocol, publish_mode
 from swarmpy.model.discovery import (
     DiscoveryRecord,
     EndpointState,
@@ -216,7 +216,8 @@ def _task_name(view: View, task: Task) -> str:
     """As the agent calls it: ``<service>.<slot>.<task id>``."""
     revision = view.revision(task.revision_id)
     name = revision.spec.name if revision is not None else task.service_id
-    return f"{name}.{task.slot or task.node_id}.{task.id}"
+    spec = revision.spec if revision is not None else None
+    return f"{name}.{place_text(spec, task)}.{task.id}"
 
 
 def task_facts(

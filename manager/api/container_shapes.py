@@ -9,15 +9,17 @@ from manager.api.lookup import find, find_or_none
 from manager.api.requests import Filters
 from manager.store.view import View
 from swarmpy.errors import Conflict, NotFound
+from swarmpy.model.defaults import place_text
 from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
 from swarmpy.model.objects import Service, Task
-from swarmpy.model.specs import ContainerSpec
+from swarmpy.model.specs import ContainerSpec, ServiceSpec
 from swarmpy.model.states import TaskState
 from swarmpy.pb import streams_pb2 as pb
 
 
 def find_container(view: View, reference: str) -> Task:
-    """By a task's id or its beginning, or by ``SERVICE.SLOT[.TASK]``: the one that is to run, or ran last."""
+    """By a task's id or its beginning, or by ``SERVICE.SLOT[.TASK]``, of cron jobs also ``SERVICE.RUN.SLOT``:
+    the one that is to run, or ran last."""
     name = reference.removeprefix("/")
     found = find_or_none(view, Task, name) or _by_name(view, name)
     if found is None:
@@ -26,25 +28,30 @@ def find_container(view: View, reference: str) -> Task:
 
 
 def _by_name(view: View, name: str) -> Task | None:
-    service_name, _, last = name.rpartition(".")
-    for given, slot, id_ in ((name, last, ""), (service_name, service_name.rpartition(".")[2], last)):
-        base = given.rpartition(".")[0]
-        service = find_or_none(view, Service, base) if base else None
+    rest, _, last = name.rpartition(".")
+    base, _, middle = rest.rpartition(".")
+    for service_name, place, id_ in ((rest, last, ""), (base, f"{middle}.{last}", ""), (base, middle, last)):
+        service = find_or_none(view, Service, service_name) if service_name else None
         if service is None:
             continue
         tasks = [
             task
             for task in view.tasks_of_service(service.id)
-            if (str(task.slot) if task.slot else task.node_id) == slot and task.id.startswith(id_)
+            if place in _places(service.spec, task) and task.id.startswith(id_)
         ]
         if tasks:
             return max(tasks, key=_newness)
     return None
 
 
+def _places(spec: ServiceSpec, task: Task) -> tuple[str, ...]:
+    place = place_text(spec, task)
+    return (place, f"{task.job_iteration}.{place}") if spec.mode.cron_job is not None else (place,)
+
+
 def _newness(task: Task) -> tuple[bool, Timestamp, str]:
     """Of the tasks of a slot, the one that is not to end, and else the last that was made."""
-    return task.desired_state <= TaskState.RUNNING, task.created_at, task.id
+    return task.desired_state <= TaskState.COMPLETE, task.created_at, task.id
 
 
 def container_spec(view: View, task: Task) -> ContainerSpec:
@@ -55,8 +62,8 @@ def container_spec(view: View, task: Task) -> ContainerSpec:
 
 def container_name(view: View, task: Task) -> str:
     service = view.service(task.service_id)
-    name = service.spec.name if service is not None else task.service_id
-    return f"{name}.{task.slot or task.node_id}.{task.id}"
+    spec = service.spec if service is not None else None
+    return f"{task.service_id if spec is None else spec.name}.{place_text(spec, task)}.{task.id}"
 
 
 def node_of(task: Task) -> NodeId:

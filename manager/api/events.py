@@ -22,7 +22,7 @@ from manager.api.streams import is_gone, open_stream, parse_moment
 from manager.history import Change, FallenBehind, History
 from manager.store.view import View
 from swarmpy.limits import API_STREAM_IDLE_S
-from swarmpy.model.defaults import network_driver, replicas_of
+from swarmpy.model.defaults import network_driver, place_text, replicas_of
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
 from swarmpy.model.states import TaskState
@@ -204,8 +204,8 @@ def _name(view: View, item: Object) -> str:
             return item.description.hostname
         case Task():
             service = view.service(item.service_id)
-            name = item.service_id if service is None else service.spec.name
-            return f"{name}.{item.slot or item.node_id}"
+            spec = None if service is None else service.spec
+            return f"{item.service_id if spec is None else spec.name}.{place_text(spec, item)}"
         case Service() | Network() | Secret() | Config():
             return item.spec.name
         case _:

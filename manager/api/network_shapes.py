@@ -16,7 +16,7 @@ from manager.store.view import View
 from swarmpy.model import network_rules
 from swarmpy.model.addresses import bare, mac_of
 from swarmpy.model.cluster_specs import IPAMOptions
-from swarmpy.model.defaults import DATA_PATH_PORT, OVERLAY_DRIVER, is_encrypted, network_driver
+from swarmpy.model.defaults import DATA_PATH_PORT, OVERLAY_DRIVER, is_encrypted, network_driver, place_text
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Network, NetworkAttachment, Node, Service, Task
 from swarmpy.model.states import NodeState, TaskState
@@ -112,8 +112,9 @@ def _order(task: Task) -> tuple[int, str, str]:
 
 def task_name(service: Service | None, task: Task) -> str:
     """The container's name: ``web.1.<task id>``; of a global service ``web.<node id>.<task id>``."""
-    head = service.spec.name if service is not None else task.service_id
-    return f"{head}.{task.slot or task.node_id}.{task.id}"
+    spec = service.spec if service is not None else None
+    head = spec.name if spec is not None else task.service_id
+    return f"{head}.{place_text(spec, task)}.{task.id}"
 
 
 def data_path_of(node: Node) -> str:

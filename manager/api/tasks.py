@@ -18,9 +18,10 @@ from manager.reconcile.jobs import going_on
 from manager.reconcile.outdated import Outdated
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.defaults import is_job
+from swarmpy.model.defaults import is_job, place_text
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Service, Task
+from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import TaskState
 
 FILTERS = frozenset(
@@ -126,7 +127,7 @@ def _is_wanted(view: View, task: Task, wanted: requests.Filters) -> bool:
     if not requests.matches(wanted, "runtime", lambda name: name == "container"):
         return False
     if "name" in wanted and not requests.matches(
-        wanted, "name", lambda name: spec is not None and _name(spec.name, task).startswith(name)
+        wanted, "name", lambda name: spec is not None and _name(spec, task).startswith(name)
     ):
         return False
     return requests.matches_labels(wanted, "label", {} if container is None else container.labels)
@@ -163,5 +164,5 @@ def _measure_of(view: View, service: Service) -> Outdated | frozenset[int]:
     return frozenset({last, *going_on(service)})
 
 
-def _name(service_name: str, task: Task) -> str:
-    return f"{service_name}.{task.slot or task.node_id}.{task.id}"
+def _name(spec: ServiceSpec, task: Task) -> str:
+    return f"{spec.name}.{place_text(spec, task)}.{task.id}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from manager.store.view import View
+from swarmpy.model.defaults import place_text
 from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
 from swarmpy.model.objects import Service, Task
 from swarmpy.model.value import Value
@@ -33,8 +34,8 @@ class Explanation(Value, frozen=True, kw_only=True):
 
 def task_title(service: Service | None, task: Task) -> str:
     """``web.3``; of a global service the node's id takes the number's place."""
-    name = service.spec.name if service is not None else task.service_id
-    return f"{name}.{task.slot or task.node_id}"
+    spec = service.spec if service is not None else None
+    return f"{task.service_id if spec is None else spec.name}.{place_text(spec, task)}"
 
 
 def node_title(view: View, node_id: NodeId) -> str:

@@ -105,7 +105,7 @@ class NodeLoad:
                 named = resource.named_resource_spec
                 _add(self.names, (named.kind, named.value), count)
         if needs.volumes:
-            for volume in volumes_of(needs, task.slot or task.node_id):
+            for volume in volumes_of(needs, task.node_id if needs.is_global else task.slot):
                 if volume.is_sticky:
                     _add(self.volumes, volume.name, count)
 

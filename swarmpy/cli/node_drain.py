@@ -9,6 +9,7 @@ from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError, switch, text
 from swarmpy.cli.node_change import change
 from swarmpy.cli.session import Session, each, fail, tell
+from swarmpy.cli.task_rows import slot_text
 from swarmpy.client import Json, filters
 from swarmpy.limits import PROGRESS_PERIOD_S
 from swarmpy.model.ids import SECOND_NS
@@ -98,7 +99,7 @@ def _tell_left(session: Session, name: str, left: list[Json], timeout: str) -> N
     lines = [f"{len(left)} of the tasks on node {name} did not end within {timeout}:"]
     for task in left[:_SHOWN_MAX]:
         service = services.get(task["ServiceID"], task["ServiceID"])
-        slot = task.get("Slot") or name
+        slot = slot_text(task) if "Slot" in task else name
         why = "is stopping" if task["DesiredState"] in ("shutdown", "remove") else _waits_for(session, task)
         lines.append(f"  {service}.{slot} ({task['ID'][:12]}) {why}")
     if len(left) > _SHOWN_MAX:

@@ -66,7 +66,20 @@ def ps(session: Session, arguments: list[str], options: Options) -> int:
         tasks = session.client.get("/tasks", filters(chosen))
         rows = task_rows(session.client, tasks, options, now=datetime.now(UTC))
         show_list(Listing(TASK_COLUMNS, rows), options)
+        if not options.on("quiet") and not options.is_set("format"):
+            _tell_waiting(session, found, {task["ServiceID"] for task in tasks})
     return code
+
+
+def _tell_waiting(session: Session, asked: list[str], shown: set[str]) -> None:
+    """Why services have no tasks: an empty table would not say that they wait for others."""
+    missing = [id_ for id_ in asked if id_ not in shown]
+    if not missing:
+        return
+    for service in session.client.get("/services", {"status": True, **filters({"id": missing})}):
+        reason = (service.get("ServiceStatus") or {}).get("Waiting", "")
+        if reason:
+            tell(f"{service['Spec']['Name']} has no tasks yet: {reason}")
 
 
 def inspect(session: Session, arguments: list[str], options: Options) -> int:

@@ -32,7 +32,7 @@ def find_service(client: Client, reference: str) -> Json | None:
 
 
 def tasks_of(client: Client, service: Json) -> list[Json]:
-    """Those that are to run, by slot and node."""
-    wanted = filters({"service": [service["ID"]], "desired-state": ["running"]})
+    """Those that are to run, or as a job's to run to their end, by slot and node."""
+    wanted = filters({"service": [service["ID"]], "desired-state": ["running", "complete"]})
     tasks: list[Json] = client.get("/tasks", wanted)
     return sorted(tasks, key=lambda task: (task.get("Slot", 0), task.get("NodeID", ""), task["ID"]))

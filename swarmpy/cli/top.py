@@ -14,6 +14,7 @@ from swarmpy.cli.output import template
 from swarmpy.cli.render import binary_size, short_id, size, table
 from swarmpy.cli.session import Session, tell
 from swarmpy.cli.target import find_service, task_path, tasks_of
+from swarmpy.cli.task_rows import slot_text
 from swarmpy.client import Client, ErrorAnswer, Json, filters
 from swarmpy.limits import STATS_PERIOD_S
 
@@ -42,7 +43,7 @@ def top(session: Session, arguments: list[str], options: Options) -> int:
         return 1
     code = 0
     for number, task in enumerate(tasks):
-        print(("\n" if number else "") + f"{reference}.{task.get('Slot') or task['NodeID']}.{task['ID']}")
+        print(("\n" if number else "") + f"{reference}.{slot_text(task)}.{task['ID']}")
         try:
             _print_processes(client.get(f"/containers/{task['ID']}/top"))
         except ErrorAnswer as error:
@@ -128,7 +129,8 @@ def stats(session: Session, arguments: list[str], options: Options) -> int:
     while True:
         found = session.client.get("/swarmpy/stats", query)
         for warning in found["Warnings"]:
-            tell(warning)
+            if not is_first:  # with the rows, and once
+                tell(warning)
         tasks = found["Tasks"]
         if not is_first:
             show(_rows(tasks, before, is_whole=options.on("no-trunc")))

@@ -13,7 +13,7 @@ from typing import Final
 from swarmpy.limits import UPDATE_PROGRESS_DEADLINE_S
 from swarmpy.model.cluster_specs import NetworkSpec, NodeSpec
 from swarmpy.model.ids import SECOND_NS, Duration
-from swarmpy.model.objects import Cluster, Service
+from swarmpy.model.objects import Cluster, Service, Task
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -107,6 +107,12 @@ def is_job(spec: ServiceSpec) -> bool:
 def is_per_node(spec: ServiceSpec) -> bool:
     """Whether a task's place is a node, not a numbered slot: global services and global jobs."""
     return is_global(spec) or spec.mode.global_job is not None
+
+
+def place_text(spec: ServiceSpec | None, task: Task) -> str:
+    """What of a task's name follows its service's: the slot, which of jobs begins at 0, or its node's id."""
+    is_numbered = spec is not None and is_job(spec) and not is_per_node(spec)
+    return str(task.slot) if task.slot or is_numbered else task.node_id
 
 
 def replicas(spec: ServiceSpec) -> int:

@@ -18,7 +18,7 @@ from agent.dataplane.base import Balancer, NetworkState, NodeState, PublishedPor
 from agent.dataplane.base import Peer as PeerState
 from manager.store.networking import places_of, publishes_in_ingress
 from manager.store.view import View
-from swarmpy.model.defaults import is_encrypted, publish_mode
+from swarmpy.model.defaults import is_encrypted, place_text, publish_mode
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Network, Node, Service, Task
 from swarmpy.model.states import NodeState as Liveness
@@ -230,7 +230,7 @@ class _Truth:
     def _names_of(self, task: Task) -> set[str]:
         revision = self._view.revision(task.revision_id)
         assert revision is not None
-        names = {f"{revision.spec.name}.{task.slot or task.node_id}.{task.id}".lower()}
+        names = {f"{revision.spec.name}.{place_text(revision.spec, task)}.{task.id}".lower()}
         if task.node_id == self._node_id:
             container = revision.spec.task_template.container_spec
             names |= {task.id[:12], (container.hostname if container else "") or task.id[:12]}
