@@ -2,9 +2,9 @@
 
 Judged are nodes that are ready and active (a paused node keeps what it has, a drained one loses it anyway),
 by the service's present constraints, not by those the task was placed under; what an update that is held has
-not reached is judged by its own, since what follows it is of its own revision. Reservations are granted to the
-oldest tasks first; those that the node's resources no longer cover are turned down too, and so are those that
-were given a named resource which the node no longer has. What is turned down is REJECTED, and its
+not reached is judged by its own, since what follows it is of its own revision. Reservations are granted to
+the oldest tasks first; those that the node's resources no longer cover are turned down too, and so are those
+that were given a named resource which the node no longer has. What is turned down is REJECTED, and its
 orchestrator replaces it elsewhere; so nothing may be turned down that the scheduler would place where it is,
 or the two would go on for ever. Where a task's volume is plays no part here: it runs where it is.
 """

@@ -75,6 +75,7 @@ def is_task_news(old: object | None, new: object | None) -> bool:
         or old.node_id != new.node_id
         or (old.status.state >= TaskState.RUNNING) != (new.status.state >= TaskState.RUNNING)
         or is_terminal(old.status.state) != is_terminal(new.status.state)
+        or old.status.is_unready != new.status.is_unready
     )
 
 

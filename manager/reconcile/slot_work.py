@@ -2,7 +2,11 @@
 
 Replace what ended or lost its node, as the restart policy says; tell waiting replacements to run; end what a
 start-first update or a move overlapped; take the update a step further. Where updates start the new task
-first, so does a drain: what runs on the drained node stays until its successor runs.
+first, so does a drain: what runs on the drained node stays until its successor is up.
+
+A task is *up* when it runs and is ready. One that runs and is not ready takes over all the same once the
+progress deadline has passed, so nothing overlaps for ever; but it takes nothing from the revision that an
+update is on its way from: that such an update goes on, pauses or is rolled back is decided first.
 
 A task that an order ends and the task that follows it are one atomic group, so no slot is ever lost or
 doubled by a crash between the two.
@@ -35,15 +39,16 @@ from manager.reconcile.update import (
     config_of,
     is_going,
     is_held,
+    is_paused,
     rollback_blocked,
 )
 from manager.reconcile.update_progress import Progress, progress_of
 from swarmpy.limits import RESTART_STOP_WAIT_S
 from swarmpy.model.changes import Order, Update
 from swarmpy.model.defaults import EffectiveRestart, restart_policy
-from swarmpy.model.ids import SECOND_NS, RevisionId
+from swarmpy.model.ids import SECOND_NS, RevisionId, Timestamp
 from swarmpy.model.objects import Service, Task
-from swarmpy.model.states import TaskState, UpdateOrder, is_terminal
+from swarmpy.model.states import FailureAction, TaskState, UpdateOrder, is_terminal
 
 _STOP_WAIT_NS: Final = int(RESTART_STOP_WAIT_S * SECOND_NS)
 
@@ -132,8 +137,8 @@ class SlotWork(Generic[K]):
             self._builder.add(*(change for task in tasks for change in self._builder.stop(task)))
 
     def _without_leaving(self, lost: Sequence[Task], fine: Sequence[Task]) -> Sequence[Task]:
-        """Those to stop now: what leaves a drained node stays until another task of the slot runs."""
-        if any(task.status.state == TaskState.RUNNING for task in fine):
+        """Those to stop now: what leaves a drained node stays until another task of the slot is up."""
+        if any(self._is_up(task) for task in fine):
             return lost
         return [task for task in lost if not self._is_leaving(task)]
 
@@ -190,22 +195,44 @@ class SlotWork(Generic[K]):
     def _is_keeper(self, task: Task) -> bool:
         return task.status.state == TaskState.RUNNING and not self._outdated.is_outdated(task)
 
-    def _end_overlap(self, fine: list[Task]) -> list[Task]:
-        """Of several tasks in a slot, the newest that runs the wanted revision ends the others.
+    def _is_up(self, task: Task) -> bool:
+        """Whether it can stand in for another; if it is not ready yet, it is asked again in time."""
+        if task.status.state != TaskState.RUNNING:
+            return False
+        if not task.status.is_unready:
+            return True
+        patience_ends_at = task.status.running_since + config_of(self._service).progress_deadline
+        if patience_ends_at > self._now:
+            self._builder.wake(Timestamp(patience_ends_at))
+            return False
+        return True
 
-        A newer one of that revision, which has a node and does not run yet, is to take over, and stays.
+    def _end_overlap(self, fine: list[Task]) -> list[Task]:
+        """Of several tasks in a slot, the newest that is up in the wanted revision ends the others.
+
+        A newer one of that revision, which has a node and is not up yet, is to take over, and stays.
         """
-        keeper = next((task for task in reversed(fine) if self._is_keeper(task)), None)
+        keeper = next((task for task in reversed(fine) if self._is_keeper(task) and self._is_up(task)), None)
         if keeper is None:
             return fine
+        if keeper.status.is_unready and self._may_still_return():
+            # what may be returned to is kept, as it is the one that serves
+            fine_to_end = [task for task in fine if not self._outdated.is_outdated(task)]
+        else:
+            fine_to_end = fine
         others = [
             task
-            for task in fine
+            for task in fine_to_end
             if task is not keeper
             and (age(task) < age(keeper) or not task.node_id or self._outdated.is_outdated(task))
         ]
         self._stop(others)
         return [task for task in fine if task not in others]
+
+    def _may_still_return(self) -> bool:
+        """Whether the update may yet pause or be rolled back, or has paused."""
+        is_undecided = config_of(self._service).failure_action != FailureAction.CONTINUE
+        return is_paused(self._service) or (is_undecided and is_going(self._service))
 
     def is_alive(self, task: Task) -> bool:
         """Whether the task may be running, on a node that will say when it has stopped."""

@@ -50,6 +50,10 @@ def is_going(service: Service) -> bool:
     return service.update_status is not None and service.update_status.state in _GOING
 
 
+def is_paused(service: Service) -> bool:
+    return service.update_status is not None and service.update_status.state in PAUSED
+
+
 def is_under_way(service: Service) -> bool:
     """Whether an update, or a rollback, is going or paused."""
     status = service.update_status

@@ -2,8 +2,9 @@
 
 Tasks of the update are those of the wanted revision that were created since it began. A slot with such a
 task is *changed*. It is *waiting* until one of them has come up (or ended by itself), *busy* while it waits
-and for the update's delay after that. A slot whose task was stopped before it came up still waits: its node
-was drained, and another task follows. One that nothing follows, since the restart policy says so, is done.
+and for the update's delay after that. A task that runs and is not ready is not up, and waits since it runs.
+A slot whose task was stopped before it came up still waits: its node was drained, and another task follows.
+One that nothing follows, since the restart policy says so, is done.
 
 A task of the update that ends by itself before it ran, or within the monitor period after, is a *failure*.
 A slot that waits is *overdue* if there was a time as long as the progress deadline, since it began to wait,
@@ -100,13 +101,21 @@ def _is_since(task: Task, status: UpdateStatus) -> bool:
 
 def _slot(tasks: Sequence[Task], created: Sequence[Task], status: UpdateStatus, now: Timestamp) -> _Slot:
     since = max(created[0].created_at, status.resumed_at)
-    came_up = [at for task in created if (at := _came_up_at(task))]
+    unready = [task for task in created if _is_unready(task)]
+    came_up = [at for task in created if task not in unready and (at := _came_up_at(task))]
     if came_up:
         # clocks of nodes may be ahead of the leader's; what it was told has happened
         return _Slot(since=since, done_at=min(*came_up, now))
+    if unready:
+        return _Slot(since=max(since, unready[-1].status.running_since), waiting=unready[-1])
     if not any(is_wished(task) for task in tasks):
         return _Slot(since=since, done_at=min(created[-1].status.timestamp, now))
     return _Slot(since=since, waiting=created[-1])
+
+
+def _is_unready(task: Task) -> bool:
+    """Whether it is all that keeps its slot from being up that the task wants no requests."""
+    return task.status.state == TaskState.RUNNING and task.status.is_unready and is_wished(task)
 
 
 def _came_up_at(task: Task) -> int:
@@ -156,7 +165,9 @@ def _why_waiting(task: Task) -> str:
     status = task.status
     where = f"slot {task.slot}" if task.slot else f"node {task.node_id}"
     state = "waiting to be replaced" if is_terminal(status.state) else status.state.name.lower()
-    reason = status.err or status.message
+    if _is_unready(task):
+        state = "running, but not ready"
+    reason = status.err or (status.health_output if _is_unready(task) else status.message)
     # "preparing: preparing" tells nothing
     told = f": {reason}" if reason and reason.lower() != state else ""
     return f"task {task.id} in {where} is {state}{told}"

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from rollout import Rollout, config, spec
 
 from manager.api import service_plan
-from swarmpy.model.specs import Placement, Resources, ServiceSpec
+from swarmpy.model.specs import Placement, ResourceRequirements, Resources, ServiceSpec
 from swarmpy.model.states import TaskState, UpdateState
 
 
@@ -63,14 +63,17 @@ def test_who_asks_for_no_cpus_is_not_turned_down_for_them() -> None:
     rollout = Rollout(spec("a", replicas=3, memory=1 << 20))
     world = rollout.world
     full = spec("hog", name="hog", replicas=3)
-    wants = replace(full.task_template.resources, reservations=Resources(nano_cpus=8 * 10**9))
+    wants = ResourceRequirements(reservations=Resources(nano_cpus=8 * 10**9))
     world.create_service("hog", replace(full, task_template=replace(full.task_template, resources=wants)))
     world.live()
-    for hog in world.running("hog"):
-        node = world.node(hog.node_id)
-        world.scale("hog", 0)
-        world.settle()
-        has = replace(node.description.resources, nano_cpus=10**9)
-        world.change_node(node.id, description=replace(node.description, resources=has))
+    assert len(world.running("hog")) == 3
+    for node in ("n1", "n2", "n3"):
+        description = world.node(node).description
+        has = replace(description.resources, nano_cpus=10**9)
+        world.change_node(node, description=replace(description, resources=has))
     world.settle()
+    assert not world.running("hog")
+    world.report(world.running("web")[0].id, TaskState.FAILED)
+    world.live(60)
+    assert len(world.running("web")) == 3
     assert not [task for task in world.tasks("web") if task.status.state == TaskState.REJECTED]
