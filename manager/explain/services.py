@@ -8,7 +8,16 @@ from typing import Final
 
 from manager.explain.jobs import explain_job
 from manager.explain.nodes import node_verdicts
-from manager.explain.words import Explanation, NodeVerdict, Reason, ago, many, node_title, span
+from manager.explain.words import (
+    Explanation,
+    NodeVerdict,
+    Reason,
+    ago,
+    many,
+    node_title,
+    span,
+    with_output,
+)
 from manager.reconcile.dependencies import waits_for
 from manager.reconcile.outdated import Outdated
 from manager.reconcile.restart import waiting_reason
@@ -107,9 +116,15 @@ def _lost_nodes(view: View, wished: Iterable[Task]) -> Iterator[Reason]:
 
 def _failures(tasks: Sequence[Task], now: Timestamp) -> Iterator[Reason]:
     failed = [task for task in tasks if task.status.state in _FAILED]
-    for err, count in _most(task.status.err or task.status.state.name.lower() for task in failed):
-        last = max(task.status.timestamp for task in failed if task.status.err == err or not task.status.err)
+    for err, count in _most(_why_failed(task) for task in failed):
+        last = max(task.status.timestamp for task in failed if _why_failed(task) == err)
         yield Reason(about="Failures", text=f"{many(count, 'time')}, last {ago(last, now)}: {err}")
+
+
+def _why_failed(task: Task) -> str:
+    """With what its last check has printed, if that is why."""
+    status = task.status
+    return with_output(status.err or status.state.name.lower(), status)
 
 
 def _most(texts: Iterable[str]) -> list[tuple[str, int]]:

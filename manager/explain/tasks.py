@@ -6,7 +6,17 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from manager.explain.nodes import node_verdicts
-from manager.explain.words import Explanation, NodeVerdict, Reason, ago, many, node_title, span, task_title
+from manager.explain.words import (
+    Explanation,
+    NodeVerdict,
+    Reason,
+    ago,
+    many,
+    node_title,
+    span,
+    task_title,
+    with_output,
+)
 from manager.reconcile.outdated import Outdated
 from manager.reconcile.restart import declined_reason, waiting_reason
 from manager.reconcile.slots import age, is_wished
@@ -151,7 +161,7 @@ def _ended(view: View, service: Service | None, task: Task, slot: Sequence[Task]
 def _history(view: View, task: Task, slot: Sequence[Task], now: Timestamp) -> Iterator[Reason]:
     older = [other for other in slot if age(other) < age(task)]
     for other in reversed(older[-HISTORY_SHOWN:]):
-        state, err = other.status.state.name.lower(), other.status.err
+        state, err = other.status.state.name.lower(), with_output(other.status.err, other.status)
         where = f" on {node_title(view, other.node_id)}" if other.node_id else ""
         text = f"{other.id}{where}: {state} {ago(other.status.timestamp, now)}"
         yield Reason(about="Before it", text=f"{text}: {err}" if err else text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from manager.store.view import View
 from swarmpy.model.defaults import place_text
 from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
-from swarmpy.model.objects import Service, Task
+from swarmpy.model.objects import Service, Task, TaskStatus
 from swarmpy.model.value import Value
 
 
@@ -41,6 +41,11 @@ def task_title(service: Service | None, task: Task) -> str:
 def node_title(view: View, node_id: NodeId) -> str:
     node = view.node(node_id)
     return node.description.hostname if node is not None and node.description.hostname else str(node_id)
+
+
+def with_output(text: str, status: TaskStatus) -> str:
+    """What the task's last check has printed stands behind the text, as in ``service ps``."""
+    return ": ".join(part for part in (text, " ".join(status.health_output.split())) if part)
 
 
 def ago(then: Timestamp, now: Timestamp) -> str:

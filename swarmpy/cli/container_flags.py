@@ -38,12 +38,20 @@ UPDATE_CONTAINER_FLAGS: Final = (
 )
 
 
+def _size(options: Options, flag: str) -> int:
+    wish = options.text(flag)
+    try:
+        return values.memory_bytes(wish)
+    except UsageError as error:
+        raise UsageError(f'invalid argument "{wish}" for "--{flag}" flag: {error}') from None
+
+
 def apply_container(spec: Json, options: Options, *, is_update: bool) -> None:
     """What these flags make of a spec."""
     if options.is_set("privileged"):
         put(spec, _CONTAINER + "Privileged", options.on("privileged"))
     if options.is_set("shm-size"):
-        put(spec, _CONTAINER + "ShmSize", values.memory_bytes(options.text("shm-size")))
+        put(spec, _CONTAINER + "ShmSize", _size(options, "shm-size"))
     for flag, field in (("cpuset-cpus", "CpusetCPUs"), ("cpuset-mems", "CpusetMems")):
         if options.is_set(flag):
             put(spec, _CONTAINER + field, options.text(flag))

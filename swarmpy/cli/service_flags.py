@@ -293,7 +293,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
     ),
     Family("group", _CONTAINER + "Groups", _same, _same, "Supplementary user groups for the container"),
     Family("host", _CONTAINER + "Hosts", values.host, _same, "Host-to-IP mappings (host:ip)"),
-    Family("dns", _CONTAINER + "DNSConfig.Nameservers", _same, _same, "Custom DNS servers"),
+    Family("dns", _CONTAINER + "DNSConfig.Nameservers", values.name_server, _same, "Custom DNS servers"),
     Family("dns-option", _CONTAINER + "DNSConfig.Options", _same, _same, "DNS options"),
     Family("dns-search", _CONTAINER + "DNSConfig.Search", _same, _same, "Custom DNS search domains"),
     Family("sysctl", _CONTAINER + "Sysctls", _map_item("sysctl"), _same, "Sysctl options", is_map=True),

@@ -5,6 +5,7 @@ Each function raises UsageError with docker's sentence where docker has one.
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,13 @@ def host(text: str) -> str:
     if not separator or not name or not address:
         raise UsageError(f'bad format for add-host: "{text}"')
     return f"{address} {name}"
+
+
+def name_server(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        raise UsageError(f"{text} is not an ip address") from None
 
 
 def ulimit(text: str) -> Json:

@@ -160,9 +160,11 @@ class World:
     def set_availability(self, id_: str, availability: NodeAvailability) -> None:
         self.change_node(id_, spec=replace(self.node(id_).spec, availability=availability))
 
-    def report(self, task_id: str, state: TaskState, *, err: str = "") -> None:
-        """As an agent does."""
-        status = TaskStatus(timestamp=self.now, state=state, message=state.name.lower(), err=err)
+    def report(self, task_id: str, state: TaskState, *, err: str = "", output: str = "") -> None:
+        """As an agent does; ``output`` is that of the last check."""
+        status = TaskStatus(
+            timestamp=self.now, state=state, message=state.name.lower(), err=err, health_output=output
+        )
         for group in report_groups(self.tables, [(TaskId(task_id), status)], self.now):
             self.apply(group)
 

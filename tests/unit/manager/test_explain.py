@@ -112,6 +112,17 @@ def test_why_restarted_and_what_was_before() -> None:
     assert failure == "1 time, last 0 s ago: task: non-zero exit (3)"
 
 
+def test_what_the_last_check_printed_stands_behind_the_failure() -> None:
+    world = world_with(spec(), make_node("n1"))
+    first = newest(world)
+    world.report(first.id, TaskState.FAILED, err="unhealthy container", output="no\nroute")
+    quieten(world)
+    assert texts(of_task(world), "Before it") == [
+        f"{first.id} on n1: failed 0 s ago: unhealthy container: no route"
+    ]
+    assert texts(of_service(world), "Failures") == ["1 time, last 0 s ago: unhealthy container: no route"]
+
+
 def test_why_it_waits_for_its_delay() -> None:
     world = world_with(spec(restart_policy=RestartPolicy(delay=60 * SECOND_NS)), make_node("n1"))  # type: ignore[arg-type]
     world.report(newest(world).id, TaskState.FAILED, err="task: non-zero exit (3)")

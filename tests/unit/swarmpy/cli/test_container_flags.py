@@ -120,7 +120,7 @@ def test_security(tmp_path: Path) -> None:
         (("--device", "a:b:c:d"), "invalid device specification"),
         (("--device", "/dev/a", "--device", "/dev/a:r"), "two devices"),
         (("--gpus", "many"), "give all, a number"),
-        (("--shm-size", "big"), "big"),
+        (("--shm-size", "big"), 'invalid argument "big" for "--shm-size" flag'),
         (("--security-opt", "seccomp=/no/such"), "opening seccomp profile"),
         (("--security-opt", "odd=1"), "invalid --security-opt"),
         (("--security-opt", "no-new-privileges:maybe"), "invalid --security-opt"),

@@ -413,3 +413,10 @@ def test_an_update_of_nothing_changes_nothing() -> None:
     spec = create("-e", "A=1", "host")
     before: Any = repr(spec)
     assert repr(update(spec)) == before
+
+
+def test_a_dns_server_is_an_address() -> None:
+    assert values.name_server("10.0.0.53") == "10.0.0.53"
+    assert values.name_server("FD00::53") == "fd00::53"
+    with pytest.raises(UsageError, match="nope is not an ip address"):
+        values.name_server("nope")
