@@ -10,6 +10,7 @@ heard of an end yet; the node goes by what it knows itself.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ from swarmpy.model.states import NodeState as Liveness
 from swarmpy.model.states import PortProtocol, PublishMode, TaskState, is_terminal
 
 NAME: Final = "discovery"
+ADDRESSES_KEPT: Final = 10_000
+"""Addresses whose MAC is remembered: a run meets the same ones at every look."""
 
 
 def reachable(core: Core) -> set[TaskId]:
@@ -80,6 +83,13 @@ class _Truth:
         self._view = view
         self._node_id = node_id
         self._reachable = reachable
+        # every network and service is asked about several times, and the store stands still meanwhile
+        self._on: dict[NetworkId, dict[TaskId, Task]] = {}
+        self._known_actives: dict[tuple[NetworkId, ServiceId], tuple[str, ...]] = {}
+        for task in view.tasks():
+            for place in task.places if _is_on(task) else ():
+                if place.addresses:
+                    self._on.setdefault(place.network_id, {})[task.id] = task
 
     # --- what is held
 
@@ -138,11 +148,7 @@ class _Truth:
 
     def _tasks(self, network: Network) -> list[Task]:
         """All that have addresses there and have not ended."""
-        return [
-            task
-            for task in self._view.tasks()
-            if _is_on(task) and any(each.network_id == network.id and each.addresses for each in task.places)
-        ]
+        return list(self._on.get(network.id, {}).values())
 
     def _is_lost(self, task: Task) -> bool:
         node = self._view.node(task.node_id)
@@ -178,16 +184,19 @@ class _Truth:
         return found
 
     def _actives(self, network_id: NetworkId, service_id: ServiceId) -> tuple[str, ...]:
-        return tuple(
-            sorted(
-                _bare(address)
-                for task in self._view.tasks_of_service(service_id)
-                if self._is_active(task)
-                for place in task.places
-                if place.network_id == network_id
-                for address in place.addresses
+        key = (network_id, service_id)
+        if key not in self._known_actives:
+            self._known_actives[key] = tuple(
+                sorted(
+                    _bare(address)
+                    for task in self._view.tasks_of_service(service_id)
+                    if self._is_active(task)
+                    for place in task.places
+                    if place.network_id == network_id
+                    for address in place.addresses
+                )
             )
-        )
+        return self._known_actives[key]
 
     # --- services
 
@@ -271,5 +280,6 @@ def _bare(address: str) -> str:
     return address.partition("/")[0]
 
 
+@lru_cache(ADDRESSES_KEPT)
 def _mac(address: str) -> str:
     return "02:42:" + ip_address(address).packed[-4:].hex(":")
