@@ -78,7 +78,12 @@ def _add(tar: tarfile.TarFile, root: str, name: str) -> None:
 
 
 def _member(tar: tarfile.TarFile, path: str, name: str) -> tarfile.TarInfo | None:
-    return tar.gettarinfo(path, name)
+    """tarfile remembers every file, in case it comes again by another name: here only what may."""
+    member = tar.gettarinfo(path, name)
+    found = os.lstat(path)
+    if found.st_nlink < 2:
+        vars(tar)["inodes"].pop((found.st_ino, found.st_dev), None)
+    return member
 
 
 def _forget_members(tar: tarfile.TarFile) -> None:
