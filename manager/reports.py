@@ -1,7 +1,9 @@
 """What agents report of their tasks, as groups for the log: one per task, of which the furthest counts.
 
 The leader notes when it heard that a task runs. Nodes' clocks may be off, and an agent's report of how a task
-ended takes the place of the one that said that it ran.
+ended takes the place of the one that said that it ran. What a node tells has happened; so a time that is yet
+to come by the leader's clock, since the node's is ahead, is made now. Or failures would fall out of every
+period in which they count, or stay in it for as long as the clock is ahead.
 """
 
 from __future__ import annotations
@@ -41,4 +43,6 @@ def _noted(view: View, task_id: TaskId, status: TaskStatus, ran: set[TaskId], no
     since = stored.status.running_since if stored is not None else Timestamp(0)
     if not since and task_id in ran:
         since = now
-    return status if status.running_since == since else replace(status, running_since=since)
+    if status.running_since == since and status.timestamp <= now:
+        return status
+    return replace(status, running_since=since, timestamp=Timestamp(min(status.timestamp, now)))
