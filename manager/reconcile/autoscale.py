@@ -149,7 +149,8 @@ def wanted(current: int, load: Load) -> int:
 
 
 def _up(status: AutoscaleStatus, wish: int, cause: Load, now: Timestamp) -> AutoscaleStatus:
-    if status.scaled_at and now < status.scaled_at + _UP_GAP_NS:
+    # one that is yet to come was written by a leader whose clock was ahead
+    if status.scaled_at <= now < status.scaled_at + _UP_GAP_NS and status.scaled_at:
         return status if status.low_since == _NEVER else replace(status, low_since=_NEVER)
     step = min(wish, max(status.replicas * 2, status.replicas + AUTOSCALE_UP_STEP_MIN))
     return _scaled(status, step, cause, now)
@@ -159,7 +160,7 @@ def _down(
     autoscale: Autoscale, status: AutoscaleStatus, wish: int, cause: Load, now: Timestamp
 ) -> AutoscaleStatus:
     delay = autoscale.scale_down_delay or int(AUTOSCALE_DOWN_DELAY_S * SECOND_NS)
-    if status.low_since == _NEVER:
+    if status.low_since == _NEVER or status.low_since > now:
         return replace(status, low_since=now)
     if now < status.low_since + delay:
         return status

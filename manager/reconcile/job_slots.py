@@ -17,7 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from manager.reconcile.builder import PlanBuilder
-from manager.reconcile.restart import Restart, after_displacement, after_end, is_displaced
+from manager.reconcile.restart import Restart, after_displacement, after_end, is_delayed, is_displaced
 from manager.reconcile.slots import NodeFitness, age, is_wished
 from swarmpy.limits import RESTART_STOP_WAIT_S
 from swarmpy.model.changes import Order
@@ -158,7 +158,7 @@ class SlotsOfRun:
         if not self._builder.has_room():
             return Standing.ACTIVE
         has_failed = is_terminal(newest.status.state) and not is_displaced(newest)
-        if has_failed and newest.not_before > self._builder.now:
+        if has_failed and is_delayed(newest, self._builder.now):
             # it failed while it was being prepared, before its own delay was over (as in slot_work)
             self._builder.wake(newest.not_before)
             return Standing.ACTIVE
@@ -172,7 +172,7 @@ class SlotsOfRun:
 
     def _let_run(self, task: Task, tasks: Sequence[Task]) -> None:
         """When its delay is over, and what it replaces has stopped or took too long."""
-        if task.not_before > self._builder.now:
+        if is_delayed(task, self._builder.now):
             self._builder.wake(task.not_before)
             return
         waits_until = task.created_at + STOP_WAIT_NS

@@ -7,6 +7,8 @@ All of it is read off the tasks that are kept, so a new leader decides as the ol
 * The delay stands on the replacement as ``not_before``. A delay that the user set is constant; without one,
   delays double from failure to failure, and the present task's own delay says how far that has got. A task
   that lived for ``RESTART_STABLE_S`` was no crash loop, and the delay starts small again.
+* A delay that was written by a leader whose clock was ahead of the present one's is over: nobody can tell how
+  much of it is left, and to wait for that clock could take hours.
 * A task that was displaced (its node died, was drained or removed, or no longer fits) did nothing wrong: its
   replacement has no delay and no attempt is counted. A condition of ``none`` replaces nothing, though.
 """
@@ -56,6 +58,11 @@ def is_displaced(task: Task) -> bool:
     )
 
 
+def is_delayed(task: Task, now: Timestamp) -> bool:
+    """Whether the task's delay goes on."""
+    return task.created_at <= now < task.not_before
+
+
 def after_displacement(
     task: Task, policy: EffectiveRestart, *, template_id: RevisionId, now: Timestamp
 ) -> Restart | None:
@@ -64,7 +71,7 @@ def after_displacement(
         return None
     if task.revision_id != template_id:
         return Restart()
-    not_before = task.not_before if task.not_before > now else NEVER
+    not_before = task.not_before if is_delayed(task, now) else NEVER
     return Restart(not_before=not_before, restarts=task.restarts)
 
 
@@ -117,7 +124,7 @@ def declined_reason(task: Task, policy: EffectiveRestart) -> str:
 
 def waiting_reason(task: Task, now: Timestamp) -> str:
     """Why the task does not run yet, such as "restarting in 8s after 4 failures"; "" if it need not wait."""
-    if task.desired_state != TaskState.READY or task.not_before <= now:
+    if task.desired_state != TaskState.READY or not is_delayed(task, now):
         return ""
     seconds = round((task.not_before - now) / SECOND_NS, 1)
     failures = "1 failure" if task.restarts <= 1 else f"{task.restarts} failures"

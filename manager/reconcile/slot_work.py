@@ -29,6 +29,7 @@ from manager.reconcile.restart import (
     after_displacement,
     after_end,
     declined_reason,
+    is_delayed,
     is_displaced,
 )
 from manager.reconcile.return_to import obstacle
@@ -151,7 +152,7 @@ class SlotWork(Generic[K]):
 
     def _replace_lost(self, key: K, tasks: Sequence[Task], lost: Sequence[Task]) -> None:
         newest = lost[-1]
-        if is_terminal(newest.status.state) and not is_displaced(newest) and newest.not_before > self._now:
+        if is_terminal(newest.status.state) and not is_displaced(newest) and is_delayed(newest, self._now):
             # it failed while it was being prepared, before its own delay was over: the next one is prepared
             # at once too, so to replace it now would turn the pace of the delays into that of failing
             self._builder.wake(newest.not_before)
@@ -241,7 +242,7 @@ class SlotWork(Generic[K]):
 
     def _let_run(self, task: Task, tasks: Sequence[Task]) -> None:
         """A replacement runs when its delay is over and its predecessor has stopped, or took too long."""
-        if task.not_before > self._now:
+        if is_delayed(task, self._now):
             self._builder.wake(task.not_before)
             return
         waits_until = task.created_at + _STOP_WAIT_NS
