@@ -161,8 +161,12 @@ def _selector(request: web.Request) -> LogSelector:
 
 
 def _tail(text: str) -> int:
-    """As Docker has it: what is no number means all."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) < TAIL_DIGITS_MAX else -1
+    """-1 for all of them."""
+    if text in ("", "all"):
+        return -1
+    if not text.isascii() or not text.isdigit() or len(text) >= TAIL_DIGITS_MAX:
+        raise InvalidArgument('tail value must be a positive integer or "all"')
+    return int(text)
 
 
 def _is_tty(template: TaskSpec) -> bool:

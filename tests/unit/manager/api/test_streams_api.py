@@ -74,6 +74,15 @@ async def test_a_terminals_log_is_raw(http: Http, cluster: FakeCluster) -> None:
     assert answer.body == b"out\nerr\n"
 
 
+async def test_a_tail_is_a_number_or_all(http: Http, cluster: FakeCluster) -> None:
+    await service_with_lines(http, cluster)
+    for tail in ("x", "-1", "9" * 20):
+        answer = await http.get("/services/web/logs", stdout="1", tail=tail)
+        assert (answer.status, answer.message) == (400, 'tail value must be a positive integer or "all"')
+    for tail in ("", "all", "7"):
+        assert (await http.get("/services/web/logs", stdout="1", tail=tail)).status == 200
+
+
 async def test_missing_logs_are_told_at_the_end(http: Http, cluster: FakeCluster) -> None:
     await service_with_lines(http, cluster)
     cluster.log_warnings = ("node node-9 is not available",)
