@@ -34,13 +34,13 @@ class Work:
         return self.cpus / self.running()
 
 
-def simulate(scenario: Callable[[Fleet, Work, ServiceId], Awaitable[None]]) -> None:
-    """Three managers, three workers, and a service of one to six tasks of half a CPU each."""
+def simulate(scenario: Callable[[Fleet, Work, ServiceId], Awaitable[None]], *, managers: int) -> None:
+    """Two workers, and a service of one to six tasks of half a CPU each."""
     loop = SimLoop()
     trace = Trace(lambda: loop.now)
     network = SimNetwork(loop, Random("load/network"))
     seams = Seams(loop=loop, network=network, trace=trace, seed=7, buggify=lambda name: False)
-    fleet = Fleet(seams, managers=3, nodes=6)
+    fleet = Fleet(seams, managers=managers, nodes=managers + 2)
     work = Work(fleet)
 
     async def main() -> None:
@@ -89,7 +89,7 @@ def test_replicas_follow_load_up_and_down() -> None:
         work.cpus = 0.4
         await settles(fleet, work, service_id, 1)
 
-    simulate(scenario)
+    simulate(scenario, managers=1)
 
 
 def test_a_new_leader_goes_on_from_what_was_decided() -> None:
@@ -105,4 +105,4 @@ def test_a_new_leader_goes_on_from_what_was_decided() -> None:
         work.cpus = 3.0
         await settles(fleet, work, service_id, 6)
 
-    simulate(scenario)
+    simulate(scenario, managers=3)
