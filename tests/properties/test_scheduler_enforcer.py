@@ -49,23 +49,23 @@ def counted(kind: str, value: int) -> GenericResource:
     return GenericResource(discrete_resource_spec=DiscreteGenericResource(kind=kind, value=value))
 
 
-def resources(has_names: bool) -> st.SearchStrategy[Resources]:
-    """Of a node, or of what a task asks for."""
-    gpus = [named("g1"), named("g2"), named("g3")] if has_names else [counted("gpu", 1), counted("gpu", 2)]
+def resources(*generic: tuple[GenericResource, ...]) -> st.SearchStrategy[Resources]:
     return st.builds(
         Resources,
         nano_cpus=st.sampled_from([0, CPU, 3 * CPU]),
         memory_bytes=st.sampled_from([0, GIB, 3 * GIB]),
-        generic_resources=st.sets(st.sampled_from(gpus), max_size=2 if has_names else 1).map(
-            lambda found: tuple(sorted(found, key=repr))
-        ),
+        generic_resources=st.sampled_from(generic),
     )
+
+
+DECLARED = resources((), (named("g1"),), (named("g1"), named("g2")), (named("g2"), named("g3")))
+ASKED = resources((), (), (counted("gpu", 1),), (counted("gpu", 2),))
 
 
 @st.composite
 def declaring(draw: st.DrawFn, node: Node) -> Node:
     labels = draw(st.sampled_from([{}, {"az": "1"}, {"az": "2"}]))
-    description = replace(node.description, resources=draw(resources(has_names=True)))
+    description = replace(node.description, resources=draw(DECLARED))
     return replace(node, spec=replace(node.spec, labels=labels), description=description)
 
 
@@ -73,8 +73,8 @@ def declaring(draw: st.DrawFn, node: Node) -> Node:
 def specs(draw: st.DrawFn) -> ServiceSpec:
     template = TaskSpec(
         container_spec=ContainerSpec(image=draw(st.sampled_from(["one", "two"]))),
-        placement=Placement(constraints=draw(st.sets(st.sampled_from(CONSTRAINTS), max_size=1).map(tuple))),
-        resources=ResourceRequirements(reservations=draw(resources(has_names=False))),
+        placement=Placement(constraints=draw(st.sampled_from([(), *((each,) for each in CONSTRAINTS)]))),
+        resources=ResourceRequirements(reservations=draw(ASKED)),
     )
     update = UpdateConfig(pause_after=draw(st.integers(0, 1)))
     return ServiceSpec(name="web", task_template=template, update_config=update)
