@@ -131,7 +131,7 @@ class Manager:
         self._tasks = [
             asyncio.create_task(self._keep_trust()),
             asyncio.create_task(self._leader.run()),
-            asyncio.create_task(self._history.run()),
+            asyncio.create_task(self._keep_history()),
         ]
         for task in self._tasks:
             task.add_done_callback(self._loop_ended)
@@ -290,6 +290,17 @@ class Manager:
             self._on_fatal(status.fatal)
         elif status.is_removed:
             self._on_removed()
+
+    async def _keep_history(self) -> None:
+        """From when this manager knows all that was committed before it came: that is no news."""
+        while True:
+            try:
+                await self._raft.read_barrier()
+            except Retry as error:
+                await asyncio.sleep(error.delay_s)
+            else:
+                break
+        await self._history.run()
 
     async def _keep_trust(self) -> None:
         """Tokens, removed nodes and roots take effect as soon as they are committed."""

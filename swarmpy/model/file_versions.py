@@ -161,6 +161,10 @@ def check_reference(reference: Reference) -> None:
         account_number(reference.file.gid, "gid", what)
         if "\0" in reference.file.name:
             raise InvalidArgument(f"the target of {what} cannot hold the NUL character")
+        if ".." in reference.file.name.split("/"):
+            raise InvalidArgument(
+                f'the target of {what} leaves its folder: "{reference.file.name}"; give a path without ".."'
+            )
     if reference.version < 0:
         raise InvalidArgument(f"the version of {what} cannot be negative")
     if not reference.reload_signal:

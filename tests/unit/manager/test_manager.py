@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,25 @@ async def test_one_manager_founds_a_cluster_and_takes_it_up_again(tmp_path: Path
             await manager.wait_current()
         assert manager.access.view.service(ServiceId("web-s")) is not None
         assert not manager.must_enter
+
+
+async def test_what_was_committed_before_a_restart_is_no_news_after_it(tmp_path: Path) -> None:
+    async with managers_in(tmp_path) as cluster:
+        host = await cluster.found()
+        await cluster.propose(host, *(Create(object=each) for each in make_service("before")))
+        await host.stop()
+        manager = await host.start()
+        history = manager.access.history
+        async with asyncio.timeout(DEADLINE_S):
+            await manager.wait_current()
+            for number in itertools.count():
+                if history.next:
+                    break
+                # until it has begun, which nobody is told of
+                made = make_service(f"later-{number}")
+                await cluster.propose(host, *(Create(object=each) for each in made))
+        told = {getattr(change.new, "id", "") for change in history.beginning_with(0)}
+        assert "before-s" not in told
 
 
 async def test_three_managers_share_what_any_of_them_commits(tmp_path: Path) -> None:

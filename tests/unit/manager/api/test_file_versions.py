@@ -152,6 +152,7 @@ async def test_what_is_refused(http: Http, cluster: FakeCluster) -> None:
         ({"File": {"Name": "x", "UID": "root"}}, "invalid uid 'root' of config page: give a number"),
         ({"File": {"Name": "x", "GID": "4294967295"}}, "give a number up to 4294967294"),
         ({"File": {"Name": "x\0"}}, "cannot hold the NUL character"),
+        ({"File": {"Name": "../../x"}}, "leaves its folder"),
     ):
         answer = await make_service(http, "web", "config", item, **wrong)
         assert (answer.status, sentence in answer.message) == (400, True), answer.message
