@@ -17,7 +17,7 @@ from typing import Any
 from agent.executor.base import Launch
 from agent.executor.fake import Behaviour
 from swarmpy.model.ids import SECOND_NS
-from swarmpy.sim import ailments, files, steering
+from swarmpy.sim import ailments, files, scaling, steering
 from swarmpy.sim.checkers.history import MARK_LABEL, Operation, Outcome, Refused, Seen, Verb
 from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Disconnected, Host
@@ -361,6 +361,7 @@ class Workload:
         spec["EndpointSpec"] = {"Mode": endpoint_mode(dice)}
         is_packed = "Strategy" in spec["TaskTemplate"]["Placement"]
         spec["Rebalance"] = "Replicated" in spec["Mode"] and not is_packed and dice.random() < 0.4
+        spec["Autoscale"] = scaling.autoscale(dice) if "Replicated" in spec["Mode"] else None
         if _is_job(spec):  # one that ends, mostly; jobs know no rolling update
             del spec["UpdateConfig"]
             kind = dice.choices(list(JOB_WEIGHTS), list(JOB_WEIGHTS.values()))[0]
@@ -389,6 +390,7 @@ class Workload:
                 changed["Mode"] = {"Replicated": {"Replicas": dice.randint(1, max(2, 2 * replicas))}}
             case "scale" if "Replicated" in spec["Mode"]:
                 changed["Mode"] = {"Replicated": {"Replicas": self._replicas(dice)}}
+                changed["Autoscale"] = scaling.autoscale(dice)
             case "image":
                 container = {**template["ContainerSpec"], "Image": self._image(dice)}
                 changed["TaskTemplate"] = {**template, "ContainerSpec": container}

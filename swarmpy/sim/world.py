@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import NodeId
-from swarmpy.sim import workload
+from swarmpy.sim import scaling, workload
 from swarmpy.sim.checkers import Checkers, Operation, Scene, Summary, Violation
 from swarmpy.sim.checkers import Options as CheckerOptions
 from swarmpy.sim.checkers.quiet import NodeTruth
@@ -125,6 +125,7 @@ class World:
         self.fleet = Fleet(seams, managers=options.managers, nodes=options.nodes)
         for host in self.fleet.hosts:
             host.machine.plan = workload.plan
+            host.machine.load = scaling.load_of
         self.observer = Observer(self.fleet, self.checkers)
         self.workload = Workload(
             self.loop,
