@@ -32,7 +32,7 @@ from swarmpy.model.specs import (
 from swarmpy.model.states import TaskState, UpdateState
 
 CPU = 10**9
-STATES = (None, UpdateState.PAUSED, UpdateState.PAUSED, UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
+STATES = (*[UpdateState.PAUSED] * 4, UpdateState.UPDATING, UpdateState.ROLLBACK_STARTED)
 CONSTRAINTS = (
     "node.labels.az==1",
     "node.labels.az in (1, 2)",
@@ -52,14 +52,14 @@ def counted(kind: str, value: int) -> GenericResource:
 def resources(*generic: tuple[GenericResource, ...]) -> st.SearchStrategy[Resources]:
     return st.builds(
         Resources,
-        nano_cpus=st.sampled_from([0, CPU, 3 * CPU]),
+        nano_cpus=st.sampled_from([CPU, 0, 3 * CPU]),
         memory_bytes=st.sampled_from([0, GIB, 3 * GIB]),
         generic_resources=st.sampled_from(generic),
     )
 
 
 DECLARED = resources((), (named("g1"),), (named("g1"), named("g2")), (named("g2"), named("g3")))
-ASKED = resources((), (), (counted("gpu", 1),), (counted("gpu", 2),))
+ASKED = resources((), (), (), (counted("gpu", 1),), (counted("gpu", 2),))
 
 
 @st.composite
