@@ -31,7 +31,7 @@ def assert_outside(host: Host) -> None:
     """The node is in no swarm, and nothing of one is left."""
     local = host.running.local()
     assert (local.state, local.node_id, local.error) == (LocalState.INACTIVE, "", "")
-    left = {path.name for path in host.folder.iterdir()} - {"images", "run", "tasks", "logs"}
+    left = {path.name for path in host.folder.iterdir()} - {"images", "run", "tasks", "logs", "volumes"}
     assert left == set()
     assert host.running.cluster() is None
 
