@@ -59,10 +59,10 @@ class HeardWorld(World):
         self._told += 1
         self.checkers.committed("m1", Commit(self._told))
 
-    def report(self, task_id: str, state: TaskState, *, err: str = "") -> None:
+    def report(self, task_id: str, state: TaskState, *, err: str = "", output: str = "") -> None:
         record = SaveStatus(TaskId(task_id), TaskStatus(state=state))
         self.checkers.persisted(NodeId(self.task(task_id).node_id), (record,))
-        super().report(task_id, state, err=err)
+        super().report(task_id, state, err=err, output=output)
 
 
 def spec_of(name: str, dice: Random) -> ServiceSpec:

@@ -347,7 +347,7 @@ def test_a_run_of_fewer_completions_than_it_has_is_complete() -> None:
 
 
 def test_how_many_may_be_at_work_is_followed_within_a_run() -> None:
-    sizes = {"schedule": "0 * * * *", "total_completions": 6}
+    sizes: dict[str, Any] = {"schedule": "0 * * * *", "total_completions": 6}
     world = world_of(**sizes, max_concurrent=1)
     world.live(3600)
     for most, at_work in ((3, 3), (1, 3)):
