@@ -53,6 +53,8 @@ class _Run:
     """One round: groups planned over one draft, and which key each came from."""
 
     draft: Draft
+    base: int
+    """The store's version that the draft began with."""
     groups: list[Group] = field(default_factory=list)
     sources: list[_Key] = field(default_factory=list)
     notes: list[tuple[str, Note]] = field(default_factory=list)
@@ -153,7 +155,7 @@ class ControlLoop:
         await asyncio.sleep(0)  # planning and encoding are two slices: let others run between them
         if run.groups:
             started = self._env.clock.monotonic()
-            await self._commit(run.groups, run.sources)
+            await self._commit(run.groups, run.sources, base=run.base)
             took_ms = round((self._env.clock.monotonic() - started) * 1000, 1)
             log.debug("reconciled", groups=len(run.groups), took_ms=took_ms)
         for name, note in run.notes:
@@ -162,7 +164,7 @@ class ControlLoop:
     def _plan(self) -> _Run:
         """Reconcile dirty keys over one draft until the slice or the batch is full."""
         clock = self._env.clock
-        run = _Run(draft=Draft(self._store, at=clock.now()))
+        run = _Run(draft=Draft(self._store, at=clock.now()), base=self._store.version)
         deadline = clock.monotonic() + SLICE_S
         while self._dirty and len(run.groups) < BATCH_GROUPS_MAX:
             key = next(iter(self._dirty))
@@ -205,9 +207,9 @@ class ControlLoop:
             self._failures.pop(key, None)
         run.notes.extend((name, note) for note in plan.notes)
 
-    async def _commit(self, groups: list[Group], sources: list[_Key]) -> bool:
-        """Propose; what was not taken is decided again. Whether the outcome is as good as planned."""
-        batch = Batch(groups=tuple(groups), at=self._env.clock.now(), epoch=self._epoch)
+    async def _commit(self, groups: list[Group], sources: list[_Key], *, base: int) -> bool:
+        """Propose; what was not taken is decided again. Whether it came out as planned, to the version."""
+        batch = Batch(groups=tuple(groups), at=self._env.clock.now(), epoch=self._epoch, base=base)
         try:
             applied = await self._proposer.propose(batch)
         except OutcomeUnknown:
@@ -218,21 +220,23 @@ class ControlLoop:
             log.info("proposal_refused", groups=len(groups), reason=str(error))
             await asyncio.sleep(error.delay_s)
         except Rejected as error:
-            return await self._commit_apart(groups, sources, error)
+            return await self._commit_apart(groups, sources, error, base=base)
         else:
-            return self._settle(sources, applied)
+            return self._settle(sources, applied) and applied.version == base + len(groups)
         self._dirty.update(dict.fromkeys(sources))
         return False
 
-    async def _commit_apart(self, groups: list[Group], sources: list[_Key], error: Rejected) -> bool:
+    async def _commit_apart(
+        self, groups: list[Group], sources: list[_Key], error: Rejected, *, base: int
+    ) -> bool:
         """Too much for one entry: propose in halves. The second half rests on the first."""
         if len(groups) == 1:
             log.error("group_rejected", loop=self._name(sources[0]), key=sources[0][1], reason=str(error))
             self._back_off(sources[0])
             return False
         middle = len(groups) // 2
-        if await self._commit(groups[:middle], sources[:middle]):
-            return await self._commit(groups[middle:], sources[middle:])
+        if await self._commit(groups[:middle], sources[:middle], base=base):
+            return await self._commit(groups[middle:], sources[middle:], base=base + middle)
         self._dirty.update(dict.fromkeys(sources[middle:]))
         return False
 

@@ -38,6 +38,9 @@ from swarmpy.model.ids import Timestamp
 from swarmpy.model.objects import KINDS, Kind, Node, Object, Task, TaskStatus
 from swarmpy.model.states import Owner
 
+_OVERTAKEN = Refusal(index=0, reason="update out of sequence", is_stale=True)
+"""Of a group that was planned on a change of the same batch, which came out otherwise."""
+
 
 def apply_batch(tables: Tables, batch: Batch) -> tuple[Applied, list[Event]]:
     """Apply ``batch``; the events are those of the accepted groups, in order."""
@@ -51,7 +54,11 @@ def apply_batch(tables: Tables, batch: Batch) -> tuple[Applied, list[Event]]:
     tables.epoch = max(tables.epoch, batch.epoch)
     events: list[Event] = []
     refused: list[Refusal] = []
+    is_overtaken = 0 < batch.base != tables.version
     for index, group in enumerate(batch.groups):
+        if is_overtaken and is_predicted(group, base=batch.base):
+            refused.append(replace(_OVERTAKEN, index=index))
+            continue
         outcome = apply_group(tables, group, at=batch.at)
         if isinstance(outcome, Refusal):
             refused.append(replace(outcome, index=index))
@@ -63,6 +70,25 @@ def apply_batch(tables: Tables, batch: Batch) -> tuple[Applied, list[Event]]:
         if len(tables.requests) > REQUEST_IDS_MAX:
             del tables.requests[next(iter(tables.requests))]
     return applied, events
+
+
+def is_predicted(group: Group, *, base: int) -> bool:
+    """Whether the group rests on what an earlier one of its batch was to come out as.
+
+    Once another entry has come in between, versions come out otherwise than predicted, and the number that
+    the plan had in mind may by now be that of somebody else's change, which must not be overwritten.
+    """
+    return any(_guard(change) > base for change in group.changes)
+
+
+def _guard(change: Change) -> int:
+    match change:
+        case Update(object=known):
+            return known.version
+        case Delete(version=version):
+            return version
+        case _:
+            return 0
 
 
 def apply_group(target: Editable, group: Group, *, at: Timestamp) -> list[Event] | Refusal:

@@ -83,6 +83,9 @@ class Batch(Value, frozen=True, kw_only=True):
     at: Timestamp = Timestamp(0)
     epoch: int = 0
     request_id: str = ""
+    base: int = 0
+    """The store's version that the groups were planned on, one on top of the other. Higher versions that they
+    name are predictions of what earlier groups come out as; 0: they predict nothing."""
 
 
 class Refusal(Value, frozen=True, kw_only=True):

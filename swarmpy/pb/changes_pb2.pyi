@@ -264,9 +264,14 @@ class Batch(_message.Message):
     AT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
     at: _builtins.int
     epoch: _builtins.int
     request_id: _builtins.str
+    base: _builtins.int
+    """The store's version that the groups were planned on, one after the other; higher versions in them are
+    predictions of what earlier groups come out as. 0: they predict nothing.
+    """
     @_builtins.property
     def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___Group]: ...
     def __init__(
@@ -276,10 +281,11 @@ class Batch(_message.Message):
         at: _builtins.int = ...,
         epoch: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        base: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "epoch", b"epoch", "groups", b"groups", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "base", b"base", "epoch", b"epoch", "groups", b"groups", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

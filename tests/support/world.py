@@ -18,7 +18,7 @@ from manager.api import job_plan
 from manager.reconcile import all_reconcilers
 from manager.reconcile.plan import PROVISIONAL_PREFIX, Plan, Reconciler
 from manager.reports import report_groups
-from manager.store.apply import apply_group
+from manager.store.apply import apply_group, is_predicted
 from manager.store.draft import Draft
 from manager.store.tables import Tables
 from swarmpy.limits import BATCH_GROUPS_MAX
@@ -272,7 +272,7 @@ class World:
         for group, source in groups:
             if not is_raced:
                 self.apply(group)
-            elif not self.try_apply(group):
+            elif is_predicted(group, base=before) or not self.try_apply(group):
                 self._dirty[source] = None
         return len(groups)
 

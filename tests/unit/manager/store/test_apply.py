@@ -41,7 +41,15 @@ from swarmpy.model.objects import (
     Task,
     TaskStatus,
 )
-from swarmpy.model.states import CREATED_STATES, DESIRED_STATES, TRANSITIONS, NodeState, Owner, TaskState
+from swarmpy.model.states import (
+    CREATED_STATES,
+    DESIRED_STATES,
+    TRANSITIONS,
+    NodeRole,
+    NodeState,
+    Owner,
+    TaskState,
+)
 
 
 def stored_task(store: Store, id_: str = "t1") -> Task:
@@ -340,3 +348,30 @@ def test_a_revision_is_never_changed_and_a_service_never_renamed() -> None:
     (refusal,) = store.apply_batch(batch(group(Update(object=renamed)))).refused
     assert isinstance(error_of(refusal), Unimplemented)
     assert refusal.reason == "renaming services is not supported"
+
+
+def numbered_twice(known: Node, base: int) -> Batch:
+    """As two reconcilers plan it over one draft: the second knows the node as the first leaves it."""
+    first = replace(known, number=2)
+    second = replace(first, spec=replace(first.spec, labels={"a": "b"}), version=base + 1)
+    return replace(batch(group(Update(object=first)), group(Update(object=second))), base=base)
+
+
+def test_what_was_planned_on_a_change_of_the_same_batch_follows_it() -> None:
+    store = store_with(node("n1"))
+    assert not store.apply_batch(numbered_twice(stored_node(store), store.version)).refused
+    assert (stored_node(store).number, stored_node(store).spec.labels) == (2, {"a": "b"})
+
+
+def test_somebody_elses_change_never_passes_for_a_predicted_one() -> None:
+    """The user's write came in between, with just the version that the first group was to come out with."""
+    store = store_with(node("n1"))
+    planned = numbered_twice(stored_node(store), store.version)
+    wish = replace(stored_node(store), spec=NodeSpec(role=NodeRole.MANAGER))
+    assert not store.apply_batch(batch(group(Update(object=wish)))).refused
+    assert stored_node(store).version == planned.groups[1].changes[0].object.version  # type: ignore[union-attr]
+
+    refused = store.apply_batch(planned).refused
+
+    assert [(each.index, each.is_stale) for each in refused] == [(0, True), (1, True)]
+    assert stored_node(store).spec == NodeSpec(role=NodeRole.MANAGER)
