@@ -55,7 +55,8 @@ def test_an_interruption_cleans_up(
     argv = [sys.executable, "-c", RUN, lab_name, *stub_command]
     with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as child:
         assert child.stderr is not None
-        has_begun = process.wait_until(lambda: len(process.inits(lab_name)) >= 5, timeout_s=DEADLINE_S)
+        # with the first hosts: the stand-in daemons are soon up, and know no services
+        has_begun = process.wait_until(lambda: len(process.inits(lab_name)) >= 2, timeout_s=DEADLINE_S)
         child.send_signal(number)
         said = child.stderr.read()
     assert has_begun

@@ -68,10 +68,11 @@ def test_a_swarm_is_upgraded_node_by_node_while_its_tasks_run(lab: Lab, later: t
     assert mood(lab, "node-3", "api") == "calm"
     assert mood(lab, "node-1", "api") == "", "an older manager does not show what it does not know"
 
-    leader = lab.leader()
+    leaders = [lab.leader()]
     for name in ("node-1", "node-2"):
         upgrade(lab, name, later)
-    assert lab.leader() != leader or leader == "node-3", "the lead went over a version's border"
+        leaders.append(lab.leader())
+    assert len(set(leaders)) > 1 or leaders[0] == "node-3", "the lead went over a version's border"
     assert set(versions(lab).values()) == {other_version.NEW_VERSION}
     for name in ("node-1", "node-2", "node-3"):
         assert mood(lab, name, "api") == "calm"
