@@ -10,12 +10,11 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
-import structlog
+from sim_reports import told
 
 from manager.raft.log import SyncObjLog
 from swarmpy.cli import sim
@@ -23,18 +22,11 @@ from swarmpy.cli.flags import parse
 from swarmpy.cli.session import Session
 from swarmpy.client import Client
 from swarmpy.sim.disk import SimAppendFile
-from swarmpy.sim.faults import FAULTS
-from swarmpy.sim.world import Options, Report, World
+from swarmpy.sim.world import Options, World
 
 ROOT = Path(__file__).resolve().parents[3]
 REGRESSIONS = ROOT / "tests/sim/regressions.txt"
 SMALL = Options(nodes=6, managers=3, minutes=1.0, fault_gap_s=1.5)
-
-
-@pytest.fixture(autouse=True)
-def _own_log() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 def options_of(line: str) -> Options:
@@ -49,10 +41,6 @@ def options_of(line: str) -> Options:
 
 def lines() -> list[str]:
     return [line for line in REGRESSIONS.read_text().splitlines() if line and not line.startswith("#")]
-
-
-def told(report: Report) -> str:
-    return "\n".join([*map(str, report.violations), *report.errors[:3]])
 
 
 @pytest.mark.slow
@@ -75,15 +63,6 @@ def test_faults_and_operators_do_no_harm(seed: int) -> None:
 def test_a_healthy_majority_gets_its_work_done(seed: int) -> None:
     report = World(Options(seed=seed, nodes=12, managers=5, minutes=1.0, is_liveness=True)).run()
     assert report.is_good, told(report)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
-def test_each_kind_of_fault_happens_and_is_survived(name: str) -> None:
-    options = Options(seed=7, nodes=5, managers=3, minutes=0.4, faults=(name,), fault_gap_s=1.0)
-    report = World(options).run()
-    assert report.is_good, told(report)
-    assert report.faults[name] > 5
 
 
 # --- the checkers would notice

@@ -1,0 +1,18 @@
+"""Each kind of fault by itself: it happens in a run, and the swarm survives it."""
+
+from __future__ import annotations
+
+import pytest
+from sim_reports import told
+
+from swarmpy.sim.faults import FAULTS
+from swarmpy.sim.world import Options, World
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_kind_of_fault_happens_and_is_survived(name: str) -> None:
+    options = Options(seed=7, nodes=5, managers=3, minutes=0.4, faults=(name,), fault_gap_s=1.0)
+    report = World(options).run()
+    assert report.is_good, told(report)
+    assert report.faults[name] > 5
