@@ -100,7 +100,11 @@ class AgentMachine(RuleBasedStateMachine):
         left = self.troubles.get((verb, ""), 0)
         if left:
             self.troubles[(verb, "")] = left - 1
-            raise Unavailable(f"{verb} does not work just now") if left % 4 else TaskRejected("it never will")
+            if left % 4:
+                raise Unavailable(f"{verb} does not work just now")
+            if verb == "exec":  # a check that is not there has failed, whichever it is
+                self.failed |= {(TaskId(subject), check) for check in ("healthy", "ready")}
+            raise TaskRejected("it never will")
         return self.delay_s
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
