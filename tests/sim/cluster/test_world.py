@@ -127,7 +127,8 @@ def digest(seed: int) -> str:
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_a_seed_replays_exactly_whatever_the_hash_seed(hash_seed: str) -> None:
     command = "from tests.sim.cluster.test_world import digest; print(digest(5))"
-    environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}"
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": paths}
     result = subprocess.run(
         [sys.executable, "-c", command], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
     )
