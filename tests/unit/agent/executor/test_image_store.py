@@ -164,16 +164,16 @@ def test_what_is_in_use_stays(store: ImageStore, tmp_path: Path) -> None:
 
 
 def test_a_crash_leaves_only_rubbish_that_is_cleared(store: ImageStore, tmp_path: Path) -> None:
-    (tmp_path / "images/work/half/layer").mkdir(parents=True)
+    (tmp_path / "images" / "work" / "half" / "layer").mkdir(parents=True)
     (tmp_path / "images/records/x.1.tmp").write_text("half")
     store.prepare()
-    assert list((tmp_path / "images/work").iterdir()) == []
+    assert list((tmp_path / "images" / "work").iterdir()) == []
     assert store.records() == ()
 
 
 def test_a_second_store_clears_nothing_of_a_load_under_way(store: ImageStore, tmp_path: Path) -> None:
     """The daemon has more than one view of the folder, and may start one at any time."""
-    unfinished = tmp_path / "images/work/under-way"
+    unfinished = tmp_path / "images" / "work" / "under-way"
     with store._holding(fcntl.LOCK_SH):
         unfinished.mkdir()
         ImageStore(tmp_path / "images").prepare()
