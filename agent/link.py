@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc.aio
+from google.protobuf.message import Message
 
 from swarmpy.errors import OutcomeUnknown
 from swarmpy.limits import SESSION_CONNECT_TIMEOUT_S
@@ -18,6 +19,11 @@ from swarmpy.pb import dispatcher_pb2, dispatcher_pb2_grpc, streams_pb2, streams
 from swarmpy.pki import Identity
 from swarmpy.rpc import translate_errors
 from swarmpy.runtime import Transport
+
+S = TypeVar("S", bound=Message)
+"""What the agent sends."""
+R = TypeVar("R", bound=Message)
+"""What it is sent."""
 
 
 class SessionStream(Protocol):
@@ -86,16 +92,14 @@ class GrpcLink:
         self._transport = transport
 
     async def open(self, address: str, hello: dispatcher_pb2.AgentMessage) -> SessionStream:
-        stream = _GrpcStream(self._transport.channel(self._identity(), address))
-        try:
-            async with asyncio.timeout(SESSION_CONNECT_TIMEOUT_S):
-                await stream.send(hello)
-        except TimeoutError as error:
-            await stream.close()
-            raise OutcomeUnknown(f"manager {address} does not answer") from error
-        except BaseException:
-            await stream.close()
-            raise
+        channel = self._transport.channel(self._identity(), address)
+        stream: _GrpcStream[dispatcher_pb2.AgentMessage, dispatcher_pb2.ManagerMessage] = _GrpcStream(
+            channel,
+            dispatcher_pb2_grpc.DispatcherStub(channel).Session(),
+            received=dispatcher_pb2.ManagerMessage,
+            name="session",
+        )
+        await _reach(stream, hello, address)
         return stream
 
     async def publish_logs(self, address: str, batches: AsyncIterator[streams_pb2.LogBatch]) -> None:
@@ -105,66 +109,43 @@ class GrpcLink:
 
     async def attend(self, address: str, stream_id: str) -> AttendedStream:
         stream = _GrpcAttended(self._transport.channel(self._identity(), address))
-        try:
-            async with asyncio.timeout(SESSION_CONNECT_TIMEOUT_S):
-                await stream.send(streams_pb2.StreamPart(attend=stream_id))
-        except TimeoutError as error:
-            await stream.close()
-            raise OutcomeUnknown(f"manager {address} does not answer") from error
-        except BaseException:
-            await stream.close()
-            raise
+        await _reach(stream, streams_pb2.StreamPart(attend=stream_id), address)
         return stream
 
 
-class _GrpcAttended:
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+async def _reach(stream: _GrpcStream[S, R], first: S, address: str) -> None:
+    """Say the first word; a stream on which that fails is torn down."""
+    try:
+        async with asyncio.timeout(SESSION_CONNECT_TIMEOUT_S):
+            await stream.send(first)
+    except TimeoutError as error:
+        await stream.close()
+        raise OutcomeUnknown(f"manager {address} does not answer") from error
+    except BaseException:
+        await stream.close()
+        raise
+
+
+class _GrpcStream(Generic[S, R]):
+    """A stream of both directions, and the channel that it has for itself. ``name``: as errors call it."""
+
+    def __init__(self, channel: grpc.aio.Channel, call: Any, *, received: type[R], name: str) -> None:
         self._channel = channel
-        self._call = streams_pb2_grpc.StreamsStub(channel).Attend()
-        self._ended = asyncio.Event()
-        self._call.add_done_callback(lambda _: self._ended.set())
+        self._call = call
+        self._received: type[R] = received
+        self._name = name
 
-    async def send(self, part: streams_pb2.StreamPart) -> None:
-        with translate_errors():
-            try:
-                await self._call.write(part)
-            except asyncio.InvalidStateError as error:
-                raise OutcomeUnknown("the manager has ended the stream") from error
-
-    async def receive(self) -> streams_pb2.StreamPart | None:
-        with translate_errors():
-            part = await self._call.read()
-        return part if isinstance(part, streams_pb2.StreamPart) else None
-
-    async def finish(self) -> None:
-        with translate_errors():
-            await self._call.done_writing()
-        await self._ended.wait()
-
-    async def wait_ended(self) -> None:
-        await self._ended.wait()
-
-    async def close(self) -> None:
-        self._call.cancel()
-        await self._channel.close()
-
-
-class _GrpcStream:
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-        self._call = dispatcher_pb2_grpc.DispatcherStub(channel).Session()
-
-    async def send(self, message: dispatcher_pb2.AgentMessage) -> None:
+    async def send(self, message: S) -> None:
         with translate_errors():
             try:
                 await self._call.write(message)
             except asyncio.InvalidStateError as error:
-                raise OutcomeUnknown("the manager has ended the session") from error
+                raise OutcomeUnknown(f"the manager has ended the {self._name}") from error
 
-    async def receive(self) -> dispatcher_pb2.ManagerMessage | None:
+    async def receive(self) -> R | None:
         with translate_errors():
             message = await self._call.read()
-        return message if isinstance(message, dispatcher_pb2.ManagerMessage) else None
+        return message if isinstance(message, self._received) else None
 
     async def finish(self) -> None:
         with translate_errors():
@@ -173,3 +154,18 @@ class _GrpcStream:
     async def close(self) -> None:
         self._call.cancel()
         await self._channel.close()
+
+
+class _GrpcAttended(_GrpcStream[streams_pb2.StreamPart, streams_pb2.StreamPart]):
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        call = streams_pb2_grpc.StreamsStub(channel).Attend()
+        super().__init__(channel, call, received=streams_pb2.StreamPart, name="stream")
+        self._ended = asyncio.Event()
+        self._call.add_done_callback(lambda _: self._ended.set())
+
+    async def finish(self) -> None:
+        await super().finish()
+        await self._ended.wait()
+
+    async def wait_ended(self) -> None:
+        await self._ended.wait()

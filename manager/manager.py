@@ -293,13 +293,7 @@ class Manager:
 
     async def _keep_history(self) -> None:
         """From when this manager knows all that was committed before it came: that is no news."""
-        while True:
-            try:
-                await self._raft.read_barrier()
-            except Retry as error:
-                await asyncio.sleep(error.delay_s)
-            else:
-                break
+        await self.wait_current()
         await self._history.run()
 
     async def _keep_trust(self) -> None:
