@@ -19,13 +19,14 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
+from agent.file_lock import holding
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from swarmpy.limits import VOLUME_RECORD_BYTES_MAX, VOLUMES_REPORTED_BYTES_MAX, VOLUMES_REPORTED_MAX
 from swarmpy.model.ids import SECOND_NS, Timestamp
@@ -257,14 +258,8 @@ class Volumes:
                 f"the volume is gone, but its data in {aside} could not be deleted: {error.strerror or error}"
             ) from None
 
-    @contextmanager
-    def _locked(self, kind: int) -> Iterator[None]:
-        fd = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, kind)
-            yield
-        finally:
-            os.close(fd)
+    def _locked(self, kind: int) -> AbstractContextManager[None]:
+        return holding(self._folder / ".lock", kind)
 
 
 def is_name(name: str) -> bool:

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +36,7 @@ from agent.executor.images.archive import (
     read_images,
 )
 from agent.executor.images.unpack import Unpacker
+from agent.file_lock import holding
 from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.model.ids import Duration
 from swarmpy.model.specs import Healthcheck
@@ -255,15 +256,9 @@ class ImageStore:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    @contextmanager
-    def _holding(self, kind: int) -> Iterator[None]:
+    def _holding(self, kind: int) -> AbstractContextManager[None]:
         """The store's lock: shared while loading, exclusive while removing; across processes, too."""
-        fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, kind)
-            yield
-        finally:
-            os.close(fd)
+        return holding(self._folder / "lock", kind)
 
     def _set_aside(self, layer: str) -> Path:
         target = Path(tempfile.mkdtemp(dir=self._work_dir)) / layer
