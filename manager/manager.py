@@ -37,7 +37,8 @@ from swarmpy.errors import AlreadyExists, Rejected, Retry, Stale, SwarmError, Un
 from swarmpy.limits import JOIN_TIMEOUT_S, RPC_TIMEOUT_S
 from swarmpy.model.changes import Batch, Change, Create, Group, Update
 from swarmpy.model.ids import NodeId
-from swarmpy.model.objects import Cluster, JoinTokens, Node
+from swarmpy.model.objects import Cluster, Node
+from swarmpy.model.root_ca import JoinTokens
 from swarmpy.model.states import NodeRole, Owner
 from swarmpy.pb import ca_pb2_grpc, dispatcher_pb2_grpc, raft_pb2, raft_pb2_grpc, streams_pb2_grpc
 from swarmpy.pki import Identity

@@ -29,7 +29,8 @@ import grpc.aio
 from swarmpy import limits, pki
 from swarmpy.errors import FailedPrecondition, NodeRemoved, PermissionDenied, SwarmError, Unauthenticated
 from swarmpy.model.ids import ClusterId, NodeId
-from swarmpy.model.objects import Cluster, JoinTokens
+from swarmpy.model.objects import Cluster
+from swarmpy.model.root_ca import JoinTokens
 from swarmpy.model.states import NodeRole
 from swarmpy.pki import Identity, Role, Validity
 from swarmpy.rpc_errors import abort_with as abort_with

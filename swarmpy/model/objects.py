@@ -32,6 +32,7 @@ from swarmpy.model.ids import (
     Timestamp,
     VolumeId,
 )
+from swarmpy.model.root_ca import RootCA
 from swarmpy.model.specs import (
     Driver,
     EndpointSpec,
@@ -68,20 +69,6 @@ class Kind(StrEnum):
 
 
 # --- cluster
-
-
-class JoinTokens(Value, frozen=True, kw_only=True):
-    worker: str = ""
-    manager: str = ""
-
-
-class RootCA(Value, frozen=True, kw_only=True):
-    """The cluster's certificate authority. PEM texts; the key never leaves the managers."""
-
-    ca_cert: bytes = b""
-    ca_key: bytes = b""
-    ca_cert_hash: str = ""
-    join_tokens: JoinTokens = JoinTokens()
 
 
 class RemovedNode(Value, frozen=True, kw_only=True):

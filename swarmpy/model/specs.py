@@ -7,7 +7,7 @@ collection) means that the user left a field out; ``model/defaults.py`` says wha
 
 from __future__ import annotations
 
-from swarmpy.model.ids import Duration
+from swarmpy.model.ids import Duration, NodeId
 from swarmpy.model.states import (
     ConcurrencyPolicy,
     DependencyCondition,
@@ -346,6 +346,25 @@ class CronJob(Value, frozen=True, kw_only=True):
     suspended: bool = False
 
 
+class Standalone(Value, frozen=True, kw_only=True):
+    """A container that somebody started by hand: one task on one node, which no scheduler moves.
+
+    Such a service is shown as a container and never as a service.
+    """
+
+    node_id: NodeId = NodeId("")
+    run: int = 0
+    """How often it was started: each run is a task. 0: it was made only."""
+    is_wanted: bool = False
+    """Whether the user wants it to run now."""
+    auto_remove: bool = False
+    request: bytes = b""
+    """What the client asked for (JSON), as it is shown again."""
+    stop_signal: str = ""
+    stop_timeout: Duration | None = None
+    """How the user last asked for it to be stopped; empty, None: as its spec says."""
+
+
 class ServiceMode(Value, frozen=True, kw_only=True):
     """Exactly one field is set; none means one replica."""
 
@@ -354,6 +373,7 @@ class ServiceMode(Value, frozen=True, kw_only=True):
     replicated_job: ReplicatedJob | None = None
     global_job: GlobalJob | None = None
     cron_job: CronJob | None = None
+    standalone: Standalone | None = None
 
 
 class UpdateConfig(Value, frozen=True, kw_only=True):

@@ -43,20 +43,52 @@ class JoinTokens(_message.Message):
 Global___JoinTokens: _TypeAlias = JoinTokens  # noqa: Y015
 
 @_typing.final
-class RootCA(_message.Message):
+class RootRotation(_message.Message):
     """The cluster's certificate authority. PEM texts; the key never leaves the managers."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     CA_CERT_FIELD_NUMBER: _builtins.int
     CA_KEY_FIELD_NUMBER: _builtins.int
+    CROSS_SIGNED_CERT_FIELD_NUMBER: _builtins.int
+    ca_cert: _builtins.bytes
+    ca_key: _builtins.bytes
+    cross_signed_cert: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        ca_cert: _builtins.bytes = ...,
+        ca_key: _builtins.bytes = ...,
+        cross_signed_cert: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_cert", b"ca_cert", "ca_key", b"ca_key", "cross_signed_cert", b"cross_signed_cert"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RootRotation: _TypeAlias = RootRotation  # noqa: Y015
+
+@_typing.final
+class RootCA(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CA_CERT_FIELD_NUMBER: _builtins.int
+    CA_KEY_FIELD_NUMBER: _builtins.int
     CA_CERT_HASH_FIELD_NUMBER: _builtins.int
     JOIN_TOKENS_FIELD_NUMBER: _builtins.int
+    ROTATION_FIELD_NUMBER: _builtins.int
+    LAST_FORCE_ROTATE_FIELD_NUMBER: _builtins.int
     ca_cert: _builtins.bytes
     ca_key: _builtins.bytes
     ca_cert_hash: _builtins.str
+    last_force_rotate: _builtins.int
     @_builtins.property
     def join_tokens(self) -> Global___JoinTokens: ...
+    @_builtins.property
+    def rotation(self) -> Global___RootRotation:
+        """Set while the root is being changed."""
+
     def __init__(
         self,
         *,
@@ -64,10 +96,12 @@ class RootCA(_message.Message):
         ca_key: _builtins.bytes = ...,
         ca_cert_hash: _builtins.str = ...,
         join_tokens: Global___JoinTokens | None = ...,
+        rotation: Global___RootRotation | None = ...,
+        last_force_rotate: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["join_tokens", b"join_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["join_tokens", b"join_tokens", "rotation", b"rotation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_cert", b"ca_cert", "ca_cert_hash", b"ca_cert_hash", "ca_key", b"ca_key", "join_tokens", b"join_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_cert", b"ca_cert", "ca_cert_hash", b"ca_cert_hash", "ca_key", b"ca_key", "join_tokens", b"join_tokens", "last_force_rotate", b"last_force_rotate", "rotation", b"rotation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1392,6 +1392,52 @@ class CronJob(_message.Message):
 Global___CronJob: _TypeAlias = CronJob  # noqa: Y015
 
 @_typing.final
+class Standalone(_message.Message):
+    """A container that somebody started by hand: one task on one node, which no scheduler moves."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    IS_WANTED_FIELD_NUMBER: _builtins.int
+    AUTO_REMOVE_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    STOP_SIGNAL_FIELD_NUMBER: _builtins.int
+    STOP_TIMEOUT_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    run: _builtins.int
+    """How often it was started; 0: made only."""
+    is_wanted: _builtins.bool
+    """Whether the user wants it to run now."""
+    auto_remove: _builtins.bool
+    """Remove it once it has ended."""
+    request: _builtins.bytes
+    """What the client asked for (JSON), as it is shown again."""
+    stop_signal: _builtins.str
+    """By which signal and after how long it is to end, if the user said so when stopping it."""
+    stop_timeout: _builtins.int
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        run: _builtins.int = ...,
+        is_wanted: _builtins.bool = ...,
+        auto_remove: _builtins.bool = ...,
+        request: _builtins.bytes = ...,
+        stop_signal: _builtins.str = ...,
+        stop_timeout: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stop_timeout", b"_stop_timeout", "stop_timeout", b"stop_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stop_timeout", b"_stop_timeout", "auto_remove", b"auto_remove", "is_wanted", b"is_wanted", "node_id", b"node_id", "request", b"request", "run", b"run", "stop_signal", b"stop_signal", "stop_timeout", b"stop_timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__stop_timeout: _TypeAlias = _typing.Literal["stop_timeout"]  # noqa: Y015
+    _WhichOneofArgType__stop_timeout: _TypeAlias = _typing.Literal["_stop_timeout", b"_stop_timeout"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stop_timeout) -> _WhichOneofReturnType__stop_timeout | None: ...
+
+Global___Standalone: _TypeAlias = Standalone  # noqa: Y015
+
+@_typing.final
 class ServiceMode(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1400,6 +1446,7 @@ class ServiceMode(_message.Message):
     REPLICATED_JOB_FIELD_NUMBER: _builtins.int
     GLOBAL_JOB_FIELD_NUMBER: _builtins.int
     CRON_JOB_FIELD_NUMBER: _builtins.int
+    STANDALONE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def replicated(self) -> Global___Replicated: ...
     @_builtins.property
@@ -1410,6 +1457,8 @@ class ServiceMode(_message.Message):
     def global_job(self) -> Global___GlobalJob: ...
     @_builtins.property
     def cron_job(self) -> Global___CronJob: ...
+    @_builtins.property
+    def standalone(self) -> Global___Standalone: ...
     def __init__(
         self,
         *,
@@ -1418,10 +1467,11 @@ class ServiceMode(_message.Message):
         replicated_job: Global___ReplicatedJob | None = ...,
         global_job: Global___GlobalJob | None = ...,
         cron_job: Global___CronJob | None = ...,
+        standalone: Global___Standalone | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cron_job", b"cron_job", "global_", b"global_", "global_job", b"global_job", "replicated", b"replicated", "replicated_job", b"replicated_job"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cron_job", b"cron_job", "global_", b"global_", "global_job", b"global_job", "replicated", b"replicated", "replicated_job", b"replicated_job", "standalone", b"standalone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron_job", b"cron_job", "global_", b"global_", "global_job", b"global_job", "replicated", b"replicated", "replicated_job", b"replicated_job"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cron_job", b"cron_job", "global_", b"global_", "global_job", b"global_job", "replicated", b"replicated", "replicated_job", b"replicated_job", "standalone", b"standalone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

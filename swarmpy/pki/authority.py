@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from swarmpy import limits
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import Duration, Timestamp
-from swarmpy.model.objects import JoinTokens, RootCA
+from swarmpy.model.root_ca import JoinTokens, RootCA
 from swarmpy.pki import keys
 from swarmpy.pki.identity import BACKDATE, Subject
 from swarmpy.pki.keys import Role, Validity

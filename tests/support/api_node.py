@@ -49,16 +49,15 @@ from swarmpy.model.ids import ClusterId, NetworkId, NodeId, RaftId, RevisionId, 
 from swarmpy.model.objects import (
     Cluster,
     EngineDescription,
-    JoinTokens,
     ManagerStatus,
     Network,
     Node,
     NodeDescription,
     NodeStatus,
-    RootCA,
     Task,
     TaskStatus,
 )
+from swarmpy.model.root_ca import JoinTokens, RootCA
 from swarmpy.model.specs import Platform, Resources
 from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner, TaskState
 from swarmpy.pki.authority import create_root_ca

@@ -18,7 +18,7 @@ from manager.raft.proposer import StateMachine
 from manager.raft.sealing import AesGcmSealer
 from swarmpy import pki, rpc
 from swarmpy.errors import Retry
-from swarmpy.model.objects import JoinTokens
+from swarmpy.model.root_ca import JoinTokens
 from swarmpy.pb import raft_pb2_grpc
 from swarmpy.runtime import Env, SystemEntropy
 
