@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 VERSION: Final = "0.1.0"
-STORE_FORMAT: Final = 1
+STORE_FORMAT: Final = 2
 """The newest way to read the log that this version knows.
 
 One more whenever the same entry would leave another store behind than before; the old way holds until

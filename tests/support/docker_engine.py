@@ -1,4 +1,4 @@
-"""A real dockerd for tests and benchmarks: its own namespaces, folder and network card, nothing of the host's.
+"""A real dockerd for tests and benchmarks: with namespaces, a folder and a network card of its own.
 
 Debian's ``docker.io`` (20.10). It answers on a unix socket, in swarm mode if wished, and can run busybox:
 image ``box`` is made of the machine's own. Its addresses reach nobody.
