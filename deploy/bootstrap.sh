@@ -1,9 +1,10 @@
 #!/bin/sh
 # Make a checkout ready to run: Python, the system's tools, and .venv with all dependencies.
 #
-#   deploy/bootstrap.sh [VENV [PYTHON]]
+#   deploy/bootstrap.sh [VENV [PYTHON [GROUP]]]
 #
-# VENV is .venv unless given; PYTHON the interpreter to make it with, else the best that is found.
+# VENV is .venv unless given; PYTHON the interpreter to make it with, else the best that is found; GROUP a group
+# of pyproject.toml's dependencies that is wanted too.
 # Needs only a Debian or Ubuntu with apt-get (or the tools in place already). Does nothing, quickly, when
 # everything is there. It respects a pip configuration that it finds and names no package index itself.
 set -eu
@@ -11,7 +12,8 @@ set -eu
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 python=${2:-}
-stamp=$venv/.bootstrapped
+group=${3:-}
+stamp=$venv/.bootstrapped${group:+-$group}
 
 say() { echo "bootstrap: $*" >&2; }
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -113,11 +115,11 @@ fill_venv() {
     fi
     # --inexact: uv and pip live in the venv and are no dependencies of ours.
     if UV_PROJECT_ENVIRONMENT="$PWD/$venv" UV_PYTHON_DOWNLOADS=never UV_HTTP_TIMEOUT=20 \
-        "$venv"/bin/uv sync -q --frozen --inexact --python "$venv"/bin/python; then
+        "$venv"/bin/uv sync -q --frozen --inexact ${group:+--group "$group"} --python "$venv"/bin/python; then
         return
     fi
     say "uv could not fetch what uv.lock names; pip installs the same versions."
-    "$venv"/bin/uv export -q --frozen --no-hashes --no-emit-project >"$venv"/locked.txt
+    "$venv"/bin/uv export -q --frozen --no-hashes --no-emit-project ${group:+--group "$group"} >"$venv"/locked.txt
     "$venv"/bin/python -m pip -q install --disable-pip-version-check -r "$venv"/locked.txt
     "$venv"/bin/python -m pip -q install --disable-pip-version-check --no-deps -e .
 }
