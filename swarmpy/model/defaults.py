@@ -91,7 +91,12 @@ def availability(spec: NodeSpec) -> NodeAvailability:
 
 def is_replicated(spec: ServiceSpec) -> bool:
     """Whether the mode is replicated; a spec that names no mode is."""
-    return spec.mode.global_ is None and not is_job(spec)
+    return spec.mode.global_ is None and not is_job(spec) and not is_standalone(spec)
+
+
+def is_standalone(spec: ServiceSpec) -> bool:
+    """Whether it is a container that somebody started by hand, and no service to anybody."""
+    return spec.mode.standalone is not None
 
 
 def is_global(spec: ServiceSpec) -> bool:
