@@ -51,7 +51,6 @@ class System:
     async def ping(self, request: web.Request) -> web.StreamResponse:
         headers = {
             "Api-Version": API_VERSION,
-            "Builder-Version": "",
             "Cache-Control": "no-cache, no-store, must-revalidate",
             "Docker-Experimental": "false",
             "Ostype": self._api.control.system().os_type,
