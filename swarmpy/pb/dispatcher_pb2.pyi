@@ -646,6 +646,7 @@ class LogSelector(_message.Message):
     STDERR_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     TAIL_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     follow: _builtins.bool
     stdout: _builtins.bool
     stderr: _builtins.bool
@@ -653,6 +654,8 @@ class LogSelector(_message.Message):
     """Nanoseconds since the epoch; 0: from the beginning."""
     tail: _builtins.int
     """Last lines per task; negative: all."""
+    until: _builtins.int
+    """Nanoseconds since the epoch; no line is of a later time. 0: no such bound."""
     @_builtins.property
     def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -664,10 +667,11 @@ class LogSelector(_message.Message):
         stderr: _builtins.bool = ...,
         since: _builtins.int = ...,
         tail: _builtins.int = ...,
+        until: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "since", b"since", "stderr", b"stderr", "stdout", b"stdout", "tail", b"tail", "task_ids", b"task_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "since", b"since", "stderr", b"stderr", "stdout", b"stdout", "tail", b"tail", "task_ids", b"task_ids", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

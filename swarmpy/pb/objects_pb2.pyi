@@ -1071,13 +1071,40 @@ class NetworkAttachment(_message.Message):
 Global___NetworkAttachment: _TypeAlias = NetworkAttachment  # noqa: Y015
 
 @_typing.final
-class Task(_message.Message):
+class StopWish(_message.Message):
     """One run of a service's container on one node. Superseded, never edited.
 
     not_before is the end of the restart delay: until then desired_state stays READY.
     restarts counts the restarts of this slot under this revision, for backoff and max-attempts.
+    How a container that was started by hand is to end, where its user said so when stopping it.
     """
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """Empty: as its spec says."""
+    timeout: _builtins.int
+    """Nanoseconds until it is killed; below 0: never. Absent: as its spec says."""
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        timeout: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout", b"_timeout", "signal", b"signal", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__timeout: _TypeAlias = _typing.Literal["timeout"]  # noqa: Y015
+    _WhichOneofArgType__timeout: _TypeAlias = _typing.Literal["_timeout", b"_timeout"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__timeout) -> _WhichOneofReturnType__timeout | None: ...
+
+Global___StopWish: _TypeAlias = StopWish  # noqa: Y015
+
+@_typing.final
+class Task(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
@@ -1096,6 +1123,7 @@ class Task(_message.Message):
     JOB_ITERATION_FIELD_NUMBER: _builtins.int
     JOINS_FIELD_NUMBER: _builtins.int
     GENERIC_RESOURCES_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
@@ -1118,6 +1146,8 @@ class Task(_message.Message):
     def generic_resources(self) -> _containers.RepeatedCompositeFieldContainer[_specs_pb2.GenericResource]:
         """What it got of the node's named and counted resources."""
 
+    @_builtins.property
+    def stop(self) -> Global___StopWish: ...
     def __init__(
         self,
         *,
@@ -1137,10 +1167,11 @@ class Task(_message.Message):
         job_iteration: _builtins.int = ...,
         joins: _abc.Iterable[Global___NetworkJoin] | None = ...,
         generic_resources: _abc.Iterable[_specs_pb2.GenericResource] | None = ...,
+        stop: Global___StopWish | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "desired_state", b"desired_state", "generic_resources", b"generic_resources", "id", b"id", "job_iteration", b"job_iteration", "joins", b"joins", "networks", b"networks", "node_id", b"node_id", "not_before", b"not_before", "restarts", b"restarts", "revision_id", b"revision_id", "service_id", b"service_id", "slot", b"slot", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "desired_state", b"desired_state", "generic_resources", b"generic_resources", "id", b"id", "job_iteration", b"job_iteration", "joins", b"joins", "networks", b"networks", "node_id", b"node_id", "not_before", b"not_before", "restarts", b"restarts", "revision_id", b"revision_id", "service_id", b"service_id", "slot", b"slot", "status", b"status", "stop", b"stop", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -105,12 +105,17 @@ class StreamAccepted(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    PID_FIELD_NUMBER: _builtins.int
+    pid: _builtins.int
+    """Of a command: its number as the node sees it."""
     def __init__(
         self,
+        *,
+        pid: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -236,12 +241,23 @@ class ExecStart(_message.Message):
     HAS_TERMINAL_FIELD_NUMBER: _builtins.int
     HAS_INPUT_FIELD_NUMBER: _builtins.int
     IS_PRIVILEGED_FIELD_NUMBER: _builtins.int
+    EXEC_ID_FIELD_NUMBER: _builtins.int
+    IS_DETACHED_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     user: _builtins.str
     workdir: _builtins.str
     has_terminal: _builtins.bool
     has_input: _builtins.bool
     is_privileged: _builtins.bool
+    exec_id: _builtins.str
+    """What the client calls it. Asked about by "task.exec_state"."""
+    is_detached: _builtins.bool
+    """It runs without a client: the stream ends as soon as it has begun."""
+    rows: _builtins.int
+    """Of its terminal at first; 0: not told."""
+    columns: _builtins.int
     @_builtins.property
     def argv(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -257,14 +273,69 @@ class ExecStart(_message.Message):
         has_terminal: _builtins.bool = ...,
         has_input: _builtins.bool = ...,
         is_privileged: _builtins.bool = ...,
+        exec_id: _builtins.str = ...,
+        is_detached: _builtins.bool = ...,
+        rows: _builtins.int = ...,
+        columns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "env", b"env", "has_input", b"has_input", "has_terminal", b"has_terminal", "is_privileged", b"is_privileged", "task_id", b"task_id", "user", b"user", "workdir", b"workdir"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argv", b"argv", "columns", b"columns", "env", b"env", "exec_id", b"exec_id", "has_input", b"has_input", "has_terminal", b"has_terminal", "is_detached", b"is_detached", "is_privileged", b"is_privileged", "rows", b"rows", "task_id", b"task_id", "user", b"user", "workdir", b"workdir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExecStart: _TypeAlias = ExecStart  # noqa: Y015
+
+@_typing.final
+class ExecQuery(_message.Message):
+    """What "task.exec_state" starts with: about a command that runs without a client, or ran."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    EXEC_ID_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    exec_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        exec_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exec_id", b"exec_id", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecQuery: _TypeAlias = ExecQuery  # noqa: Y015
+
+@_typing.final
+class ExecState(_message.Message):
+    """What it comes to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_RUNNING_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    is_running: _builtins.bool
+    code: _builtins.int
+    pid: _builtins.int
+    def __init__(
+        self,
+        *,
+        is_running: _builtins.bool = ...,
+        code: _builtins.int = ...,
+        pid: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "is_running", b"is_running", "pid", b"pid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecState: _TypeAlias = ExecState  # noqa: Y015
 
 @_typing.final
 class TaskStart(_message.Message):
@@ -276,12 +347,24 @@ class TaskStart(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     ROWS_FIELD_NUMBER: _builtins.int
     COLUMNS_FIELD_NUMBER: _builtins.int
+    REPLAYS_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_START_FIELD_NUMBER: _builtins.int
+    IS_WAITED_FOR_FIELD_NUMBER: _builtins.int
+    PS_ARGS_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     path: _builtins.str
     """Of a copy."""
     rows: _builtins.int
     """Of a resize."""
     columns: _builtins.int
+    replays: _builtins.bool
+    """Of "task.attach": first all that it has printed since its start."""
+    waits_for_start: _builtins.bool
+    """Of "task.attach": a task that has not started yet is waited for."""
+    is_waited_for: _builtins.bool
+    """Of "task.attach": the task waits when the client takes no more."""
+    ps_args: _builtins.str
+    """Of "task.top": the options of ps."""
     def __init__(
         self,
         *,
@@ -289,10 +372,14 @@ class TaskStart(_message.Message):
         path: _builtins.str = ...,
         rows: _builtins.int = ...,
         columns: _builtins.int = ...,
+        replays: _builtins.bool = ...,
+        waits_for_start: _builtins.bool = ...,
+        is_waited_for: _builtins.bool = ...,
+        ps_args: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "path", b"path", "rows", b"rows", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "is_waited_for", b"is_waited_for", "path", b"path", "ps_args", b"ps_args", "replays", b"replays", "rows", b"rows", "task_id", b"task_id", "waits_for_start", b"waits_for_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,6 +502,26 @@ class TaskStats(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MemoryEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TASK_ID_FIELD_NUMBER: _builtins.int
     IS_RUNNING_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
@@ -423,6 +530,18 @@ class TaskStats(_message.Message):
     PIDS_FIELD_NUMBER: _builtins.int
     RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
     SENT_BYTES_FIELD_NUMBER: _builtins.int
+    CPU_USER_NS_FIELD_NUMBER: _builtins.int
+    CPU_SYSTEM_NS_FIELD_NUMBER: _builtins.int
+    SYSTEM_CPU_NS_FIELD_NUMBER: _builtins.int
+    CPU_PERIODS_FIELD_NUMBER: _builtins.int
+    THROTTLED_PERIODS_FIELD_NUMBER: _builtins.int
+    THROTTLED_NS_FIELD_NUMBER: _builtins.int
+    MEMORY_MAX_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    PIDS_LIMIT_FIELD_NUMBER: _builtins.int
+    INTERFACES_FIELD_NUMBER: _builtins.int
+    DISKS_FIELD_NUMBER: _builtins.int
+    CGROUP_VERSION_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     is_running: _builtins.bool
     at: _builtins.int
@@ -431,6 +550,25 @@ class TaskStats(_message.Message):
     pids: _builtins.int
     received_bytes: _builtins.int
     sent_bytes: _builtins.int
+    cpu_user_ns: _builtins.int
+    cpu_system_ns: _builtins.int
+    system_cpu_ns: _builtins.int
+    """CPU time of the whole node, idle or not."""
+    cpu_periods: _builtins.int
+    """How often it was held back by its limit, of how many periods, and how long."""
+    throttled_periods: _builtins.int
+    throttled_ns: _builtins.int
+    memory_max_bytes: _builtins.int
+    pids_limit: _builtins.int
+    cgroup_version: _builtins.int
+    @_builtins.property
+    def memory(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """The kernel's own names: "rss", "cache", "inactive_file"."""
+
+    @_builtins.property
+    def interfaces(self) -> _containers.RepeatedCompositeFieldContainer[Global___InterfaceStats]: ...
+    @_builtins.property
+    def disks(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiskStats]: ...
     def __init__(
         self,
         *,
@@ -442,14 +580,107 @@ class TaskStats(_message.Message):
         pids: _builtins.int = ...,
         received_bytes: _builtins.int = ...,
         sent_bytes: _builtins.int = ...,
+        cpu_user_ns: _builtins.int = ...,
+        cpu_system_ns: _builtins.int = ...,
+        system_cpu_ns: _builtins.int = ...,
+        cpu_periods: _builtins.int = ...,
+        throttled_periods: _builtins.int = ...,
+        throttled_ns: _builtins.int = ...,
+        memory_max_bytes: _builtins.int = ...,
+        memory: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        pids_limit: _builtins.int = ...,
+        interfaces: _abc.Iterable[Global___InterfaceStats] | None = ...,
+        disks: _abc.Iterable[Global___DiskStats] | None = ...,
+        cgroup_version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cpu_ns", b"cpu_ns", "is_running", b"is_running", "memory_bytes", b"memory_bytes", "pids", b"pids", "received_bytes", b"received_bytes", "sent_bytes", b"sent_bytes", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "cgroup_version", b"cgroup_version", "cpu_ns", b"cpu_ns", "cpu_periods", b"cpu_periods", "cpu_system_ns", b"cpu_system_ns", "cpu_user_ns", b"cpu_user_ns", "disks", b"disks", "interfaces", b"interfaces", "is_running", b"is_running", "memory", b"memory", "memory_bytes", b"memory_bytes", "memory_max_bytes", b"memory_max_bytes", "pids", b"pids", "pids_limit", b"pids_limit", "received_bytes", b"received_bytes", "sent_bytes", b"sent_bytes", "system_cpu_ns", b"system_cpu_ns", "task_id", b"task_id", "throttled_ns", b"throttled_ns", "throttled_periods", b"throttled_periods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TaskStats: _TypeAlias = TaskStats  # noqa: Y015
+
+@_typing.final
+class InterfaceStats(_message.Message):
+    """Of one link in a task's network namespace."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIVED_PACKETS_FIELD_NUMBER: _builtins.int
+    RECEIVED_ERRORS_FIELD_NUMBER: _builtins.int
+    RECEIVED_DROPPED_FIELD_NUMBER: _builtins.int
+    SENT_BYTES_FIELD_NUMBER: _builtins.int
+    SENT_PACKETS_FIELD_NUMBER: _builtins.int
+    SENT_ERRORS_FIELD_NUMBER: _builtins.int
+    SENT_DROPPED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    received_bytes: _builtins.int
+    received_packets: _builtins.int
+    received_errors: _builtins.int
+    received_dropped: _builtins.int
+    sent_bytes: _builtins.int
+    sent_packets: _builtins.int
+    sent_errors: _builtins.int
+    sent_dropped: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        received_bytes: _builtins.int = ...,
+        received_packets: _builtins.int = ...,
+        received_errors: _builtins.int = ...,
+        received_dropped: _builtins.int = ...,
+        sent_bytes: _builtins.int = ...,
+        sent_packets: _builtins.int = ...,
+        sent_errors: _builtins.int = ...,
+        sent_dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "received_bytes", b"received_bytes", "received_dropped", b"received_dropped", "received_errors", b"received_errors", "received_packets", b"received_packets", "sent_bytes", b"sent_bytes", "sent_dropped", b"sent_dropped", "sent_errors", b"sent_errors", "sent_packets", b"sent_packets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InterfaceStats: _TypeAlias = InterfaceStats  # noqa: Y015
+
+@_typing.final
+class DiskStats(_message.Message):
+    """What a task has read from and written to one disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAJOR_FIELD_NUMBER: _builtins.int
+    MINOR_FIELD_NUMBER: _builtins.int
+    READ_BYTES_FIELD_NUMBER: _builtins.int
+    WRITTEN_BYTES_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
+    major: _builtins.int
+    minor: _builtins.int
+    read_bytes: _builtins.int
+    written_bytes: _builtins.int
+    reads: _builtins.int
+    writes: _builtins.int
+    def __init__(
+        self,
+        *,
+        major: _builtins.int = ...,
+        minor: _builtins.int = ...,
+        read_bytes: _builtins.int = ...,
+        written_bytes: _builtins.int = ...,
+        reads: _builtins.int = ...,
+        writes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["major", b"major", "minor", b"minor", "read_bytes", b"read_bytes", "reads", b"reads", "writes", b"writes", "written_bytes", b"written_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiskStats: _TypeAlias = DiskStats  # noqa: Y015
 
 @_typing.final
 class LogBatch(_message.Message):
