@@ -10,9 +10,7 @@ one. TCP is plain unless an ``ssl.SSLContext`` is given, so it is refused on any
 from __future__ import annotations
 
 import asyncio
-import grp
 import ipaddress
-import os
 import re
 import ssl
 from collections.abc import Awaitable, Callable
@@ -23,6 +21,7 @@ import structlog
 from aiohttp import web
 
 from manager.api.archive import Archives
+from manager.api.connections import Connections, watched
 from manager.api.containers import Containers
 from manager.api.context import STALE_HEADER, Api, is_stale_allowed
 from manager.api.control import NodeControl
@@ -33,6 +32,7 @@ from manager.api.explain import Explanations
 from manager.api.file_versions import FileVersions
 from manager.api.files import Files
 from manager.api.images import Images
+from manager.api.listening import UnixListener, listen_tcp, listen_unix
 from manager.api.logs import Logs
 from manager.api.networks import Networks
 from manager.api.nodes import Nodes
@@ -45,14 +45,11 @@ from manager.api.swarm import Swarm
 from manager.api.system import System
 from manager.api.tasks import Tasks
 from manager.api.volumes import Volumes
-from swarmpy.errors import FailedPrecondition, InvalidArgument, SwarmError
-from swarmpy.limits import API_BODY_BYTES_MAX, API_HEADER_BYTES_MAX, API_SHUTDOWN_TIMEOUT_S
+from swarmpy.errors import InvalidArgument, SwarmError
+from swarmpy.limits import API_BODY_BYTES_MAX, API_SHUTDOWN_TIMEOUT_S
 from swarmpy.model.objects import Config, Secret
 from swarmpy.runtime import Env
 from swarmpy.version import API_VERSION, API_VERSION_MIN, VERSION
-
-SOCKET_GROUPS: Final = ("docker", "swarmpy")
-SOCKET_MODE: Final = 0o660
 
 _VERSIONED: Final = re.compile(r"/v(\d{1,3})\.(\d{1,3})/")
 _NOT_FOUND: Final = "page not found"
@@ -69,7 +66,8 @@ class ApiServer:
     def __init__(self, control: NodeControl, env: Env) -> None:
         self._app = make_app(Api(control, env))
         self._runner: web.AppRunner | None = None
-        self._socket: Path | None = None
+        self._connections: Connections | None = None
+        self._listeners: list[UnixListener | asyncio.Server] = []
 
     async def start(
         self,
@@ -80,51 +78,33 @@ class ApiServer:
     ) -> None:
         """Begin to serve. FailedPrecondition if another daemon serves that socket or a port is taken."""
         addresses = [_tcp_address(address, is_plain=tls is None) for address in tcp_addresses]
-        self._runner = web.AppRunner(
-            self._app,
-            access_log=None,
-            max_line_size=API_HEADER_BYTES_MAX,
-            max_field_size=API_HEADER_BYTES_MAX,
-            shutdown_timeout=API_SHUTDOWN_TIMEOUT_S,
-        )
+        self._runner = web.AppRunner(self._app, shutdown_timeout=API_SHUTDOWN_TIMEOUT_S)
         await self._runner.setup()
+        assert self._runner.server is not None
+        connections = self._connections = Connections(self._runner.server)
         try:
-            await self._listen(self._runner, socket)
+            self._listeners.append(await listen_unix(connections, socket))
             for host, port in addresses:
-                await _listen_tcp(self._runner, host, port, tls)
+                self._listeners.append(await listen_tcp(connections, host, port, tls=tls))
         except BaseException:
             await self.stop()
             raise
-
-    async def _listen(self, runner: web.AppRunner, socket: Path) -> None:
-        socket.parent.mkdir(parents=True, exist_ok=True)
-        if await _is_served(socket):
-            raise FailedPrecondition(
-                f"Another daemon already serves {socket}. Stop it, or give this one another --socket."
-            )
-        socket.unlink(missing_ok=True)
-        await web.UnixSite(runner, str(socket)).start()
-        self._socket = socket
-        for group in SOCKET_GROUPS:
-            try:
-                os.chown(socket, -1, grp.getgrnam(group).gr_gid)
-            except (KeyError, PermissionError):
-                continue
-            break
-        socket.chmod(SOCKET_MODE)
+        connections.watch()
 
     async def stop(self) -> None:
-        """Let open requests end, briefly, and remove the socket."""
+        """End the streams, let other open requests end, briefly, and remove the socket."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.close()
+        if self._connections is not None:
+            self._connections.close()
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
-        if self._socket is not None:
-            self._socket.unlink(missing_ok=True)
-            self._socket = None
 
 
 def make_app(api: Api) -> web.Application:
-    app = web.Application(middlewares=[_answer_errors, _mark], client_max_size=API_BODY_BYTES_MAX)
+    app = web.Application(middlewares=[watched, _answer_errors, _mark], client_max_size=API_BODY_BYTES_MAX)
     parts = (
         System(api),
         Swarm(api),
@@ -217,28 +197,6 @@ def _number(version: str) -> tuple[int, int]:
 
 def _error(message: str, status: int) -> web.Response:
     return web.Response(body=encode({"message": message}), status=status, content_type="application/json")
-
-
-async def _is_served(socket: Path) -> bool:
-    """Whether somebody answers there; a file that a dead daemon left behind answers nobody."""
-    if not socket.exists():
-        return False
-    try:
-        _, writer = await asyncio.wait_for(asyncio.open_unix_connection(str(socket)), API_SHUTDOWN_TIMEOUT_S)
-    except (OSError, TimeoutError):
-        return False
-    writer.close()
-    return True
-
-
-async def _listen_tcp(runner: web.AppRunner, host: str, port: int, tls: ssl.SSLContext | None) -> None:
-    try:
-        await web.TCPSite(runner, host, port, ssl_context=tls).start()
-    except OSError as error:
-        raise FailedPrecondition(
-            f"The API cannot be served on {host}:{port}: {error.strerror or error}. "
-            "Choose another --api address."
-        ) from error
 
 
 def _tcp_address(text: str, *, is_plain: bool) -> tuple[str, int]:
