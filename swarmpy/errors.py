@@ -68,6 +68,13 @@ class Unauthenticated(Rejected):
     grpc_code = "UNAUTHENTICATED"
 
 
+class TooSlow(Rejected):
+    """The request did not come in whole in the time that there is for it."""
+
+    http_status = 408
+    grpc_code = "DEADLINE_EXCEEDED"
+
+
 class Unimplemented(Rejected):
     http_status = 501
     grpc_code = "UNIMPLEMENTED"

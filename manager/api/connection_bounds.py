@@ -23,6 +23,8 @@ API_BODY_TIMEOUT_S: Final = 60.0
 API_UPLOAD_QUIET_S: Final = 600.0
 """How long a body that is streamed (an image, an archive) may stand still: what makes it may be slow."""
 API_STALL_TIMEOUT_S: Final = 300.0
-"""How long a client may read nothing of what waits for it: somebody may have stopped the terminal for long."""
+"""How long a client may read nothing of what waits for it: somebody may have stopped a terminal."""
 API_WATCH_PERIOD_S: Final = 5.0
 """How often all of this is looked at."""
+API_EVENTS_LOOK_S: Final = 5.0
+"""How often a stream of events looks whether its node is still what it was."""

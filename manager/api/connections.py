@@ -39,9 +39,7 @@ log = structlog.get_logger(__name__)
 _Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _FULL: Final = encode(
-    {
-        "message": f"This node serves {API_CONNECTIONS_MAX} connections already; close some, or try again later."
-    }
+    {"message": f"This node serves {API_CONNECTIONS_MAX} connections already; try again later."}
 )
 _REFUSAL: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"

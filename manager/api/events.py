@@ -15,13 +15,14 @@ from typing import Final
 from aiohttp import web
 
 from manager.api import requests
+from manager.api.connection_bounds import API_EVENTS_LOOK_S
 from manager.api.context import Api
+from manager.api.control import ClusterAccess
 from manager.api.docker_json import Json, encode, state_name
 from manager.api.requests import Filters
-from manager.api.streams import is_gone, open_stream, parse_moment
+from manager.api.streams import is_gone, open_stream, parse_moment, wait_unless_gone
 from manager.history import Change, FallenBehind, History
 from manager.store.view import View
-from swarmpy.limits import API_STREAM_IDLE_S
 from swarmpy.model.defaults import network_driver, place_text, replicas_of
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
@@ -48,43 +49,44 @@ class Events:
         has_tasks = requests.flag(request, "tasks")
         until = parse_moment(request.query.get("until", ""))
         since = parse_moment(request.query.get("since", ""))
-        access = self._api.control.cluster()
         async with open_stream(self._api, request, "application/json") as response:
-            if access is None:
-                await self._idle(request, until)
-                return response
-            number = access.history.next if since is None else access.history.since(since)
+            access = self._api.control.cluster()
+            number = 0 if access is None else _beginning(access.history, since)
             while not is_gone(request):
-                try:
-                    changes = access.history.beginning_with(number)
-                except FallenBehind:
-                    break
-                number += len(changes)
-                for event in _events_of(access.view, changes, until):
-                    if is_wanted(event, wanted, has_tasks=has_tasks):
-                        await response.write(encode(event) + b"\n")
+                if access is not None:
+                    try:
+                        changes = access.history.beginning_with(number)
+                    except FallenBehind:
+                        break
+                    number += len(changes)
+                    for event in _events_of(access.view, changes, until):
+                        if is_wanted(event, wanted, has_tasks=has_tasks):
+                            await response.write(encode(event) + b"\n")
                 if until is not None and self._api.now() >= until:
                     break
-                await self._wait(access.history, number, until)
+                await self._wait(request, access, number, until)
+                if self._api.control.cluster() is not access:  # a manager from now on, or none any more
+                    access = self._api.control.cluster()
+                    number = 0 if access is None else access.history.next
         return response
 
-    async def _wait(self, history: History, number: int, until: Timestamp | None) -> None:
-        """For the next change, but not so long that a client's leaving or the end would not be noticed."""
-        try:
-            async with asyncio.timeout(self._pause(until)):
-                await history.wait_beyond(number)
-        except TimeoutError:
-            return
-
-    async def _idle(self, request: web.Request, until: Timestamp | None) -> None:
-        """A worker has no cluster events, but a client may wait for them all the same."""
-        while not is_gone(request) and (until is None or self._api.now() < until):
-            await asyncio.sleep(self._pause(until))
+    async def _wait(
+        self, request: web.Request, access: ClusterAccess | None, number: int, until: Timestamp | None
+    ) -> None:
+        """For the next change; a node that is no manager has none, but a client may wait all the same."""
+        pause = self._pause(until)
+        change = asyncio.sleep(pause) if access is None else access.history.wait_beyond(number)
+        await wait_unless_gone(request, change, pause)
 
     def _pause(self, until: Timestamp | None) -> float:
+        """That the client leaves is told; the time, and what this node is, have to be looked at."""
         if until is None:
-            return API_STREAM_IDLE_S
-        return min(API_STREAM_IDLE_S, max(0.0, (until - self._api.now()) / SECOND_NS))
+            return API_EVENTS_LOOK_S
+        return min(API_EVENTS_LOOK_S, max(0.0, (until - self._api.now()) / SECOND_NS))
+
+
+def _beginning(history: History, since: Timestamp | None) -> int:
+    return history.next if since is None else history.since(since)
 
 
 def _events_of(view: View, changes: Iterable[Change], until: Timestamp | None) -> Iterator[Json]:

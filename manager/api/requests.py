@@ -6,6 +6,7 @@ wrong type is refused with its path. Nothing here looks at the cluster.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -13,7 +14,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from swarmpy.errors import InvalidArgument
+from manager.api.connection_bounds import API_BODY_TIMEOUT_S
+from swarmpy.errors import InvalidArgument, TooSlow
 from swarmpy.model.value import UNKNOWN_FIELDS_NAME
 
 T = TypeVar("T")
@@ -29,7 +31,11 @@ _TRUE = frozenset({"1", "true", "t", "yes"})
 
 async def read_body(request: web.Request, type_: type[T]) -> T:
     """The JSON body as a value of ``type_``. The size limit is the server's."""
-    data = await request.read()
+    try:
+        async with asyncio.timeout(API_BODY_TIMEOUT_S):
+            data = await request.read()
+    except TimeoutError:
+        raise TooSlow(f"the request's body has not come within {API_BODY_TIMEOUT_S:.0f} seconds") from None
     if not data:
         raise InvalidArgument("invalid JSON: got EOF while reading request body")
     return parse(data, type_)

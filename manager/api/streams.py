@@ -6,12 +6,14 @@ is written; both simply end the stream.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
 from aiohttp import web
 
+from manager.api.connections import Connection
 from manager.api.context import Api
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import SECOND_NS, Timestamp
@@ -36,7 +38,26 @@ async def open_stream(api: Api, request: web.Request, content_type: str) -> Asyn
 
 
 def is_gone(request: web.Request) -> bool:
+    """Whether the stream is over: its reader has left, or the daemon stops."""
+    connection = request.protocol
+    if isinstance(connection, Connection):
+        return connection.has_left
     return request.transport is None or request.transport.is_closing()
+
+
+async def wait_unless_gone(request: web.Request, waited: Awaitable[object], timeout_s: float | None) -> None:
+    """Until it is so, the time is up, or the stream is over; which of them, the caller looks."""
+    connection = request.protocol
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(timeout_s) as bound:
+            if not isinstance(connection, Connection):
+                await waited
+                return
+            with connection.telling(lambda: bound.reschedule(loop.time())):
+                await waited
+    except TimeoutError:
+        return
 
 
 def parse_moment(text: str) -> Timestamp | None:
