@@ -22,6 +22,7 @@ from swarmpy.model.cluster_specs import (
 from swarmpy.model.ids import (
     ClusterId,
     ConfigId,
+    Duration,
     NetworkId,
     NodeId,
     RaftId,
@@ -204,6 +205,8 @@ class Node(Value, frozen=True, kw_only=True):
     """The node's own places in networks: its address in the ingress network."""
     number: int = 0
     """From 1; no other node's. What a node is known by where an id has no room."""
+    wanted_issuer: bytes = b""
+    """The public key (DER) of the authority whose certificate the node is to have; empty: any will do."""
 
 
 # --- services and tasks
@@ -355,11 +358,20 @@ class NetworkJoin(Value, frozen=True, kw_only=True):
         return NetworkId(self.wish.target)
 
 
+class StopWish(Value, frozen=True, kw_only=True):
+    """How a container started by hand is to end, where its user said so when stopping it. Empty, None: as its
+    spec says; a timeout below 0: it is never killed."""
+
+    signal: str = ""
+    timeout: Duration | None = None
+
+
 class Task(Value, frozen=True, kw_only=True):
     """One run of a service's container on one node. Superseded, never edited.
 
     ``not_before`` is the end of the restart delay: until then ``desired_state`` stays READY.
     ``restarts`` counts the restarts of this slot under this revision, for backoff and max-attempts.
+    ``job_iteration``: which run of a job it is of; of a container started by hand, which start.
     ``networks`` are those of its service, and those of ``joins`` that have addresses.
     """
 
@@ -380,6 +392,7 @@ class Task(Value, frozen=True, kw_only=True):
     joins: tuple[NetworkJoin, ...] = ()
     generic_resources: tuple[GenericResource, ...] = ()
     """What it got of its node's named and counted resources."""
+    stop: StopWish | None = None
 
     def join_of(self, network_id: NetworkId) -> NetworkJoin | None:
         """None: the network is its service's, or none of its own."""

@@ -51,23 +51,63 @@ class RootRotation(_message.Message):
     CA_CERT_FIELD_NUMBER: _builtins.int
     CA_KEY_FIELD_NUMBER: _builtins.int
     CROSS_SIGNED_CERT_FIELD_NUMBER: _builtins.int
+    JOIN_TOKENS_FIELD_NUMBER: _builtins.int
     ca_cert: _builtins.bytes
     ca_key: _builtins.bytes
     cross_signed_cert: _builtins.bytes
+    @_builtins.property
+    def join_tokens(self) -> Global___JoinTokens:
+        """What nodes join with from the end of the rotation on."""
+
     def __init__(
         self,
         *,
         ca_cert: _builtins.bytes = ...,
         ca_key: _builtins.bytes = ...,
         cross_signed_cert: _builtins.bytes = ...,
+        join_tokens: Global___JoinTokens | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["join_tokens", b"join_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_cert", b"ca_cert", "ca_key", b"ca_key", "cross_signed_cert", b"cross_signed_cert"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_cert", b"ca_cert", "ca_key", b"ca_key", "cross_signed_cert", b"cross_signed_cert", "join_tokens", b"join_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RootRotation: _TypeAlias = RootRotation  # noqa: Y015
+
+@_typing.final
+class RetiredRoot(_message.Message):
+    """A root that the cluster has left while some nodes were down: until they come back, or it expires, those may
+    still renew their certificates with it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CA_CERT_FIELD_NUMBER: _builtins.int
+    CROSS_SIGNED_CERT_FIELD_NUMBER: _builtins.int
+    NODE_IDS_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    ca_cert: _builtins.bytes
+    cross_signed_cert: _builtins.bytes
+    """The certificate of its successor, signed by it."""
+    expires_at: _builtins.int
+    @_builtins.property
+    def node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        ca_cert: _builtins.bytes = ...,
+        cross_signed_cert: _builtins.bytes = ...,
+        node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        expires_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_cert", b"ca_cert", "cross_signed_cert", b"cross_signed_cert", "expires_at", b"expires_at", "node_ids", b"node_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetiredRoot: _TypeAlias = RetiredRoot  # noqa: Y015
 
 @_typing.final
 class RootCA(_message.Message):
@@ -79,6 +119,7 @@ class RootCA(_message.Message):
     JOIN_TOKENS_FIELD_NUMBER: _builtins.int
     ROTATION_FIELD_NUMBER: _builtins.int
     LAST_FORCE_ROTATE_FIELD_NUMBER: _builtins.int
+    RETIRED_FIELD_NUMBER: _builtins.int
     ca_cert: _builtins.bytes
     ca_key: _builtins.bytes
     ca_cert_hash: _builtins.str
@@ -89,6 +130,10 @@ class RootCA(_message.Message):
     def rotation(self) -> Global___RootRotation:
         """Set while the root is being changed."""
 
+    @_builtins.property
+    def retired(self) -> _containers.RepeatedCompositeFieldContainer[Global___RetiredRoot]:
+        """The newest first."""
+
     def __init__(
         self,
         *,
@@ -98,10 +143,11 @@ class RootCA(_message.Message):
         join_tokens: Global___JoinTokens | None = ...,
         rotation: Global___RootRotation | None = ...,
         last_force_rotate: _builtins.int = ...,
+        retired: _abc.Iterable[Global___RetiredRoot] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["join_tokens", b"join_tokens", "rotation", b"rotation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_cert", b"ca_cert", "ca_cert_hash", b"ca_cert_hash", "ca_key", b"ca_key", "join_tokens", b"join_tokens", "last_force_rotate", b"last_force_rotate", "rotation", b"rotation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ca_cert", b"ca_cert", "ca_cert_hash", b"ca_cert_hash", "ca_key", b"ca_key", "join_tokens", b"join_tokens", "last_force_rotate", b"last_force_rotate", "retired", b"retired", "rotation", b"rotation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -537,6 +583,7 @@ class Node(_message.Message):
     MANAGER_STATUS_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
+    WANTED_ISSUER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     version: _builtins.int
     created_at: _builtins.int
@@ -544,6 +591,8 @@ class Node(_message.Message):
     role: _types_pb2.NodeRole.ValueType
     number: _builtins.int
     """From 1; no other node's. What a node is known by where an id has no room."""
+    wanted_issuer: _builtins.bytes
+    """The public key (DER) of the authority whose certificate the node is to have; empty: any will do."""
     @_builtins.property
     def spec(self) -> _specs_pb2.NodeSpec: ...
     @_builtins.property
@@ -570,10 +619,11 @@ class Node(_message.Message):
         manager_status: Global___ManagerStatus | None = ...,
         attachments: _abc.Iterable[Global___NetworkAttachment] | None = ...,
         number: _builtins.int = ...,
+        wanted_issuer: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "manager_status", b"manager_status", "spec", b"spec", "status", b"status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "created_at", b"created_at", "description", b"description", "id", b"id", "manager_status", b"manager_status", "number", b"number", "role", b"role", "spec", b"spec", "status", b"status", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachments", b"attachments", "created_at", b"created_at", "description", b"description", "id", b"id", "manager_status", b"manager_status", "number", b"number", "role", b"role", "spec", b"spec", "status", b"status", "updated_at", b"updated_at", "version", b"version", "wanted_issuer", b"wanted_issuer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
