@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId, Timestamp
@@ -128,6 +128,8 @@ class LogQuery(Value, frozen=True, kw_only=True):
     """``tail``: that many last lines; negative means all."""
 
     since: Timestamp = Timestamp(0)
+    until: Timestamp = Timestamp(0)
+    """0: no such bound."""
     tail: int = -1
     is_following: bool = False
     stdout: bool = True
@@ -155,6 +157,23 @@ class Command(Value, frozen=True, kw_only=True):
     has_terminal: bool = False
     has_input: bool = False
     is_privileged: bool = False
+    is_detached: bool = False
+    """It has no streams, and outlives its channel and the daemon; its task's end is its own."""
+    rows: int = 0
+    columns: int = 0
+    """Of its terminal at first."""
+
+
+class Attachment(Value, frozen=True, kw_only=True):
+    """How a client wants to be attached to a task."""
+
+    replays: bool = False
+    """First what the task has printed since its start."""
+    is_waited_for: bool = False
+    """The task waits while the client takes no more; else a client that is slow reads from the log."""
+
+
+FROM_NOW_ON: Final = Attachment()
 
 
 class Output(NamedTuple):
@@ -166,6 +185,11 @@ class Output(NamedTuple):
 
 class Channel(Protocol):
     """The standard streams of a process in a task: of a command, or of the task itself."""
+
+    @property
+    def pid(self) -> int:
+        """Of a command, as the node sees it."""
+        ...
 
     def output(self) -> AsyncIterator[Output]:
         """What it prints, until it ends or is let go. One consumer; who does not read slows it down."""
@@ -184,7 +208,7 @@ class Channel(Protocol):
         ...
 
     async def close(self) -> None:
-        """Kill the command; let go of the task. Fine at any time, also twice."""
+        """Kill the command, unless it is detached; let go of the task. Fine at any time, also twice."""
         ...
 
 
@@ -270,8 +294,12 @@ class Executor(Protocol):
         text)."""
         ...
 
-    async def attach(self, task_id: TaskId) -> Channel:
-        """The task's own streams from now on; its log has what was before. NotRunning if it does not run."""
+    async def attach(self, task_id: TaskId, wish: Attachment = FROM_NOW_ON) -> Channel:
+        """The task's own streams from now on. NotRunning if it does not run.
+
+        A channel that replays has all that the task has printed, each byte once, also of a task that has
+        ended: NotRunning only of one that has not been started.
+        """
         ...
 
     async def top(self, task_id: TaskId) -> ProcessTable: ...

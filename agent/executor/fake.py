@@ -20,6 +20,8 @@ from msgspec.structs import replace
 
 from agent.executor import fake_files
 from agent.executor.base import (
+    FROM_NOW_ON,
+    Attachment,
     Capabilities,
     Channel,
     Command,
@@ -321,12 +323,20 @@ class FakeExecutor:
         reply = self.machine.answer(task_id, command)
         if reply.refusal:
             raise TaskRejected(reply.refusal)
-        return _opened(task, FakeChannel(reply))
+        return _opened(task, FakeChannel(reply, is_detached=command.is_detached))
 
-    async def attach(self, task_id: TaskId) -> Channel:
+    async def attach(self, task_id: TaskId, wish: Attachment = FROM_NOW_ON) -> Channel:
         await self._pause("attach", task_id)
-        task = self._running(task_id)
-        return _opened(task, FakeAttached(is_fed=task.launch.spec.open_stdin))
+        task = self.machine.tasks.get(task_id)
+        ended = task.exit if task is not None else None
+        if task is None or ended is None or not wish.replays:
+            task = self._running(task_id)
+        channel = FakeAttached(is_fed=task.launch.spec.open_stdin)
+        for line in self.machine.logs.get(task_id, ()) if wish.replays else ():
+            channel.tell(Output(line.stream, line.data))
+        if ended is not None:
+            channel.end(ended.code)
+        return _opened(task, channel)
 
     async def top(self, task_id: TaskId) -> ProcessTable:
         await self._pause("top", task_id)
@@ -366,4 +376,6 @@ def _found(task: FakeTask) -> Found:
 
 
 def _is_wanted(line: LogLine, query: LogQuery) -> bool:
-    return line.timestamp >= query.since and (query.stdout if line.stream == 1 else query.stderr)
+    if line.timestamp < query.since or (query.until and line.timestamp > query.until):
+        return False
+    return query.stdout if line.stream == 1 else query.stderr

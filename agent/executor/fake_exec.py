@@ -16,6 +16,7 @@ from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId
 
 KILLED = 128 + signals.SIGKILL
+FAKE_PID = 4242
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,9 @@ def works(task_id: TaskId, command: Command) -> Reply:
 class FakeChannel:
     """One command under way. ``end`` is for the machine: the command's task has ended."""
 
-    def __init__(self, reply: Reply) -> None:
+    def __init__(self, reply: Reply, *, is_detached: bool = False) -> None:
         self._reply = reply
+        self._is_detached = is_detached
         self._ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._printed: asyncio.Queue[Output | None] = asyncio.Queue()
         self.size = (0, 0)
@@ -47,6 +49,10 @@ class FakeChannel:
             self._printed.put_nowait(part)
         if reply.takes_s is not None and not reply.is_echo:
             asyncio.get_running_loop().call_later(reply.takes_s, self.end, reply.exit_code)
+
+    @property
+    def pid(self) -> int:
+        return FAKE_PID
 
     @property
     def has_ended(self) -> bool:
@@ -76,7 +82,8 @@ class FakeChannel:
         return await asyncio.shield(self._ended)
 
     async def close(self) -> None:
-        self.end()
+        if not self._is_detached:
+            self.end()
 
 
 class FakeAttached(FakeChannel):
@@ -87,6 +94,7 @@ class FakeAttached(FakeChannel):
         super().__init__(Reply(takes_s=None))
         self._is_fed = is_fed
         self._is_let_go = False
+        self.is_input_closed = False
 
     def tell(self, part: Output) -> None:
         if not self.has_ended:
@@ -97,7 +105,8 @@ class FakeAttached(FakeChannel):
             self.tell(Output(1, data))
 
     async def close_input(self) -> None:
-        """A task's input stays open for who comes next."""
+        """Noted only: what a task makes of the end of its input is its own affair."""
+        self.is_input_closed = True
 
     async def exit_code(self) -> int:
         if self._is_let_go:

@@ -38,6 +38,8 @@ class SocketChannel:
         self._reader = reader
         self._writer = writer
         self._on_close = on_close
+        self.greeting = b""
+        """What the shim said as it began."""
         self._code: int | None = None
         self._is_command = False
         self._is_closed = False
@@ -46,6 +48,15 @@ class SocketChannel:
     async def over(cls, sock: socket.socket, on_close: Callable[[], None] = lambda: None) -> SocketChannel:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=CHANNEL_READ_BYTES_MAX)
         return cls(reader, writer, on_close)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was told how the process ended: then all that it printed has come."""
+        return self._code is not None
+
+    @property
+    def pid(self) -> int:
+        return int(self.greeting) if self._is_command and self.greeting.isdigit() else 0
 
     async def begin(self, order: bytes = b"") -> None:
         """Give the order, if any, and wait until it is carried out. Raises Refused or Unavailable."""
@@ -59,6 +70,7 @@ class SocketChannel:
         if kind == frames.FAILED:
             failure = json.loads(content)
             raise Refused(str(failure["kind"]), str(failure["message"]))
+        self.greeting = content
 
     async def output(self) -> AsyncIterator[Output]:
         while (received := await self._receive()) is not None:
@@ -72,6 +84,10 @@ class SocketChannel:
     async def write(self, data: bytes) -> None:
         for at in range(0, len(data), CHANNEL_READ_BYTES_MAX):
             await self._send(frames.INPUT, data[at : at + CHANNEL_READ_BYTES_MAX])
+
+    async def hold(self) -> None:
+        """Have the task wait while this end takes no more."""
+        await self._send(frames.HOLD)
 
     async def close_input(self) -> None:
         await self._send(frames.END_OF_INPUT)

@@ -32,6 +32,8 @@ from msgspec.structs import replace
 
 from agent import volume_calls
 from agent.executor.base import (
+    FROM_NOW_ON,
+    Attachment,
     Capabilities,
     Channel,
     Command,
@@ -49,6 +51,7 @@ from agent.executor.base import (
 )
 from agent.executor.images.store import ImageStore
 from agent.executor.native import cgroups, folders, launcher, preflight, process, processes, shims
+from agent.executor.native.attached import Readers, Watched
 from agent.executor.native.folders import TaskState
 from agent.executor.native.inside import Inside, not_running
 from agent.executor.native.job import ExitRecord, StartRecord
@@ -87,6 +90,7 @@ class _Task:
     watch: int = -1
     """The shim's pidfd while it is watched."""
     is_ending: bool = False
+    readers: Readers = field(default_factory=Readers)
 
 
 class NativeExecutor:
@@ -320,6 +324,8 @@ class NativeExecutor:
             if task.started is not None and task.exit is None:
                 await self._kill(task_id, task)
             self._unwatch(task)
+            if not keep_log:
+                await task.readers.wait_gone()
             await self._run(partial(self._remove, task_id, keep_log=keep_log))
             if self._tasks.get(task_id) is task:
                 del self._tasks[task_id]
@@ -375,8 +381,12 @@ class NativeExecutor:
     async def exec(self, task_id: TaskId, command: Command) -> Channel:
         return await self._inside.exec(task_id, command)
 
-    async def attach(self, task_id: TaskId) -> Channel:
-        return await self._inside.attach(task_id)
+    async def attach(self, task_id: TaskId, wish: Attachment = FROM_NOW_ON) -> Channel:
+        task = self._tasks.get(task_id)
+        if task is None:
+            raise not_running(task_id)
+        watched = Watched(lambda: process.exit_of(task.exit) if task.exit else None, task.ended, task.readers)
+        return await self._inside.attach(task_id, wish, watched)
 
     async def top(self, task_id: TaskId) -> ProcessTable:
         task = self._tasks.get(task_id)

@@ -3,7 +3,7 @@
 Decides what docker decides between a request and a process: the environment, the account, the words for what
 cannot be run. The work is done by processes that the launcher forks (``shim/inside``) and by the task's own
 shim (``shim/attach``); a socket to each is all that the daemon holds, so a daemon that ends takes its
-commands with it and leaves the tasks alone.
+commands with it, but for those that are detached, and leaves the tasks alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent.executor.base import Command, NotRunning, NotThere
+from agent.executor.base import Attachment, Command, NotRunning, NotThere
 from agent.executor.native import folders
+from agent.executor.native.attached import AttachedChannel, Watched
 from agent.executor.native.channel import Refused, SocketChannel
 from agent.executor.native.job import CAPABILITIES, Job
 from agent.executor.native.launcher import Launcher
@@ -57,20 +58,22 @@ class Inside:
         except Refused as error:
             raise TaskRejected(_REFUSED + error.message + _REFUSED_END) from None
 
-    async def attach(self, task_id: TaskId) -> SocketChannel:
-        sock = await self._run(partial(_connect, self._folder_of(task_id)))
-        if sock is None:
+    async def attach(self, task_id: TaskId, wish: Attachment, task: Watched) -> AttachedChannel:
+        folder = self._folder_of(task_id)
+        found = await _greeted(await self._run(partial(_connect, folder)))
+        if found is None:
+            # the shim has ended, or nobody can be attached to it: the log has all, once there is one
+            state = await self._run(partial(folders.read_state, folder))
+            if not wish.replays or not (state.started or state.ended):
+                raise not_running(task_id)
+        job = await self._run(partial(folders.read_job, folder))
+        if job is None:
+            if found is not None:
+                await found.close()
             raise not_running(task_id)
-        channel = await SocketChannel.over(sock)
-        try:
-            async with asyncio.timeout(COMMAND_START_TIMEOUT_S):
-                await channel.begin()
-        except (TimeoutError, Unavailable):
-            await channel.close()
-            raise not_running(task_id) from None
-        except BaseException:
-            await channel.close()
-            raise
+        logs = Path(job["log_dir"])
+        channel = AttachedChannel(logs, wish=wish, socket=found, task=task, run=self._run)
+        await channel.start()
         return channel
 
     async def copy_out(self, task_id: TaskId, path: str) -> AsyncGenerator[bytes]:
@@ -164,6 +167,23 @@ class Inside:
         self._open -= 1
 
 
+async def _greeted(sock: socket.socket | None) -> SocketChannel | None:
+    """The channel on which the shim has said that it is there; None if it has not."""
+    if sock is None:
+        return None
+    channel = await SocketChannel.over(sock)
+    try:
+        async with asyncio.timeout(COMMAND_START_TIMEOUT_S):
+            await channel.begin()
+    except (TimeoutError, Unavailable):
+        await channel.close()
+        return None
+    except BaseException:
+        await channel.close()
+        raise
+    return channel
+
+
 def not_running(task_id: TaskId) -> NotRunning:
     return NotRunning(f"Container {task_id} is not running")
 
@@ -196,6 +216,9 @@ def _order_of(command: Command, job: Job) -> dict[str, object]:
         "tty": command.has_terminal,
         "has_input": command.has_input,
         "privileged": command.is_privileged,
+        "detached": command.is_detached,
+        "rows": command.rows,
+        "columns": command.columns,
         "capabilities": list(range(len(CAPABILITIES))) if command.is_privileged else job["capabilities"],
     }
 

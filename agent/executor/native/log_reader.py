@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.executor.base import LogLine, LogQuery
 from agent.executor.native.shim.log_writer import file_name, file_numbers
@@ -17,6 +18,16 @@ from swarmpy.limits import LOG_FOLLOW_PERIOD_S, LOG_READ_BYTES, LOG_TAIL_LINES_M
 from swarmpy.model.ids import Timestamp
 
 _WHOLE, _PIECE = ord("F"), ord("P")
+
+
+class Place(NamedTuple):
+    """A byte of a log: the number of its file, and how many bytes of that come before."""
+
+    number: int
+    offset: int
+
+
+BEGINNING = Place(0, 0)
 
 
 def parse_record(record: bytes) -> LogLine | None:
@@ -29,18 +40,18 @@ def parse_record(record: bytes) -> LogLine | None:
 
 
 def matches(line: LogLine, query: LogQuery) -> bool:
-    if line.timestamp < query.since:
+    if line.timestamp < query.since or (query.until and line.timestamp > query.until):
         return False
     return query.stdout if line.stream == 1 else query.stderr
 
 
 class LogReader:
-    """A place in one task's log. ``read`` returns what has come since; blocking."""
+    """A place in one task's log. ``read`` returns what has come since; blocking. ``end``: no further."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, start: Place = BEGINNING, end: Place | None = None) -> None:
         self._folder = folder
-        self._number = 0
-        self._offset = 0
+        self._number, self._offset = start
+        self._end = end
         self._rest = b""
 
     def read(self) -> list[bytes]:
@@ -52,7 +63,9 @@ class LogReader:
                 if records:
                     return records
                 continue
-            following = [n for n in file_numbers(str(self._folder)) if n > self._number]
+            last = self._end.number if self._end is not None else None
+            numbers = file_numbers(str(self._folder))
+            following = [n for n in numbers if n > self._number and (last is None or n <= last)]
             if not following:
                 return []
             # more may have been written to this file between our read and its rotation
@@ -91,10 +104,13 @@ class LogReader:
     def _read_bytes(self) -> bytes:
         if not self._number:
             return b""
+        wanted = LOG_READ_BYTES
+        if self._end is not None and self._number == self._end.number:
+            wanted = min(wanted, self._end.offset - self._offset)
         try:
             with open(self._folder / file_name(self._number), "rb") as file:
                 file.seek(self._offset)
-                data = file.read(LOG_READ_BYTES)
+                data = file.read(max(wanted, 0))
         except FileNotFoundError:
             return b""
         self._offset += len(data)
@@ -127,6 +143,19 @@ async def read_log(
         pending = await _last_lines(reader, query, run)
         for last in pending:
             yield last
+    async for line in follow(reader, query, has_ended=has_ended, run=run):
+        yield line
+
+
+async def follow(
+    reader: LogReader,
+    query: LogQuery,
+    *,
+    has_ended: Callable[[], bool],
+    run: Callable[[Callable[[], list[bytes]]], Awaitable[list[bytes]]],
+) -> AsyncIterator[LogLine]:
+    """From where the reader stands: to the end of the log, or if the query follows, of the task."""
+    is_over = False
     while True:
         is_final = not query.is_following or has_ended()
         records = await run(reader.read)
@@ -134,9 +163,10 @@ async def read_log(
             line = parse_record(record)
             if line is not None and matches(line, query):
                 yield line
-        if records:
+            is_over = is_over or (line is not None and 0 < query.until < line.timestamp)
+        if records and not is_over:
             continue
-        if is_final:
+        if is_final or is_over:
             return
         await asyncio.sleep(LOG_FOLLOW_PERIOD_S)
 
@@ -147,7 +177,7 @@ async def _last_lines(
     run: Callable[[Callable[[], list[bytes]]], Awaitable[list[bytes]]],
 ) -> list[LogLine]:
     """The tail counts lines that the query lets through, so one stream alone reads further back."""
-    both = query.stdout and query.stderr
+    both = query.stdout and query.stderr and not query.until
 
     def seek() -> list[bytes]:
         if both or not query.tail:

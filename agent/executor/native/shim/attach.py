@@ -1,7 +1,10 @@
 """``Audience``: who is attached to a task, at a socket in its folder that its shim listens on.
 
-What the task prints goes to all who are attached; what they send goes to its input, if it has one. The task
-comes first: a client that is too far behind is let go, and nobody is waited for but for a moment at the end.
+What the task prints goes to all who are attached; what they send goes to its input, if it has one, and one of
+them may close it. The task comes first: a client that is too far behind is let go, unless it has asked the
+task to wait for it, and nobody is waited for but for a moment at the end. Who is let go finds all that it
+missed in the log, since each was told where the log stood when it came.
+
 A task whose socket cannot be made runs all the same.
 """
 
@@ -15,38 +18,55 @@ import time
 
 from agent.executor.native.shim import frames, relay
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SOCKET = "attach"
 ATTACHED_MAX = 8
 BACKLOG_BYTES_MAX = 1 << 20
+HELD_BYTES = 1 << 18
+"""So far behind may be who is waited for before the task waits."""
 LAST_WORDS_S = 0.5
 _READ_BYTES = 32_768
 _WAITING_MAX = 8
 
 
 class _Client:
-    __slots__ = ("received", "sent", "sock")
+    __slots__ = ("is_waited_for", "received", "sent", "sock")
 
-    def __init__(self, sock: _socket.socket) -> None:
+    def __init__(self, sock: _socket.socket, place: bytes) -> None:
         self.sock = sock
-        self.sent = bytearray(frames.frame(frames.STARTED))
+        self.sent = bytearray(frames.frame(frames.STARTED, place))
         self.received = bytearray()
+        self.is_waited_for = False
 
 
 class Audience:
-    """``feed``: where the task's input goes, -1 if nowhere; ``terminal``: its terminal, -1 if none."""
+    """``feed``: where the task's input goes, -1 if nowhere; ``terminal``: its terminal, -1 if none. ``place``
+    says where the log stands."""
 
-    def __init__(self, folder: str, poll: select.poll, *, feed: int, terminal: int) -> None:
+    def __init__(
+        self, folder: str, poll: select.poll, *, feed: int, terminal: int, place: Callable[[], bytes] = bytes
+    ) -> None:
         self._poll = poll
         self._feed = feed
         self._terminal = terminal
+        self._place = place
         self._fed = bytearray()
         self._is_feed_watched = False
+        self._is_feed_ending = False
         self._clients: dict[int, _Client] = {}
         self._door = _open_door(folder)
         if feed >= 0:
             os.set_blocking(feed, False)
         if self._door is not None:
             poll.register(self._door.fileno(), select.POLLIN)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether somebody who is waited for has enough to read."""
+        return any(each.is_waited_for and len(each.sent) > HELD_BYTES for each in self._clients.values())
 
     def serve(self, fd: int, event: int) -> bool:
         """What poll(2) said of a descriptor; False if it is none of ours."""
@@ -69,7 +89,7 @@ class Audience:
         for fd, client in list(self._clients.items()):
             client.sent += frames.frame(stream, data)
             self._flush(fd, client)
-            if fd in self._clients and len(client.sent) > BACKLOG_BYTES_MAX:
+            if fd in self._clients and len(client.sent) > BACKLOG_BYTES_MAX and not client.is_waited_for:
                 self._let_go(fd)
 
     def finish(self, code: int) -> None:
@@ -101,7 +121,7 @@ class Audience:
             sock.close()
             return
         sock.setblocking(False)
-        self._clients[fd] = _Client(sock)
+        self._clients[fd] = _Client(sock, self._place())
         self._poll.register(fd, select.POLLIN)
         self._flush(fd, self._clients[fd])
 
@@ -132,9 +152,14 @@ class Audience:
         client.received += data
         try:
             for kind, content in frames.take_frames(client.received):
-                if kind == frames.INPUT and self._feed >= 0:
+                if kind == frames.INPUT and self._feed >= 0 and not self._is_feed_ending:
                     self._fed += content
                     self._feed_task()
+                elif kind == frames.END_OF_INPUT and self._feed >= 0 and self._terminal < 0:
+                    self._is_feed_ending = True
+                    self._feed_task()
+                elif kind == frames.HOLD:
+                    client.is_waited_for = True
                 elif kind == frames.RESIZE and self._terminal >= 0:
                     relay.resize(self._terminal, content)
         except frames.Garbled:
@@ -146,6 +171,8 @@ class Audience:
 
     def _feed_task(self) -> None:
         """Give the task what waits for it; while it takes no more, its clients are not listened to."""
+        if self._feed < 0:
+            return
         was_watched = self._is_feed_watched
         try:
             while self._fed:
@@ -160,6 +187,9 @@ class Audience:
                 self._poll.register(self._feed, select.POLLOUT)
             else:
                 self._poll.unregister(self._feed)
+        if self._is_feed_ending and not self._fed:
+            os.close(self._feed)
+            self._feed = -1
         if was_watched:
             for fd, client in self._clients.items():
                 self._watch(fd, client)

@@ -14,12 +14,16 @@ END_OF_INPUT = 4
 RESIZE = 5
 """``rows columns``, as text."""
 STARTED = 6
+"""Of a command its pid, as text. Of a task, as JSON, where its log stands: what comes next is not in it.
+Shims of before say nothing."""
 FAILED = 7
 """JSON: what kept the command from being run, and the exit code that docker gives it."""
 EXITED = 8
 """The exit code, as text."""
 ORDER = 9
 """JSON: what to do inside the task."""
+HOLD = 10
+"""Who is attached wants the task to wait for it. Sent only to a shim that has told its place in the log."""
 
 HEAD_BYTES = 5
 CONTENT_BYTES_MAX = 4 << 20
@@ -37,7 +41,7 @@ def frame(kind: int, content: bytes = b"") -> bytes:
 def parse_head(head: bytes) -> tuple[int, int]:
     """Kind and length of the content."""
     length = int.from_bytes(head[1:HEAD_BYTES])
-    if not STDOUT <= head[0] <= ORDER or length > CONTENT_BYTES_MAX:
+    if not STDOUT <= head[0] <= HOLD or length > CONTENT_BYTES_MAX:
         raise Garbled(f"a frame of kind {head[0]} with {length} bytes")
     return head[0], length
 

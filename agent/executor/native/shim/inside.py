@@ -6,7 +6,8 @@ every namespace, root, account, privileges; so it ends with the task. The child 
 namespace only, and works there on its own: links in the task's files cannot lead it out, and nothing of the
 task can reach it, for it is in none of its other namespaces and loads no code once it is inside.
 
-The daemon lets go by closing the socket: then the command is killed with all of its session.
+The daemon lets go by closing the socket: then the command is killed with all of its session, unless it is
+detached, which nobody feeds or listens to and only its task's end outlives.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
         has_input: bool
         privileged: bool
         capabilities: list[int]
+        detached: bool
+        rows: int
+        columns: int
 
 
 _NAMESPACES = (
@@ -122,8 +126,11 @@ def _carry_out(sock: int, order: Order, job: Job, entrances: dict[str, int]) -> 
         os.waitpid(pid, 0)
         _fail(sock, json.loads(failure))
         return
+    if order.get("detached"):
+        _see_to_its_end(sock, pid, child, tuple(outputs))
+        return
     channel = relay.Relay(sock, outputs, feed, terminal=terminal)
-    channel.send(frames.STARTED)
+    channel.send(frames.STARTED, str(pid).encode())
     try:
         channel.run(child)
         _, wait_status = os.waitpid(pid, 0)
@@ -133,11 +140,41 @@ def _carry_out(sock: int, order: Order, job: Job, entrances: dict[str, int]) -> 
         relay.kill_session(pid, job["cgroups"])
 
 
+def _see_to_its_end(sock: int, pid: int, child: int, outputs: tuple[int, ...]) -> None:
+    """Of a detached command, which may have a terminal that nobody looks at. The daemon need not be there."""
+    _tell(sock, frames.STARTED, pid)
+    poll = select.poll()
+    poll.register(child, select.POLLIN)
+    for fd in outputs:
+        poll.register(fd, select.POLLIN)
+    while child not in (ready := [fd for fd, _ in poll.poll()]):
+        for fd in ready:
+            try:
+                os.read(fd, _READ_BYTES)
+            except OSError:  # every other end of the terminal is closed
+                poll.unregister(fd)
+    _, wait_status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(wait_status)
+    _tell(sock, frames.EXITED, code if code >= 0 else 128 - code)
+
+
+def _tell(sock: int, kind: int, number: int) -> None:
+    try:
+        os.write(sock, frames.frame(kind, str(number).encode()))
+    except OSError:
+        pass  # the daemon has let go: nobody asks any more
+
+
 def _open_stdio(order: Order) -> tuple[tuple[int, int, int], dict[int, int], int, int]:
     """The command's ends; ours (fd -> kind of frame), the end that feeds it, and the terminal (-1: none)."""
     if order["tty"]:
         ours, theirs = os.openpty()
+        if order.get("rows") and order.get("columns"):
+            relay.resize(ours, f"{order['rows']} {order['columns']}".encode())
         return (theirs, theirs, theirs), {ours: frames.STDOUT}, ours, ours
+    if order.get("detached"):
+        nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        return (nothing, nothing, nothing), {}, -1, -1
     if order["has_input"]:
         theirs_in, feed = os.pipe2(os.O_CLOEXEC)
     else:

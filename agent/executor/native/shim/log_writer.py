@@ -43,6 +43,11 @@ class LogWriter:
         self._fd = self._open()
         self._size = 0
 
+    def place(self) -> dict[str, object]:
+        """How far the log goes: file, bytes of it, and what each stream said that has no line end yet."""
+        rests = {str(stream): rest.decode("latin-1") for stream, rest in self._rests.items()}
+        return {"number": self._number, "offset": self._size, "rests": rests}
+
     def feed(self, stream: int, data: bytes, now: int) -> None:
         """Take in what one stream said at ``now``; what has no line end yet waits for it."""
         bound = self._line_bytes_max

@@ -93,10 +93,13 @@ def _supervise(folder: str, job: Job, report: int) -> None:
     write_record(f"{folder}/started", json.dumps(started))
     poll = select.poll()
     terminal = next(iter(outputs)) if job["tty"] else -1
-    audience = attach.Audience(folder, poll, feed=feed, terminal=terminal)
+    log = _open_log(job)
+    audience = attach.Audience(
+        folder, poll, feed=feed, terminal=terminal, place=lambda: json.dumps(log.place()).encode()
+    )
     _send(report, {"state": "started"})
     sync_record(folder, "started")
-    _write_log(job, outputs, (child, poll), audience)
+    _write_log(log, outputs, (child, poll), audience)
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
     code = code if code >= 0 else 128 - code
@@ -140,22 +143,26 @@ def _open_stdio(*, is_terminal: bool, is_fed: bool) -> tuple[tuple[int, int, int
     return (theirs_in, out_write, error_write), {out_read: 1, error_read: 2}, feed
 
 
-def _write_log(
-    job: Job, outputs: dict[int, int], watched: tuple[int, select.poll], audience: attach.Audience
-) -> None:
-    """Copy the task's words to its log and to who is attached, until it has ended and all is written."""
-    log = LogWriter(
+def _open_log(job: Job) -> LogWriter:
+    return LogWriter(
         job["log_dir"],
         file_bytes_max=job["log_file_bytes_max"],
         files_max=job["log_files_max"],
         line_bytes_max=job["log_line_bytes_max"],
     )
+
+
+def _write_log(
+    log: LogWriter, outputs: dict[int, int], watched: tuple[int, select.poll], audience: attach.Audience
+) -> None:
+    """Copy the task's words to its log and to who is attached, until it has ended and all is written."""
     child, poll = watched
     poll.register(child, select.POLLIN)
+    talking = set(outputs)
     for fd in outputs:
         os.set_blocking(fd, False)
         poll.register(fd, select.POLLIN)
-    is_alive = True
+    is_alive, is_held = True, False
     while is_alive:
         for fd, event in poll.poll():
             if fd == child:
@@ -163,8 +170,13 @@ def _write_log(
             elif fd in outputs:
                 if not _copy(fd, outputs[fd], log, audience):
                     poll.unregister(fd)
+                    talking.discard(fd)
             else:
                 audience.serve(fd, event)
+        if audience.is_behind != is_held:
+            is_held = audience.is_behind
+            for fd in talking:
+                poll.modify(fd, 0 if is_held else select.POLLIN)
     # the pid namespace is gone: what is still in the pipes is all that there will ever be
     for fd, stream in outputs.items():
         while _copy(fd, stream, log, audience):

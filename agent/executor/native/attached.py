@@ -1,0 +1,163 @@
+"""``AttachedChannel``: all that a task prints, each byte once, out of its log and its shim's socket.
+
+The shim says where the log stands when it admits a client: what was printed before is read from the log up
+to there, what comes after arrives on the socket. Should the shim let go of the client (it was slow, or the
+task has ended and its last words could not wait), the channel goes on in the log, behind what it has passed
+on already; so the order of two streams may be lost there, their bytes are not. What rotation has taken from
+the log is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.executor.base import Attachment, Exit, LogQuery, Output
+from agent.executor.limits import ATTACHED_LAST_WORDS_S
+from agent.executor.native.channel import SocketChannel
+from agent.executor.native.log_reader import BEGINNING, LogReader, Place, follow, parse_record
+from agent.executor.native.shim import frames
+from swarmpy.errors import Unavailable
+
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
+_ALL = LogQuery(is_following=True)
+_STREAMS = (frames.STDOUT, frames.STDERR)
+
+
+class Readers:
+    """Who is attached to one task: its log is not removed under them, for a while."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._are_gone = asyncio.Event()
+
+    def enter(self) -> None:
+        self._count += 1
+        self._are_gone.clear()
+
+    def leave(self) -> None:
+        self._count -= 1
+        if not self._count:
+            self._are_gone.set()
+
+    async def wait_gone(self) -> None:
+        """Not longer than for last words."""
+        if not self._count:
+            return
+        try:
+            async with asyncio.timeout(ATTACHED_LAST_WORDS_S):
+                await self._are_gone.wait()
+        except TimeoutError:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the executor knows of the task. ``exit`` is None while its end has not come."""
+
+    exit: Callable[[], Exit | None]
+    ended: asyncio.Event
+    readers: Readers
+
+
+class AttachedChannel:
+    """``socket`` None: the task has ended, and its log is all there is. To be closed."""
+
+    def __init__(
+        self, folder: Path, *, wish: Attachment, socket: SocketChannel | None, task: Watched, run: Run
+    ) -> None:
+        self._folder = folder
+        self._wish = wish
+        self._socket = socket
+        self._task = task
+        self._run = run
+        self._place, self._rests = _place_of(socket)
+        self._passed = {stream: len(rest) for stream, rest in self._rests.items()}
+        self._is_closed = False
+        task.readers.enter()
+
+    @property
+    def pid(self) -> int:
+        return 0
+
+    async def start(self) -> None:
+        """Have the task wait, if that is wished for and its shim can."""
+        if self._socket is not None and self._place is not None and self._wish.is_waited_for:
+            await self._socket.hold()
+
+    async def output(self) -> AsyncIterator[Output]:
+        if self._socket is None:
+            async for part in self._from_log(BEGINNING, {}):
+                yield part
+            return
+        if self._wish.replays and self._place is not None:
+            reader = LogReader(self._folder, end=self._place)
+            while records := await self._run(reader.read):
+                for record in records:
+                    if (line := parse_record(record)) is not None:
+                        yield Output(line.stream, line.data)
+            for stream, rest in self._rests.items():
+                if rest:
+                    yield Output(stream, rest)
+        async for part in self._socket.output():
+            self._passed[part.stream] = self._passed.get(part.stream, 0) + len(part.data)
+            yield part
+        if not self._socket.has_ended and self._place is not None and not self._is_closed:
+            async for part in self._from_log(self._place, self._passed):
+                yield part
+
+    async def _from_log(self, start: Place, passed: dict[int, int]) -> AsyncIterator[Output]:
+        """To the task's end, without what was passed on already."""
+        left = dict(passed)
+        reader = LogReader(self._folder, start=start)
+        async for line in follow(reader, _ALL, has_ended=self._has_ended, run=self._run):
+            skipped = min(left.get(line.stream, 0), len(line.data))
+            left[line.stream] = left.get(line.stream, 0) - skipped
+            if skipped < len(line.data):
+                yield Output(line.stream, line.data[skipped:])
+
+    def _has_ended(self) -> bool:
+        return self._is_closed or self._task.exit() is not None
+
+    async def write(self, data: bytes) -> None:
+        if self._socket is not None:
+            await self._socket.write(data)
+
+    async def close_input(self) -> None:
+        if self._socket is not None:
+            await self._socket.close_input()
+
+    async def resize(self, *, rows: int, columns: int) -> None:
+        if self._socket is not None:
+            await self._socket.resize(rows=rows, columns=columns)
+
+    async def exit_code(self) -> int:
+        if self._socket is not None and (self._socket.has_ended or self._place is None):
+            return await self._socket.exit_code()
+        if self._is_closed:
+            raise Unavailable("the task was let go of")
+        await self._task.ended.wait()
+        found = self._task.exit()
+        if found is None:
+            raise Unavailable("the task was removed before it was known how it ended")
+        return found.code
+
+    async def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._task.readers.leave()
+        if self._socket is not None:
+            await self._socket.close()
+
+
+def _place_of(socket: SocketChannel | None) -> tuple[Place | None, dict[int, bytes]]:
+    """What the shim said; None of one that is older than this."""
+    if socket is None or not socket.greeting:
+        return None, {}
+    told = json.loads(socket.greeting)
+    rests = {int(stream): rest.encode("latin-1") for stream, rest in told["rests"].items()}
+    return Place(told["number"], told["offset"]), {stream: rests.get(stream, b"") for stream in _STREAMS}
