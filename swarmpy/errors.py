@@ -68,11 +68,10 @@ class Unauthenticated(Rejected):
     grpc_code = "UNAUTHENTICATED"
 
 
-class TooSlow(Rejected):
+class TooSlow(SwarmError):
     """The request did not come in whole in the time that there is for it."""
 
     http_status = 408
-    grpc_code = "DEADLINE_EXCEEDED"
 
 
 class Unimplemented(Rejected):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Final
 
 import structlog
@@ -51,6 +52,7 @@ class Connection(web.RequestHandler):
     """One client's, from its first byte to the last."""
 
     __slots__ = (
+        "_begun",
         "_book",
         "_head_bytes",
         "_head_since",
@@ -71,9 +73,11 @@ class Connection(web.RequestHandler):
             keepalive_timeout=API_IDLE_TIMEOUT_S,
             max_line_size=API_HEADER_BYTES_MAX,
             max_field_size=API_HEADER_BYTES_MAX,
+            auto_decompress=False,  # as docker: a body is what it is, and no bomb
         )
         self._book = book
         self._request: web.Request | None = None
+        self._begun = 0
         self._head_since: float | None = None
         self._head_bytes = 0
         self._heard_at = loop.time()
@@ -99,7 +103,7 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
         super().data_received(data)
-        if self._request is not None or self._messages or not data:
+        if self._has_asked() or not data:
             return
         if self._head_since is None:
             self._head_since, self._head_bytes = self._heard_at, 0
@@ -110,24 +114,47 @@ class Connection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # aiohttp never keeps the other half open
         """Whether this half stays open: only if there is an answer to give."""
         self.is_half_closed = True
-        has_asked = self._request is not None or bool(self._messages)
         if self._request is not None and not self._request.content.is_eof():
             return False  # the rest of the body will never come
         self._tell()
-        return (has_asked or self._head_since is not None) and self.ssl_context is None
+        return self._has_asked() and self.ssl_context is None
+
+    def _has_asked(self) -> bool:
+        """Whether a request is being answered, or will be in a moment."""
+        return self._request is not None or self._request_count > self._begun
 
     # --- the request that is being answered
 
     def begin(self, request: web.Request) -> None:
         self._request = request
+        self._begun += 1
         self._head_since = None
         if self.is_half_closed and not request.content.is_eof():
             self._drop("body cut off")
 
     def end(self) -> None:
         self._request = None
-        if self.is_half_closed and not self._messages:
+        if self.is_half_closed and not self._has_asked():
             self.close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What is no HTTP is its sender's fault, and nothing for the daemon's log."""
+        if status != HTTPStatus.BAD_REQUEST:
+            return super().handle_error(request, status, exc, message)
+        text = (message or "").strip().partition("\n")[0].rstrip(":")
+        response = web.Response(
+            body=encode({"message": f"400 Bad Request: {text}" if text else "400 Bad Request"}),
+            status=status,
+            content_type="application/json",
+        )
+        response.force_close()
+        return response
 
     @property
     def has_left(self) -> bool:

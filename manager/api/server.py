@@ -104,7 +104,7 @@ class ApiServer:
 
 
 def make_app(api: Api) -> web.Application:
-    app = web.Application(middlewares=[watched, _answer_errors, _mark], client_max_size=API_BODY_BYTES_MAX)
+    app = web.Application(middlewares=[watched, _mark, _answer_errors], client_max_size=API_BODY_BYTES_MAX)
     parts = (
         System(api),
         Swarm(api),
@@ -148,6 +148,8 @@ async def _answer_errors(request: web.Request, handler: _Next) -> web.StreamResp
         return _error(_TOO_LARGE, 413)
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed):
         return _error(_NOT_FOUND, 404)
+    except web.RequestPayloadError:
+        return _error("the request's body breaks off or is no HTTP", 400)
     except web.HTTPException as error:
         return _error(error.reason, error.status)
     except (ConnectionResetError, TimeoutError) as error:
