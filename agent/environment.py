@@ -10,7 +10,6 @@ unexpanded.
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,13 +18,14 @@ from msgspec.structs import replace
 from agent import templates
 from agent.dataplane.base import Endpoint, HostPort, Leg, NetworkConfig
 from agent.executor.base import ImageConfig, Launch, Sandbox
-from swarmpy.errors import TaskRejected
-from swarmpy.limits import HOST_PORT_MAX, HOST_PORT_MIN, TASK_STOP_GRACE_S
-from swarmpy.model import generic_resources
+from swarmpy.errors import InvalidArgument, TaskRejected
+from swarmpy.limits import HOST_PORT_MAX, HOST_PORT_MIN, TASK_STOP_ENDLESS_S, TASK_STOP_GRACE_S
+from swarmpy.model import generic_resources, standalone
 from swarmpy.model.addresses import mac_of
-from swarmpy.model.defaults import place_text
+from swarmpy.model.defaults import is_standalone, place_text
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, TaskId
-from swarmpy.model.objects import NodeDescription, Revision, Task
+from swarmpy.model.objects import NodeDescription, Revision, StopWish, Task
+from swarmpy.model.signals import SIGTERM, signal_number
 from swarmpy.model.specs import ContainerSpec, DNSConfig, Limits, Mount, PortConfig
 from swarmpy.model.states import PortProtocol, PublishMode
 from swarmpy.model.value import Value
@@ -44,7 +44,10 @@ class NodeContext(Value, frozen=True, kw_only=True):
 
 
 def task_name(task: Task, revision: Revision) -> str:
-    """``<service>.<slot>.<task id>``, with the node's id as the slot of a global task."""
+    """``<service>.<slot>.<task id>``, with the node's id as the slot of a global task; of a container that
+    was started by hand, its name."""
+    if is_standalone(revision.spec):
+        return standalone.container_name(revision.spec)
     return f"{revision.spec.name}.{place_text(revision.spec, task)}.{task.id}"
 
 
@@ -199,10 +202,13 @@ def make_launch(
 
 def hostname(task: Task, revision: Revision, node: NodeContext) -> str:
     wish = container_spec(revision).hostname
-    return expand(wish, task, revision, node) if wish else task.id[:HOSTNAME_CHARS]
+    own_id = task.service_id if is_standalone(revision.spec) else task.id
+    return expand(wish, task, revision, node) if wish else own_id[:HOSTNAME_CHARS]
 
 
 def _labels(task: Task, revision: Revision) -> dict[str, str]:
+    if is_standalone(revision.spec):
+        return container_spec(revision).labels
     return {
         **container_spec(revision).labels,
         "com.docker.swarm.task": "",
@@ -241,8 +247,11 @@ def _expand_mount(mount: Mount, filled: Callable[[str], str]) -> Mount:
 
 
 def expand(text: str, task: Task, revision: Revision, node: NodeContext) -> str:
-    """``text`` with its templates carried out. Raises TaskRejected for what we do not know."""
-    return templates.expand(text, template_fields(task, revision, node)) if "{{" in text else text
+    """``text`` with its templates carried out. Raises TaskRejected for what we do not know. What somebody
+    gave a container by hand is no template, whatever is in it."""
+    if "{{" not in text or is_standalone(revision.spec):
+        return text
+    return templates.expand(text, template_fields(task, revision, node))
 
 
 def template_fields(task: Task, revision: Revision, node: NodeContext) -> dict[str, Any]:
@@ -271,25 +280,32 @@ def stop_signal(spec: ContainerSpec, image: ImageConfig | None) -> int:
     for name in (spec.stop_signal, image.stop_signal if image else ""):
         if name:
             return _signal_number(name)
-    return signal.SIGTERM
+    return SIGTERM
 
 
 def _signal_number(name: str) -> int:
-    if name.isdecimal() and int(name) in range(1, signal.NSIG):
-        return int(name)
-    upper = name.upper()
-    base, _, offset = (upper if upper.startswith("SIG") else f"SIG{upper}").partition("+")
-    number = getattr(signal, base, None)
-    is_real_time = base == "SIGRTMIN" and offset.isdecimal()
-    if not isinstance(number, signal.Signals) or (offset and not is_real_time):
-        raise TaskRejected(f"Invalid signal: {name}")
-    return number + int(offset or 0)
+    try:
+        return signal_number(name)
+    except InvalidArgument as error:
+        raise TaskRejected(str(error)) from None
 
 
-def stop_grace_s(spec: ContainerSpec) -> float:
-    """How long the task may take to end by itself."""
-    grace = spec.stop_grace_period
-    return TASK_STOP_GRACE_S if grace is None else grace / SECOND_NS
+def wished_signal(wish: StopWish | None, otherwise: int) -> int:
+    """What a user has asked for since; the API lets no other names in than those of signals."""
+    if wish is None or not wish.signal:
+        return otherwise
+    try:
+        return signal_number(wish.signal)
+    except InvalidArgument:
+        return otherwise
+
+
+def stop_grace_s(spec: ContainerSpec, wish: StopWish | None = None) -> float:
+    """How long the task may take to end by itself. ``wish``: what its user has said since."""
+    grace = spec.stop_grace_period if wish is None or wish.timeout is None else wish.timeout
+    if grace is None:
+        return TASK_STOP_GRACE_S
+    return grace / SECOND_NS if grace >= 0 else TASK_STOP_ENDLESS_S
 
 
 def container_id(task_id: TaskId) -> str:

@@ -47,7 +47,9 @@ def make_operation(
         case Do.RELOAD:
             return events.Reload(task_id, attempt, ())
         case Do.STOP:
-            return events.Stop(task_id, attempt, run.stop_signal, environment.stop_grace_s(spec))
+            wish = run.task.stop
+            by = environment.wished_signal(wish, run.stop_signal)
+            return events.Stop(task_id, attempt, by, environment.stop_grace_s(spec, wish))
         case Do.REMOVE:
             return events.Remove(task_id, attempt, keep_log=not run.is_released)
         case Do.DETACH:

@@ -21,8 +21,8 @@ from manager.store.networking import places_of
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import DISCOVERY_CACHE_RECORDS_MAX
-from swarmpy.model import endpoint_policy
-from swarmpy.model.defaults import DATA_PATH_PORT, place_text, port_protocol, publish_mode
+from swarmpy.model import endpoint_policy, standalone
+from swarmpy.model.defaults import DATA_PATH_PORT, is_standalone, place_text, port_protocol, publish_mode
 from swarmpy.model.discovery import (
     DiscoveryRecord,
     EndpointState,
@@ -140,11 +140,12 @@ def service_record(view: View, service: Service, network_id: NetworkId) -> Netwo
     if place is None:
         return None
     policy = _policy_of(service, place.network.spec.name)
+    name, *others = _names_of(service)
     return NetworkService(
         network_id=network_id,
         service_id=service.id,
-        name=service.spec.name,
-        aliases=place.wish.aliases,
+        name=name,
+        aliases=(*others, *place.wish.aliases),
         addresses=tuple(vip.addr for vip in service.endpoint.virtual_ips if vip.network_id == network_id),
         ports=_mesh_ports(service) if place.network.spec.ingress else (),
         is_sticky=service.spec.labels.get(STICKY_LABEL) == STICKY_VALUE,
@@ -152,6 +153,12 @@ def service_record(view: View, service: Service, network_id: NetworkId) -> Netwo
         rate_in_bps=policy.rate_in_bps,
         rate_out_bps=policy.rate_out_bps,
     )
+
+
+def _names_of(service: Service) -> tuple[str, ...]:
+    if is_standalone(service.spec):
+        return standalone.names_of(service.id, service.spec)
+    return (service.spec.name,)
 
 
 def _policy_of(service: Service, network: str) -> Policy:
@@ -213,10 +220,13 @@ def is_lost(node: Node | None) -> bool:
 
 
 def _task_name(view: View, task: Task) -> str:
-    """As the agent calls it: ``<service>.<slot>.<task id>``."""
+    """``<service>.<slot>.<task id>``; of a container started by hand, its name and the task's id."""
     revision = view.revision(task.revision_id)
     name = revision.spec.name if revision is not None else task.service_id
     spec = revision.spec if revision is not None else None
+    if spec is not None and is_standalone(spec):
+        name = standalone.container_name(spec)
+        return f"{name}.{task.id}"  # who is told so knows by its end whose it is
     return f"{name}.{place_text(spec, task)}.{task.id}"
 
 

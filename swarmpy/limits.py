@@ -121,6 +121,10 @@ ADDRESSES_RETRY_S = 30.0
 """Between attempts to give a service or a node an address while a network has none left."""
 NETWORKS_RETRY_S = 30.0
 """Between attempts to find a subnet for a network while the pools have none left."""
+CONTAINER_RESTART_DELAY_MIN_S = 0.1
+"""Before a container that was started by hand is restarted; each failure doubles it. Docker's numbers."""
+CONTAINER_RESTART_DELAY_MAX_S = 60.0
+CONTAINER_STABLE_S = 10.0
 NEEDS_CACHE_REVISIONS_MAX = 10_000
 """Revisions whose scheduling needs are remembered."""
 
@@ -310,6 +314,8 @@ TOP_COMMAND_BYTES_MAX = 4_096
 JOIN_TIMEOUT_S = 20.0
 LEAVE_TIMEOUT_S = 5.0
 """How long a leaving manager waits for the others to go on without it."""
+UNLOCK_WAIT_S = 5.0
+"""How long an unlocked manager's client waits for the swarm, which may need more managers."""
 RPC_TIMEOUT_S = 5.0
 CSR_BYTES_MAX = 16_384
 TOKEN_CHARS_MAX = 512
@@ -405,6 +411,8 @@ JOURNAL_CHECKPOINT_COMMITS = 1_000
 """Commits to the agent's journal after which its write-ahead file is folded in."""
 JOURNAL_LOCK_TIMEOUT_S = 5.0
 TASK_STOP_GRACE_S = 10.0
+TASK_STOP_ENDLESS_S = 30 * 24 * 3600.0
+"""Where a user said that a task is never to be killed: docker's timeout of -1."""
 TASK_RETRIES_MAX = 5
 """Times that an operation of bringing a task up is tried again before the task is given up."""
 IMAGE_LAYERS_MAX = 128

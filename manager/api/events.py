@@ -19,6 +19,7 @@ from manager.api.connection_bounds import API_EVENTS_LOOK_S
 from manager.api.context import Api
 from manager.api.control import ClusterAccess
 from manager.api.docker_json import Json, encode, state_name
+from manager.api.lookup import is_by_hand
 from manager.api.requests import Filters
 from manager.api.streams import is_gone, open_stream, parse_moment, wait_unless_gone
 from manager.history import Change, FallenBehind, History
@@ -102,7 +103,7 @@ def _events_of(view: View, changes: Iterable[Change], until: Timestamp | None) -
 def describe(view: View, old: Object | None, new: Object | None, now: Timestamp) -> Json | None:
     """Docker's event of one change; None if clients have no use for it."""
     item = new if new is not None else old
-    if item is None or KINDS[type(item)] not in _SHOWN:
+    if item is None or KINDS[type(item)] not in _SHOWN or is_by_hand(view, item):
         return None
     attributes = {"name": _name(view, item)}
     if isinstance(item, Task):

@@ -1,4 +1,7 @@
-"""Finding what a client names: by full id, then exact name, then unique prefix of the id. Pure."""
+"""Finding what a client names: by full id, then exact name, then unique prefix of the id. Pure.
+
+Containers that were started by hand are neither services nor tasks here: ``container_refs`` finds them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from typing import TypeVar
 
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.model.defaults import is_standalone
 from swarmpy.model.objects import (
     Config,
     Kind,
@@ -52,12 +56,18 @@ def _candidates(view: View, type_: type[T], reference: str) -> list[T]:
     kind = _KINDS[type_]
     exact = view.get(kind, reference)
     if isinstance(exact, type_):
-        return [exact]
+        return [exact] if not is_by_hand(view, exact) else []
     named = _named(view, type_, reference)
     if named:
         return named
     matches = view.by_prefix(kind, reference, limit=_AMBIGUOUS_MATCHES_MAX)
-    return [item for item in matches if isinstance(item, type_)]
+    return [item for item in matches if isinstance(item, type_) and not is_by_hand(view, item)]
+
+
+def is_by_hand(view: View, item: object | None) -> bool:
+    """Whether it stands for a container that was started by hand, or is a run of one."""
+    service = view.service(item.service_id) if isinstance(item, Task) else item
+    return isinstance(service, Service) and is_standalone(service.spec)
 
 
 def _named(view: View, type_: type[T], name: str) -> list[T]:
@@ -67,4 +77,4 @@ def _named(view: View, type_: type[T], name: str) -> list[T]:
         # hostnames are not unique: two nodes of one name are ambiguous
         return [n for n in view.nodes() if n.description.hostname == name and isinstance(n, type_)]
     item = view.by_name(_KINDS[type_], name)
-    return [item] if isinstance(item, type_) else []
+    return [item] if isinstance(item, type_) and not is_by_hand(view, item) else []

@@ -16,9 +16,17 @@ from manager.store.view import View
 from swarmpy.model import network_rules
 from swarmpy.model.addresses import bare, mac_of
 from swarmpy.model.cluster_specs import IPAMOptions
-from swarmpy.model.defaults import DATA_PATH_PORT, OVERLAY_DRIVER, is_encrypted, network_driver, place_text
+from swarmpy.model.defaults import (
+    DATA_PATH_PORT,
+    OVERLAY_DRIVER,
+    is_encrypted,
+    is_standalone,
+    network_driver,
+    place_text,
+)
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Network, NetworkAttachment, Node, Service, Task
+from swarmpy.model.standalone import container_name
 from swarmpy.model.states import NodeState, TaskState
 
 _NODE_DEVICES: Final = {
@@ -111,8 +119,11 @@ def _order(task: Task) -> tuple[int, str, str]:
 
 
 def task_name(service: Service | None, task: Task) -> str:
-    """The container's name: ``web.1.<task id>``; of a global service ``web.<node id>.<task id>``."""
+    """The container's name: ``web.1.<task id>``; of a global service ``web.<node id>.<task id>``; the name
+    that it was given if it was started by hand."""
     spec = service.spec if service is not None else None
+    if spec is not None and is_standalone(spec):
+        return container_name(spec)
     head = spec.name if spec is not None else task.service_id
     return f"{head}.{place_text(spec, task)}.{task.id}"
 
@@ -164,6 +175,8 @@ def _services(
     for task, place in members:
         own.setdefault(task.service_id, []).append((task, place))
     for service in sorted(view.services_on_network(item.id), key=lambda service: service.spec.name):
+        if is_standalone(service.spec):
+            continue
         mine = [vip.addr for vip in service.endpoint.virtual_ips if vip.network_id == item.id and vip.addr]
         ports = service.endpoint.ports if item.spec.ingress else ()
         yield (

@@ -16,6 +16,7 @@ from manager.api.names import random_name
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.changes import Delete
+from swarmpy.model.defaults import is_standalone
 from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
 
@@ -108,6 +109,8 @@ class Services:
 
 def _is_wanted(service: Service, wanted: requests.Filters) -> bool:
     spec = service.spec
+    if is_standalone(spec):
+        return False  # it is shown as a container
     runtime = spec.task_template.runtime or "container"
     return (
         requests.matches(wanted, "id", service.id.startswith)

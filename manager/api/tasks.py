@@ -18,7 +18,7 @@ from manager.reconcile.jobs import going_on
 from manager.reconcile.outdated import Outdated
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.defaults import is_job, place_text
+from swarmpy.model.defaults import is_job, is_standalone, place_text
 from swarmpy.model.ids import NodeId, ServiceId
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import ServiceSpec
@@ -123,6 +123,8 @@ def _states(wanted: requests.Filters) -> frozenset[TaskState] | None:
 def _is_wanted(view: View, task: Task, wanted: requests.Filters) -> bool:
     service = view.service(task.service_id)
     spec = None if service is None else service.spec
+    if spec is not None and is_standalone(spec):
+        return False  # a run of a container
     container = None if spec is None else spec.task_template.container_spec
     if not requests.matches(wanted, "runtime", lambda name: name == "container"):
         return False

@@ -22,6 +22,7 @@ from manager.reconcile.reaper import Reaper
 from manager.reconcile.rebalance import Rebalance
 from manager.reconcile.replicated import ReplicatedServices
 from manager.reconcile.roles import Roles
+from manager.reconcile.standalone import Standalones
 from manager.schedule.nodes import LoadCache
 from manager.usage import UsageBook
 
@@ -45,6 +46,7 @@ def all_reconcilers(usage: UsageBook | None = None) -> tuple[Reconciler, ...]:
         Autoscaler(usage if usage is not None else UsageBook()),
         ReplicatedServices(cache, addresses),
         GlobalServices(cache, addresses),
+        Standalones(cache, addresses),
         CronJobs(),
         Jobs(cache, addresses),
         PendingTasks(cache, addresses),

@@ -100,7 +100,8 @@ class Filter:
 def _ready_room(question: Question, node: Node, load: NodeLoad) -> int:
     availability = node.spec.availability
     is_active = availability in (NodeAvailability.ACTIVE, NodeAvailability.UNSPECIFIED)
-    return NO_LIMIT if is_active and node.status.state == NodeState.READY else 0
+    may_take = is_active or question.needs.is_by_hand
+    return NO_LIMIT if may_take and node.status.state == NodeState.READY else 0
 
 
 def _resource_room(question: Question, node: Node, load: NodeLoad) -> int:

@@ -17,7 +17,7 @@ from typing import Final
 
 from manager.schedule.constraint import Constraint, Equality, parse_constraints
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.defaults import is_per_node, port_protocol
+from swarmpy.model.defaults import is_per_node, is_standalone, port_protocol
 from swarmpy.model.host_ports import BoundPort
 from swarmpy.model.objects import Revision
 from swarmpy.model.specs import GenericResource, Platform, ServiceSpec, TaskSpec
@@ -60,6 +60,8 @@ class Needs:
     """Nodes are filled one after the other, not evenly."""
     volumes: tuple[NamedVolume, ...] = ()
     is_global: bool = False
+    is_by_hand: bool = False
+    """Somebody started it on this very node, which need not take tasks of services for that."""
     has_reservations: bool = False
     is_light: bool = True
     """Such a task weighs nothing on its node but one more task."""
@@ -91,6 +93,7 @@ def needs_of_revision(revision: Revision) -> Needs:
         is_packed=placement is not None and placement.strategy == PlacementStrategy.BINPACK,
         volumes=volumes,
         is_global=is_per_node(spec),
+        is_by_hand=is_standalone(spec),
         has_reservations=has_reservations,
         is_light=not has_reservations and not host_ports and not any(each.is_sticky for each in volumes),
     )

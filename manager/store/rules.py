@@ -29,6 +29,7 @@ from manager.store.indexes import NAMED_KINDS, network_targets, revision_ids
 from manager.store.networking import PREDEFINED_NETWORKS
 from manager.store.publishing import clash_of
 from manager.store.view import View
+from swarmpy.model.defaults import is_standalone
 from swarmpy.model.objects import Config, Kind, Network, Node, Object, Revision, Secret, Service, Task
 from swarmpy.model.states import (
     CREATED_STATES,
@@ -93,13 +94,21 @@ def check_update(view: Editable, kind: Kind, old: Object, new: Object) -> None:
     if kind is Kind.REVISION:
         raise Refused("a revision is never changed: create another one")
     if kind in NAMED_KINDS and _name(old) != _name(new):
-        if kind is Kind.SERVICE:
+        if kind is Kind.SERVICE and not _is_by_hand(old, new):
             raise Refused("renaming services is not supported", "UNIMPLEMENTED")
-        raise Refused("only updates to Labels are allowed", "INVALID_ARGUMENT")
+        if kind is not Kind.SERVICE:
+            raise Refused("only updates to Labels are allowed", "INVALID_ARGUMENT")
+        _check_name(view, kind, new)
     if isinstance(new, Task) and isinstance(old, Task):
         is_same = (old.service_id, old.slot) == (new.service_id, new.slot)
         if not is_same or (old.node_id and old.node_id != new.node_id):
             raise Refused(f"task {new.id} can't change its service, slot or node: replace it by another task")
+
+
+def _is_by_hand(old: Object, new: Object) -> bool:
+    """Containers can be renamed. They are in no store whose format (``version.STORE_FORMAT``) is below 2, so
+    no manager applies this that would not know it."""
+    return all(isinstance(each, Service) and is_standalone(each.spec) for each in (old, new))
 
 
 def check_delete(kind: Kind, old: Object) -> None:
@@ -122,6 +131,8 @@ def check_desired(task_id: str, desired: TaskState) -> None:
 
 def _check_name(view: Editable, kind: Kind, new: Any) -> None:
     for other in view.names_like(kind, new.spec.name):
+        if other.id == new.id:
+            continue  # renamed, in case only
         # volumes of one name may exist on many nodes
         if kind is Kind.VOLUME and other.spec.node_id != new.spec.node_id:  # type: ignore[union-attr]
             continue

@@ -349,12 +349,13 @@ class CronJob(Value, frozen=True, kw_only=True):
 class Standalone(Value, frozen=True, kw_only=True):
     """A container that somebody started by hand: one task on one node, which no scheduler moves.
 
-    Such a service is shown as a container and never as a service.
+    Such a service is shown as a container and never as a service. That it is started or stopped changes
+    these fields alone and makes no revision: they are read off the service, and off no revision.
     """
 
     node_id: NodeId = NodeId("")
     run: int = 0
-    """How often it was started: each run is a task. 0: it was made only."""
+    """How often it was started; the tasks of a start have its number. 0: it was made only."""
     is_wanted: bool = False
     """Whether the user wants it to run now."""
     auto_remove: bool = False

@@ -22,6 +22,7 @@ from swarmpy.model import (
     job_rules,
     network_rules,
     placement_rules,
+    standalone,
 )
 from swarmpy.model.cluster_specs import ClusterSpec, ConfigSpec, NetworkSpec, NodeSpec, SecretSpec
 from swarmpy.model.host_ports import HostKind, kind_of
@@ -63,7 +64,10 @@ _IMAGE_CHARS_MAX: Final = 512
 
 def check_service(spec: ServiceSpec) -> None:
     """All rules of a service's spec, in swarm mode's order."""
-    check_name(spec.name)
+    if spec.mode.standalone is None:
+        check_name(spec.name)
+    else:
+        standalone.check(spec)
     _check_task(spec.task_template)
     _check_update(spec.update_config, what="update")
     _check_update(spec.rollback_config, what="rollback")
@@ -143,7 +147,14 @@ def _check_file_name(name: str) -> None:
 def _check_mode(mode: ServiceMode, *, has_update_config: bool) -> None:
     chosen = [
         m
-        for m in (mode.replicated, mode.global_, mode.replicated_job, mode.global_job, mode.cron_job)
+        for m in (
+            mode.replicated,
+            mode.global_,
+            mode.replicated_job,
+            mode.global_job,
+            mode.cron_job,
+            mode.standalone,
+        )
         if m is not None
     ]
     if len(chosen) > 1:
@@ -167,7 +178,7 @@ def _check_autoscale(spec: ServiceSpec) -> None:
     if wish is None:
         return
     mode = spec.mode
-    if mode.global_ or mode.replicated_job or mode.global_job or mode.cron_job:
+    if mode.global_ or mode.replicated_job or mode.global_job or mode.cron_job or mode.standalone:
         raise InvalidArgument("autoscale is for replicated services")
     if not 1 <= wish.min <= wish.max:
         raise InvalidArgument(

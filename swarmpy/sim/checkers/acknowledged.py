@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from manager.store.view import View
+from swarmpy.model.defaults import is_standalone
 from swarmpy.model.file_versions import pins_of
 from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
@@ -53,7 +54,7 @@ def lost_or_made_up(
                 marks[each_mark] = max(marks[each_mark], count)
             found += _repeated(service, marks, effective)
     for service in view.services():
-        if service.spec.name not in histories:
+        if service.spec.name not in histories and not is_standalone(service.spec):
             found.append(f"service {service.spec.name} ({service.id}) is there, and no client named it")
     return found
 

@@ -19,9 +19,10 @@ from agent.dataplane.base import Balancer, NetworkState, NodeState, PublishedPor
 from agent.dataplane.base import Peer as PeerState
 from manager.store.networking import places_of, publishes_in_ingress
 from manager.store.view import View
-from swarmpy.model.defaults import is_encrypted, place_text, publish_mode
+from swarmpy.model.defaults import is_encrypted, is_standalone, place_text, publish_mode
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Network, Node, Service, Task
+from swarmpy.model.standalone import container_name, names_of
 from swarmpy.model.states import NodeState as Liveness
 from swarmpy.model.states import PortProtocol, PublishMode, TaskState, is_terminal
 
@@ -225,7 +226,8 @@ class _Truth:
         found: dict[str, set[str]] = {}
         for service, aliases in self._services(network):
             actives = self._actives(network.id, service.id)
-            for name in {service.spec.name.lower(), *(alias.lower() for alias in aliases)}:
+            own = names_of(service.id, service.spec) if is_standalone(service.spec) else (service.spec.name,)
+            for name in {alias.lower() for alias in (*own, *aliases)}:
                 found.setdefault(name, set()).update(_vips(service, network.id) or actives)
                 found.setdefault(f"tasks.{name}", set()).update(actives)
         for task in self._tasks(network):
@@ -240,9 +242,12 @@ class _Truth:
         revision = self._view.revision(task.revision_id)
         assert revision is not None
         names = {f"{revision.spec.name}.{place_text(revision.spec, task)}.{task.id}".lower()}
+        own_id: str = task.id
+        if is_standalone(revision.spec):
+            names, own_id = {f"{container_name(revision.spec)}.{task.id}".lower()}, task.service_id
         if task.node_id == self._node_id:
             container = revision.spec.task_template.container_spec
-            names |= {task.id[:12], (container.hostname if container else "") or task.id[:12]}
+            names |= {task.id[:12], (container.hostname if container else "") or own_id[:12]}
         return names
 
     def published(self) -> list[PublishedPort]:
