@@ -74,6 +74,10 @@ class TooSlow(SwarmError):
     http_status = 408
 
 
+class CertificateRetired(Unauthenticated):
+    """The caller's certificate is of a root that the swarm has left: all that it is good for is a renewal."""
+
+
 class Unimplemented(Rejected):
     http_status = 501
     grpc_code = "UNIMPLEMENTED"

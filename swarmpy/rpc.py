@@ -2,7 +2,8 @@
 
 * One port serves everything with mutual TLS 1.2 or better. The trust bundle is the cluster's root and the
   certificates of the join tokens in force (ADR 001); it and the server's own certificate are replaced
-  while the port is open, by assigning ``Server.trust``.
+  while the port is open, by assigning ``Server.trust``. Who has a certificate of a root that the cluster has
+  left may renew it, if its node is named with that root, and nothing else (ADR 014).
 * Every call is checked against ``METHOD_ROLES``; a method without a row is refused. A peer's name is
   believed only after our own check of its certificate against the root, and is refused once its node
   was removed.
@@ -16,7 +17,7 @@ Not here: what the calls do, and when to dial again.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,12 +28,19 @@ import grpc
 import grpc.aio
 
 from swarmpy import limits, pki
-from swarmpy.errors import FailedPrecondition, NodeRemoved, PermissionDenied, SwarmError, Unauthenticated
-from swarmpy.model.ids import ClusterId, NodeId
+from swarmpy.errors import (
+    CertificateRetired,
+    FailedPrecondition,
+    NodeRemoved,
+    PermissionDenied,
+    SwarmError,
+    Unauthenticated,
+)
+from swarmpy.model.ids import ClusterId, NodeId, Timestamp
 from swarmpy.model.objects import Cluster
-from swarmpy.model.root_ca import JoinTokens
+from swarmpy.model.root_ca import JoinTokens, RetiredRoot, RootCA
 from swarmpy.model.states import NodeRole
-from swarmpy.pki import Identity, Role, Validity
+from swarmpy.pki import Identity, Role, Subject, Validity
 from swarmpy.rpc_errors import abort_with as abort_with
 from swarmpy.rpc_errors import error_from_rpc as error_from_rpc
 from swarmpy.rpc_errors import translate_errors as translate_errors
@@ -43,8 +51,10 @@ _JOINERS = frozenset({Role.JOIN_WORKER, Role.JOIN_MANAGER})
 _NODES = frozenset({Role.WORKER, Role.MANAGER})
 _MANAGERS = frozenset({Role.MANAGER})
 
+_ISSUE = "/swarmpy.v1.CertificateAuthority/IssueCertificate"
+
 METHOD_ROLES: Mapping[str, frozenset[Role]] = {
-    "/swarmpy.v1.CertificateAuthority/IssueCertificate": _NODES | _JOINERS,
+    _ISSUE: _NODES | _JOINERS,
     "/swarmpy.v1.Dispatcher/Session": _NODES,
     "/swarmpy.v1.Raft/Join": _MANAGERS,
     "/swarmpy.v1.Raft/Leave": _MANAGERS,
@@ -88,15 +98,21 @@ class Peer:
     node_id: NodeId
     role: Role
     cluster_id: ClusterId
+    must_renew: bool = False
+    """Its certificate is of a root that the cluster has left."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """What the port goes by at one moment: who we are, which tokens are in force, who was removed."""
+    """What the port goes by at one moment: who we are, which tokens are in force, who was removed.
+
+    Without a ``root`` (the cluster is not known yet) the identity's own roots are what is trusted and shown.
+    """
 
     identity: Identity
     join_tokens: JoinTokens
     removed: frozenset[NodeId] = frozenset()
+    root: RootCA | None = None
 
     @classmethod
     def of_cluster(cls, identity: Identity, cluster: Cluster) -> Trust:
@@ -104,7 +120,36 @@ class Trust:
             identity=identity,
             join_tokens=cluster.root_ca.join_tokens,
             removed=frozenset(removed.node_id for removed in cluster.removed_nodes),
+            root=cluster.root_ca,
         )
+
+    @property
+    def retired(self) -> tuple[RetiredRoot, ...]:
+        return () if self.root is None else self.root.retired
+
+    @property
+    def roots(self) -> bytes:
+        """Who has a certificate of one of these is a node like any other.
+
+        What we were told last, and what the store says: either may be ahead.
+        """
+        if self.root is None:
+            return self.identity.roots
+        left = {retired.ca_cert for retired in self.retired}
+        known = dict.fromkeys(pki.split_pem(pki.trust_bundle(self.root) + self.identity.roots))
+        return b"".join(root for root in known if root not in left)
+
+    @property
+    def shown(self) -> bytes:
+        """What follows our leaf: the way to the roots of before, then the root that join tokens name."""
+        own = self.identity
+        if self.root is None:
+            return own.certificate + own.roots
+        leaf, *ours = pki.split_pem(own.certificate)
+        issuer, _ = pki.issuer_of(self.root)
+        is_current = pki.issuer_of_identity(own) == pki.issuer_in(issuer)
+        way = pki.intermediates(self.root) if is_current else b"".join(ours)
+        return leaf + way + self.root.ca_cert
 
 
 _caller: ContextVar[tuple[object, Peer]] = ContextVar("caller")
@@ -165,17 +210,22 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
     @trust.setter
     def trust(self, trust: Trust) -> None:
         self._trust = trust
+        self._roots = trust.roots
         self._joiners = dict(_joiners(trust.join_tokens))
         self._peers.clear()
 
     def authorize(self, method: str, certificate: bytes) -> Peer:
-        """The peer with this certificate (PEM), if it may call the method now; else raises."""
+        """The peer with this certificate (PEM, intermediates may follow), if it may call the method now."""
         peer = self._peer(certificate)
         if peer.node_id in self._trust.removed:
             raise NodeRemoved(f"node {peer.node_id} was removed from the swarm; it has to join anew")
         roles = self._method_roles.get(method, frozenset())
         if peer.role not in roles:
             raise _denied(peer, roles)
+        if peer.must_renew and method != _ISSUE:
+            raise CertificateRetired(
+                f"the certificate of node {peer.node_id} is of a root that the swarm has left: renew it first"
+            )
         if peer.role is Role.MANAGER and Role.WORKER not in roles and method != _RAFT_STREAM:
             self._check_still_manager(peer)
         return peer
@@ -206,10 +256,35 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         if pem in self._joiners:
             role, identity = self._joiners[pem]
             return Peer(node_id=NodeId(""), role=role, cluster_id=ClusterId("")), identity.validity
-        subject, validity = pki.verify_certificate(pem, own.roots, self._clock.now())
+        now, must_renew = self._clock.now(), False
+        try:
+            subject, validity = pki.verify_certificate(certificate, self._roots, now)
+        except PermissionDenied:
+            subject, validity = self._verify_retired(certificate, now)
+            must_renew = True
         if subject.cluster_id != own.cluster_id:
             raise PermissionDenied("the certificate is of another cluster")
-        return Peer(node_id=subject.node_id, role=subject.role, cluster_id=subject.cluster_id), validity
+        peer = Peer(
+            node_id=subject.node_id,
+            role=subject.role,
+            cluster_id=subject.cluster_id,
+            must_renew=must_renew,
+        )
+        return peer, validity
+
+    def _verify_retired(self, certificate: bytes, now: Timestamp) -> tuple[Subject, Validity]:
+        for retired in self._trust.retired:
+            if retired.expires_at <= now:
+                continue
+            try:
+                subject, validity = pki.verify_certificate(certificate, retired.ca_cert, now)
+            except PermissionDenied:
+                continue
+            if subject.node_id in retired.node_ids:
+                return subject, validity
+        raise PermissionDenied(
+            "the certificate was not issued by this cluster, or by a root that it has left"
+        )
 
     async def intercept_service(
         self,
@@ -231,7 +306,9 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         try:
             match context.auth_context().get("x509_pem_cert"):
                 case [bytes(certificate)]:
-                    _caller.set((context, self.authorize(method, certificate)))
+                    # what else the peer has shown: on this side the leaf is not among it
+                    rest = cast("Sequence[bytes]", context.auth_context().get("x509_pem_cert_chain", ()))
+                    _caller.set((context, self.authorize(method, b"".join((certificate, *rest)))))
                 case _:
                     raise Unauthenticated("the caller has shown no certificate")
         except SwarmError as error:
@@ -334,9 +411,15 @@ def _credentials(trust: Trust) -> PortCredentials:
     own = trust.identity
     return PortCredentials(
         key=own.key,
-        # The roots follow the leaf in the chain that we present: there a joiner finds what its token names.
-        chain=own.certificate + own.roots,
-        bundle=own.roots + b"".join(certificate for certificate, _ in _joiners(trust.join_tokens)),
+        # The root is in the chain that we present: there a joiner finds what its token names.
+        chain=trust.shown,
+        bundle=b"".join(
+            (
+                trust.roots,
+                *(retired.ca_cert for retired in trust.retired),
+                *(certificate for certificate, _ in _joiners(trust.join_tokens)),
+            )
+        ),
     )
 
 

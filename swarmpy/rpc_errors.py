@@ -37,6 +37,7 @@ _CLASSES: dict[str, type[SwarmError]] = {
         errors.PermissionDenied,
         errors.NodeRemoved,
         errors.Unauthenticated,
+        errors.CertificateRetired,
         errors.Unimplemented,
         errors.Stale,
         errors.NotInSwarm,

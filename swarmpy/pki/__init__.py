@@ -2,6 +2,7 @@
 
 * ``keys``: P-256 keys from given bytes, PEM in and out, validity.
 * ``authority``: the root, and certificates for nodes.
+* ``roots``: roots that follow one another.
 * ``tokens``: join tokens, and the certificate that each of them implies.
 * ``identity``: what a certificate says, whether the root stands behind it, and a node's own identity.
 
@@ -23,13 +24,27 @@ from swarmpy.pki.identity import (
     RENEW_FRACTION_MAX,
     RENEW_FRACTION_MIN,
     Identity,
+    Issuer,
     Subject,
+    issuer_in,
+    issuer_of_identity,
     load_identity,
     read_certificate,
     renewal_at,
     verify_certificate,
 )
 from swarmpy.pki.keys import KEY_BYTES, SERIAL_BYTES, Role, Validity, split_pem
+from swarmpy.pki.roots import (
+    begin_rotation,
+    cancel_rotation,
+    check_own_root,
+    finish_rotation,
+    intermediates,
+    issuer_of,
+    make_root,
+    own_root_certificate,
+    trust_bundle,
+)
 from swarmpy.pki.tokens import (
     SECRET_BYTES,
     JoinToken,
@@ -48,18 +63,29 @@ __all__ = [
     "SECRET_BYTES",
     "SERIAL_BYTES",
     "Identity",
+    "Issuer",
     "JoinToken",
     "Role",
     "Subject",
     "Validity",
+    "begin_rotation",
+    "cancel_rotation",
     "check_csr",
+    "check_own_root",
     "create_csr",
     "create_root_ca",
     "create_token",
+    "finish_rotation",
+    "intermediates",
     "is_same_token",
     "issue_certificate",
+    "issuer_in",
+    "issuer_of",
+    "issuer_of_identity",
     "join_identity",
     "load_identity",
+    "make_root",
+    "own_root_certificate",
     "parse_token",
     "read_certificate",
     "renewal_at",
@@ -67,6 +93,7 @@ __all__ = [
     "rotate_tokens",
     "select_roots",
     "split_pem",
+    "trust_bundle",
     "validity_from",
     "verify_certificate",
 ]

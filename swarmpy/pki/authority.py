@@ -6,7 +6,6 @@ ignored: who a node is and what it may do is decided by the caller, from the tok
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 
 import msgspec
@@ -20,44 +19,24 @@ from swarmpy import limits
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import Duration, Timestamp
 from swarmpy.model.root_ca import JoinTokens, RootCA
-from swarmpy.pki import keys
+from swarmpy.pki import keys, roots
 from swarmpy.pki.identity import BACKDATE, Subject
-from swarmpy.pki.keys import Role, Validity
+from swarmpy.pki.keys import PublicKey, Role, Validity
+from swarmpy.pki.roots import ROOT_NAME
 from swarmpy.pki.tokens import create_token
-
-ROOT_NAME = "swarm-ca"
 
 _HOUR = 3600 * 1_000_000_000
 _DAY = 24 * _HOUR
-_ROOT_LIFE = Duration(20 * 365 * _DAY)
 _LEAF_LIFE = Duration(90 * _DAY)
 _LEAF_LIFE_MIN = Duration(_HOUR)
 _RSA_BITS_MIN = 2048
 _RSA_BITS_MAX = 8192
 
-PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
-
 
 def create_root_ca(now: Timestamp, *, key: bytes, serial: bytes, secrets: tuple[bytes, bytes]) -> RootCA:
     """A new root with its key, and the first join tokens (``secrets``: worker's, manager's)."""
-    private = keys.private_key_from(key)
-    name = keys.make_name(common_name=ROOT_NAME)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(private.public_key())
-    builder = (
-        x509.CertificateBuilder(subject_name=name, issuer_name=name, public_key=private.public_key())
-        .serial_number(keys.serial_from(serial))
-        .not_valid_before(keys.to_datetime(Timestamp(now - BACKDATE)))
-        .not_valid_after(keys.to_datetime(Timestamp(now + _ROOT_LIFE)))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-        .add_extension(keys.key_usage(is_ca=True), critical=True)
-        .add_extension(identifier, critical=False)
-    )
-    certificate = keys.certificate_pem(keys.sign(builder, private))
-    root = RootCA(
-        ca_cert=certificate,
-        ca_key=keys.key_pem(private),
-        ca_cert_hash=f"sha256:{hashlib.sha256(certificate).hexdigest()}",
-    )
+    certificate, private = roots.make_root(now, key=key, serial=serial)
+    root = RootCA(ca_cert=certificate, ca_key=private, ca_cert_hash=roots.digest_of(certificate))
     return rotate_tokens(root, worker=secrets[0], manager=secrets[1])
 
 
@@ -98,9 +77,13 @@ def check_csr(csr: bytes) -> bytes:
 def issue_certificate(
     root: RootCA, csr: bytes, subject: Subject, *, validity: Validity, serial: bytes
 ) -> bytes:
-    """A certificate (PEM) for ``subject`` and the public key of the request."""
+    """A certificate (PEM) for ``subject`` and the public key of the request.
+
+    What leads from its issuer to roots of before follows it.
+    """
     public = _public_key(csr)
-    issuer = keys.load_certificates(root.ca_cert)[0]
+    issuer_pem, issuer_key = roots.issuer_of(root)
+    issuer = keys.load_certificates(issuer_pem)[0]
     names = [subject.role.value, str(subject.node_id)]
     if subject.role is Role.MANAGER:
         names.append(ROOT_NAME)
@@ -121,14 +104,9 @@ def issue_certificate(
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-        .add_extension(_authority_identifier(issuer), critical=False)
+        .add_extension(keys.authority_identifier(issuer), critical=False)
     )
-    return keys.certificate_pem(keys.sign(builder, keys.load_key(root.ca_key)))
-
-
-def _authority_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+    return keys.certificate_pem(keys.sign(builder, keys.load_key(issuer_key))) + roots.intermediates(root)
 
 
 @lru_cache(limits.PKI_PARSED_CACHED_MAX)

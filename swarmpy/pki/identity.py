@@ -1,7 +1,8 @@
 """What a certificate says, and whether the cluster's root stands behind it.
 
-A name in a certificate is only believed after the signature was checked against a root of the bundle;
-``verify_certificate`` is the one way from bytes of a peer to a ``Subject``.
+A name in a certificate is only believed after the signature was checked against a root of the bundle, at once
+or by way of the intermediates that were shown after it; ``verify_certificate`` is the one way from bytes of a
+peer to a ``Subject``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from swarmpy.errors import InvalidArgument, PermissionDenied
 from swarmpy.model.ids import ClusterId, Duration, NodeId, Timestamp
 from swarmpy.pki import keys
 from swarmpy.pki.keys import Role, Validity
+from swarmpy.pki.limits import INTERMEDIATES_MAX
 
 BACKDATE = Duration(7 * 24 * 3600 * 1_000_000_000)
 """Certificates hold from a week before their issue, so that clocks may differ by as much.
@@ -58,8 +60,8 @@ def load_identity(*, certificate: bytes, key: bytes, roots: bytes) -> Identity:
 
     Whether it still holds is not checked: an expired identity is loaded, so that it can be named.
     """
-    leaf = keys.load_certificates(certificate)[0]
-    subject = _verified_subject(leaf, keys.load_certificates(roots))
+    leaf, *intermediates = keys.load_certificates(certificate)
+    subject = _verified_subject(leaf, intermediates, keys.load_certificates(roots))
     try:
         is_own = keys.load_key(key).public_key() == leaf.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -84,9 +86,12 @@ def read_certificate(pem: bytes) -> tuple[Subject, Validity]:
 
 
 def verify_certificate(pem: bytes, roots: bytes, now: Timestamp) -> tuple[Subject, Validity]:
-    """Whom the leaf in ``pem`` is for, once a root is seen to have issued it and it holds now."""
-    leaf = keys.load_certificates(pem)[0]
-    subject = _verified_subject(leaf, keys.load_certificates(roots))
+    """Whom the leaf in ``pem`` is for, once a root is seen to stand behind it and it holds now.
+
+    The leaf may be followed by intermediates; those that lead nowhere do no harm.
+    """
+    leaf, *intermediates = keys.load_certificates(pem)
+    subject = _verified_subject(leaf, intermediates, keys.load_certificates(roots))
     validity = _validity(leaf)
     if not validity.holds_at(now):
         raise PermissionDenied(f"the certificate of node {subject.node_id} has expired or is not valid yet")
@@ -103,17 +108,62 @@ def renewal_at(validity: Validity, fraction: float) -> Timestamp:
     return Timestamp(issued_at + int((validity.not_after - issued_at) * fraction))
 
 
-def _verified_subject(leaf: x509.Certificate, roots: list[x509.Certificate]) -> Subject:
-    if not any(_is_issued_by(leaf, root) for root in roots):
+@dataclass(frozen=True, kw_only=True)
+class Issuer:
+    """Who signed a certificate: its name and its public key, in DER."""
+
+    subject: bytes
+    public_key: bytes
+
+
+def issuer_of_identity(identity: Identity) -> Issuer:
+    """Whose certificate this node has."""
+    leaf, *intermediates = keys.load_certificates(identity.certificate)
+    for authority in (*keys.load_certificates(identity.roots), *intermediates):
+        if _is_issued_by(leaf, authority):
+            return authority_of(authority)
+    raise ValueError("an identity is loaded only with its issuer")
+
+
+def issuer_in(certificate: bytes) -> Issuer:
+    """The issuer that an authority's certificate (PEM) makes."""
+    return authority_of(keys.load_certificates(certificate)[0])
+
+
+def authority_of(certificate: x509.Certificate) -> Issuer:
+    return Issuer(
+        subject=certificate.subject.public_bytes(),
+        public_key=keys.public_bytes(keys.public_key_of(certificate)),
+    )
+
+
+def _verified_subject(
+    leaf: x509.Certificate, intermediates: list[x509.Certificate], roots: list[x509.Certificate]
+) -> Subject:
+    if not _is_vouched_for(leaf, intermediates[:INTERMEDIATES_MAX], roots):
         raise PermissionDenied("the certificate was not issued by this cluster")
-    if _is_ca(leaf):
+    if is_authority(leaf):
         raise PermissionDenied("the certificate is an authority's, not a node's")
     return _read_subject(leaf)
 
 
+def _is_vouched_for(
+    one: x509.Certificate, intermediates: list[x509.Certificate], roots: list[x509.Certificate]
+) -> bool:
+    """Each intermediate is taken once at most, so this ends."""
+    if any(_is_issued_by(one, root) for root in roots):
+        return True
+    for place, other in enumerate(intermediates):
+        if _is_issued_by(one, other):
+            rest = intermediates[:place] + intermediates[place + 1 :]
+            if _is_vouched_for(other, rest, roots):
+                return True
+    return False
+
+
 @lru_cache(limits.PKI_PARSED_CACHED_MAX)
 def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
-    if not _is_ca(root):
+    if not is_authority(root):
         return False
     try:
         leaf.verify_directly_issued_by(root)
@@ -122,7 +172,16 @@ def _is_issued_by(leaf: x509.Certificate, root: x509.Certificate) -> bool:
     return True
 
 
-def _is_ca(certificate: x509.Certificate) -> bool:
+def is_self_signed(certificate: x509.Certificate) -> bool:
+    """By its signature: the intermediate between two roots may have one name twice."""
+    try:
+        certificate.verify_directly_issued_by(certificate)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):

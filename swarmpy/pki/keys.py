@@ -1,7 +1,8 @@
 """Keys, PEM and time, as the rest of the package needs them.
 
 Every key that we make is ECDSA on P-256 and is computed from bytes that the caller draws, so the same
-entropy gives the same key: that is what join certificates and simulation rest on.
+entropy gives the same key: that is what join certificates and simulation rest on. A root that the user brings
+may have a key of another kind.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from swarmpy import limits
@@ -28,6 +29,10 @@ SERIAL_BYTES = 16
 
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+"""Ours are on P-256; a root that the user brings may have another."""
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 class Role(StrEnum):
@@ -91,19 +96,19 @@ def serial_from(raw: bytes) -> int:
     return int.from_bytes(raw[:SERIAL_BYTES]) | 1
 
 
-def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def key_pem(key: PrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
-def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
+def load_key(pem: bytes) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidArgument(f"this is not a private key in PEM: {error}") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise InvalidArgument("the private key is not an elliptic curve key")
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise InvalidArgument("the private key is neither an elliptic curve key nor one of RSA")
     return key
 
 
@@ -130,7 +135,15 @@ def split_pem(pem: bytes) -> tuple[bytes, ...]:
     return tuple(certificate_pem(certificate) for certificate in load_certificates(pem))
 
 
-def public_bytes(key: ec.EllipticCurvePublicKey) -> bytes:
+def public_key_of(certificate: x509.Certificate) -> PublicKey:
+    """Refused if it is of a kind that no root of ours has."""
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
+        raise InvalidArgument("the certificate's key is neither an elliptic curve key nor one of RSA")
+    return key
+
+
+def public_bytes(key: PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -158,6 +171,13 @@ def key_usage(*, is_ca: bool) -> x509.KeyUsage:
     )
 
 
-def sign(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
+def authority_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
+def sign(builder: x509.CertificateBuilder, key: PrivateKey) -> x509.Certificate:
     """Sign without drawing randomness (RFC 6979): the same builder and key give the same bytes."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return builder.sign(key, hashes.SHA256())
     return builder.sign(key, hashes.SHA256(), ecdsa_deterministic=True)

@@ -24,7 +24,7 @@ from swarmpy import limits
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.ids import ID_BYTES, ClusterId, NodeId, base36, make_id
 from swarmpy.pki import keys
-from swarmpy.pki.identity import Identity
+from swarmpy.pki.identity import Identity, is_self_signed
 
 SECRET_BYTES = 16
 """Entropy for a token's secret."""
@@ -96,7 +96,7 @@ def select_roots(chain: bytes, token: JoinToken) -> bytes:
     The bundle is every self-signed certificate after the leaf, in the order of the chain.
     """
     _, *rest = keys.load_certificates(chain)
-    roots = b"".join(keys.certificate_pem(one) for one in rest if one.subject == one.issuer)
+    roots = b"".join(keys.certificate_pem(one) for one in rest if is_self_signed(one))
     got = root_digest(roots) if roots else "no root at all"
     if not hmac.compare_digest(got, token.digest):
         raise InvalidArgument(
