@@ -1,32 +1,29 @@
 """What comes in over HTTP, as values: bodies, query parameters, filters, version numbers.
 
-A ``null`` counts as left out, as Go's decoder has it; fields that are not known are ignored; a value of the
-wrong type is refused with its path. Nothing here looks at the cluster.
+Bodies are read as Go's decoder reads them (``go_json.py``). Nothing here looks at the cluster.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from aiohttp import web
 
+from manager.api import go_json
 from manager.api.connection_bounds import API_BODY_TIMEOUT_S
 from swarmpy.errors import InvalidArgument, TooSlow
-from swarmpy.model.value import UNKNOWN_FIELDS_NAME
 
-T = TypeVar("T")
-INT_MIN: Final = -(1 << 63)
-INT_MAX: Final = (1 << 63) - 1
+T = TypeVar("T", bound=msgspec.Struct)
+UINT64_MAX: Final = (1 << 64) - 1
+VERSION_DIGITS_MAX: Final = 20
 Filters = dict[str, tuple[str, ...]]
 
 TERMINAL_DIGITS_MAX: Final = 4
 
-_ENUM = re.compile(r"Invalid enum value '?(.*?)'? - at `\$(?:.*\.)?(\w+)`")
-_TRUE = frozenset({"1", "true", "t", "yes"})
+_FALSE = frozenset({"", "0", "no", "false", "none"})
 
 
 async def read_body(request: web.Request, type_: type[T]) -> T:
@@ -36,52 +33,29 @@ async def read_body(request: web.Request, type_: type[T]) -> T:
             data = await request.read()
     except TimeoutError:
         raise TooSlow(f"the request's body has not come within {API_BODY_TIMEOUT_S:.0f} seconds") from None
-    if not data:
-        raise InvalidArgument("invalid JSON: got EOF while reading request body")
     return parse(data, type_)
 
 
 def parse(data: bytes, type_: type[T]) -> T:
-    try:
-        raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidArgument(f"invalid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise InvalidArgument("invalid JSON: the request body must be an object")
-    try:
-        return msgspec.convert(_without_nulls(raw), type_)
-    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
-        choice = _ENUM.fullmatch(str(error))
-        if choice is not None:
-            raise InvalidArgument(f'invalid {choice[2]}: "{choice[1]}"') from None
-        raise InvalidArgument(f"invalid JSON: {error}") from None
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _without_nulls(part)
-            for key, part in value.items()
-            if part is not None and key != UNKNOWN_FIELDS_NAME
-        }
-    if isinstance(value, list):
-        return [_without_nulls(part) for part in value if part is not None]
-    if isinstance(value, int) and not INT_MIN <= value <= INT_MAX:
-        raise InvalidArgument(f"invalid JSON: the number {value} does not fit 64 bits")
-    return value
+    return go_json.parse(data, type_)
 
 
 def flag(request: web.Request, name: str) -> bool:
     """A boolean query parameter, as lax as Docker's."""
-    return request.query.get(name, "").strip().lower() in _TRUE
+    return request.query.get(name, "").strip().lower() not in _FALSE
 
 
 def version(request: web.Request, *, of: str) -> int:
     """The object version that an update is based on; every update must name one."""
     text = request.query.get("version", "")
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise InvalidArgument(f"invalid {of} version '{text}': it must be the Version.Index that was read")
-    return int(text)
+    if not text.isascii() or not text.isdigit():
+        reason = "invalid syntax"
+    elif int(text[:VERSION_DIGITS_MAX]) > UINT64_MAX or len(text) > VERSION_DIGITS_MAX:
+        reason = "value out of range"
+    else:
+        return int(text)
+    quoted = msgspec.json.encode(text).decode()
+    raise InvalidArgument(f"invalid {of} version '{text}': strconv.ParseUint: parsing {quoted}: {reason}")
 
 
 def terminal_size(request: web.Request) -> tuple[int, int]:

@@ -107,7 +107,7 @@ async def test_cron_jobs_can_be_listed_by_mode(http: Http, cluster: FakeCluster)
         (spec({"CronJob": {"Schedule": "@daily", "Timezone": "Mars/X"}}), 'unknown time zone "Mars/X"'),
         (spec({"CronJob": {"Schedule": "@daily", "FailedHistory": -1}}), "must be between 0 and 100 runs"),
         (spec({"CronJob": {"Schedule": "@daily", "StartingDeadline": -1}}), "cannot be negative"),
-        (spec({"ReplicatedJob": {"MaxConcurrent": -1}}), "must be non-negative"),
+        (spec({"ReplicatedJob": {"MaxConcurrent": -1}}), "cannot unmarshal number -1"),
         (spec({**JOB, **CRON}), "must specify either replicated mode or global mode"),
         (spec(JOB, DependsOn=[{"Service": "j"}]), "j cannot wait for itself"),
         (spec(JOB, DependsOn=[{"Service": "a"}, {"Service": "a"}]), "a is named more than once"),

@@ -91,13 +91,16 @@ async def test_what_is_no_json_object_is_refused(http: Http, cluster: FakeCluste
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"Mode": {"Replicated": {"Replicas": "x"}}}, "$.Mode.Replicated.Replicas"),
-        ({"Mode": {"Replicated": {"Replicas": 1.5}}}, "$.Mode.Replicated.Replicas"),
-        ({"Mode": {"Replicated": {"Replicas": 2**70}}}, "does not fit 64 bits"),
-        ({"Name": 7}, "$.Name"),
-        ({"Labels": ["a"]}, "$.Labels"),
-        ({"TaskTemplate": "x"}, "$.TaskTemplate"),
-        ({"UpdateConfig": {"FailureAction": "explode"}}, 'invalid FailureAction: "explode"'),
+        (
+            {"Mode": {"Replicated": {"Replicas": "x"}}},
+            "ReplicatedService.Mode.Replicated.Replicas of type uint64",
+        ),
+        ({"Mode": {"Replicated": {"Replicas": 1.5}}}, "cannot unmarshal number 1.5"),
+        ({"Mode": {"Replicated": {"Replicas": 2**70}}}, "cannot unmarshal number 1180591620717411303424"),
+        ({"Name": 7}, "ServiceSpec.Name of type string"),
+        ({"Labels": ["a"]}, "ServiceSpec.Labels of type map[string]string"),
+        ({"TaskTemplate": "x"}, "ServiceSpec.TaskTemplate of type swarm.TaskSpec"),
+        ({"UpdateConfig": {"FailureAction": "explode"}}, "unrecognized update failure action explode"),
     ],
 )
 async def test_wrong_types_are_named(

@@ -94,7 +94,7 @@ async def test_a_service_without_name_gets_one(http: Http, cluster: FakeCluster)
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (spec(replicas=-1), 400, "Number of replicas must be non-negative"),
+        (spec(replicas=-1), 400, "cannot unmarshal number -1 into Go struct field ReplicatedService"),
         (
             spec(replicas=10**9),
             400,

@@ -82,7 +82,7 @@ async def test_prune_means_what_it_meant_to_the_clients_version(http: Http) -> N
         ({"Name": "ok", "Driver": "nfs"}, 404, 'volume driver "nfs"'),
         ({"Name": "ok", "DriverOpts": {"size": "1"}}, 400, 'invalid option: "size"'),
         ({"Name": "ok", "ClusterVolumeSpec": {}}, 501, "not supported yet"),
-        ({"Name": 7}, 400, "invalid JSON"),
+        ({"Name": 7}, 400, "json: cannot unmarshal number"),
     ],
 )
 async def test_bad_input(http: Http, body: dict[str, Any], status: int, text: str) -> None:
