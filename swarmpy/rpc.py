@@ -147,8 +147,7 @@ class Trust:
             return own.certificate + own.roots
         leaf, *ours = pki.split_pem(own.certificate)
         issuer, _ = pki.issuer_of(self.root)
-        is_current = pki.issuer_of_identity(own) == pki.issuer_in(issuer)
-        way = pki.intermediates(self.root) if is_current else b"".join(ours)
+        way = pki.intermediates(self.root) if pki.is_issued_by(leaf, issuer) else b"".join(ours)
         return leaf + way + self.root.ca_cert
 
 
@@ -260,8 +259,10 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         try:
             subject, validity = pki.verify_certificate(certificate, self._roots, now)
         except PermissionDenied:
-            subject, validity = self._verify_retired(certificate, now)
-            must_renew = True
+            found = self._verify_retired(certificate, now)
+            if found is None:
+                raise
+            (subject, validity), must_renew = found, True
         if subject.cluster_id != own.cluster_id:
             raise PermissionDenied("the certificate is of another cluster")
         peer = Peer(
@@ -272,7 +273,8 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         )
         return peer, validity
 
-    def _verify_retired(self, certificate: bytes, now: Timestamp) -> tuple[Subject, Validity]:
+    def _verify_retired(self, certificate: bytes, now: Timestamp) -> tuple[Subject, Validity] | None:
+        """Who it is, if a root that we have left still vouches for that node."""
         for retired in self._trust.retired:
             if retired.expires_at <= now:
                 continue
@@ -282,9 +284,7 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
                 continue
             if subject.node_id in retired.node_ids:
                 return subject, validity
-        raise PermissionDenied(
-            "the certificate was not issued by this cluster, or by a root that it has left"
-        )
+        return None
 
     async def intercept_service(
         self,

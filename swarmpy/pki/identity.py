@@ -125,6 +125,11 @@ def issuer_of_identity(identity: Identity) -> Issuer:
     raise ValueError("an identity is loaded only with its issuer")
 
 
+def is_issued_by(leaf: bytes, authority: bytes) -> bool:
+    """Whether the first certificate of ``leaf`` is signed by that of ``authority``. PEM texts."""
+    return _is_issued_by(keys.load_certificates(leaf)[0], keys.load_certificates(authority)[0])
+
+
 def issuer_in(certificate: bytes) -> Issuer:
     """The issuer that an authority's certificate (PEM) makes."""
     return authority_of(keys.load_certificates(certificate)[0])
