@@ -18,12 +18,12 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from swarmpy.errors import SwarmError, Unavailable
 from swarmpy.limits import CLIENT_CONNECT_TIMEOUT_S, CLIENT_TIMEOUT_S
+from swarmpy.version import API_VERSION
 
 Json = dict[str, Any]
 Query = Mapping[str, str | int | bool]
 
 STALE_HEADER: Final = "X-SwarmPy-Stale"
-_VERSION: Final = "/v1.47"
 _UPGRADE: Final = {"Connection": "Upgrade", "Upgrade": "tcp"}
 _JSON: Final = "application/json"
 
@@ -86,10 +86,14 @@ class Conversation:
 
 
 class Client:
-    """One daemon's API. ``address``: ``unix:///path``, a path, ``tcp://host:port`` or ``http://host:port``."""
+    """One daemon's API. ``address``: ``unix:///path``, a path, ``tcp://host:port`` or ``http://host:port``.
 
-    def __init__(self, address: str, *, is_stale: bool = False) -> None:
+    ``api_version`` "": the newest that the daemon speaks.
+    """
+
+    def __init__(self, address: str, *, is_stale: bool = False, api_version: str = API_VERSION) -> None:
         self.address: Final = address if "://" in address else f"unix://{address}"
+        self._prefix: Final = f"/v{api_version}" if api_version else ""
         self._headers = {STALE_HEADER: "true"} if is_stale else {}
 
     def get(self, path: str, query: Query | None = None) -> Any:
@@ -151,7 +155,7 @@ class Client:
         timeout_s: float | None = CLIENT_TIMEOUT_S,
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
-        target = _VERSION + quote(path, safe="/:@")
+        target = self._prefix + quote(path, safe="/:@")
         if query:
             target += "?" + urlencode({name: _plain(value) for name, value in query.items()})
         connection = self._connection()

@@ -59,6 +59,7 @@ _VERBS: Final = {
     "backup": ("recovery", "Write everything that the swarm knows into a file"),
     "restore": ("recovery", "Make this node the only manager of the swarm that a backup is of"),
     "recover": ("recovery", "Make this manager the only one of a swarm that has lost its quorum for good"),
+    "migrate": ("migrate", "Recreate here what a Docker swarm holds"),
     "daemon": ("daemon", "Run this node's daemon in the foreground"),
     "rebalance": ("rebalance", "Move tasks of services until they are evenly spread"),
     "sim": ("sim", "Run a swarm in virtual time, with faults, and judge it"),
