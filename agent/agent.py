@@ -85,7 +85,7 @@ class Agent:
         self._network = BackendCapabilities(name=backend.name, is_usable=True)
         self._managers = Managers((*self._content.managers, *config.managers))
         self._core = Core(NodeContext(node_id=config.node_id, description=config.describe()))
-        inside = Inside(executor, env.clock, service_of=self._service_of)
+        inside = self._inside = Inside(executor, env.clock, service_of=self._service_of)
         calls: dict[str, Call] = {name: partial(executor.volume_call, name) for name in volume_calls.NAMES}
         self.streams = StreamServer(link, calls={**inside.calls, **calls}, talks=inside.talks)
         self._session = Session(
@@ -166,6 +166,7 @@ class Agent:
                 for task in work:
                     task.cancel()
         finally:
+            await self._inside.close()
             await self._executor.shut_down()
             await self._backend.shut_down()
             self._journal.close()

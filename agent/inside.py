@@ -7,17 +7,24 @@ somebody else's task, or of one that was taken from the node, is not found.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 
+import msgspec
 from google.protobuf.message import DecodeError, Message
 
-from agent.executor.base import Channel, Command, Executor
+from agent.detached import DetachedCommands
+from agent.executor.base import Attachment, Channel, Command, Executor, NotRunning
+from agent.executor.limits import ATTACH_POLL_S
 from agent.streams import Call, Peer, Talk
 from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.model.containers import CONTAINER_LOOK, ContainerAnswer, ContainerQuery
 from swarmpy.model.ids import ServiceId, TaskId
 from swarmpy.pb import streams_pb2 as pb
 from swarmpy.runtime import Clock
+
+_KILLED = 128 + signal.SIGKILL
 
 
 class Inside:
@@ -29,10 +36,20 @@ class Inside:
         self._executor = executor
         self._clock = clock
         self._service_of = service_of
+        self._detached = DetachedCommands()
+
+    async def close(self) -> None:
+        await self._detached.close()
 
     @property
     def calls(self) -> Mapping[str, Call]:
-        return {"task.top": self.top, "task.stats": self.stats, "task.resize": self.resize}
+        return {
+            "task.top": self.top,
+            "task.stats": self.stats,
+            "task.resize": self.resize,
+            "task.exec_state": self.exec_state,
+            CONTAINER_LOOK: self.look,
+        }
 
     @property
     def talks(self) -> Mapping[str, Talk]:
@@ -54,16 +71,59 @@ class Inside:
             has_terminal=start.has_terminal,
             has_input=start.has_input,
             is_privileged=start.is_privileged,
+            is_detached=start.is_detached,
+            rows=start.rows,
+            columns=start.columns,
         )
-        return await self._carry(await self._executor.exec(self._own(start.task_id), command), peer)
+        task_id = self._own(start.task_id)
+        if not start.is_detached:
+            return await self._carry(await self._executor.exec(task_id, command), peer)
+        self._detached.make_room()
+        channel = await self._executor.exec(task_id, command)
+        self._detached.add(task_id, start.exec_id, channel)
+        await peer.accept(channel.pid)
+        return b""
+
+    async def exec_state(self, body: bytes) -> bytes:
+        query = pb.ExecQuery()
+        _parse(body, query)
+        pid, code, is_running = self._detached.state(TaskId(query.task_id), query.exec_id)
+        return pb.ExecState(
+            is_running=is_running, code=_KILLED if code is None else code, pid=pid
+        ).SerializeToString()
 
     async def attach(self, body: bytes, peer: Peer) -> bytes:
-        return await self._carry(await self._executor.attach(self._task(body)[0]), peer)
+        start = pb.TaskStart()
+        _parse(body, start)
+        wish = Attachment(replays=start.replays, is_waited_for=start.is_waited_for)
+        if start.waits_for_start:
+            channel = await self._attach_early(TaskId(start.task_id), wish)
+        else:
+            channel = await self._executor.attach(self._own(start.task_id), wish)
+        return await self._carry(channel, peer, closes_input=start.closes_input)
 
-    async def _carry(self, channel: Channel, peer: Peer) -> bytes:
-        """Between channel and client, until the channel's output ends. Its command dies with the stream."""
+    async def _attach_early(self, task_id: TaskId, wish: Attachment) -> Channel:
+        """To a task that may not have come here yet. Waits as long as the client does."""
+        has_come = False
+        while True:
+            is_own = self._service_of(task_id) is not None
+            if has_come and not is_own:
+                raise NotFound(f"No such container: {task_id}")
+            has_come = is_own
+            if is_own:
+                try:
+                    return await self._executor.attach(task_id, wish)
+                except NotRunning:
+                    pass  # not yet
+            await asyncio.sleep(ATTACH_POLL_S)
+
+    async def _carry(self, channel: Channel, peer: Peer, *, closes_input: bool = False) -> bytes:
+        """Between channel and client, until the channel's output ends. Its command dies with the stream.
+
+        ``closes_input``: a client that leaves without a word has no more to say.
+        """
         try:
-            await peer.accept()
+            await peer.accept(channel.pid)
             feeding = asyncio.create_task(_feed(channel, peer))
             try:
                 async for part in channel.output():
@@ -73,6 +133,8 @@ class Inside:
                 await asyncio.wait([feeding])
             return pb.ExitResult(code=await channel.exit_code()).SerializeToString()
         finally:
+            if closes_input:
+                await channel.close_input()
             await channel.close()
 
     async def copy_out(self, body: bytes, peer: Peer) -> bytes:
@@ -95,6 +157,17 @@ class Inside:
         table = await self._executor.top(self._task(body)[0])
         rows = [pb.ProcessRow(cells=row) for row in table.rows]
         return pb.ProcessTable(titles=table.titles, rows=rows).SerializeToString()
+
+    async def look(self, body: bytes) -> bytes:
+        """Of those of the tasks that are this node's, or were and have left something."""
+        try:
+            query = msgspec.json.decode(body, type=ContainerQuery)
+        except msgspec.DecodeError as error:
+            raise InvalidArgument(f"invalid JSON: {error}") from None
+        looks = [await self._executor.look(id_, has_sizes=query.has_sizes) for id_ in query.task_ids]
+        return msgspec.json.encode(
+            ContainerAnswer(containers=tuple(each for each in looks if each is not None))
+        )
 
     async def stats(self, body: bytes) -> bytes:
         """Of those of the tasks that are this node's."""

@@ -86,6 +86,7 @@ class LogPublisher:
         """Put all lines into the queue, and None at the end, also if reading fails."""
         query = LogQuery(
             since=Timestamp(selector.since),
+            until=Timestamp(selector.until),
             tail=selector.tail,
             is_following=selector.follow,
             stdout=selector.stdout,

@@ -43,9 +43,9 @@ class Peer:
         self._stream = stream
         self._inputs: asyncio.Queue[streams_pb2.StreamPart] = asyncio.Queue(STREAM_QUEUE_PARTS_MAX)
 
-    async def accept(self) -> None:
-        """What was asked for is being done; data follows."""
-        await self._stream.send(streams_pb2.StreamPart(accepted=streams_pb2.StreamAccepted()))
+    async def accept(self, pid: int = 0) -> None:
+        """What was asked for is being done; data follows. ``pid``: of a command."""
+        await self._stream.send(streams_pb2.StreamPart(accepted=streams_pb2.StreamAccepted(pid=pid)))
 
     async def send(self, data: bytes, *, stream: int = 1) -> None:
         """Waits until the client's end takes it."""

@@ -84,6 +84,7 @@ class Access:
             stdout=selector.stdout,
             stderr=selector.stderr,
             since=selector.since,
+            until=selector.until,
             tail=selector.tail,
         )
         if selector.is_following and not selector.task_id:

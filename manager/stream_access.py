@@ -48,7 +48,7 @@ class NodeStreams:
     async def open(self, node_id: NodeId, name: str, body: bytes) -> AsyncIterator[NodeStream]:
         """A stream that the node has accepted; the node's refusal is raised."""
         async with self._opened(node_id, name, body) as stream:
-            require(await stream.receive())
+            stream.accepted = require(await stream.receive()).accepted
             yield stream
 
     @asynccontextmanager
@@ -82,6 +82,7 @@ class _RemoteStream:
 
     def __init__(self, call: grpc.aio.StreamStreamCall) -> None:  # type: ignore[type-arg]
         self._call = call
+        self.accepted = streams_pb2.StreamAccepted()
 
     async def send(self, part: streams_pb2.StreamPart) -> None:
         try:

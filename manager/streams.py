@@ -37,6 +37,9 @@ Send = Callable[[streams_pb2.StreamPart], Awaitable[None]]
 class NodeStream(Protocol):
     """The client's end of a stream to a node."""
 
+    accepted: streams_pb2.StreamAccepted
+    """What the node said as it began."""
+
     async def send(self, part: streams_pb2.StreamPart) -> None:
         """Waits while the node takes no more; dropped once the stream has ended."""
         ...
@@ -54,6 +57,7 @@ class _Stream:
     up: Lane = field(default_factory=Lane)
     attended: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    accepted: streams_pb2.StreamAccepted = field(default_factory=streams_pb2.StreamAccepted)
 
     async def send(self, part: streams_pb2.StreamPart) -> None:
         await self.down.put(part)

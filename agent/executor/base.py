@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from swarmpy.errors import TaskRejected
+from swarmpy.model.containers import ContainerFacts
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.model.objects import NodeVolume
 from swarmpy.model.specs import ContainerSpec, Healthcheck, Limits
@@ -300,6 +301,10 @@ class Executor(Protocol):
         A channel that replays has all that the task has printed, each byte once, also of a task that has
         ended: NotRunning only of one that has not been started.
         """
+        ...
+
+    async def look(self, task_id: TaskId, *, has_sizes: bool = False) -> ContainerFacts | None:
+        """What is to be told of the task's container, running or not; None if there is none."""
         ...
 
     async def top(self, task_id: TaskId) -> ProcessTable: ...

@@ -40,6 +40,7 @@ from agent.executor.base import (
 )
 from agent.executor.fake_exec import KILLED, FakeAttached, FakeChannel, Reply, works
 from swarmpy.errors import TaskRejected, Unimplemented
+from swarmpy.model.containers import ContainerFacts
 from swarmpy.model.ids import SECOND_NS, TaskId, Timestamp
 from swarmpy.model.objects import NodeVolume
 from swarmpy.model.states import MountType
@@ -337,6 +338,23 @@ class FakeExecutor:
         if ended is not None:
             channel.end(ended.code)
         return _opened(task, channel)
+
+    async def look(self, task_id: TaskId, *, has_sizes: bool = False) -> ContainerFacts | None:
+        task = self.machine.tasks.get(task_id)
+        if task is None:
+            return None
+        ended, size = task.exit, 0 if has_sizes else -1
+        return ContainerFacts(
+            task_id=task_id,
+            argv=(*task.launch.spec.command, *task.launch.spec.args),
+            hostname=task.launch.hostname,
+            pid=_found(task).pid,
+            started_at=task.started_at or Timestamp(0),
+            ended_at=ended.at if ended is not None else Timestamp(0),
+            exit_code=ended.code if ended is not None else 0,
+            size_rw=size,
+            size_root=size,
+        )
 
     async def top(self, task_id: TaskId) -> ProcessTable:
         await self._pause("top", task_id)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from manager.api.hijack import Hijacked, frame
+from manager.api.detach_keys import DetachKeys
+from manager.api.hijack import frame
 from manager.streams import NodeStream, require
 from swarmpy.errors import SwarmError
 from swarmpy.pb import streams_pb2 as pb
@@ -22,27 +23,49 @@ KILLED: Final = 137
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How the client takes part: on a terminal all is one stream, and raw."""
+    """How the client takes part: on a terminal all is one stream, and raw. ``is_raw``: without frames, as on
+    a WebSocket."""
 
     is_terminal: bool
     takes_input: bool
     streams: frozenset[int] = frozenset({1, 2})
+    closes_input: bool = True
+    """Whether the end of what the client sends is the end of the process's input."""
+    is_raw: bool = False
+    detach_keys: bytes = b""
+    """Typed in a row they let the client go; none: nothing does."""
 
     def shape(self, stream: int, data: bytes) -> bytes:
-        return data if self.is_terminal else frame(stream, data)
+        return data if self.is_terminal or self.is_raw else frame(stream, data)
 
     def trouble(self, text: str) -> bytes:
-        return f"\r\n{text}\r\n".encode() if self.is_terminal else frame(SYSTEM_ERROR, text.encode())
+        is_text = self.is_terminal or self.is_raw
+        return f"\r\n{text}\r\n".encode() if is_text else frame(SYSTEM_ERROR, text.encode())
 
 
-async def carry(client: Hijacked, stream: NodeStream, end: End) -> int:
+class Client(Protocol):
+    """A connection that was taken over."""
+
+    async def read(self) -> bytes: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def wait_gone(self) -> None: ...
+
+
+async def carry(client: Client, stream: NodeStream, end: End) -> int:
     """The exit code; KILLED if the client left, or the stream broke, which the client is told."""
     receiving = asyncio.create_task(_receive(client, stream, end))
-    feeding = asyncio.create_task(_feed(client, stream, takes_input=end.takes_input))
+    feeding = asyncio.create_task(_feed(client, stream, end))
     gone = asyncio.create_task(client.wait_gone())
     work = (receiving, feeding, gone)
     try:
-        await asyncio.wait([receiving, gone], return_when=asyncio.FIRST_COMPLETED)
+        while not receiving.done() and not gone.done():
+            await asyncio.wait(
+                [each for each in work if not each.done()], return_when=asyncio.FIRST_COMPLETED
+            )
+            if feeding.done() and not feeding.cancelled() and feeding.result():
+                return KILLED  # let go by its keys
         if not receiving.done():
             return KILLED
         return receiving.result()
@@ -55,7 +78,7 @@ async def carry(client: Hijacked, stream: NodeStream, end: End) -> int:
         await asyncio.wait(work)
 
 
-async def _receive(client: Hijacked, stream: NodeStream, end: End) -> int:
+async def _receive(client: Client, stream: NodeStream, end: End) -> int:
     while True:
         part = require(await stream.receive())
         if part.HasField("data") and part.data.stream in end.streams:
@@ -64,10 +87,14 @@ async def _receive(client: Hijacked, stream: NodeStream, end: End) -> int:
             return pb.ExitResult.FromString(part.result.body).code
 
 
-async def _feed(client: Hijacked, stream: NodeStream, *, takes_input: bool) -> None:
-    """What comes from a client whose input is not wanted is read all the same, and dropped."""
-    while data := await client.read():
-        if takes_input:
-            await stream.send(pb.StreamPart(data=pb.StreamData(data=data)))
-    if takes_input:
+async def _feed(client: Client, stream: NodeStream, end: End) -> bool:
+    """True if the client asked to be let go. What comes from a client whose input is not wanted is read all
+    the same, and dropped."""
+    keys = DetachKeys(end.detach_keys)
+    while not keys.are_typed and (data := await client.read()):
+        passed = keys.pass_on(data)
+        if end.takes_input and passed:
+            await stream.send(pb.StreamPart(data=pb.StreamData(data=passed)))
+    if end.takes_input and end.closes_input and not keys.are_typed:
         await stream.send(pb.StreamPart(end_of_input=pb.StreamEndOfInput()))
+    return keys.are_typed

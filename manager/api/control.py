@@ -130,6 +130,8 @@ class LogSelector(Value, frozen=True, kw_only=True):
     service_id: ServiceId = ServiceId("")
     task_id: TaskId = TaskId("")
     since: Timestamp = Timestamp(0)
+    until: Timestamp = Timestamp(0)
+    """0: no such bound."""
     tail: int = -1
     is_following: bool = False
     stdout: bool = True

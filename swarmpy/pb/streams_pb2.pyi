@@ -351,6 +351,7 @@ class TaskStart(_message.Message):
     WAITS_FOR_START_FIELD_NUMBER: _builtins.int
     IS_WAITED_FOR_FIELD_NUMBER: _builtins.int
     PS_ARGS_FIELD_NUMBER: _builtins.int
+    CLOSES_INPUT_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     path: _builtins.str
     """Of a copy."""
@@ -365,6 +366,8 @@ class TaskStart(_message.Message):
     """Of "task.attach": the task waits when the client takes no more."""
     ps_args: _builtins.str
     """Of "task.top": the options of ps."""
+    closes_input: _builtins.bool
+    """Of "task.attach": the end of the client is the end of the task's input."""
     def __init__(
         self,
         *,
@@ -376,10 +379,11 @@ class TaskStart(_message.Message):
         waits_for_start: _builtins.bool = ...,
         is_waited_for: _builtins.bool = ...,
         ps_args: _builtins.str = ...,
+        closes_input: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "is_waited_for", b"is_waited_for", "path", b"path", "ps_args", b"ps_args", "replays", b"replays", "rows", b"rows", "task_id", b"task_id", "waits_for_start", b"waits_for_start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closes_input", b"closes_input", "columns", b"columns", "is_waited_for", b"is_waited_for", "path", b"path", "ps_args", b"ps_args", "replays", b"replays", "rows", b"rows", "task_id", b"task_id", "waits_for_start", b"waits_for_start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -16,7 +16,6 @@ Blocking work runs in a small thread pool; the loop itself only sends orders, re
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal as signals
 from collections import deque
@@ -50,7 +49,7 @@ from agent.executor.base import (
     log_folder,
 )
 from agent.executor.images.store import ImageStore
-from agent.executor.native import cgroups, folders, launcher, preflight, process, processes, shims
+from agent.executor.native import cgroups, folders, launcher, looking, preflight, process, processes, shims
 from agent.executor.native.attached import Readers, Watched
 from agent.executor.native.folders import TaskState
 from agent.executor.native.inside import Inside, not_running
@@ -64,9 +63,9 @@ from swarmpy.limits import (
     EXECUTOR_THREADS_MAX,
     RETRY_DELAY_MIN_S,
     TASK_KILL_TIMEOUT_S,
-    TASK_START_TIMEOUT_S,
     TASK_STARTS_PARALLEL_MAX,
 )
+from swarmpy.model.containers import ContainerFacts
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.model.objects import NodeVolume
 from swarmpy.runtime import Clock, SystemClock
@@ -250,7 +249,7 @@ class NativeExecutor:
     async def _start(self, task_id: TaskId, task: _Task) -> None:
         folder = self._folder(task_id)
         async with self._starts:
-            answer = await self._order_start(folder)
+            answer = await shims.order_start(self._launcher, folder, run=self._run, clock=self._clock)
         read = partial(self._run, partial(folders.read_state, folder))
         state = await shims.wait_started(read, self._clock) if answer == "taken" else await read()
         task.started = state.started
@@ -263,26 +262,6 @@ class NativeExecutor:
         else:
             await self._run(partial(self._kill_leftovers, task_id))
             raise Unavailable(f"the shim of task {task_id} ended before it had started the task")
-
-    async def _order_start(self, folder: Path) -> str:
-        """Give the order and wait for the shim's report. "" if it died without one."""
-        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            await self._run(partial(self._launcher.order, folder, write_end))
-        except OSError as error:
-            os.close(read_end)
-            raise Unavailable(f"the task launcher takes no orders: {error}") from None
-        finally:
-            os.close(write_end)
-        try:
-            async with asyncio.timeout(TASK_START_TIMEOUT_S):
-                answer = await process.read_report(read_end)
-        except TimeoutError:
-            await self._run(partial(shims.kill, folder, self._clock))
-            raise Unavailable(f"the task in {folder} did not start in {TASK_START_TIMEOUT_S:g} s") from None
-        finally:
-            os.close(read_end)
-        return str(json.loads(answer)["state"]) if answer else ""
 
     async def signal(self, task_id: TaskId, signal: int) -> None:
         task = self._tasks.get(task_id)
@@ -387,6 +366,13 @@ class NativeExecutor:
             raise not_running(task_id)
         watched = Watched(lambda: process.exit_of(task.exit) if task.exit else None, task.ended, task.readers)
         return await self._inside.attach(task_id, wish, watched)
+
+    async def look(self, task_id: TaskId, *, has_sizes: bool = False) -> ContainerFacts | None:
+        if not folders.is_task_id(task_id):
+            return None
+        return await self._run(
+            partial(looking.look, self._folder(task_id), self.images.config, has_sizes=has_sizes)
+        )
 
     async def top(self, task_id: TaskId) -> ProcessTable:
         task = self._tasks.get(task_id)
