@@ -114,7 +114,7 @@ def _value(data: bytes) -> Any:
     if start == len(text):
         raise InvalidArgument(EMPTY)
     try:
-        _, end = json.JSONDecoder().raw_decode(text, start)
+        _, end = json.JSONDecoder(parse_int=str).raw_decode(text, start)  # Python bounds the digits of ints
         # Python reads NaN and the like, which are no JSON
         return msgspec.json.decode(text[start:end].encode())
     except RecursionError:
@@ -163,7 +163,7 @@ def _no_value(text: str, at: int, shown: str) -> str:
 def _is_in_object(text: str, at: int) -> bool:
     """Whether the innermost thing that is open there is an object: in a list, a number could follow."""
     try:
-        json.loads(text[:at] + ",1")
+        json.loads(text[:at] + ",1", parse_int=str)
     except json.JSONDecodeError as error:
         return error.msg.startswith("Expecting property name")
     return False
