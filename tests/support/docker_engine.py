@@ -44,6 +44,8 @@ class DockerEngine:
         self.folder = folder
         self.socket = folder / "docker.sock"
         self.host = f"unix://{self.socket}"
+        self.pid = 0
+        """Of dockerd, as the host counts."""
 
     def cli(
         self, *words: str, data: bytes = b"", program: str = "docker"
@@ -93,6 +95,7 @@ def docker_engine(*, is_swarm: bool = True, options: tuple[str, ...] = ()) -> It
             )
         try:
             _wait(engine, process)
+            [engine.pid] = _children(process.pid)
             engine.good("import", "--change", 'CMD ["sleep", "100000"]', "-", IMAGE, data=box_tar())
             if is_swarm:
                 engine.good("swarm", "init", "--advertise-addr", ADDRESS)
@@ -113,10 +116,14 @@ def _wait(engine: DockerEngine, process: subprocess.Popen[bytes]) -> None:
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """dockerd is the first process of its namespace: with it go all the others."""
-    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        os.kill(int(pid), signal.SIGTERM)
+    for pid in _children(process.pid):
+        os.kill(pid, signal.SIGTERM)
     try:
         process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
