@@ -29,7 +29,9 @@ from agent.link import Link
 from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.session import Greeting, Listener, Session
+from agent.signals import Signals
 from agent.streams import Call, StreamServer
+from agent.task import Run
 from agent.usage import UsageMeter
 from swarmpy.errors import Retry, Unavailable
 from swarmpy.limits import TASK_RETRIES_MAX, TASK_STOP_GRACE_S
@@ -88,6 +90,7 @@ class Agent:
         inside = self._inside = Inside(executor, env.clock, service_of=self._service_of)
         calls: dict[str, Call] = {name: partial(executor.volume_call, name) for name in volume_calls.NAMES}
         self.streams = StreamServer(link, calls={**inside.calls, **calls}, talks=inside.talks)
+        self.streams.add_calls(Signals(executor, run_of=self._run_of).calls)
         self._session = Session(
             link,
             self._managers,
@@ -198,9 +201,13 @@ class Agent:
         runs = self._core.runs.items()
         return [id_ for id_, run in runs if run.is_live and run.task.service_id in services]
 
-    def _service_of(self, task_id: TaskId) -> ServiceId | None:
+    def _run_of(self, task_id: TaskId) -> Run | None:
         run = self._core.runs.get(task_id)
-        return run.task.service_id if run is not None and not run.is_released else None
+        return run if run is not None and not run.is_released else None
+
+    def _service_of(self, task_id: TaskId) -> ServiceId | None:
+        run = self._run_of(task_id)
+        return run.task.service_id if run is not None else None
 
 
 async def wipe(executor: Executor, backend: Backend, journal: Journal) -> None:

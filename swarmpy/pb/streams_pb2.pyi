@@ -390,6 +390,31 @@ class TaskStart(_message.Message):
 Global___TaskStart: _TypeAlias = TaskStart  # noqa: Y015
 
 @_typing.final
+class SignalStart(_message.Message):
+    """What "task.signal" starts with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_ID_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    task_id: _builtins.str
+    signal: _builtins.int
+    """0: the one that asks this task to end."""
+    def __init__(
+        self,
+        *,
+        task_id: _builtins.str = ...,
+        signal: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signal", b"signal", "task_id", b"task_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalStart: _TypeAlias = SignalStart  # noqa: Y015
+
+@_typing.final
 class ExitResult(_message.Message):
     """What "task.exec" and "task.attach" come to."""
 
