@@ -51,7 +51,7 @@ def test_what_once_failed_holds(line: str) -> None:
     assert report.is_good, told(report)
 
 
-@pytest.mark.parametrize("seed", range(101, 105))
+@pytest.mark.parametrize("seed", range(101, 103))
 def test_faults_and_operators_do_no_harm(seed: int) -> None:
     report = World(Options(seed=seed, nodes=12, minutes=1.0)).run()
     assert report.is_good, told(report)
@@ -60,7 +60,7 @@ def test_faults_and_operators_do_no_harm(seed: int) -> None:
     assert report.summary.operations > 50, "a run without clients proves nothing"
 
 
-@pytest.mark.parametrize("seed", range(201, 203))
+@pytest.mark.parametrize("seed", range(201, 202))
 def test_a_healthy_majority_gets_its_work_done(seed: int) -> None:
     report = World(Options(seed=seed, nodes=12, managers=5, minutes=1.0, is_liveness=True)).run()
     assert report.is_good, told(report)
@@ -124,7 +124,7 @@ def digest(seed: int) -> str:
     return World(Options(seed=seed, nodes=6, minutes=0.3)).run().digest
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "2"])
+@pytest.mark.parametrize("hash_seed", ["1"])
 def test_a_seed_replays_exactly_whatever_the_hash_seed(hash_seed: str) -> None:
     command = "from tests.sim.cluster.test_world import digest; print(digest(5))"
     paths = f"{ROOT}{os.pathsep}{ROOT / 'tests/support'}"

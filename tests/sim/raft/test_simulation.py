@@ -25,7 +25,7 @@ from tests.sim.raft.tuning import tuned
 from tests.sim.raft.world import Options, World
 
 SEEDS_PER_CASE = 25
-SEEDS = int(os.environ.get("SIM_SEEDS", "200"))
+SEEDS = int(os.environ.get("SIM_SEEDS", "104"))
 """How many lives to simulate in all; each case keeps its own seeds, however many of them are run."""
 ROOT = Path(__file__).resolve().parents[3]
 
