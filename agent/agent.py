@@ -77,6 +77,7 @@ class Agent:
         journal: Journal,
         on_node: Callable[[Node, bytes], Awaitable[None]] = ignore_node,
         on_removed: Callable[[str], None] = ignore_removal,
+        on_retired: Callable[[], None] = lambda: None,
     ) -> None:
         self._executor = executor
         self._backend = backend
@@ -104,6 +105,7 @@ class Agent:
                 on_node=self._note_node,
                 on_managers=self._remember_managers,
                 on_removed=on_removed,
+                on_retired=on_retired,
             ),
             streams=self.streams,
             logs=LogPublisher(link, executor, node_id=config.node_id, service_of=self._service_of),
@@ -151,6 +153,10 @@ class Agent:
         """Leave the session for a new one, as after the identity was renewed; or try again now."""
         self._session.end(reason)
         self._session.nudge()
+
+    def described_anew(self) -> None:
+        """What ``describe`` says has changed: tell the manager."""
+        self._session.describe()
 
     # --- running
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from agent.dataplane.base import BackendCapabilities
 from swarmpy.model.objects import EngineDescription, EnginePlugin, NodeDescription, TLSInfo
 from swarmpy.model.specs import GenericResource, Platform, Resources
+from swarmpy.pki import Identity, issuer_of_identity
 from swarmpy.version import STORE_FORMAT, VERSION
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -67,6 +68,16 @@ def with_network(
         encryption=network.encryption,
         wireguard_key=network.wireguard_key,
         boot_id=epoch or description.boot_id,
+    )
+
+
+def tls_info_of(identity: Identity) -> TLSInfo:
+    """Whom the node trusts, and whose certificate it has."""
+    issuer = issuer_of_identity(identity)
+    return TLSInfo(
+        trust_root=identity.roots.decode(errors="replace"),
+        cert_issuer_subject=issuer.subject,
+        cert_issuer_public_key=issuer.public_key,
     )
 
 

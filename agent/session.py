@@ -27,7 +27,7 @@ from agent.streams import StreamServer
 from agent.usage import UsageMeter
 from swarmpy import codec
 from swarmpy.cancellation import run_apart
-from swarmpy.errors import Corrupt, NodeRemoved, SwarmError, Unavailable
+from swarmpy.errors import CertificateRetired, Corrupt, NodeRemoved, SwarmError, Unavailable
 from swarmpy.limits import (
     HEARTBEAT_JITTER,
     HEARTBEAT_PERIOD_MIN_S,
@@ -63,6 +63,8 @@ class Listener:
     on_node: Callable[[Node, bytes], Awaitable[None]]
     on_managers: Callable[[tuple[str, ...]], None]
     on_removed: Callable[[str], None]
+    on_retired: Callable[[], None] = lambda: None
+    """The cluster takes our certificate for a renewal only: it has left the root that this is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ class Session:
         self._assembly = Assembly()
         self._outbox_changed = asyncio.Event()
         self._nudged = asyncio.Event()
+        self._is_described_anew = asyncio.Event()
         self._stream: SessionStream | None = None
         self._sending = asyncio.Lock()
         self._failures: dict[str, str] = {}
@@ -141,6 +144,10 @@ class Session:
         """Something has changed (identity, addresses): do not wait for the next try."""
         self._managers.trust_all()
         self._nudged.set()
+
+    def describe(self) -> None:
+        """The node's description has changed: do not wait for the next heartbeat."""
+        self._is_described_anew.set()
 
     async def goodbye(self, reason: str) -> None:
         """Tell the manager that we go on purpose. Waits until it has heard, within bounds."""
@@ -210,6 +217,8 @@ class Session:
         self.error = str(error)
         if isinstance(error, NodeRemoved):
             self._listener.on_removed(str(error))
+        elif isinstance(error, CertificateRetired):
+            self._listener.on_retired()
         if took_s >= SESSION_CONNECT_TIMEOUT_S / 2:
             self._managers.suspect(address, self._env.clock.monotonic())
         else:
@@ -295,7 +304,12 @@ class Session:
         period_s = max(period_s, HEARTBEAT_PERIOD_MIN_S)
         while True:
             jitter = self._env.entropy.uniform(1 - HEARTBEAT_JITTER, 1 + HEARTBEAT_JITTER)
-            await asyncio.sleep(period_s * jitter)
+            try:
+                async with asyncio.timeout(period_s * jitter):
+                    await self._is_described_anew.wait()
+            except TimeoutError:
+                pass
+            self._is_described_anew.clear()
             description = self._greeting.describe()
             if description != told:
                 message = pb.AgentMessage()

@@ -6,6 +6,8 @@
   on another manager, gives the same node; a new key gives a new one. Hence a node that was removed comes
   back only as another node.
 * Any manager signs: the root's key is part of the cluster object. Only the record goes through raft.
+* While the root is being changed it is the new one that signs; what leads to it from the old one is shown
+  with the certificate, and both are to be trusted.
 
 It does not rotate the root or tokens, and it does not make anybody a member of raft.
 """
@@ -17,16 +19,20 @@ import ipaddress
 from collections.abc import Sequence
 from typing import Protocol
 
+import structlog
+
 from swarmpy import limits, pki
-from swarmpy.errors import AlreadyExists, InvalidArgument, NodeRemoved, PermissionDenied, Unavailable
+from swarmpy.errors import AlreadyExists, InvalidArgument, NodeRemoved, PermissionDenied, Retry, Unavailable
 from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import ID_BYTES, NodeId, make_id
 from swarmpy.model.objects import Cluster, Node, NodeDescription, NodeStatus
 from swarmpy.model.states import NodeAvailability, NodeRole
 from swarmpy.pb import ca_pb2, ca_pb2_grpc, dispatcher_pb2, types_pb2
 from swarmpy.pki import Role, Subject
-from swarmpy.rpc import Context, peer_host, peer_of
+from swarmpy.rpc import Context, Peer, peer_host, peer_of
 from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
 
 _AVAILABILITY = {
     types_pb2.NODE_AVAILABILITY_UNSPECIFIED: NodeAvailability.ACTIVE,
@@ -71,9 +77,8 @@ class CertificateAuthority(ca_pb2_grpc.CertificateAuthorityServicer):
         self, request: ca_pb2.IssueRequest, context: Context
     ) -> ca_pb2.IssueResponse:
         peer = peer_of(context)
-        cluster = self._registry.cluster()
-        if cluster is None:
-            raise Unavailable("this manager is still catching up with the cluster")
+        await self._catch_up(peer)
+        cluster = self._cluster()
         observed_host = peer_host(context)
         match peer.role:
             case Role.JOIN_WORKER | Role.JOIN_MANAGER:
@@ -83,6 +88,7 @@ class CertificateAuthority(ca_pb2_grpc.CertificateAuthorityServicer):
             case _:
                 _refuse_removed(cluster, peer.node_id)
                 node = await self._known(peer.node_id)
+        cluster = self._cluster()  # the root may have changed meanwhile
         certificate = pki.issue_certificate(
             cluster.root_ca,
             request.csr,
@@ -95,13 +101,31 @@ class CertificateAuthority(ca_pb2_grpc.CertificateAuthorityServicer):
             cluster_id=cluster.id,
             role=_WIRE_ROLE[Role.of_node(node.role).node_role],
             certificate=certificate,
-            root_ca=cluster.root_ca.ca_cert,
+            root_ca=pki.trust_bundle(cluster.root_ca),
             managers=[
                 dispatcher_pb2.ManagerPeer(node_id=node_id, addr=addr)
                 for node_id, addr in self._registry.managers()
             ],
             observed_host=observed_host,
         )
+
+    def _cluster(self) -> Cluster:
+        cluster = self._registry.cluster()
+        if cluster is None:
+            raise Unavailable("this manager is still catching up with the cluster")
+        return cluster
+
+    async def _catch_up(self, peer: Peer) -> None:
+        """A manager that lags behind would sign with a root that the cluster has left.
+
+        Without a quorum that is better than to let certificates expire: then there would never be one again.
+        """
+        try:
+            await self._registry.catch_up()
+        except Retry as error:
+            if peer.role not in (Role.WORKER, Role.MANAGER):
+                raise
+            log.warning("certificate_issued_without_quorum", node_id=peer.node_id, reason=str(error))
 
     async def _join(self, wanted: Node) -> Node:
         """The record of the joining node, stored if it is new."""

@@ -54,6 +54,7 @@ from swarmpy.model.objects import (
 )
 from swarmpy.model.states import NodeState, Owner
 from swarmpy.pb import dispatcher_pb2 as pb
+from swarmpy.pki import trust_bundle
 from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
@@ -372,7 +373,7 @@ class Dispatcher:
             case Node():
                 self._node_changed(old, new)
             case Cluster(root_ca=root):
-                if not isinstance(old, Cluster) or old.root_ca.ca_cert != root.ca_cert:
+                if not isinstance(old, Cluster) or trust_bundle(old.root_ca) != trust_bundle(root):
                     for session in self._sessions.values():
                         session.notify(self._node_notice(session.node_id))
             case _:
@@ -395,7 +396,7 @@ class Dispatcher:
             if before.id in self._sessions:
                 self._sessions[before.id].close("the node was removed")
         elif after.id in self._sessions and (
-            before is None or (before.spec, before.role) != (after.spec, after.role)
+            before is None or _told(before) != _told(after)
         ):
             self._sessions[after.id].notify(self._node_notice(after.id))
 
@@ -418,7 +419,7 @@ class Dispatcher:
             codec.write_pb(node, notice.node)
         cluster = self._store.cluster()
         if cluster is not None:
-            notice.root_ca = cluster.root_ca.ca_cert
+            notice.root_ca = trust_bundle(cluster.root_ca)
         return pb.ManagerMessage(node=notice)
 
     # --- what agents report
@@ -478,3 +479,8 @@ class Dispatcher:
                 groups.append(Group(owner=Owner.DISPATCHER, changes=(report,)))
         for start in range(0, len(groups), BATCH_GROUPS_MAX):
             await self._commit(groups[start : start + BATCH_GROUPS_MAX])
+
+
+def _told(node: Node) -> tuple[object, ...]:
+    """What a node is told about itself."""
+    return node.spec, node.role, node.wanted_issuer

@@ -11,5 +11,9 @@ STORE_FORMAT: Final = 2
 One more whenever the same entry would leave another store behind than before; the old way holds until
 ``Cluster.store_format`` says that all managers know the new one.
 """
+STORE_FORMAT_AUTOLOCK: Final = 2
+"""From this one on every manager seals its keys with the cluster's unlock key."""
+STORE_FORMAT_ROOT_ROTATION: Final = 2
+"""From this one on every manager knows of roots that follow one another."""
 API_VERSION: Final = "1.47"
 API_VERSION_MIN: Final = "1.24"

@@ -22,6 +22,7 @@ from manager.reconcile.reaper import Reaper
 from manager.reconcile.rebalance import Rebalance
 from manager.reconcile.replicated import ReplicatedServices
 from manager.reconcile.roles import Roles
+from manager.reconcile.root_rotation import RootRotations
 from manager.reconcile.standalone import Standalones
 from manager.schedule.nodes import LoadCache
 from manager.usage import UsageBook
@@ -53,6 +54,7 @@ def all_reconcilers(usage: UsageBook | None = None) -> tuple[Reconciler, ...]:
         Rebalance(cache, addresses),
         Joins(addresses),
         Reaper(),
+        RootRotations(),
         FileUpkeep(),
         ClusterUpkeep(),
     )

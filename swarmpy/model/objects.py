@@ -206,7 +206,7 @@ class Node(Value, frozen=True, kw_only=True):
     number: int = 0
     """From 1; no other node's. What a node is known by where an id has no room."""
     wanted_issuer: bytes = b""
-    """The public key (DER) of the authority whose certificate the node is to have; empty: any will do."""
+    """A digest of the authority whose certificate the node is to have; empty: any will do."""
 
 
 # --- services and tasks

@@ -592,7 +592,7 @@ class Node(_message.Message):
     number: _builtins.int
     """From 1; no other node's. What a node is known by where an id has no room."""
     wanted_issuer: _builtins.bytes
-    """The public key (DER) of the authority whose certificate the node is to have; empty: any will do."""
+    """A digest of the authority whose certificate the node is to have; empty: any will do."""
     @_builtins.property
     def spec(self) -> _specs_pb2.NodeSpec: ...
     @_builtins.property

@@ -43,7 +43,7 @@ from swarmpy.pki.roots import (
     intermediates,
     issuer_of,
     make_root,
-    own_root_certificate,
+    own_root,
     trust_bundle,
 )
 from swarmpy.pki.tokens import (
@@ -87,7 +87,7 @@ __all__ = [
     "join_identity",
     "load_identity",
     "make_root",
-    "own_root_certificate",
+    "own_root",
     "parse_token",
     "read_certificate",
     "renewal_at",

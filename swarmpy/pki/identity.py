@@ -7,6 +7,7 @@ peer to a ``Subject``.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -114,6 +115,11 @@ class Issuer:
 
     subject: bytes
     public_key: bytes
+
+    @property
+    def mark(self) -> bytes:
+        """Short for both."""
+        return hashlib.sha256(self.subject + self.public_key).digest()
 
 
 def issuer_of_identity(identity: Identity) -> Issuer:

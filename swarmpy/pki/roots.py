@@ -125,7 +125,7 @@ def issuer_of(root: RootCA) -> tuple[bytes, bytes]:
 
 def check_own_root(certificate: str, key: str, now: Timestamp) -> tuple[bytes, bytes]:
     """A user's root, fit for use. Texts are swarm mode's where it has one."""
-    found = own_root_certificate(certificate)
+    found = _own_certificate(certificate)
     private = _own_key(key)
     if private.public_key() != found.public_key():
         raise InvalidArgument("certificate key mismatch")
@@ -137,8 +137,12 @@ def check_own_root(certificate: str, key: str, now: Timestamp) -> tuple[bytes, b
     return keys.certificate_pem(found), keys.key_pem(private)
 
 
-def own_root_certificate(text: str) -> x509.Certificate:
-    """The one certificate in a user's text."""
+def own_root(text: str) -> bytes:
+    """The one certificate in a user's text, as PEM in its normal form."""
+    return keys.certificate_pem(_own_certificate(text))
+
+
+def _own_certificate(text: str) -> x509.Certificate:
     if len(text) > OWN_ROOT_BYTES_MAX:
         raise InvalidArgument(
             f"the CA certificate has more than {OWN_ROOT_BYTES_MAX} bytes: give one certificate in PEM"
