@@ -444,6 +444,8 @@ API_CHUNK_BYTES = 1 << 16
 """How much of a body that is streamed is read at a time."""
 NETWORK_JOIN_S = 20.0
 """How long a call waits until a running task is on a network that it was joined to, or off; as docker's."""
+NETWORK_RELEASE_S = 3.0
+"""How long removing a network waits for tasks of services that are gone to be told to leave."""
 INFO_BARRIER_TIMEOUT_S = 2.0
 """``/info`` answers from what it has if no quorum confirms within this time."""
 API_SHUTDOWN_TIMEOUT_S = 2.0

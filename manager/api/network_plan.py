@@ -33,6 +33,7 @@ from swarmpy.model.defaults import OVERLAY_DRIVER
 from swarmpy.model.ids import NetworkId
 from swarmpy.model.objects import Kind, Network
 from swarmpy.model.specs import Driver
+from swarmpy.model.states import TaskState
 from swarmpy.model.value import Value
 
 DRIVERS: Final = frozenset(
@@ -227,6 +228,14 @@ def remove(view: View, network: Network) -> tuple[Change, ...]:
     if any(other.spec.config_from == network.spec.name for other in view.networks()):
         raise PermissionDenied(f'configuration network "{network.spec.name}" is in use')
     return (Delete(kind=Kind.NETWORK, id=network.id),)
+
+
+def is_being_released(view: View, id_: NetworkId) -> bool:
+    """Whether only tasks hold it whose services are gone, and which have not been told to leave yet."""
+    holders = [task for task in view.tasks_of_network(id_) if task.desired_state <= TaskState.RUNNING]
+    return bool(holders) and all(
+        task.service_id and view.service(task.service_id) is None for task in holders
+    )
 
 
 def unused(view: View) -> list[Network]:

@@ -5,8 +5,10 @@ A node outside of a swarm, or a worker, has the predefined networks alone.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
@@ -26,9 +28,10 @@ from swarmpy.errors import (
     PermissionDenied,
     Rejected,
 )
+from swarmpy.limits import NETWORK_RELEASE_S
 from swarmpy.model import quantities
 from swarmpy.model.changes import Change
-from swarmpy.model.ids import Timestamp
+from swarmpy.model.ids import NetworkId, Timestamp
 from swarmpy.model.objects import Network, Task
 
 FILTERS: Final = frozenset({"id", "name", "label", "driver", "scope", "type", "dangling"})
@@ -106,8 +109,19 @@ class Networks:
         def plan(view: View) -> tuple[Change, ...]:
             return network_plan.remove(view, find(view, Network, found.id))
 
+        await self._released(found.id)
         await self._api.decide(plan)
         return web.Response(status=204)
+
+    async def _released(self, id_: NetworkId) -> None:
+        """Tasks of services that are gone let go of it within moments: ``docker stack rm`` removes networks
+        right behind the services. If the leader does not get to it, the tasks are in the way after all."""
+        access = self._api.cluster()
+        with access.watch() as watch, suppress(TimeoutError):
+            async with asyncio.timeout(NETWORK_RELEASE_S):
+                while network_plan.is_being_released(access.view, id_):
+                    watch.take()
+                    await watch.wait()
 
     async def prune(self, request: web.Request) -> web.StreamResponse:
         """Each for itself: a network that is taken into use meanwhile stays."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from api_networks import INVALID, VXLAN_IDS, add_member, allocated, created, nam
 from api_node import FIRST, INGRESS, FakeCluster, FakeNode
 from msgspec.structs import replace
 
+from manager.api import networks
 from manager.api.predefined import PREDEFINED
 from swarmpy.model.changes import NodeReport, Update
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId
 from swarmpy.model.objects import NetworkAttachment, NodeDescription, VirtualIP
-from swarmpy.model.states import Owner
+from swarmpy.model.states import Owner, TaskState
 
 SECOND = NodeId("n2aaaaaaaaaaaaaaaaaaaaaaa")
 
@@ -419,6 +421,31 @@ async def test_removal(http: Http, cluster: FakeCluster) -> None:
             403,
             f"{name} is a pre-defined network and cannot be removed",
         )
+
+
+async def test_tasks_of_a_service_that_is_gone_are_waited_for(http: Http, cluster: FakeCluster) -> None:
+    """``docker stack rm`` removes the networks right behind the services, before the leader has looked."""
+    id_ = await created(http, "front")
+    service_id = (await on(http, "front")).json["ID"]
+    add_member(cluster, "t1aaaaaaaaaaaaaaaaaaaaaaa", service_id, "10.0.1.3/24", network_id=id_)
+    await http.delete("/services/web")
+    removing = asyncio.create_task(http.delete("/networks/front"))
+    answered, _ = await asyncio.wait([removing], timeout=0.1)
+    assert not answered
+    cluster.order("t1aaaaaaaaaaaaaaaaaaaaaaa", TaskState.REMOVE)
+    assert (await removing).status == 204
+
+
+async def test_a_leader_that_does_not_look_is_not_waited_for(
+    http: Http, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(networks, "NETWORK_RELEASE_S", 0.05)
+    id_ = await created(http, "front")
+    service_id = (await on(http, "front")).json["ID"]
+    add_member(cluster, "t1aaaaaaaaaaaaaaaaaaaaaaa", service_id, "10.0.1.3/24", network_id=id_)
+    await http.delete("/services/web")
+    answer = await http.delete("/networks/front")
+    assert (answer.status, "is in use by task t1aaaaaaaaaaaaaaaaaaaaaaa" in answer.message) == (400, True)
 
 
 async def test_prune_takes_what_nobody_uses(http: Http, cluster: FakeCluster) -> None:
