@@ -36,6 +36,9 @@ _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
     specs.UpdateConfig: frozenset({"parallelism", "max_failure_ratio"}),
     specs.FileTarget: frozenset({"name", "uid", "gid", "mode"}),
     specs.PortConfig: frozenset({"target_port"}),
+    specs.Privileges: frozenset({"credential_spec", "selinux_context"}),
+    specs.CredentialSpec: frozenset({"config", "file", "registry"}),
+    specs.SELinuxContext: frozenset({"disable", "user", "role", "type", "level"}),
     cluster_specs.NodeSpec: frozenset({"labels", "role", "availability"}),
     cluster_specs.NetworkSpec: frozenset({"name", "labels"}),
     cluster_specs.SecretSpec: frozenset({"name", "labels"}),
@@ -59,10 +62,10 @@ _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
     objects.ContainerStatus: frozenset({"container_id", "pid", "exit_code"}),
     objects.Endpoint: frozenset({"spec"}),
 }
-"""Fields that clients read without asking whether they are there, so that they appear even when empty."""
+"""Fields that clients read without asking whether they are there. Empty ones appear too, None as null."""
 
 _HIDDEN: Final[dict[type[Value], frozenset[str]]] = {
-    cluster_specs.CAConfig: frozenset({"signing_ca_key"}),
+    cluster_specs.CAConfig: frozenset({"signing_ca_cert", "signing_ca_key"}),
     cluster_specs.SecretSpec: frozenset({"data"}),
     # what nodes have to know of each other, and clients have not
     objects.NodeDescription: frozenset({"data_path_addr", "boot_id", "encryption", "wireguard_key"}),
@@ -74,11 +77,13 @@ _NAMES: Final[dict[tuple[type[Value], str], str]] = {(cluster_specs.IPAMConfig, 
 
 
 def rfc3339(at: Timestamp) -> str:
-    """``2026-01-02T03:04:05.123456789Z``; 'never' is Go's zero time."""
+    """``2026-01-02T03:04:05.12345678Z``, without zeros at the end; 'never' is Go's zero time."""
     if at == 0:
         return "0001-01-01T00:00:00Z"
     seconds, nanoseconds = divmod(at, SECOND_NS)
-    return f"{_second(seconds)}.{nanoseconds:09d}Z"
+    if nanoseconds == 0:
+        return f"{_second(seconds)}Z"
+    return f"{_second(seconds)}.{nanoseconds:09d}".rstrip("0") + "Z"
 
 
 @lru_cache(maxsize=SECONDS_CACHED_MAX)
@@ -96,6 +101,11 @@ _ENCODER: Final = msgspec.json.Encoder()
 
 def state_name(state: TaskState) -> str:
     return _STATE_NAMES[state]
+
+
+def _fraction(value: float) -> float:
+    """Go writes no ``.0``."""
+    return int(value) if value.is_integer() else value
 
 
 _STATE_NAMES: Final = {state: state.name.lower() for state in TaskState}
@@ -130,9 +140,9 @@ def _compile(type_: type[Value]) -> Convert:
         shape: Json = {}
         for field in plan:
             part = getattr(value, field.attribute)
-            if part is None or (part == field.default and not field.is_always):
+            if not field.is_always and (part is None or part == field.default):
                 continue
-            shape[field.name] = part if field.convert is None else field.convert(part)
+            shape[field.name] = part if field.convert is None or part is None else field.convert(part)
         return shape
 
     return convert
@@ -150,6 +160,8 @@ def _converter(hint: object) -> Convert | None:
         return rfc3339
     if hint is TaskState:
         return state_name
+    if hint is float:
+        return _fraction
     if isinstance(hint, type) and issubclass(hint, Value):
         return shape_of(hint)
     if get_origin(hint) is tuple:
@@ -173,9 +185,13 @@ def shape(value: Value) -> Json:
 
 
 class SpecCache:
-    """Encoded specs by identity. Holding the spec itself keeps its identity from being used again."""
+    """Encoded specs by identity. Holding the spec itself keeps its identity from being used again.
+    ``fill`` makes the value that is shown of the one that is stored."""
 
-    def __init__(self, limit: int = SPECS_CACHED_MAX) -> None:
+    def __init__(
+        self, fill: Callable[[Value], Value] = lambda value: value, *, limit: int = SPECS_CACHED_MAX
+    ) -> None:
+        self._fill = fill
         self._limit = limit
         self._entries: OrderedDict[int, tuple[Value, msgspec.Raw]] = OrderedDict()
 
@@ -183,7 +199,7 @@ class SpecCache:
         key = id(spec)
         entry = self._entries.get(key)
         if entry is None:
-            entry = (spec, msgspec.Raw(encode(shape(spec))))
+            entry = (spec, msgspec.Raw(encode(shape(self._fill(spec)))))
             self._entries[key] = entry
             if len(self._entries) > self._limit:
                 self._entries.popitem(last=False)

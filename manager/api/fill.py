@@ -4,34 +4,27 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from swarmpy.model import defaults
+from swarmpy.model import defaults, forms
 from swarmpy.model.ids import Duration
 from swarmpy.model.specs import (
     ContainerSpec,
     DNSConfig,
-    EndpointSpec,
     Placement,
-    Replicated,
     ResourceRequirements,
     RestartPolicy,
-    ServiceMode,
     ServiceSpec,
     TaskSpec,
     UpdateConfig,
 )
 
 
-def with_defaults(spec: ServiceSpec) -> ServiceSpec:
-    mode = spec.mode
-    if defaults.is_replicated(spec):
-        mode = ServiceMode(replicated=Replicated(replicas=defaults.replicas(spec)))
+def with_defaults(given: ServiceSpec) -> ServiceSpec:
+    spec = forms.as_read(given)
     return replace(
         spec,
-        mode=mode,
         task_template=_template(spec.task_template),
         update_config=_update(spec.update_config, defaults.update_config(spec)),
         rollback_config=_update(spec.rollback_config, defaults.rollback_config(spec)),
-        endpoint_spec=_endpoint(spec.endpoint_spec),
     )
 
 
@@ -45,10 +38,9 @@ def _template(spec: TaskSpec) -> TaskSpec:
             condition=policy.condition,
             delay=defaults.RESTART_DELAY if policy.delay is None else policy.delay,
             max_attempts=policy.max_attempts,
-            window=policy.window,
+            window=None if spec.restart_policy is None else spec.restart_policy.window,
         ),
         placement=spec.placement or Placement(),
-        runtime=spec.runtime or "container",
     )
 
 
@@ -57,7 +49,6 @@ def _container(spec: ContainerSpec) -> ContainerSpec:
         spec,
         stop_grace_period=Duration(defaults.stop_grace_period(spec)),
         dns_config=spec.dns_config or DNSConfig(),
-        isolation=spec.isolation or "default",
     )
 
 
@@ -70,16 +61,4 @@ def _update(given: UpdateConfig | None, effective: defaults.EffectiveUpdate) -> 
         monitor=effective.monitor,
         max_failure_ratio=effective.max_failure_ratio,
         order=effective.order,
-        progress_deadline=effective.progress_deadline,
-    )
-
-
-def _endpoint(spec: EndpointSpec | None) -> EndpointSpec:
-    ports = () if spec is None else spec.ports
-    return EndpointSpec(
-        mode=defaults.endpoint_mode(spec),
-        ports=tuple(
-            replace(port, protocol=defaults.port_protocol(port), publish_mode=defaults.publish_mode(port))
-            for port in ports
-        ),
     )

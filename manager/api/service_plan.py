@@ -23,7 +23,7 @@ from manager.schedule import constraint
 from manager.store.publishing import clash_of
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, PermissionDenied, Rejected, Stale, Unimplemented
-from swarmpy.model import network_rules, validate
+from swarmpy.model import forms, network_rules, validate
 from swarmpy.model.changes import Change, Create, Update
 from swarmpy.model.defaults import publish_mode
 from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
@@ -33,12 +33,17 @@ from swarmpy.model.states import PublishMode
 
 Changes = tuple[Change, ...]
 
+NO_RENAMING = "renaming services is not supported"
+
 _ALONE = ("host", "none")
 """Networks of the node's own that leave no room for another."""
 
 
 def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> ServiceSpec:
-    """The spec as it will be stored: checked, with networks named by id. ``of`` is the service updated."""
+    """The spec as it will be stored: checked, with networks named by id and filled in as it is read back.
+    ``of`` is the service updated."""
+    if of is not None and not spec.name:
+        raise texts.unimplemented(NO_RENAMING)
     try:
         validate.check_service(spec)
         constraint.parse_constraints(
@@ -53,7 +58,7 @@ def accept(view: View, spec: ServiceSpec, *, of: Service | None = None) -> Servi
         raise texts.precondition("service needs ingress network, but no ingress network is present")
     _check_files(view, spec.task_template.container_spec)
     spec = file_pins.pinned(view, spec, of=None if of is None else of.spec)
-    return _on_networks(view, job_plan.filled(spec))
+    return forms.as_read(_on_networks(view, job_plan.filled(spec)))
 
 
 def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str, now: Timestamp) -> Changes:
@@ -83,12 +88,13 @@ def update(
     """Nothing for an unchanged spec. ``spec`` is an accepted one; ``base_version`` the client's."""
     if service.version != base_version:
         raise Stale
-    _check_unchangeable(service.spec, spec)
-    if spec == service.spec:
+    before = forms.as_read(service.spec)
+    _check_unchangeable(before, spec)
+    if spec == before:
         return ()
     number = max((revision.number for revision in view.revisions_of(service.id)), default=0) + 1
     revision = Revision(id=RevisionId(revision_id), service_id=service.id, number=number, spec=spec)
-    has_other_tasks = concerns_tasks(service.spec, spec)
+    has_other_tasks = concerns_tasks(before, spec)
     is_amid_update = not has_other_tasks and is_under_way(service)
     changed = replace(
         service,
@@ -106,9 +112,10 @@ def update(
 def _status_after(service: Service, spec: ServiceSpec) -> UpdateStatus | None:
     """Of an update under way, when the change does not concern its tasks. Scaling lets no paused update go
     on; other ways of updating do, from the start."""
+    before = forms.as_read(service.spec)
     has_same_pace = (spec.update_config, spec.rollback_config) == (
-        service.spec.update_config,
-        service.spec.rollback_config,
+        before.update_config,
+        before.rollback_config,
     )
     return service.update_status if has_same_pace or is_going(service) else None
 
@@ -185,7 +192,7 @@ def renamed(spec: ServiceSpec, name: str) -> ServiceSpec:
 
 def _check_unchangeable(old: ServiceSpec, new: ServiceSpec) -> None:
     if old.name != new.name:
-        raise texts.unimplemented("renaming services is not supported")
+        raise texts.unimplemented(NO_RENAMING)
     modes = [
         tuple(
             m is not None for m in (s.mode.global_, s.mode.replicated_job, s.mode.global_job, s.mode.cron_job)

@@ -9,7 +9,8 @@ from manager.api import job_shapes
 from manager.api.docker_json import Json, SpecCache, rfc3339, shape, state_name
 from manager.raft.proposer import RaftStatus
 from manager.store.view import View
-from swarmpy.model import defaults
+from swarmpy import pki
+from swarmpy.model import defaults, forms
 from swarmpy.model.file_versions import data_number
 from swarmpy.model.objects import (
     Cluster,
@@ -24,15 +25,17 @@ from swarmpy.model.objects import (
     TaskStatus,
     UpdateStatus,
 )
-from swarmpy.model.specs import ServiceSpec
+from swarmpy.model.root_ca import RootCA
+from swarmpy.model.specs import ServiceSpec, TaskSpec
 from swarmpy.model.states import NodeRole, NodeState, Reachability
+from swarmpy.model.value import Value
 
 
 class Shapes:
     """JSON of stored objects. One per server, for its cache of encoded specs."""
 
     def __init__(self) -> None:
-        self._specs = SpecCache()
+        self._specs = SpecCache(_as_read)
 
     # --- services and tasks
 
@@ -53,7 +56,7 @@ class Shapes:
             }
         if service.job_status is not None:
             result["JobStatus"] = {
-                "JobIteration": {"Index": service.job_status.iteration},
+                "JobIteration": _iteration(service.job_status.iteration),
                 "LastExecution": rfc3339(service.job_status.last_execution),
             }
         if service.cron_status is not None:
@@ -86,7 +89,7 @@ class Shapes:
             # ours: why a task that is ready does not run yet
             result["Restart"] = {"Attempt": task.restarts, "NotBefore": rfc3339(task.not_before)}
         if is_of_job:
-            result["JobIteration"] = {"Index": task.job_iteration}
+            result["JobIteration"] = _iteration(task.job_iteration)
             if revision is not None and revision.spec.mode.cron_job is not None:
                 result["Run"] = task.job_iteration  # ours
         return result
@@ -123,8 +126,8 @@ class Shapes:
         """Without join tokens: those are for ``GET /swarm`` alone."""
         result = _meta(cluster)
         result["Spec"] = shape(cluster.spec)
-        result["TLSInfo"] = {"TrustRoot": cluster.root_ca.ca_cert.decode(errors="replace")}
-        result["RootRotationInProgress"] = False
+        result["TLSInfo"] = _tls_info(cluster.root_ca)
+        result["RootRotationInProgress"] = cluster.root_ca.rotation is not None
         result["DefaultAddrPool"] = list(cluster.default_address_pool)
         result["SubnetSize"] = cluster.subnet_size
         result["DataPathPort"] = cluster.data_path_port
@@ -148,6 +151,30 @@ class Shapes:
         result["Spec"] = shape(item.spec)
         result["DataVersion"] = data_number(item)
         return result
+
+
+def _as_read(spec: Value) -> Value:
+    match spec:
+        case ServiceSpec():
+            return forms.as_read(spec)
+        case TaskSpec():
+            return forms.template_as_read(spec)
+    return spec
+
+
+def _iteration(number: int) -> Json:
+    """Go leaves a version of zero out."""
+    return {"Index": number} if number else {}
+
+
+def _tls_info(root: RootCA) -> Json:
+    """What nodes are compared with: the root in force, and who issues certificates now."""
+    result: Json = {"TrustRoot": root.ca_cert.decode(errors="replace")}
+    if root.ca_cert:
+        issuer = pki.issuer_in(pki.issuer_of(root)[0])
+        result["CertIssuerSubject"] = issuer.subject
+        result["CertIssuerPublicKey"] = issuer.public_key
+    return result
 
 
 def _meta(item: Cluster | Node | Network | Secret | Config | Service | Revision | Task) -> Json:

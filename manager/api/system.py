@@ -44,6 +44,7 @@ class System:
     def routes(self) -> Iterable[web.RouteDef]:
         return (
             web.get("/_ping", self.ping),
+            web.head("/_ping", self.ping),
             web.get("/version", self.version),
             web.get("/info", self.info),
         )

@@ -41,9 +41,23 @@ _NAMES: Final = {
 }
 _ORDERED: Final = frozenset({"args", "entrypoint", "health-cmd", "dns", "dns-search", "placement-pref"})
 _ALWAYS_TOLD: Final = frozenset(
-    {"UpdateConfig.MaxFailureRatio", "RollbackConfig.MaxFailureRatio", "TaskTemplate.ForceUpdate"}
+    {
+        "UpdateConfig.MaxFailureRatio",
+        "RollbackConfig.MaxFailureRatio",
+        "TaskTemplate.ForceUpdate",
+        "TaskTemplate.RestartPolicy.MaxAttempts",
+    }
 )
 """Fields that the API shows even if nobody has set them: their zero is no setting."""
+_FILLED_IN: Final = {
+    "update-failure-action": "pause",
+    "update-order": "stop-first",
+    "rollback-failure-action": "pause",
+    "rollback-order": "stop-first",
+    "restart-condition": "any",
+    "endpoint-mode": "vip",
+}
+"""What the API fills in beside what was set (``swarmpy/model/forms.py``): its coming or going is no news."""
 _READERS: Final = {setting.path: setting.read for setting in SETTINGS}
 _MEMBERS: Final[dict[str, Callable[[Any], str]]] = {
     "env": lambda entry: str(entry).partition("=")[0],
@@ -80,6 +94,7 @@ def differences(before: Json, after: Json, names: Mapping[str, str] | None = Non
         Difference(field, old.get(field, NOT_SET), new.get(field, NOT_SET))
         for field in sorted(old.keys() | new.keys())
         if old.get(field) != new.get(field)
+        and {old.get(field), new.get(field)} != {None, _FILLED_IN.get(field)}
     ]
 
 

@@ -21,6 +21,7 @@ from swarmpy.client import Json
 from swarmpy.compose import NamedFile, NamedNetwork, NamedSpec, Stack, StackWarning
 from swarmpy.compose.stack import IMAGE_LABEL, NAMESPACE_LABEL
 from swarmpy.compose.tree import ComposeError
+from swarmpy.model.forms import as_read
 from swarmpy.model.specs import ConfigReference, ContainerSpec, SecretReference, ServiceSpec
 
 _VALUE_CHARS_MAX: Final = 100
@@ -298,8 +299,10 @@ def stored_spec(item: Json, standing: Standing) -> ServiceSpec:
             for each in container.configs
         ),
     )
-    return replace(
-        spec, task_template=replace(template, networks=networks, container_spec=container), networks=()
+    return as_read(
+        replace(
+            spec, task_template=replace(template, networks=networks, container_spec=container), networks=()
+        )
     )
 
 
@@ -327,7 +330,8 @@ def wished_spec(
         present = (old.task_template.container_spec or ContainerSpec()).image
         if present.partition("@")[0] == container.image:
             container = replace(container, image=present)
-    return replace(spec, task_template=replace(template, container_spec=container, force_update=force_update))
+    template = replace(template, container_spec=container, force_update=force_update)
+    return as_read(replace(spec, task_template=template))
 
 
 def _pinned(

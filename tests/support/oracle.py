@@ -144,11 +144,12 @@ class Both:
         *,
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        version: str = VERSION,
+        api: str = VERSION,
         **query: object,
     ) -> Pair:
-        """``body`` is JSON, ``raw`` goes as it is; query values that are dicts are JSON (filters)."""
-        pair = self.send(method, path, body, raw=raw, headers=headers, version=version, **query)
+        """``body`` is JSON, ``raw`` goes as it is, ``api`` is the version in the path ("": none); query
+        values that are dicts are JSON (filters)."""
+        pair = self.send(method, path, body, raw=raw, headers=headers, api=api, **query)
         for where, expected, got in differences(self.docker, pair.docker, self.swarmpy, pair.swarmpy):
             if not self.ledger.is_allowed(f"{method} {path}", where):
                 shown = f"{method} {path} {_shown(query)}{_shown(body)}"
@@ -163,7 +164,7 @@ class Both:
         *,
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        version: str = VERSION,
+        api: str = VERSION,
         **query: object,
     ) -> Pair:
         """Without comparing."""
@@ -176,7 +177,7 @@ class Both:
                 name: side.named(json.dumps(value) if isinstance(value, dict) else str(value))
                 for name, value in query.items()
             }
-            where = (f"/v{version}" if version else "") + side.named(path)
+            where = (f"/v{api}" if api else "") + side.named(path)
             if words:
                 where += "?" + urllib.parse.urlencode(words)
             content = None if data is None else side.named(data.decode("latin-1")).encode("latin-1")

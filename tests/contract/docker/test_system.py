@@ -8,4 +8,4 @@ from oracle import Both
 def test_ping(both: Both) -> None:
     both("GET", "/_ping")
     both("HEAD", "/_ping")
-    both("GET", "/_ping", version="")
+    both("GET", "/_ping", api="")

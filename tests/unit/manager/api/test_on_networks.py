@@ -153,7 +153,9 @@ async def test_ports_of_our_own_kind_are_read_back(http: Http, cluster: FakeClus
     assert answer.status == 201, answer.body
     assert answer.json["Warnings"] is None
     found = (await http.get("/services/web")).json
-    assert found["Spec"]["EndpointSpec"]["Ports"] == ports
+    assert found["Spec"]["EndpointSpec"]["Ports"] == [
+        {"Protocol": "tcp", "PublishMode": "ingress", **port} for port in ports
+    ]
     assert found["Endpoint"]["Ports"][0]["SourceNAT"] is True
     assert found["Endpoint"]["Ports"][0]["HostIP"] == "10.0.0.1"
     answer = await http.post("/services/create", spec("other", EndpointSpec={"Ports": ports[:1]}))

@@ -54,6 +54,7 @@ async def test_what_is_written_is_read_back(http: Http, cluster: FakeCluster) ->
         "Env": ["A=b"],
         "Init": False,
         "StopGracePeriod": 3_000_000_000,
+        "Isolation": "default",
     }
     assert found["CreatedAt"].endswith("Z")
     assert "PreviousSpec" not in found
@@ -78,7 +79,8 @@ async def test_insert_defaults_shows_what_holds(http: Http, cluster: FakeCluster
     assert full["TaskTemplate"]["RestartPolicy"]["Condition"] == "any"
     assert full["UpdateConfig"]["Order"] == "stop-first"
     assert full["Mode"] == {"Replicated": {"Replicas": 1}}
-    assert full["EndpointSpec"]["Mode"] == "vip"
+    assert "EndpointSpec" not in full
+    assert "ProgressDeadline" not in full["UpdateConfig"]
 
 
 async def test_a_service_without_name_gets_one(http: Http, cluster: FakeCluster) -> None:
