@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
@@ -61,6 +62,24 @@ class Admission:
 # --- the files
 
 
+class KeyGuard(Protocol):
+    """How a private key lies on disk."""
+
+    def wrap(self, identity: Identity) -> bytes: ...
+
+    def unwrap(self, data: bytes) -> bytes:
+        """What ``wrap`` was given. Unavailable while it can't be known, Corrupt if it never can."""
+        ...
+
+
+class _Bare:
+    def wrap(self, identity: Identity) -> bytes:
+        return identity.key
+
+    def unwrap(self, data: bytes) -> bytes:
+        return data
+
+
 class IdentityFiles:
     """The identity on disk. A crash at any point leaves the old or the new one whole.
 
@@ -68,16 +87,17 @@ class IdentityFiles:
     then the key takes its proper name. ``load`` takes whichever key belongs to the certificate.
     """
 
-    def __init__(self, disk: Disk, folder: Path) -> None:
+    def __init__(self, disk: Disk, folder: Path, guard: KeyGuard | None = None) -> None:
         self._disk = disk
         self._folder = folder
+        self._guard = guard or _Bare()
         self._roots = folder / "swarm-root-ca.crt"
         self._certificate = folder / "swarm-node.crt"
         self._key = folder / "swarm-node.key"
         self._next_key = folder / "swarm-node.next.key"
 
     def load(self) -> Identity | None:
-        """The identity that was saved last; None if there is none."""
+        """The identity that was saved last; None if there is none. Unavailable while its key is locked."""
         if not self._disk.exists(self._certificate):
             return None
         try:
@@ -86,21 +106,48 @@ class IdentityFiles:
         except OSError as error:
             raise Corrupt(f"the node's identity in {self._folder} cannot be read: {error}") from error
         refusal: SwarmError | None = None
+        locked: Retry | None = None
         for key in keys:
             try:
-                return pki.load_identity(certificate=certificate, key=key, roots=roots)
-            except Rejected as error:
+                return pki.load_identity(certificate=certificate, key=self._guard.unwrap(key), roots=roots)
+            except Retry as error:
+                locked = error
+            except (Rejected, Corrupt) as error:
                 refusal = error
+        if locked is not None:
+            raise locked
         raise Corrupt(f"the node's identity in {self._folder} is damaged: {refusal or 'its key is missing'}")
 
     def save(self, identity: Identity) -> None:
         self._disk.make_dirs(self._folder, mode=0o700)
-        self._disk.write_atomic(self._next_key, identity.key, mode=0o600)
+        self._disk.write_atomic(self._next_key, self._guard.wrap(identity), mode=0o600)
         # A bundle changes only by additions while certificates of both roots are about, so the new
         # bundle also stands behind the old certificate.
         self._disk.write_atomic(self._roots, identity.roots, mode=0o600)
         self._disk.write_atomic(self._certificate, identity.certificate, mode=0o600)
         self._disk.replace(self._next_key, self._key)
+
+    def load_public(self) -> Identity:
+        """Who this node is, without its key: for one that is locked."""
+        try:
+            certificate, roots = self._disk.read(self._certificate), self._disk.read(self._roots)
+            subject, validity = pki.read_certificate(certificate)
+        except (OSError, Rejected) as error:
+            raise Corrupt(f"the node's identity in {self._folder} cannot be read: {error}") from error
+        return Identity(
+            certificate=certificate,
+            key=b"",
+            roots=roots,
+            node_id=subject.node_id,
+            role=subject.role,
+            cluster_id=subject.cluster_id,
+            validity=validity,
+        )
+
+    def save_key(self, identity: Identity) -> None:
+        """Write the key of the identity that is there anew: it is to be sealed otherwise, or no more."""
+        self._disk.write_atomic(self._key, self._guard.wrap(identity), mode=0o600)
+        self._disk.remove(self._next_key)
 
     def remove(self) -> None:
         """Forget the identity, the certificate first: without it the rest is nothing."""

@@ -63,6 +63,7 @@ class Manager:
     """One manager, from ``start`` to ``stop``.
 
     ``on_fatal`` is called if it must not go on, and ``on_removed`` if raft goes on without it for good.
+    ``on_cluster`` is called at the start and whenever the cluster object, or the store, is another one.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class Manager:
         *,
         on_fatal: Callable[[str], None],
         on_removed: Callable[[], None] = lambda: None,
+        on_cluster: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._identity = identity
         self._env = env
         self._on_fatal = on_fatal
         self._on_removed = on_removed
+        self._on_cluster = on_cluster
         self._store = Store()
         self._server = Server(
             Trust(identity=identity, join_tokens=JoinTokens()),
@@ -123,6 +126,7 @@ class Manager:
                 self._raft,
                 identify=lambda context: rpc.peer_of(context).node_id,
                 check_joiner=self._check_joiner,
+                unlock_key=self._unlock_key,
             ),
             self._server.grpc,
         )
@@ -279,6 +283,10 @@ class Manager:
     def _check_joiner(self, node_id: str, store_format: int) -> None:
         self._leader.membership.check_joiner(NodeId(node_id), store_format)
 
+    def _unlock_key(self) -> bytes:
+        cluster = self._store.cluster()
+        return b"" if cluster is None else cluster.unlock_key
+
     def _role_of(self, node_id: NodeId) -> NodeRole | None:
         node = self._store.node(node_id)
         return None if node is None else node.role
@@ -318,6 +326,7 @@ class Manager:
             self._server.trust = Trust(identity=self._identity, join_tokens=JoinTokens())
         else:
             self._server.trust = Trust.of_cluster(self._identity, cluster)
+        self._on_cluster()
 
 
 def _raft_config(config: ManagerConfig, env: Env) -> RaftConfig:
@@ -333,15 +342,28 @@ def found(config: ManagerConfig, node_id: NodeId, env: Env) -> None:
     create_single(env, _raft_config(config, env), member)
 
 
-async def prepare_entry(config: ManagerConfig, identity: Identity, env: Env, managers: Sequence[str]) -> None:
-    """Write the files of a manager that is about to enter; asks the others who they are."""
-    members = await fetch_members(identity, managers, env)
+async def prepare_entry(
+    config: ManagerConfig,
+    identity: Identity,
+    env: Env,
+    managers: Sequence[str],
+    *,
+    keep_key: Callable[[bytes], None] = lambda unlock_key: None,
+) -> None:
+    """Write the files of a manager that is about to enter; asks the others who they are.
+
+    ``keep_key`` is to have the config's key on disk, sealed with the cluster's unlock key if there is one.
+    """
+    members, unlock_key = await fetch_members(identity, managers, env)
+    keep_key(unlock_key)
     member = Member(raft_id=new_raft_id(identity.node_id, env), address=config.advertise_addr)
     create_joined(env, _raft_config(config, env), member, members)
 
 
-async def fetch_members(identity: Identity, managers: Sequence[str], env: Env) -> tuple[Member, ...]:
-    """Raft's present members, from the first manager that answers."""
+async def fetch_members(
+    identity: Identity, managers: Sequence[str], env: Env
+) -> tuple[tuple[Member, ...], bytes]:
+    """Raft's present members and the unlock key, from the first manager that answers."""
     last: SwarmError = Unavailable("no manager of the swarm is known")
     for address in managers:
         try:
@@ -352,7 +374,8 @@ async def fetch_members(identity: Identity, managers: Sequence[str], env: Env) -
         except (Retry, Rejected) as error:
             last = error  # one that lags behind may refuse whom it does not know as a manager yet
         else:
-            return tuple(Member(raft_id=m.raft_id, address=m.address) for m in response.members)
+            members = tuple(Member(raft_id=m.raft_id, address=m.address) for m in response.members)
+            return members, response.unlock_key
     raise last
 
 

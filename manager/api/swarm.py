@@ -11,11 +11,11 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
-from manager.api import requests, texts
-from manager.api.context import LOCKED, NO_SWARM, SWARM_EXISTS, Api
+from manager.api import autolock, requests, texts
+from manager.api.context import NO_SWARM, SWARM_EXISTS, Api
 from manager.api.control import InitRequest, JoinRequest, LocalState
 from manager.store.view import View
-from swarmpy.errors import AlreadyExists, InvalidArgument, NotInSwarm, Stale, Unimplemented
+from swarmpy.errors import AlreadyExists, InvalidArgument, NotInSwarm, Stale
 from swarmpy.limits import TOKEN_CHARS_MAX
 from swarmpy.model import network_rules, validate
 from swarmpy.model.changes import Change, Update
@@ -23,6 +23,7 @@ from swarmpy.model.cluster_specs import ClusterSpec
 from swarmpy.model.defaults import ADDRESS_POOL, CLUSTER_NAME
 from swarmpy.model.objects import Cluster
 from swarmpy.pki.authority import rotate_tokens
+from swarmpy.pki.unlock import UNLOCK_KEY_BYTES, unlock_key_text
 
 TOKEN_SECRET_BYTES = 16
 
@@ -58,7 +59,6 @@ class Swarm:
         if self._api.control.local().state is not LocalState.INACTIVE and not wish.force_new_cluster:
             raise NotInSwarm(SWARM_EXISTS)
         validate.check_cluster(wish.spec)
-        _check_supported(wish.spec, is_locking=wish.auto_lock_managers)
         network_rules.check_data_path_port(wish.data_path_port)
         network_rules.check_pools(wish.default_addr_pool or ADDRESS_POOL, subnet_size=wish.subnet_size)
         node_id = await self._api.control.init(
@@ -121,13 +121,14 @@ class Swarm:
         spec = await requests.read_body(request, ClusterSpec)
         spec = replace(spec, name=spec.name or CLUSTER_NAME)
         validate.check_cluster(spec)
-        _check_supported(spec)
         entropy = self._api.env.entropy
         rotations: dict[str, bytes] = {
             role: entropy.token_bytes(TOKEN_SECRET_BYTES)
             for role in ("worker", "manager")
             if requests.flag(request, f"rotate{role.capitalize()}Token")
         }
+        new_key = entropy.token_bytes(UNLOCK_KEY_BYTES)
+        is_rotating = requests.flag(request, "rotateManagerUnlockKey")
 
         def plan(view: View) -> tuple[Change, ...]:
             cluster = _cluster(view)
@@ -135,32 +136,23 @@ class Swarm:
                 raise Stale
             root = rotate_tokens(cluster.root_ca, **rotations) if rotations else cluster.root_ca
             changed = replace(cluster, spec=spec, root_ca=root)
+            changed = autolock.keyed(changed, new_key, is_rotating=is_rotating)
             return () if changed == cluster else (Update(object=changed),)
 
         await self._api.decide(plan)
         return web.Response()
 
     async def unlock_key(self, request: web.Request) -> web.StreamResponse:
-        await self._api.read(request)
-        return self._api.answer({"UnlockKey": ""})
+        cluster = _cluster(await self._api.read(request))
+        return self._api.answer({"UnlockKey": unlock_key_text(cluster.unlock_key)})
 
     async def unlock(self, request: web.Request) -> web.StreamResponse:
         wish = await requests.read_body(request, UnlockRequest)
-        state = self._api.control.local().state
-        if state is LocalState.INACTIVE:
-            raise NotInSwarm(NO_SWARM)
-        if state is not LocalState.LOCKED:
+        if self._api.control.local().state is not LocalState.LOCKED:
+            self._api.cluster()  # or why there is none
             raise AlreadyExists("swarm is not locked")
-        if not wish.unlock_key:
-            raise InvalidArgument(LOCKED)
         await self._api.control.unlock(wish.unlock_key)
         return web.Response()
-
-
-def _check_supported(spec: ClusterSpec, *, is_locking: bool = False) -> None:
-    """Refuse what somebody would rely on in vain."""
-    if is_locking or spec.encryption_config.auto_lock_managers:
-        raise Unimplemented("autolock is not supported yet: managers keep the key of their raft log on disk")
 
 
 def _cluster(view: View) -> Cluster:

@@ -195,8 +195,10 @@ class RaftServicer(raft_pb2_grpc.RaftServicer):
         *,
         identify: Callable[[Any], str],
         check_joiner: Callable[[str, int], None] = lambda node_id, store_format: None,
+        unlock_key: Callable[[], bytes] = bytes,
     ) -> None:
         self._wire, self._raft = wire, raft
+        self._unlock_key = unlock_key
         self._identify, self._check_joiner = identify, check_joiner
 
     async def Stream(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
@@ -207,7 +209,9 @@ class RaftServicer(raft_pb2_grpc.RaftServicer):
 
     async def Members(self, request: pb.RaftMembersRequest, context: Any) -> pb.RaftMembersResponse:
         status = self._raft.status()
-        return pb.RaftMembersResponse(members=_members(status), leader=status.leader or "")
+        return pb.RaftMembersResponse(
+            members=_members(status), leader=status.leader or "", unlock_key=self._unlock_key()
+        )
 
     async def Join(self, request: pb.RaftJoinRequest, context: Any) -> pb.RaftJoinResponse:
         self._check_own(request.raft_id, context)

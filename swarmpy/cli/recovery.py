@@ -70,7 +70,8 @@ def _pieces_from(session: Session, options: Options) -> Iterator[Iterable[bytes]
         return
     from swarmpy.node.offline import read_backup
 
-    with read_backup(Path(options.text("data-dir")).absolute()) as pieces:
+    folder = Path(options.text("data-dir")).absolute()
+    with read_backup(folder, lambda: _unlock_key(options)) as pieces:
         yield pieces
 
 
@@ -299,11 +300,21 @@ def _passphrase(options: Options) -> bytes:
     if not options.is_set("passphrase-file"):
         return b""
     path = Path(options.text("passphrase-file"))
-    with _said_of(path, "cannot be read"):
-        found = path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
+    found = _first_line(path)
     if not found:
         raise InvalidArgument(f"{path} holds no passphrase: its first line is empty")
     return found
+
+
+def _unlock_key(options: Options) -> str:
+    if not options.is_set("unlock-key-file"):
+        raise UsageError("this manager is locked: give a file with its unlock key, --unlock-key-file")
+    return _first_line(Path(options.text("unlock-key-file"))).decode(errors="replace").strip()
+
+
+def _first_line(path: Path) -> bytes:
+    with _said_of(path, "cannot be read"):
+        return path.read_bytes().split(b"\n", 1)[0].rstrip(b"\r")
 
 
 @contextmanager
@@ -332,6 +343,7 @@ COMMANDS = {
         (
             _PASSPHRASE,
             text("data-dir", "Read the files of a manager whose daemon does not run, in this folder"),
+            text("unlock-key-file", "File whose first line unlocks the manager, with --data-dir"),
         ),
     ),
     "restore": Command(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +22,7 @@ from agent.dataplane.base import Backend
 from agent.executor.base import Executor
 from agent.identity import IdentityFiles
 from agent.journal import Journal
-from manager.api.context import NO_SWARM, SWARM_EXISTS
+from manager.api.context import LOCKED, NO_SWARM, SWARM_EXISTS, USE_INIT
 from manager.api.control import (
     ClusterAccess,
     Image,
@@ -35,13 +36,22 @@ from manager.api.control import (
     SystemInfo,
 )
 from swarmpy.config import NodeConfig
-from swarmpy.errors import Corrupt, FailedPrecondition, NotInSwarm, Rejected, Retry
-from swarmpy.limits import JOIN_TIMEOUT_S, SESSION_BACKOFF_MAX_S, START_RETRY_MIN_S
+from swarmpy.errors import (
+    AlreadyExists,
+    Corrupt,
+    FailedPrecondition,
+    NotInSwarm,
+    Rejected,
+    Retry,
+    Unavailable,
+)
+from swarmpy.limits import JOIN_TIMEOUT_S, SESSION_BACKOFF_MAX_S, START_RETRY_MIN_S, UNLOCK_WAIT_S
 from swarmpy.model.ids import NodeId
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import NodeAvailability
 from swarmpy.node import founding
 from swarmpy.node.addresses import resolve_advertise, resolve_data_path, resolve_listen, with_port
+from swarmpy.node.keys import NodeKeys
 from swarmpy.node.part import Part, PartConfig, sentence
 from swarmpy.node.state import NodeState, StateFile
 from swarmpy.pki import Identity, Role
@@ -108,7 +118,8 @@ class Daemon:
         self._config = config
         self._env = env
         self._machine = machine
-        self._identity_files = IdentityFiles(env.disk, config.data_dir / "certificates")
+        self._keys = NodeKeys(env, config.data_dir / "certificates")
+        self._identity_files = IdentityFiles(env.disk, config.data_dir / "certificates", self._keys)
         self._state_file = StateFile(env.disk, config.data_dir)
         self._changing = asyncio.Lock()
         self._state = LocalState.INACTIVE
@@ -125,13 +136,19 @@ class Daemon:
         """Take up the place in a swarm that is on disk, if any. ``Corrupt`` if it can't be trusted."""
         self._machine.images.prepare()
         self._machine.volumes.prepare()
-        identity = self._identity_files.load()
+        self._keys.load()
+        try:
+            identity = self._identity_files.load()
+        except Unavailable:
+            identity = self._identity_files.load_public()
         if identity is None:
             self._forget()  # what a crash in the middle of init, join or leave has left
             return
         state = self._state_file.load()
         if state is None:
             raise Corrupt(f"{self._config.data_dir} has an identity but no state.json: restore it, or leave")
+        if self._keys.is_locked and identity.role is Role.MANAGER:
+            identity = self._identity_files.load_public()
         await self._take_up(self._make_part(identity, state))
 
     async def _take_up(self, part: Part) -> None:
@@ -145,7 +162,7 @@ class Daemon:
             self._error = str(error)
             self._retrying = asyncio.create_task(self._start_again(part))
         else:
-            self._state = LocalState.ACTIVE
+            self._state = LocalState.LOCKED if part.is_locked else LocalState.ACTIVE
 
     async def stop(self) -> None:
         for task in (self._retrying, self._retiring):  # the next start finds out anew
@@ -182,12 +199,14 @@ class Daemon:
         part = self._part
         if part is None:
             return LocalNode(state=self._state, error=self._error)
+        if part.is_locked:
+            return LocalNode(state=self._state, node_addr=part.node_addr, error=LOCKED)
         manager = part.manager
         peers = manager.peers() if manager else tuple((NodeId(""), addr) for addr in part.agent.managers)
         return LocalNode(
             state=self._state,
             node_id=part.identity.node_id,
-            node_addr=part.state.advertise_addr.rpartition(":")[0].strip("[]"),
+            node_addr=part.node_addr,
             error=self._error,
             is_manager=part.identity.role is Role.MANAGER,
             remote_managers=tuple(Peer(node_id=node_id, addr=addr) for node_id, addr in peers),
@@ -223,7 +242,7 @@ class Daemon:
 
             self._part, self._state = part, LocalState.PENDING
             try:
-                await part.found()
+                await part.found(cluster.unlock_key)
                 assert part.manager is not None
                 await founding.record(part.manager, cluster, node, advertise_addr=advertise)
                 self._state_file.save(state)
@@ -318,7 +337,9 @@ class Daemon:
         async with self._alone():
             state = self._addresses(request, None)
             try:
-                restored = await recovery.receive(request, chunks, self._config, state, self._env)
+                incoming = recovery.Incoming(request=request, chunks=chunks, hostname=self._config.hostname)
+                files = recovery.files_of(self._config.data_dir, state, self._keys)
+                restored = await recovery.receive(incoming, files, state, self._keys, self._env)
                 self._state_file.save(state)
                 self._identity_files.save(restored.identity)
             except BaseException:
@@ -337,7 +358,19 @@ class Daemon:
             return restored.identity.node_id
 
     async def unlock(self, key: str) -> None:
-        raise FailedPrecondition("swarm is not locked")
+        async with self._changing:
+            part = self._part
+            if part is None:
+                raise NotInSwarm(USE_INIT)
+            if not part.is_locked:
+                raise AlreadyExists("swarm is not locked")
+            part.unlock(key)
+            log.info("swarm_unlocked", node_id=part.identity.node_id)
+            await self._take_up(part)
+            with suppress(TimeoutError):  # the others may be locked still
+                async with asyncio.timeout(UNLOCK_WAIT_S):
+                    if part.manager is not None:
+                        await part.manager.wait_current()
 
     async def images(self) -> tuple[Image, ...]:
         return await self._machine.images.list()
@@ -384,7 +417,7 @@ class Daemon:
             on_fatal=self._end,
             on_removed=self._removed,
         )
-        return Part(identity, state, config, self._env)
+        return Part(identity, state, config, self._keys, self._env)
 
     async def _undo(self, part: Part) -> None:
         """The node as it was before it was in the swarm. Failing, it may be called again (by leave)."""
@@ -401,6 +434,7 @@ class Daemon:
     def _forget(self) -> None:
         """Remove what belongs to the swarm; images stay."""
         self._identity_files.remove()
+        self._keys.forget()
         self._state_file.remove()
         for name in ("raft", "agent", "certificates"):
             try:

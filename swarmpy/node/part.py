@@ -10,6 +10,7 @@ alone starts and stops managers, one call at a time.
 What a manager is made of is imported when there is one: a worker does without those megabytes.
 
 The agent starts first and never waits for the manager: whatever became of the swarm, tasks are looked after.
+So they are on a manager that is locked (``keys.py``): its agent runs, and can't reach anybody.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ from agent.executor.base import Executor
 from agent.identity import IdentityFiles, Renewal
 from agent.journal import JOURNAL_NAME, Journal
 from agent.link import GrpcLink
-from swarmpy.errors import NodeRemoved, Rejected, Retry, SwarmError
-from swarmpy.limits import LEAVE_TIMEOUT_S, RENEW_FAILED_S, RENEW_RETRY_MIN_S
+from manager.api.context import LOCKED
+from swarmpy.errors import Corrupt, NodeRemoved, Rejected, Retry, SwarmError, Unavailable
+from swarmpy.limits import JOIN_TIMEOUT_S, LEAVE_TIMEOUT_S, RENEW_FAILED_S, RENEW_RETRY_MIN_S
 from swarmpy.model.objects import Node, NodeDescription
+from swarmpy.node.keys import NodeKeys
 from swarmpy.node.state import NodeState
 from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Env
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-RAFT_KEY_BYTES = 32
 POLL_S = 0.02
 
 
@@ -67,19 +69,23 @@ class PartConfig:
         return self.data_dir / "raft"
 
     @property
-    def raft_key(self) -> Path:
-        return self.data_dir / "certificates" / "raft.key"
+    def certificates(self) -> Path:
+        return self.data_dir / "certificates"
 
 
 class Part:
     """``start`` brings it to life, and may be repeated after a Retry; ``stop`` or ``leave`` ends it."""
 
-    def __init__(self, identity: Identity, state: NodeState, config: PartConfig, env: Env) -> None:
+    def __init__(
+        self, identity: Identity, state: NodeState, config: PartConfig, keys: NodeKeys, env: Env
+    ) -> None:
         self.identity = identity
         self.state = state
         self.manager: Manager | None = None
         self._config = config
+        self._keys = keys
         self._env = env
+        self._files = IdentityFiles(env.disk, config.certificates, keys)
         self.agent = Agent(
             AgentConfig(
                 node_id=identity.node_id,
@@ -88,32 +94,29 @@ class Part:
                 advertise_addr=state.advertise_addr,
             ),
             env=env,
-            link=GrpcLink(lambda: self.identity, env.transport),
+            link=GrpcLink(self._caller, env.transport),
             executor=config.make_executor(),
             backend=config.make_backend(),
             journal=config.open_journal(config.journal),
             on_node=self._node_noticed,
             on_removed=config.on_removed,
         )
-        self._renewal = Renewal(
-            identity,
-            files=IdentityFiles(env.disk, config.data_dir / "certificates"),
-            managers=lambda: self.agent.managers,
-            on_renewed=self._renewed,
-            env=env,
-        )
+        self._renewal = self._make_renewal()
         self._wanted_role = identity.role
         self._role_changed = asyncio.Event()
+        self._cluster_changed = asyncio.Event()
+        self._is_key_due = self._was_key_bare = False
         self._aligning = asyncio.Lock()
         self._agent_run: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- life
 
-    async def found(self) -> None:
+    async def found(self, unlock_key: bytes) -> None:
         """Write the log of a new cluster's first manager, and start that manager; the agent comes later."""
         from manager import manager as managers
 
+        self._keys.set_unlock_key(unlock_key)
         managers.found(self.manager_config(), self.identity.node_id, self._env)
         await self._align()
 
@@ -124,8 +127,41 @@ class Part:
         """
         if self._agent_run is None:
             self._agent_run = asyncio.create_task(self._run_agent())
-            self._tasks = [self._supervised(self._keep_certificate()), self._supervised(self._follow_role())]
+        if self.is_locked:
+            return
+        if not self._tasks:
+            self._tasks = [
+                self._supervised(self._keep_certificate()),
+                self._supervised(self._follow_role()),
+                self._supervised(self._follow_unlock_key()),
+            ]
         await self._align()
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether only the agent runs, unheard, until ``unlock``; then comes ``start`` again."""
+        return not self.identity.key
+
+    @property
+    def node_addr(self) -> str:
+        """The host that others reach this node under."""
+        return self.state.advertise_addr.rpartition(":")[0].strip("[]")
+
+    def unlock(self, text: str) -> None:
+        """Be who this node is. InvalidArgument or Unauthenticated if the key is not the one, Corrupt if a
+        file is damaged; it is locked then as before."""
+        try:
+            self._keys.unlock(text)
+            identity = self._files.load()
+            if identity is None:
+                raise Corrupt(f"{self._config.certificates} holds no certificate any more")
+            self._files.save_key(identity)  # a crash may have left it in the clear
+        except BaseException:
+            self._keys.load()
+            raise
+        self.identity = identity
+        self._renewal = self._make_renewal()
+        self.agent.reconnect("the node was unlocked")
 
     async def wait_joined(self) -> None:
         """Until the agent has its session and the manager, if any, has caught up. Bounded by the caller."""
@@ -186,7 +222,7 @@ class Part:
 
         return ManagerConfig(
             folder=self._config.raft_dir,
-            key=raft_key(self._config.raft_key, self._env),
+            key=self._keys.raft_key(),
             listen_addr=self.state.listen_addr,
             advertise_addr=self.state.advertise_addr,
         )
@@ -209,13 +245,16 @@ class Part:
 
         config = self.manager_config()
         if not managers.has_log(config, self._env):
-            await managers.prepare_entry(config, self.identity, self._env, self.agent.managers)
+            await managers.prepare_entry(
+                config, self.identity, self._env, self.agent.managers, keep_key=self._set_unlock_key
+            )
         manager = managers.Manager(
             config,
             self.identity,
             self._env,
             on_fatal=self._config.on_fatal,
             on_removed=self._role_changed.set,
+            on_cluster=self._cluster_changed.set,
         )
         try:
             await manager.start()
@@ -226,6 +265,7 @@ class Part:
             raise
         self.manager = manager
         manager.renewed(self.identity)  # it may have been while this took its time
+        self._cluster_changed.set()
 
     async def _enter(self, manager: Manager) -> None:
         try:
@@ -243,7 +283,7 @@ class Part:
 
     async def _quit_raft(self) -> None:
         """Leave raft in good order, so that the others' quorum does not count on us; bounded."""
-        if self.identity.role is not Role.MANAGER:
+        if self.identity.role is not Role.MANAGER or self.is_locked:
             return
         from manager import manager as managers
 
@@ -256,7 +296,60 @@ class Part:
         except (TimeoutError, SwarmError) as error:
             log.warning("resignation_failed", reason=str(error) or "timed out")
 
+    # --- the keys on disk
+
+    async def _follow_unlock_key(self) -> None:
+        """Have the keys on disk sealed as the cluster has it.
+
+        What a store that catches up says may be long over, and its key nobody's any more: so each look at it
+        comes after a barrier.
+        """
+        while True:
+            await self._cluster_changed.wait()
+            self._cluster_changed.clear()
+            manager = self.manager
+            if manager is None:
+                continue  # its start sets the event again
+            try:
+                async with asyncio.timeout(JOIN_TIMEOUT_S):
+                    await manager.wait_current()
+                cluster = manager.store.cluster()
+                if cluster is None or (cluster.unlock_key == self._keys.unlock_key and not self._is_key_due):
+                    continue
+                self._was_key_bare |= not self._keys.unlock_key
+                self._set_unlock_key(cluster.unlock_key)
+            except (TimeoutError, OSError) as error:
+                log.warning("keys_not_sealed_yet", reason=str(error), retry_in_s=RENEW_RETRY_MIN_S)
+                await asyncio.sleep(RENEW_RETRY_MIN_S)
+                self._cluster_changed.set()
+            else:
+                log.info("unlock_key_changed", is_locking=bool(cluster.unlock_key))
+                if cluster.unlock_key and self._was_key_bare:
+                    self._renewal.ask_now()  # the present key has been on disk in the clear
+                self._was_key_bare = False
+
+    def _set_unlock_key(self, unlock_key: bytes) -> None:
+        """May be repeated after an OSError. The key of the log comes first, see ``keys.py``."""
+        self._is_key_due = True
+        self._keys.set_unlock_key(unlock_key)
+        self._files.save_key(self.identity)
+        self._is_key_due = False
+
     # --- the certificate and the role
+
+    def _make_renewal(self) -> Renewal:
+        return Renewal(
+            self.identity,
+            files=self._files,
+            managers=lambda: self.agent.managers,
+            on_renewed=self._renewed,
+            env=self._env,
+        )
+
+    def _caller(self) -> Identity:
+        if self.is_locked:
+            raise Unavailable(LOCKED)
+        return self.identity
 
     async def _node_noticed(self, node: Node, root_ca: bytes) -> None:
         """The cluster's record of this node, as the session tells it."""
@@ -306,17 +399,10 @@ class Part:
                 self._role_changed.set()
 
     def _forget_log(self) -> None:
-        """Hold no state of the swarm."""
+        """Hold no state of the swarm. A manager's private key may be sealed with the key of its log."""
         self._env.disk.remove_tree(self._config.raft_dir)
-        self._env.disk.remove(self._config.raft_key)
-
-
-def raft_key(path: Path, env: Env) -> bytes:
-    """The key that seals this node's raft log, made if there is none."""
-    if not env.disk.exists(path):
-        env.disk.make_dirs(path.parent)
-        env.disk.write_atomic(path, env.entropy.token_bytes(RAFT_KEY_BYTES))
-    return env.disk.read(path)
+        if self.identity.role is not Role.MANAGER:
+            self._keys.forget()
 
 
 def sentence(error: BaseException) -> str:

@@ -17,15 +17,15 @@ from pathlib import Path
 
 from manager import manager as managers
 from manager import recovery
-from manager.api.context import NOT_A_MANAGER
+from manager.api.context import LOCKED, NOT_A_MANAGER
 from manager.api.control import ClusterAccess, LocalState, RestoreRequest
 from manager.manager import Manager, ManagerConfig
-from swarmpy.config import NodeConfig
 from swarmpy.errors import FailedPrecondition, NotInSwarm, Retry, Unavailable
 from swarmpy.limits import JOIN_TIMEOUT_S
 from swarmpy.model.ids import ID_BYTES, NodeId, make_id
 from swarmpy.node import founding
-from swarmpy.node.part import Part, raft_key
+from swarmpy.node.keys import NodeKeys
+from swarmpy.node.part import Part
 from swarmpy.node.state import NodeState
 from swarmpy.pki import Identity, Role
 from swarmpy.runtime import Env
@@ -38,6 +38,8 @@ HAS_QUORUM = (
 
 def check_survivor(part: Part, state: LocalState, error: str, env: Env) -> None:
     """Refuse a node that holds no swarm's state to go on from."""
+    if part.is_locked:
+        raise NotInSwarm(LOCKED)
     if state is LocalState.ERROR:
         raise FailedPrecondition(f"this node can't go on as a manager: {error}")
     if part.identity.role is not Role.MANAGER:
@@ -85,34 +87,46 @@ class Restored:
     state: NodeState
 
 
-def files_of(data_dir: Path, state: NodeState, env: Env) -> ManagerConfig:
-    """Where a manager's files are, or are to be."""
+def files_of(data_dir: Path, state: NodeState, keys: NodeKeys) -> ManagerConfig:
+    """Where a manager's files are, or are to be. Unavailable if they are locked."""
     return ManagerConfig(
         folder=data_dir / "raft",
-        key=raft_key(data_dir / "certificates" / "raft.key", env),
+        key=keys.raft_key(),
         listen_addr=state.listen_addr,
         advertise_addr=state.advertise_addr,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Incoming:
+    """A backup that is sent, and what it is to become."""
+
+    request: RestoreRequest
+    chunks: AsyncIterator[bytes]
+    hostname: str
+
+
 async def receive(
-    request: RestoreRequest, chunks: AsyncIterator[bytes], config: NodeConfig, state: NodeState, env: Env
+    backup: Incoming, files: ManagerConfig, state: NodeState, keys: NodeKeys, env: Env
 ) -> Restored:
-    """Take a backup in and make it a manager's files. If it raises, the caller clears the folders."""
+    """Take a backup in and make it a manager's files. If it raises, the caller clears the folders.
+
+    The key of the log is on disk once it is known what that is to be sealed with.
+    """
     node_id = NodeId(make_id(env.entropy.token_bytes(ID_BYTES)))
-    manager_config = files_of(config.data_dir, state, env)
     me = recovery.Claimant(
         node_id=node_id,
-        hostname=config.hostname,
+        hostname=backup.hostname,
         raft_id=managers.new_raft_id(node_id, env),
         address=state.advertise_addr,
-        availability=request.availability,
+        availability=backup.request.availability,
     )
-    incoming = recovery.Restore(manager_config, me, env)
+    incoming = recovery.Restore(files, me, env)
     try:
-        async for chunk in chunks:
+        async for chunk in backup.chunks:
             await asyncio.to_thread(incoming.feed, chunk)
         cluster = await asyncio.to_thread(incoming.finish)
+        keys.set_unlock_key(cluster.unlock_key)
     finally:
         incoming.discard()
     return Restored(identity=founding.issue_own(cluster, node_id, env), state=state)

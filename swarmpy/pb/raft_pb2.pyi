@@ -101,8 +101,11 @@ class RaftMembersResponse(_message.Message):
 
     MEMBERS_FIELD_NUMBER: _builtins.int
     LEADER_FIELD_NUMBER: _builtins.int
+    UNLOCK_KEY_FIELD_NUMBER: _builtins.int
     leader: _builtins.str
     """Empty while there is no leader."""
+    unlock_key: _builtins.bytes
+    """What the caller, a manager, has to seal its keys with from its first write on. Empty: nothing."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___RaftMember]: ...
     def __init__(
@@ -110,10 +113,11 @@ class RaftMembersResponse(_message.Message):
         *,
         members: _abc.Iterable[Global___RaftMember] | None = ...,
         leader: _builtins.str = ...,
+        unlock_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "members", b"members"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "members", b"members", "unlock_key", b"unlock_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

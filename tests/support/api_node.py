@@ -63,6 +63,7 @@ from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner, T
 from swarmpy.pki.authority import create_root_ca
 from swarmpy.pki.keys import KEY_BYTES, SERIAL_BYTES
 from swarmpy.runtime import Env, SystemClock
+from swarmpy.version import STORE_FORMAT
 
 FIRST = NodeId("n1aaaaaaaaaaaaaaaaaaaaaaa")
 INGRESS = NetworkId("ingressaaaaaaaaaaaaaaaaaa")
@@ -272,6 +273,7 @@ class FakeNode:
         self.state = LocalNode(state=LocalState.ACTIVE, node_id=FIRST, node_addr="10.0.0.1", is_manager=True)
         tokens = JoinTokens(worker=WORKER_TOKEN, manager=MANAGER_TOKEN)
         cluster = Cluster(
+            store_format=STORE_FORMAT,
             id=ClusterId("clusteraaaaaaaaaaaaaaaaaa"),
             root_ca=replace(_root(), join_tokens=tokens),
             default_address_pool=("10.0.0.0/8",),

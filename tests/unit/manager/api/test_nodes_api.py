@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -280,7 +281,9 @@ async def test_leaving(http: Http, node: FakeNode) -> None:
 
 async def test_unlocking(http: Http, node: FakeNode) -> None:
     body = {"UnlockKey": "SWMKEY-1-x"}
-    assert (await http.post("/swarm/unlock", body)).status == 503
+    for verb, path in (("POST", "/swarm/unlock"), ("GET", "/swarm/unlockkey")):
+        answer = await http.call(verb, path, body=body if verb == "POST" else None)
+        assert (answer.status, answer.message[:45]) == (503, 'This node is not a swarm manager. Use "docker')
     node.become_manager()
     answer = await http.post("/swarm/unlock", body)
     assert (answer.status, answer.message) == (409, "swarm is not locked")
@@ -292,6 +295,27 @@ async def test_unlocking(http: Http, node: FakeNode) -> None:
     assert (await http.post("/swarm/leave")).status == 503
     assert (await http.post("/swarm/unlock", body)).status == 200
     assert (await http.get("/services")).status == 200
+
+
+async def test_the_unlock_key_comes_and_goes_with_autolock(http: Http, node: FakeNode) -> None:
+    node.become_manager()
+
+    async def update(*, is_locking: bool, **query: str) -> str:
+        swarm = (await http.get("/swarm")).json
+        spec = swarm["Spec"] | {"EncryptionConfig": {"AutoLockManagers": is_locking}}
+        answer = await http.post("/swarm/update", spec, version=str(swarm["Version"]["Index"]), **query)
+        assert answer.status == 200, answer.message
+        key: str = (await http.get("/swarm/unlockkey")).json["UnlockKey"]
+        return key
+
+    first = await update(is_locking=True)
+    assert re.fullmatch(r"SWMKEY-1-[A-Za-z0-9+/]{43}", first)
+    assert await update(is_locking=True) == first
+    second = await update(is_locking=True, rotateManagerUnlockKey="true")
+    assert second not in ("", first)
+    assert await update(is_locking=False, rotateManagerUnlockKey="true") == ""
+    assert "UnlockKey" not in (await http.get("/swarm")).json
+    assert await update(is_locking=True) not in ("", first, second)
 
 
 async def test_two_managers_get_a_warning(http: Http, cluster: FakeCluster) -> None:
