@@ -13,6 +13,7 @@ import asyncio
 import ipaddress
 import re
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from manager.api import versions
 from manager.api.archive import Archives
 from manager.api.connections import Connections, watched
 from manager.api.containers import Containers
@@ -51,8 +53,11 @@ from swarmpy.model.objects import Config, Secret
 from swarmpy.runtime import Env
 from swarmpy.version import API_VERSION, API_VERSION_MIN, VERSION
 
-_VERSIONED: Final = re.compile(r"/v(\d{1,3})\.(\d{1,3})/")
+_VERSIONED: Final = re.compile(r"/v([0-9.]{1,20})/")
+_OS: Final = "windows" if sys.platform == "win32" else "linux"
 _NOT_FOUND: Final = "page not found"
+_IS_SPOKEN: Final = "is_spoken"
+"""In a request: its version, if it has one, is one of ours."""
 _TOO_LARGE: Final = "http: request body too large"
 
 log = structlog.get_logger(__name__)
@@ -131,9 +136,21 @@ def make_app(api: Api) -> web.Application:
     )
     for part in parts:
         for route in part.routes():
-            versioned = rf"/v{{version:\d+\.\d+}}{route.path}"
-            app.router.add_routes([route, web.RouteDef(route.method, versioned, route.handler, route.kwargs)])
+            _add(app, route, "")
+            _add(app, route, "/v{version:[0-9.]+}")
+    app.router.add_route("OPTIONS", "/{path:.*}", _options)
     return app
+
+
+def _add(app: web.Application, route: web.RouteDef, prefix: str) -> None:
+    """HEAD is answered where a part says so, not wherever there is a GET."""
+    kwargs = route.kwargs | ({"allow_head": False} if route.method == "GET" else {})
+    app.router.add_routes([web.RouteDef(route.method, prefix + route.path, route.handler, kwargs)])
+
+
+async def _options(request: web.Request) -> web.StreamResponse:
+    """As dockerd: for whatever page, and nothing in it."""
+    return web.Response()
 
 
 @web.middleware
@@ -141,6 +158,7 @@ async def _answer_errors(request: web.Request, handler: _Next) -> web.StreamResp
     """Every error as Docker writes it. What nobody foresaw is logged whole and answered with its kind."""
     try:
         check_version(request.path)
+        request[_IS_SPOKEN] = True
         return await handler(request)
     except SwarmError as error:
         return _error(str(error), error.http_status)
@@ -169,8 +187,13 @@ async def _mark(request: web.Request, handler: _Next) -> web.StreamResponse:
 
 
 def mark(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = f"SwarmPy/{VERSION} (linux)"
-    response.headers["Api-Version"] = API_VERSION
+    """Headers that every answer has; of a page that is not there nothing is told but who says so."""
+    response.headers["Server"] = f"SwarmPy/{VERSION} ({_OS})"
+    if request.match_info.http_exception is None:
+        response.headers["Api-Version"] = API_VERSION
+        response.headers["Ostype"] = _OS
+        if request.get(_IS_SPOKEN):
+            response.headers["Docker-Experimental"] = "false"
     if is_stale_allowed(request):
         response.headers[STALE_HEADER] = "true"
 
@@ -180,21 +203,16 @@ def check_version(path: str) -> None:
     match = _VERSIONED.match(path)
     if match is None:
         return
-    asked = (int(match[1]), int(match[2]))
-    if asked < _number(API_VERSION_MIN):
+    asked = versions.number(match[1])
+    if asked < versions.number(API_VERSION_MIN):
         raise InvalidArgument(
-            f"client version {match[1]}.{match[2]} is too old. Minimum supported API version is "
+            f"client version {match[1]} is too old. Minimum supported API version is "
             f"{API_VERSION_MIN}, please upgrade your client to a newer version"
         )
-    if asked > _number(API_VERSION):
+    if asked > versions.number(API_VERSION):
         raise InvalidArgument(
-            f"client version {match[1]}.{match[2]} is too new. Maximum supported API version is {API_VERSION}"
+            f"client version {match[1]} is too new. Maximum supported API version is {API_VERSION}"
         )
-
-
-def _number(version: str) -> tuple[int, int]:
-    major, _, minor = version.partition(".")
-    return int(major), int(minor)
 
 
 def _error(message: str, status: int) -> web.Response:
