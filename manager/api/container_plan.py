@@ -109,9 +109,12 @@ def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str) 
     return (Create(object=service), Create(object=revision))
 
 
-def name_clash(view: View, stored: str) -> AlreadyExists | None:
+def name_clash(view: View, stored: str, *, but: str = "") -> AlreadyExists | None:
+    """``but``: the id of the container that is to be called so."""
     for other in view.names_like(Kind.SERVICE, stored):
         assert isinstance(other, Service)
+        if other.id == but:
+            continue
         return AlreadyExists(
             f'Conflict. The container name "/{standalone.container_name(other.spec)}" is already in use by '
             f'container "{other.id}". You have to remove (or rename) that container to be able to reuse that '

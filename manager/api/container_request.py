@@ -169,6 +169,20 @@ def read(data: bytes) -> ContainerCreate:
     return body
 
 
+_UPDATABLE: Final = frozenset({"CpuPeriod", "CpuQuota", "Memory", "NanoCpus", "PidsLimit", "RestartPolicy"})
+
+
+def read_update(data: bytes) -> HostConfig:
+    """The body of an update: of resources and the restart policy, those that can be changed."""
+    if not data:
+        raise InvalidArgument("invalid JSON: got EOF while reading request body")
+    body = requests.parse(data, HostConfig)
+    raw = msgspec.json.decode(data)
+    given = {key: value for key, value in raw.items() if value not in _HOST_AS_IT_IS.get(key, ())}
+    _refuse_unknown(given, _UPDATABLE | _HOST_IGNORED, where="HostConfig")
+    return body
+
+
 def _with_lists(data: bytes) -> bytes:
     """Commands may be given as one string, as docker's own form of them has it."""
     try:

@@ -43,6 +43,7 @@ from swarmpy.model.defaults import is_standalone, restart_policy
 from swarmpy.model.ids import SECOND_NS, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Node, Service, StopWish, Task
 from swarmpy.model.specs import ServiceSpec, Standalone
+from swarmpy.model.standalone import START_FAILED
 from swarmpy.model.states import RestartCondition, TaskState, is_terminal
 
 SLOT: Final = 1
@@ -99,13 +100,21 @@ def follows(spec: ServiceSpec, task: Task, now: Timestamp) -> Restart | None:
     if is_displaced(task):
         return Restart(restarts=task.restarts)
     state = task.status.state
-    if state is TaskState.REJECTED and not task.restarts:
+    if has_not_started(task) and not task.restarts:
         return None
     if policy.condition is RestartCondition.ON_FAILURE and (
         state is TaskState.COMPLETE or (policy.max_attempts and task.restarts >= policy.max_attempts)
     ):
         return None
     return Restart(not_before=Timestamp(now + _delay_after(task, now)), restarts=task.restarts + 1)
+
+
+def has_not_started(task: Task) -> bool:
+    """Whether the task has ended without ever having run."""
+    state = task.status.state
+    return (state is TaskState.REJECTED and not is_displaced(task)) or (
+        state is TaskState.FAILED and task.status.err.startswith(START_FAILED)
+    )
 
 
 def is_over(service: Service, tasks: Iterable[Task], now: Timestamp) -> bool:

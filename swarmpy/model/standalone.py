@@ -18,6 +18,9 @@ from swarmpy.model.states import EndpointMode, PublishMode
 SHORT_ID_CHARS: Final = 12
 """What clients show of a container's id; the container answers to it in networks."""
 
+START_FAILED: Final = "starting container failed"
+"""How the error of a task begins whose process could not be started."""
+
 _PREFIX: Final = "container/"
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _NAME_CHARS_MAX: Final = 255

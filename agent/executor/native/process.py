@@ -12,6 +12,7 @@ from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.shim.supervise import process_start
 from swarmpy.errors import TaskFailed, TaskRejected
 from swarmpy.model.ids import Timestamp
+from swarmpy.model.standalone import START_FAILED
 
 _REPORT_BYTES_MAX = 4096
 _NO_PROCESS = (errno.ESRCH, errno.ENOENT, errno.EINVAL)
@@ -33,7 +34,7 @@ def raise_unstarted(record: ExitRecord) -> None:
     if record["kind"] == "rejected":
         raise TaskRejected(record["message"])
     if record["kind"] == "failed":
-        raise TaskFailed(f"starting container failed: {record['message']}", exit_code=record["code"])
+        raise TaskFailed(f"{START_FAILED}: {record['message']}", exit_code=record["code"])
 
 
 def open_pidfd(pid: int) -> int | None:
