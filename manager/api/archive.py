@@ -17,7 +17,8 @@ from typing import Final
 
 from aiohttp import web
 
-from manager.api.container_shapes import find_container, node_of
+from manager.api.container_refs import find_container
+from manager.api.container_shapes import running_task
 from manager.api.context import Api
 from manager.api.docker_json import Json, encode, rfc3339
 from manager.api.streams import is_gone
@@ -53,43 +54,18 @@ class Archives:
 
     async def look(self, request: web.Request) -> web.StreamResponse:
         task, path = await self._target(request)
-        opened = self._api.streams.open(node_of(task), "task.copy_out", _start(task, path))
+        opened = self._api.streams.open(task.node_id, "task.copy_out", _start(task, path))
         async with opened as stream, aclosing(_content(stream)) as content:
             _, member = await _beginning(content)
         return web.Response(headers={PATH_STAT: _path_stat(member)})
 
     async def read(self, request: web.Request) -> web.StreamResponse:
         task, path = await self._target(request)
-        opened = self._api.streams.open(node_of(task), "task.copy_out", _start(task, path))
-        async with opened as stream, aclosing(_content(stream)) as content:
-            beginning, member = await _beginning(content)
-            headers = {"Content-Type": _TAR, PATH_STAT: _path_stat(member)}
-            return await self._send(request, headers, beginning, content)
-
-    async def _send(
-        self, request: web.Request, headers: dict[str, str], beginning: bytes, content: AsyncGenerator[bytes]
-    ) -> web.StreamResponse:
-        """A copy that breaks off shows as one: the answer ends without its end."""
-        self._api.begin_stream()
-        try:
-            response = web.StreamResponse(headers=headers)
-            await response.prepare(request)
-            try:
-                await response.write(beginning)
-                async for chunk in content:
-                    await response.write(chunk)
-            except SwarmError:
-                if request.transport is not None:
-                    request.transport.abort()
-                return response
-            await response.write_eof()
-        finally:
-            self._api.end_stream()
-        return response
+        return await read_tar(self._api, request, task, path)
 
     async def write(self, request: web.Request) -> web.StreamResponse:
         task, path = await self._target(request)
-        async with self._api.streams.open(node_of(task), "task.copy_in", _start(task, path)) as stream:
+        async with self._api.streams.open(task.node_id, "task.copy_in", _start(task, path)) as stream:
             sending = asyncio.create_task(_send_body(request, stream))
             answering = asyncio.create_task(stream.receive())
             try:
@@ -110,7 +86,45 @@ class Archives:
         path = request.query.get("path", "")
         if not path:
             raise InvalidArgument("bad parameter: path cannot be empty")
-        return find_container(await self._api.read(request), request.match_info["id"]), path
+        here = self._api.control.local().node_id
+        container = find_container(await self._api.read(request), request.match_info["id"], here=here)
+        return running_task(container), path
+
+
+async def read_tar(api: Api, request: web.Request, task: Task, path: str) -> web.StreamResponse:
+    """The archive of what is at the path, with a header that says what that is."""
+    opened = api.streams.open(task.node_id, "task.copy_out", _start(task, path))
+    async with opened as stream, aclosing(_content(stream)) as content:
+        beginning, member = await _beginning(content)
+        headers = {"Content-Type": _TAR, PATH_STAT: _path_stat(member)}
+        return await _send(api, request, headers, beginning=beginning, content=content)
+
+
+async def _send(
+    api: Api,
+    request: web.Request,
+    headers: dict[str, str],
+    *,
+    beginning: bytes,
+    content: AsyncGenerator[bytes],
+) -> web.StreamResponse:
+    """A copy that breaks off shows as one: the answer ends without its end."""
+    api.begin_stream()
+    try:
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        try:
+            await response.write(beginning)
+            async for chunk in content:
+                await response.write(chunk)
+        except SwarmError:
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        await response.write_eof()
+    finally:
+        api.end_stream()
+    return response
 
 
 def _start(task: Task, path: str) -> bytes:

@@ -1,40 +1,43 @@
-"""``/containers/{id}/…``: being attached to a task, its terminal, its processes, its usage.
+"""``/containers/…``: lists, inspection, terminals, processes, usage, of the containers of tasks and of those
+that were started by hand.
 
-A task's container has the task's id (``agent/environment``), so a task's id, or enough of its beginning, or
-the name ``SERVICE.SLOT[.TASK]`` says which container is meant, wherever in the swarm it runs.
+Clients see the containers of the node that they ask, as of an engine; one that is named may be anywhere in
+the swarm. ``?cluster=1``, the header ``X-SwarmPy-Cluster`` or ``?node=`` (ours) list those of other nodes
+too, each with its node. What only a node knows of its containers it is asked for; one that does not answer in
+a moment leaves gaps in the answer, and no more than that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 from aiohttp import web
 
 from manager.api import requests
-from manager.api.carry import End, carry
-from manager.api.container_shapes import (
-    chosen,
-    container_shape,
-    container_spec,
-    find_container,
-    node_of,
-    stats_shape,
-)
+from manager.api.archive import read_tar
+from manager.api.container_filters import FILTERS, Wish, select
+from manager.api.container_inspect import inspected
+from manager.api.container_refs import ContainerRef, containers, find_container
+from manager.api.container_shapes import running_task, summary
+from manager.api.container_status import has_container
 from manager.api.context import Api
-from manager.api.docker_json import encode
-from manager.api.hijack import MULTIPLEXED, RAW, done, hijack
-from manager.api.streams import is_gone, open_stream
-from swarmpy.errors import InvalidArgument, SwarmError
-from swarmpy.limits import STATS_PERIOD_S, STATS_TASKS_MAX
-from swarmpy.model.ids import NodeId
-from swarmpy.model.objects import Task
-from swarmpy.model.states import TaskState
+from manager.api.lookup import find
+from manager.store.view import View
+from swarmpy.errors import SwarmError, Unimplemented
+from swarmpy.limits import STREAM_CALL_TIMEOUT_S
+from swarmpy.model.containers import CONTAINER_LOOK, ContainerAnswer, ContainerFacts, ContainerQuery
+from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.objects import Node
 from swarmpy.pb import streams_pb2 as pb
 
-_PS_DEFAULT: Final = ("", "-ef")
-_ALIVE: Final = (TaskState.STARTING, TaskState.RUNNING)
+CLUSTER_HEADER: Final = "X-SwarmPy-Cluster"
+"""In a request for a list: of the whole swarm. In an answer: that is what it is."""
+_LOOK_TIMEOUT_S: Final = 3.0
+_TRUE: Final = ("1", "true")
 
 
 class Containers:
@@ -43,107 +46,123 @@ class Containers:
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
+            web.get("/containers/json", self.list),
             web.get("/containers/{id}/json", self.inspect),
-            web.post("/containers/{id}/attach", self.attach),
             web.post("/containers/{id}/resize", self.resize),
             web.get("/containers/{id}/top", self.top),
-            web.get("/containers/{id}/stats", self.stats),
-            web.get("/swarmpy/stats", self.stats_of_all),
+            web.get("/containers/{id}/changes", self.changes),
+            web.get("/containers/{id}/export", self.export),
         )
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        wanted = requests.filters(request, FILTERS)
+        view = await self._api.read(request)
+        here = self._api.control.local().node_id
+        asked = request.query.get("node", "")
+        is_cluster = _is_cluster(request)
+        nodes: frozenset[NodeId] | None = frozenset({find(view, Node, asked).id if asked else here})
+        if is_cluster and not asked:
+            nodes = None
+        found = (
+            each
+            for each in containers(view)
+            if (nodes is None or each.node_id in nodes) and has_container(each)
+        )
+        wish = Wish(
+            filters=wanted,
+            is_all=requests.flag(request, "all"),
+            limit=_limit(request.query.get("limit", "")),
+            here=here,
+        )
+        chosen = select(view, found, wish)
+        facts = await self._facts_of(chosen, has_sizes=requests.flag(request, "size"))
+        has_node = is_cluster or bool(asked)
+        now = self._api.now()
+        answer = await self._api.answer_list(
+            chosen,
+            lambda each: summary(view, each, facts.get(_task_id(each)), now=now, has_node=has_node),
+        )
+        if is_cluster:
+            answer.headers[CLUSTER_HEADER] = "true"
+        return answer
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
-        view = await self._api.read(request)
-        return self._api.answer(container_shape(view, find_container(view, request.match_info["id"])))
+        view, container = await self.asked(request)
+        facts = await self._facts_of([container], has_sizes=requests.flag(request, "size"))
+        return self._api.answer(inspected(view, container, facts.get(_task_id(container))))
 
-    async def attach(self, request: web.Request) -> web.StreamResponse:
+    async def asked(self, request: web.Request) -> tuple[View, ContainerRef]:
         view = await self._api.read(request)
-        task = find_container(view, request.match_info["id"])
-        container = container_spec(view, task)
-        if not requests.flag(request, "stream"):
-            raise InvalidArgument("only stream=1 is supported: for what was printed before, read the logs")
-        await request.read()
-        node_id, start = node_of(task), pb.TaskStart(task_id=task.id).SerializeToString()
-        end = End(
-            is_terminal=container.tty,
-            takes_input=requests.flag(request, "stdin") and container.open_stdin,
-            streams=frozenset(
-                stream for stream, name in ((1, "stdout"), (2, "stderr")) if requests.flag(request, name)
-            ),
-        )
-        async with (
-            self._api.streams.open(node_id, "task.attach", start) as stream,
-            hijack(self._api, request, RAW if container.tty else MULTIPLEXED) as client,
-        ):
-            await carry(client, stream, end)
-        return done()
+        here = self._api.control.local().node_id
+        return view, find_container(view, request.match_info["id"], here=here)
+
+    async def _facts_of(
+        self, chosen: Iterable[ContainerRef], *, has_sizes: bool
+    ) -> dict[TaskId, ContainerFacts]:
+        """Of those whose nodes have told in time."""
+        by_node: dict[NodeId, list[TaskId]] = {}
+        for each in chosen:
+            if each.task is not None and each.node_id:
+                by_node.setdefault(each.node_id, []).append(each.task.id)
+        async with asyncio.TaskGroup() as asking:
+            answers = [
+                asking.create_task(
+                    self._look(node_id, ContainerQuery(task_ids=tuple(ids), has_sizes=has_sizes))
+                )
+                for node_id, ids in by_node.items()
+            ]
+        return {facts.task_id: facts for answer in answers for facts in answer.result()}
+
+    async def _look(self, node_id: NodeId, query: ContainerQuery) -> tuple[ContainerFacts, ...]:
+        try:
+            async with asyncio.timeout(STREAM_CALL_TIMEOUT_S if query.has_sizes else _LOOK_TIMEOUT_S):
+                body = await self._api.streams.call(node_id, CONTAINER_LOOK, msgspec.json.encode(query))
+            return msgspec.json.decode(body, type=ContainerAnswer).containers
+        except (SwarmError, TimeoutError):
+            return ()  # a node that is down, or older than this
 
     async def resize(self, request: web.Request) -> web.StreamResponse:
-        task = find_container(await self._api.read(request), request.match_info["id"])
         rows, columns = requests.terminal_size(request)
+        _, container = await self.asked(request)
+        task = running_task(container)
         start = pb.TaskStart(task_id=task.id, rows=rows, columns=columns)
-        await self._api.streams.call(node_of(task), "task.resize", start.SerializeToString())
+        await self._api.streams.call(task.node_id, "task.resize", start.SerializeToString())
         return web.Response()
 
     async def top(self, request: web.Request) -> web.StreamResponse:
-        if request.query.get("ps_args", "") not in _PS_DEFAULT:
-            raise InvalidArgument("the options of ps cannot be chosen: processes are shown as by ps -ef")
-        task = find_container(await self._api.read(request), request.match_info["id"])
-        start = pb.TaskStart(task_id=task.id).SerializeToString()
-        table = pb.ProcessTable.FromString(await self._api.streams.call(node_of(task), "task.top", start))
+        _, container = await self.asked(request)
+        task = running_task(container)
+        start = pb.TaskStart(task_id=task.id, ps_args=request.query.get("ps_args", ""))
+        answer = await self._api.streams.call(task.node_id, "task.top", start.SerializeToString())
+        table = pb.ProcessTable.FromString(answer)
         rows = [list(row.cells) for row in table.rows]
-        return self._api.answer({"Titles": list(table.titles), "Processes": rows})
+        return self._api.answer({"Processes": rows, "Titles": list(table.titles)})
 
-    async def stats(self, request: web.Request) -> web.StreamResponse:
-        """One row, or one a second; ``one-shot`` spares the second that a rate takes."""
-        view = await self._api.read(request)
-        task = find_container(view, request.match_info["id"])
-        node_of(task)
-        is_stream = request.query.get("stream", "1").lower() not in ("0", "false")
-        previous = None
-        if not is_stream and not requests.flag(request, "one-shot"):
-            previous = await self._stats_of(task)
-            await asyncio.sleep(STATS_PERIOD_S)
-        current = await self._stats_of(task)
-        if not is_stream:
-            return self._api.answer(stats_shape(view, task, current, previous))
-        async with open_stream(self._api, request, "application/json") as response:
-            while current.is_running and not is_gone(request):
-                await response.write(encode(stats_shape(view, task, current, previous)) + b"\n")
-                await asyncio.sleep(STATS_PERIOD_S)
-                previous, current = current, await self._stats_of(task)
-        return response
-
-    async def stats_of_all(self, request: web.Request) -> web.StreamResponse:
-        """Ours: one row for each task that runs, of the services and tasks named, or of all; and the nodes
-        that could not be asked."""
-        view = await self._api.read(request)
-        wanted = requests.filters(request, frozenset({"service", "task"}))
-        tasks = [task for task in chosen(view, wanted) if task.node_id and task.status.state in _ALIVE]
-        if len(tasks) > STATS_TASKS_MAX:
-            raise InvalidArgument(
-                f"these are {len(tasks)} tasks, and {STATS_TASKS_MAX} can be shown: name services or tasks"
-            )
-        by_node: dict[NodeId, list[str]] = {}
-        for task in tasks:
-            by_node.setdefault(task.node_id, []).append(task.id)
-        async with asyncio.TaskGroup() as asking:
-            answers = [asking.create_task(self._ask(node_id, ids)) for node_id, ids in by_node.items()]
-        found = {row.task_id: row for answer in answers for row in answer.result()[0]}
-        shapes = [stats_shape(view, task, found[task.id], None) for task in tasks if task.id in found]
-        return self._api.answer(
-            {"Tasks": shapes, "Warnings": [answer.result()[1] for answer in answers if answer.result()[1]]}
+    async def changes(self, request: web.Request) -> web.StreamResponse:
+        await self.asked(request)
+        raise Unimplemented(
+            "the changes to a container's files are not told apart from its image's: copy out what you want "
+            "to compare"
         )
 
-    async def _ask(self, node_id: NodeId, task_ids: list[str]) -> tuple[list[pb.TaskStats], str]:
-        body = pb.StatsStart(task_ids=task_ids).SerializeToString()
-        try:
-            answer = await self._api.streams.call(node_id, "task.stats", body)
-        except SwarmError as error:
-            return [], str(error)
-        return list(pb.StatsResult.FromString(answer).tasks), ""
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        _, container = await self.asked(request)
+        task = running_task(container)
+        return await read_tar(self._api, request, task, "/")
 
-    async def _stats_of(self, task: Task) -> pb.TaskStats:
-        body = pb.StatsStart(task_ids=[task.id]).SerializeToString()
-        answer = await self._api.streams.call(task.node_id, "task.stats", body)
-        rows = pb.StatsResult.FromString(answer).tasks
-        return rows[0] if rows else pb.TaskStats(task_id=task.id)
+
+def _is_cluster(request: web.Request) -> bool:
+    return requests.flag(request, "cluster") or request.headers.get(CLUSTER_HEADER, "").lower() in _TRUE
+
+
+def _limit(text: str) -> int:
+    """0 for all of them."""
+    if not text:
+        return 0
+    if not re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII):
+        raise SwarmError(f'strconv.Atoi: parsing "{text}": invalid syntax')
+    return int(text)
+
+
+def _task_id(container: ContainerRef) -> TaskId:
+    return container.task.id if container.task is not None else TaskId("")

@@ -7,11 +7,12 @@ none. The composition root implements both.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
+from manager.api.image_control import ImageControl
 from manager.history import History
 from manager.raft.proposer import RaftStatus
 from manager.store.view import View
@@ -20,6 +21,7 @@ from manager.streams import NodeStream
 from swarmpy.model.changes import Applied, Batch
 from swarmpy.model.cluster_specs import ClusterSpec
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
+from swarmpy.model.images import Image
 from swarmpy.model.specs import GenericResource
 from swarmpy.model.states import NodeAvailability
 from swarmpy.model.value import Value
@@ -115,15 +117,6 @@ class RestoreRequest(Value, frozen=True, kw_only=True):
     availability: NodeAvailability = NodeAvailability.UNSPECIFIED
 
 
-class Image(Value, frozen=True, kw_only=True):
-    """One image on this node. ``id`` is its digest, ``sha256:…``."""
-
-    id: str
-    names: tuple[str, ...] = ()
-    created_at: Timestamp = Timestamp(0)
-    size_bytes: int = 0
-
-
 class LogSelector(Value, frozen=True, kw_only=True):
     """Which lines a client wants: those of one service or of one task. ``tail`` below 0 means all."""
 
@@ -190,7 +183,7 @@ class ClusterAccess(Protocol):
         """The whole local store as it is now, encoded slice by slice; later changes leave it alone."""
         ...
 
-    def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]: ...
+    def logs(self, selector: LogSelector) -> AsyncGenerator[LogBatch]: ...
 
     @property
     def history(self) -> History:
@@ -240,17 +233,9 @@ class NodeControl(Protocol):
 
     async def images(self) -> tuple[Image, ...]: ...
 
-    async def load_image(
-        self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
-    ) -> tuple[str, ...]:
-        """Store the images of a tar archive; returns their names. InvalidArgument if it is none.
-
-        ``name``, or else what ``filename`` suggests, is for archives that name no image.
-        """
-        ...
-
-    async def remove_image(self, name: str) -> Image:
-        """What was removed; NotFound, or FailedPrecondition while a task uses it."""
+    @property
+    def image_store(self) -> ImageControl:
+        """The images on this node, and the registries that it can reach."""
         ...
 
     async def volume_call(self, name: str, body: bytes) -> bytes:

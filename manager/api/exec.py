@@ -1,7 +1,8 @@
-"""``/containers/{id}/exec`` and ``/exec/{id}/…``: commands in tasks, on whichever node they run.
+"""``/containers/{id}/exec`` and ``/exec/{id}/…``: commands in containers, on whichever node they run.
 
 An exec is made, started once, and asked about afterwards; all three at the same daemon, which remembers so
-many of them and forgets those first that have ended. A command lives as long as the connection of its client.
+many of them and forgets those first that have ended. A command lives as long as the connection of its client,
+unless it was started detached: then its node watches it, and is asked how it went.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ from msgspec import field
 
 from manager.api import requests
 from manager.api.carry import KILLED, STDERR, End, carry
-from manager.api.container_shapes import find_container, node_of
+from manager.api.container_refs import find_container
+from manager.api.container_shapes import running_task
 from manager.api.context import Api
+from manager.api.detach_keys import parse_keys
+from manager.api.docker_json import Json
 from manager.api.hijack import MULTIPLEXED, RAW, done, hijack
-from manager.streams import NodeStream
-from swarmpy.errors import Conflict, InvalidArgument, NotFound, Unavailable, Unimplemented
+from manager.streams import NodeStream, require
+from swarmpy.errors import Conflict, InvalidArgument, NotFound, SwarmError, Unavailable
 from swarmpy.limits import EXECS_KEPT_MAX
 from swarmpy.model.ids import NodeId, TaskId
+from swarmpy.model.states import TaskState
 from swarmpy.model.value import Value
 from swarmpy.pb import streams_pb2 as pb
 
+_ID_BYTES: Final = 32
 _CANNOT_RUN: Final = "OCI runtime exec failed"
 _NOT_FOUND: Final = ("executable file not found", "no such file or directory")
 _FORBIDDEN: Final = ("permission denied", "not a directory")
@@ -44,25 +50,36 @@ class ExecConfig(Value, frozen=True, kw_only=True):
     user: str = ""
     working_dir: str = ""
     privileged: bool = False
+    console_size: tuple[int, ...] = ()
 
 
 class ExecStartConfig(Value, frozen=True, kw_only=True):
-    """The body of ``POST /exec/{id}/start``. Whether there is a terminal was said before."""
+    """The body of ``POST /exec/{id}/start``. Whether there is a terminal was said before. ``console_size``:
+    rows and columns."""
 
     detach: bool = False
     tty: bool = field(default=False, name="Tty")
+    console_size: tuple[int, ...] = ()
 
 
 @dataclass(kw_only=True)
 class _Exec:
     id: str
+    container_id: str
     task_id: TaskId
     node_id: NodeId
     config: ExecConfig
     is_started: bool = False
+    is_detached: bool = False
+    """It runs, or ran, without a client. How it ended is not known here before its node was asked."""
     exit_code: int | None = None
+    pid: int = 0
     stream: NodeStream | None = None
     """While it runs."""
+
+    @property
+    def may_run(self) -> bool:
+        return self.stream is not None or (self.is_detached and self.exit_code is None)
 
 
 class Execs:
@@ -82,8 +99,18 @@ class Execs:
         config = await requests.read_body(request, ExecConfig)
         if not config.cmd or not config.cmd[0]:
             raise InvalidArgument("No exec command specified")
-        task = find_container(await self._api.read(request), request.match_info["id"])
-        made = _Exec(id=self._api.new_id(), task_id=task.id, node_id=node_of(task), config=config)
+        if config.detach_keys:
+            parse_keys(config.detach_keys)
+        here = self._api.control.local().node_id
+        container = find_container(await self._api.read(request), request.match_info["id"], here=here)
+        task = running_task(container)
+        made = _Exec(
+            id=self._api.env.entropy.token_bytes(_ID_BYTES).hex(),
+            container_id=container.id,
+            task_id=task.id,
+            node_id=task.node_id,
+            config=config,
+        )
         self._make_room()
         self._execs[made.id] = made
         return self._api.answer({"Id": made.id}, status=201)
@@ -91,7 +118,9 @@ class Execs:
     def _make_room(self) -> None:
         if len(self._execs) < EXECS_KEPT_MAX:
             return
-        oldest = next((each.id for each in self._execs.values() if each.stream is None), None)
+        oldest = next((each.id for each in self._execs.values() if not each.may_run), None)
+        # of one that goes on without a client its node knows more than is known here
+        oldest = oldest or next((each.id for each in self._execs.values() if each.stream is None), None)
         if oldest is None:
             raise Unavailable(f"{EXECS_KEPT_MAX} commands run by way of this daemon already: end some first")
         del self._execs[oldest]
@@ -99,34 +128,54 @@ class Execs:
     async def start(self, request: web.Request) -> web.StreamResponse:
         wanted = await requests.read_body(request, ExecStartConfig)
         exec_ = self._find(request)
-        if wanted.detach:
-            raise Unimplemented(
-                "a command cannot be detached: it lives as long as its client's connection. Use a service in "
-                "mode replicated-job for work that goes on by itself"
-            )
         if exec_.is_started:
-            raise Conflict(f"exec {exec_.id} has been started already: an exec runs once")
+            how = "is already running" if exec_.may_run else "has already run"
+            raise Conflict(f"Error: Exec command {exec_.id} {how}")
+        if not await self._is_running(exec_):
+            raise Conflict(f"Container {exec_.container_id} is not running")
         exec_.is_started = True
-        end = End(
-            is_terminal=exec_.config.tty,
-            takes_input=exec_.config.attach_stdin,
-            streams=_wanted_streams(exec_.config),
-        )
+        if wanted.detach:
+            return await self._detach(exec_, wanted)
+        config = exec_.config
+        end = End(is_terminal=config.tty, takes_input=config.attach_stdin, streams=_wanted_streams(config))
         try:
             async with AsyncExitStack() as stack:
-                await self._run(request, exec_, end, stack)
+                await self._run(request, exec_, wanted, end, stack)
         finally:
             exec_.stream = None
             if exec_.exit_code is None:
                 exec_.exit_code = KILLED
         return done()
 
-    async def _run(self, request: web.Request, exec_: _Exec, end: End, stack: AsyncExitStack) -> None:
+    async def _is_running(self, exec_: _Exec) -> bool:
+        task = self._api.cluster().view.task(exec_.task_id)
+        return task is not None and TaskState.STARTING <= task.status.state <= TaskState.RUNNING
+
+    async def _detach(self, exec_: _Exec, wanted: ExecStartConfig) -> web.StreamResponse:
+        """The command goes on by itself; what cannot be run is an error of the request, as docker has it."""
+        try:
+            body = _start_of(exec_, wanted)
+            async with self._api.streams.open(exec_.node_id, "task.exec", body) as stream:
+                exec_.pid = stream.accepted.pid
+                exec_.is_detached = True
+                require(await stream.receive())
+        except SwarmError as error:
+            if str(error).startswith(_CANNOT_RUN):
+                exec_.exit_code = exit_code_of(str(error))
+            elif not exec_.is_detached:
+                exec_.exit_code = KILLED
+            raise
+        return web.Response()
+
+    async def _run(
+        self, request: web.Request, exec_: _Exec, wanted: ExecStartConfig, end: End, stack: AsyncExitStack
+    ) -> None:
         """What cannot be run is told on the connection, as docker does: its clients look for it there."""
-        opened = self._api.streams.open(exec_.node_id, "task.exec", _start_of(exec_))
+        opened = self._api.streams.open(exec_.node_id, "task.exec", _start_of(exec_, wanted))
         refusal = ""
         try:
             exec_.stream = await stack.enter_async_context(opened)
+            exec_.pid = exec_.stream.accepted.pid
         except InvalidArgument as error:
             if not str(error).startswith(_CANNOT_RUN):
                 raise
@@ -149,28 +198,46 @@ class Execs:
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         exec_ = self._find(request)
+        is_running = await self._look(exec_)
         config = exec_.config
+        process: Json = {
+            "tty": config.tty,
+            "entrypoint": config.cmd[0],
+            "arguments": list(config.cmd[1:]),
+            "privileged": config.privileged,
+        }
+        if config.user:
+            process["user"] = config.user
         return self._api.answer(
             {
                 "ID": exec_.id,
-                "Running": exec_.stream is not None,
+                "Running": is_running,
                 "ExitCode": exec_.exit_code,
-                "ProcessConfig": {
-                    "tty": config.tty,
-                    "entrypoint": config.cmd[0],
-                    "arguments": list(config.cmd[1:]),
-                    "privileged": config.privileged,
-                    "user": config.user,
-                },
+                "ProcessConfig": process,
                 "OpenStdin": config.attach_stdin,
                 "OpenStderr": config.attach_stderr,
                 "OpenStdout": config.attach_stdout,
                 "CanRemove": False,
-                "ContainerID": exec_.task_id,
-                "DetachKeys": config.detach_keys,
-                "Pid": 0,
+                "ContainerID": exec_.container_id,
+                "DetachKeys": _shown_keys(config.detach_keys),
+                "Pid": exec_.pid,
             }
         )
+
+    async def _look(self, exec_: _Exec) -> bool:
+        """Whether it runs; of a detached one its node is asked, as long as it may."""
+        if not exec_.is_detached or exec_.exit_code is not None:
+            return exec_.stream is not None
+        body = pb.ExecQuery(task_id=exec_.task_id, exec_id=exec_.id).SerializeToString()
+        try:
+            answer = await self._api.streams.call(exec_.node_id, "task.exec_state", body)
+        except NotFound:  # its node's daemon has begun anew, or has long forgotten it
+            exec_.exit_code = KILLED
+            return False
+        state = pb.ExecState.FromString(answer)
+        if not state.is_running:
+            exec_.exit_code = state.code
+        return state.is_running
 
     def _find(self, request: web.Request) -> _Exec:
         id_ = request.match_info["id"]
@@ -180,8 +247,11 @@ class Execs:
         return found
 
 
-def _start_of(exec_: _Exec) -> bytes:
+def _start_of(exec_: _Exec, wanted: ExecStartConfig) -> bytes:
     config = exec_.config
+    rows, columns = next(
+        (size for size in (wanted.console_size, config.console_size) if len(size) == 2), (0, 0)
+    )
     return pb.ExecStart(
         task_id=exec_.task_id,
         argv=config.cmd,
@@ -191,6 +261,10 @@ def _start_of(exec_: _Exec) -> bytes:
         has_terminal=config.tty,
         has_input=config.attach_stdin,
         is_privileged=config.privileged,
+        exec_id=exec_.id,
+        is_detached=wanted.detach,
+        rows=rows,
+        columns=columns,
     ).SerializeToString()
 
 
@@ -204,3 +278,8 @@ def exit_code_of(refusal: str) -> int:
     if any(words in refusal for words in _NOT_FOUND):
         return 127
     return 126 if any(words in refusal for words in _FORBIDDEN) else 128
+
+
+def _shown_keys(text: str) -> str:
+    """As docker gives them back: as the bytes that they stand for."""
+    return parse_keys(text).decode("latin-1") if text else ""

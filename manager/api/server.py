@@ -23,10 +23,14 @@ from aiohttp import web
 
 from manager.api import versions
 from manager.api.archive import Archives
+from manager.api.attach import Attaching
 from manager.api.connections import Connections, watched
+from manager.api.container_stats import ContainerStats
+from manager.api.container_life import ContainerLife
 from manager.api.containers import Containers
 from manager.api.context import STALE_HEADER, Api, is_stale_allowed
 from manager.api.control import NodeControl
+from manager.api.disk_usage import DiskUsage
 from manager.api.docker_json import encode
 from manager.api.events import Events
 from manager.api.exec import Execs
@@ -40,6 +44,7 @@ from manager.api.networks import Networks
 from manager.api.nodes import Nodes
 from manager.api.rebalance import Rebalancing
 from manager.api.recovery import Recovery
+from manager.api.registry_auth import Registries
 from manager.api.replica import Replica
 from manager.api.service_history import ServiceHistory
 from manager.api.services import Services
@@ -128,9 +133,14 @@ def make_app(api: Api) -> web.Application:
         FileVersions(api, Secret),
         FileVersions(api, Config),
         Images(api),
+        Registries(api),
+        DiskUsage(api),
         Events(api),
         Replica(api),
         Containers(api),
+        ContainerLife(api),
+        Attaching(api),
+        ContainerStats(api),
         Execs(api),
         Archives(api),
     )

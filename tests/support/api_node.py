@@ -9,7 +9,7 @@ import asyncio
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,6 @@ from agent import volume_calls
 from agent.volumes import Volumes
 from manager.allocate.pools import ingress_spec
 from manager.api.control import (
-    Image,
     InitRequest,
     JoinRequest,
     LocalNode,
@@ -42,10 +41,11 @@ from manager.store.view import View
 from manager.store.watch import Watch
 from manager.streams import NodeStream
 from swarmpy import codec
-from swarmpy.errors import InvalidArgument, NotFound, OutcomeUnknown, SwarmError, Unavailable
+from swarmpy.errors import OutcomeUnknown, SwarmError, Unavailable
 from swarmpy.model.changes import Applied, Batch, Change, Create, Group, NodeReport, Order, Report
 from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.ids import ClusterId, NetworkId, NodeId, RaftId, RevisionId, ServiceId, TaskId, Timestamp
+from swarmpy.model.images import Image
 from swarmpy.model.objects import (
     Cluster,
     EngineDescription,
@@ -60,6 +60,7 @@ from swarmpy.model.objects import (
 from swarmpy.model.root_ca import JoinTokens, RootCA
 from swarmpy.model.specs import Platform, Resources
 from swarmpy.model.states import NodeAvailability, NodeRole, NodeState, Owner, TaskState
+from swarmpy.node.images import Images
 from swarmpy.pki.authority import create_root_ca
 from swarmpy.pki.keys import KEY_BYTES, SERIAL_BYTES
 from swarmpy.runtime import Env, SystemClock
@@ -157,7 +158,7 @@ class FakeCluster:
     def backup(self, now: Timestamp) -> Iterator[bytes]:
         return backup_of(self.store, node_id=FIRST, now=now, term=1)
 
-    async def logs(self, selector: LogSelector) -> AsyncIterator[LogBatch]:
+    async def logs(self, selector: LogSelector) -> AsyncGenerator[LogBatch]:
         lines = tuple(
             line
             for line in self.log_lines
@@ -238,8 +239,9 @@ class FakeNode:
     def __init__(self) -> None:
         self.access = FakeCluster()
         self.state = LocalNode()
-        self.stored: list[Image] = []
         self._folder = tempfile.TemporaryDirectory()
+        self._images = Images(Path(self._folder.name), Env(), is_offline=True)
+        self._images.prepare()
         self.volume_users: dict[str, tuple[str, ...]] = {}
         self.volumes = Volumes(Path(self._folder.name, "volumes"), lambda: self.volume_users, lambda: AT)
         self.joined: list[JoinRequest] = []
@@ -314,26 +316,11 @@ class FakeNode:
         self.state = replace(self.state, state=LocalState.ACTIVE)
 
     async def images(self) -> tuple[Image, ...]:
-        return tuple(self.stored)
+        return await self._images.list()
 
-    async def load_image(
-        self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
-    ) -> tuple[str, ...]:
-        data = b"".join([chunk async for chunk in chunks])
-        if not data.startswith(b"name="):
-            raise InvalidArgument("The file is no image: neither an OCI layout nor a tar that docker saved.")
-        name = data.removeprefix(b"name=").decode().strip()
-        self.stored.append(
-            Image(id="sha256:" + "ab" * 32, names=(name,), created_at=AT, size_bytes=len(data))
-        )
-        return (name,)
-
-    async def remove_image(self, name: str) -> Image:
-        for image in self.stored:
-            if name in image.names:
-                self.stored.remove(image)
-                return image
-        raise NotFound(f"No such image: {name}")
+    @property
+    def image_store(self) -> Images:
+        return self._images
 
     async def volume_call(self, name: str, body: bytes) -> bytes:
         self.volumes.prepare()
