@@ -196,13 +196,16 @@ def parse_signal(name: str, reference: str) -> int:
         raise
 
 
-def result_of(seen: Seen) -> Json:
+def result_of(seen: Seen, condition: Condition) -> Json:
+    """Why it could not be started is told, as docker does, to who comes too late for more."""
     task = max(
         (task for task in seen.values() if is_terminal(task.status.state)),
         key=run_order,
         default=None,
     )
-    error = {"Message": task.status.err} if task is not None and has_not_started(task) else None
+    is_late = condition is Condition.NOT_RUNNING
+    failed = task is not None and is_late and has_not_started(task)
+    error = {"Message": task.status.err} if task is not None and failed else None
     return {"Error": error, "StatusCode": container_waits.exit_code(task)}
 
 

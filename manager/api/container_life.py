@@ -321,7 +321,7 @@ class ContainerLife:
         async def watch() -> None:
             async for tasks in container_waits.follow(access, container):
                 if self._actions.is_met(condition, container, tasks, frozenset(ended)):
-                    results.append(result_of(tasks))
+                    results.append(result_of(tasks, condition))
                     return
 
         async with open_stream(self._api, request, "application/json") as response:

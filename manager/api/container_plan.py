@@ -21,7 +21,7 @@ from manager.api.lookup import find_or_none
 from manager.api.network_joins import EndpointSettings, wish_of
 from manager.api.predefined import find_predefined
 from manager.store.view import View
-from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied
+from swarmpy.errors import AlreadyExists, InvalidArgument, PermissionDenied, SwarmError
 from swarmpy.model import container_rules, signals, standalone, validate
 from swarmpy.model.changes import Change, Create
 from swarmpy.model.ids import SECOND_NS, Duration, NodeId, RevisionId, ServiceId
@@ -384,7 +384,11 @@ def _networks(view: View, body: ContainerCreate) -> tuple[NetworkAttachmentConfi
     for name in wanted:
         network = find_or_none(view, Network, name)
         if network is None:
-            raise NotFound(f"network {name} not found")
+            # not 404, of which clients would think that the image is missing
+            raise SwarmError(
+                f"Could not attach to network {name}: rpc error: code = NotFound desc = "
+                f"network {name} not found"
+            )
         _check_attachable(network)
         settings = given.get(name, EndpointSettings())
         if body.mac_address and not settings.mac_address:
