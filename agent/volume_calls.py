@@ -41,7 +41,12 @@ def answer(volumes: Volumes, name: str, body: bytes) -> bytes:
 
 
 def _list(volumes: Volumes, body: bytes) -> VolumeAnswer:
-    return VolumeAnswer(volumes=volumes.list(), used=tuple(sorted(volumes.users())))
+    found, users = volumes.list(), volumes.users()
+    sizes = {}
+    if _query(body).is_measured:
+        sizes = {volume.name: volumes.measure(volume.name) for volume in found}
+    counts = {name: len(tasks) for name, tasks in sorted(users.items())}
+    return VolumeAnswer(volumes=found, used=tuple(counts), counts=counts, sizes=sizes)
 
 
 def _inspect(volumes: Volumes, body: bytes) -> VolumeAnswer:

@@ -91,6 +91,10 @@ class Volumes:
             raise NotFound(f"get {name}: no such volume")
         return self._read(name)
 
+    def measure(self, name: str) -> int:
+        """Bytes of its files now; of one that has gone, none."""
+        return _size(self._folder / name)
+
     def users(self) -> Mapping[str, tuple[str, ...]]:
         return self._users()
 
@@ -139,7 +143,7 @@ class Volumes:
             name = secrets.token_hex(_ANONYMOUS_BYTES)
             labels = {ANONYMOUS_LABEL: "", **labels}
         check_name(name)
-        check_driver(request.driver, request.driver_opts)
+        _check_made(name, request)
         with self._locked(fcntl.LOCK_EX):
             return self._ensure(name, labels=labels, options=request.driver_opts)
 
@@ -270,7 +274,7 @@ def check_name(name: str) -> None:
     """InvalidArgument, in docker's words."""
     if len(name) == 1:
         raise InvalidArgument(
-            "volume name is too short, names should be at least two alphanumeric characters"
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
         )
     if not is_name(name):
         raise InvalidArgument(
@@ -280,12 +284,25 @@ def check_name(name: str) -> None:
         )
 
 
+def _check_made(name: str, request: VolumeRequest) -> None:
+    """As docker says it of a volume that a client makes."""
+    if request.driver not in ("", LOCAL):
+        raise NotFound(
+            f"create {name}: error looking up volume plugin {request.driver}: "
+            f'plugin "{request.driver}" not found'
+        )
+    try:
+        check_driver(request.driver, request.driver_opts)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"create {name}: {error}") from None
+
+
 def check_driver(driver: str, options: Mapping[str, str]) -> None:
     if driver not in ("", LOCAL):
         raise NotFound(f'volume driver "{driver}" is not on this node: only "{LOCAL}" is')
     for name, value in options.items():
         if name not in _OPTIONS:
-            raise InvalidArgument(f'invalid option: "{name}": the local driver has type, device and o')
+            raise InvalidArgument(f'invalid option: "{name}"')
         for other in _OPTIONS[name] if value else ():
             if not options.get(other):
                 raise InvalidArgument(f'missing required option: "{other}"')

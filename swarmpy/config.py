@@ -26,6 +26,7 @@ class NodeConfig:
 
     ``listen_address`` and ``advertise_address`` are defaults for init and join requests that name none;
     the advertise address is an address or an interface, with or without a port, empty to find it.
+    ``insecure_registries``: hosts or subnets whose certificates are not checked, or that have none.
     ``api_addresses`` are ``host:port`` on which the API is also served over TCP.
     """
 
@@ -41,5 +42,6 @@ class NodeConfig:
     cgroup_parent: str = CGROUP_PARENT
     labels: dict[str, str] = field(default_factory=dict)
     generic_resources: tuple[GenericResource, ...] = ()
+    insecure_registries: tuple[str, ...] = ()
     log_level: str = "info"
     log_format: str = "text"

@@ -17,7 +17,7 @@ from manager.api import requests
 from manager.api.context import Api
 from manager.api.docker_json import Json, rfc3339
 from manager.api.lookup import find
-from swarmpy.errors import Unimplemented
+from swarmpy.errors import InvalidArgument, Unimplemented
 from swarmpy.model.objects import Node, NodeVolume
 from swarmpy.model.volumes import (
     VOLUME_CREATE,
@@ -37,6 +37,7 @@ NO_CLUSTER_VOLUMES: Final = (
 )
 _PRUNE_KEEPS_NAMED_SINCE: Final = (1, 42)
 _TRUE: Final = ("1", "true")
+_FALSE: Final = ("0", "false")
 
 
 class Volumes:
@@ -55,20 +56,21 @@ class Volumes:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         wanted = requests.filters(request, FILTERS)
+        _check_dangling(wanted)
         found = await self._call(request, VOLUME_LIST, VolumeQuery())
         chosen = [volume for volume in found.volumes if _is_wanted(volume, wanted, found.used)]
-        return self._api.answer({"Volumes": [_shape(volume) for volume in chosen], "Warnings": None})
+        return self._api.answer({"Volumes": [shape_of(volume) for volume in chosen], "Warnings": None})
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         wish = await requests.read_body(request, VolumeRequest)
         if wish.cluster_volume_spec is not None:
             raise Unimplemented(NO_CLUSTER_VOLUMES)
         made = await self._call(request, VOLUME_CREATE, wish)
-        return self._api.answer(_shape(made.volumes[0]), status=201)
+        return self._api.answer(shape_of(made.volumes[0]), status=201)
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         found = await self._call(request, VOLUME_INSPECT, VolumeQuery(name=request.match_info["name"]))
-        return self._api.answer(_shape(found.volumes[0]))
+        return self._api.answer(shape_of(found.volumes[0]))
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         query = VolumeQuery(name=request.match_info["name"], is_forced=requests.flag(request, "force"))
@@ -105,6 +107,12 @@ def _answer(data: bytes) -> VolumeAnswer:
     return msgspec.json.decode(data, type=VolumeAnswer)
 
 
+def _check_dangling(wanted: requests.Filters) -> None:
+    values = wanted.get("dangling", ())
+    if any(value.lower() not in (*_TRUE, *_FALSE) for value in values):
+        raise InvalidArgument(f"invalid filter 'dangling=[{' '.join(values)}]'")
+
+
 def _is_wanted(volume: NodeVolume, wanted: requests.Filters, used: tuple[str, ...]) -> bool:
     def dangles(value: str) -> bool:
         return (volume.name not in used) == (value.lower() in _TRUE)
@@ -123,7 +131,7 @@ def _is_older_client(request: web.Request) -> bool:
     return match is not None and (int(match[1]), int(match[2])) < _PRUNE_KEEPS_NAMED_SINCE
 
 
-def _shape(volume: NodeVolume) -> Json:
+def shape_of(volume: NodeVolume) -> Json:
     return {
         "CreatedAt": rfc3339(volume.created_at),
         "Driver": volume.driver,

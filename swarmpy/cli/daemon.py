@@ -43,6 +43,7 @@ def node_config(options: Options) -> NodeConfig:
         cgroup_parent=options.text("cgroup-parent"),
         labels=dict(values.pair(entry, what="label") for entry in options.many("label")),
         generic_resources=_generic_resources(options.many("generic-resource")),
+        insecure_registries=tuple(options.many("insecure-registry")),
         log_level=_one_of(options.text("log-level"), _LEVELS, "log-level"),
         log_format=_one_of(options.text("log-format"), _FORMATS, "log-format"),
     )
@@ -84,6 +85,7 @@ COMMANDS = {
             text("cgroup-parent", "Cgroup below which tasks run", default=CGROUP_PARENT),
             listed("label", "Label of this node's engine (key=value)"),
             listed("generic-resource", "Resource that tasks can reserve (KIND=NAME or KIND=NUMBER)"),
+            listed("insecure-registry", "Registry (HOST[:PORT] or subnet) that may be without good TLS"),
             text("log-level", "How much to log (debug, info, warning, error)", default="info"),
             text("log-format", "How to log (text, json)", default="text"),
         ),

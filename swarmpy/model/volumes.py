@@ -35,12 +35,16 @@ class VolumeQuery(Value, frozen=True, kw_only=True):
     is_all: bool = False
     labels: tuple[str, ...] = ()
     no_labels: tuple[str, ...] = ()
+    is_measured: bool = False
+    """Also tell how large each is, for which all of its files are looked at."""
 
 
 class VolumeAnswer(Value, frozen=True, kw_only=True):
-    """``used``: the names of those that a task on the node uses."""
+    """``used``: the names of those that a task on the node uses; ``counts``: by how many."""
 
     volumes: tuple[NodeVolume, ...] = ()
     used: tuple[str, ...] = ()
+    counts: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     removed: tuple[str, ...] = ()
     size_bytes: int = 0

@@ -101,6 +101,7 @@ def make_machine(config: NodeConfig, env: Env) -> Machine:
     if config.executor != NativeExecutor.name:
         raise InvalidArgument(f"unknown executor {config.executor!r}: this version has 'native'")
     netns_dir = config.run_dir / "netns"
+    images = Images(config.data_dir, env, insecure_registries=config.insecure_registries)
     return Machine(
         executor_name=NativeExecutor.name,
         make_executor=lambda: NativeExecutor(
@@ -109,6 +110,7 @@ def make_machine(config: NodeConfig, env: Env) -> Machine:
             hidden=(netns_dir,),
             files_dir=config.run_dir / "files",
             clock=env.clock,
+            fetch=images.fetch,
         ),
         make_backend=lambda: make_backend(config, env),
         open_journal=Journal,
@@ -119,7 +121,7 @@ def make_machine(config: NodeConfig, env: Env) -> Machine:
             generic_resources=config.generic_resources,
         ),
         read_system=read_system,
-        images=Images(config.data_dir),
+        images=images,
         volumes=NodeVolumes(config.data_dir, env.clock),
     )
 

@@ -25,7 +25,6 @@ from agent.journal import Journal
 from manager.api.context import LOCKED, NO_SWARM, SWARM_EXISTS, USE_INIT
 from manager.api.control import (
     ClusterAccess,
-    Image,
     InitRequest,
     JoinRequest,
     LocalNode,
@@ -35,6 +34,7 @@ from manager.api.control import (
     RestoreRequest,
     SystemInfo,
 )
+from manager.api.image_control import ImageControl
 from swarmpy.config import NodeConfig
 from swarmpy.errors import (
     AlreadyExists,
@@ -47,6 +47,7 @@ from swarmpy.errors import (
 )
 from swarmpy.limits import JOIN_TIMEOUT_S, SESSION_BACKOFF_MAX_S, START_RETRY_MIN_S, UNLOCK_WAIT_S
 from swarmpy.model.ids import NodeId
+from swarmpy.model.images import Image
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.states import NodeAvailability
 from swarmpy.node import founding
@@ -60,20 +61,12 @@ from swarmpy.runtime import Env
 log = structlog.get_logger(__name__)
 
 
-class Images(Protocol):
+class Images(ImageControl, Protocol):
     """The images on this machine; they are there whether the node is in a swarm or not."""
 
     def prepare(self) -> None:
         """Called once, before the others."""
         ...
-
-    async def list(self) -> tuple[Image, ...]: ...
-
-    async def load(self, chunks: AsyncIterator[bytes], *, name: str, filename: str) -> tuple[str, ...]:
-        """Store the images of an archive; the names that they now have."""
-        ...
-
-    async def remove(self, name: str) -> Image: ...
 
 
 class Volumes(Protocol):
@@ -375,13 +368,9 @@ class Daemon:
     async def images(self) -> tuple[Image, ...]:
         return await self._machine.images.list()
 
-    async def load_image(
-        self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
-    ) -> tuple[str, ...]:
-        return await self._machine.images.load(chunks, name=name, filename=filename)
-
-    async def remove_image(self, name: str) -> Image:
-        return await self._machine.images.remove(name)
+    @property
+    def image_store(self) -> ImageControl:
+        return self._machine.images
 
     async def volume_call(self, name: str, body: bytes) -> bytes:
         return await self._machine.volumes.call(name, body)

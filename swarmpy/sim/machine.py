@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from manager.api.control import Image, SystemInfo
+from manager.api.control import SystemInfo
+from manager.api.image_control import Report
 from swarmpy.config import NodeConfig
 from swarmpy.errors import NotFound, Unimplemented
 from swarmpy.model.generic_resources import parse
+from swarmpy.model.ids import Timestamp
+from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.specs import Platform, Resources
 
 CPU_NANOS = 1_000_000_000
 CPUS = 8
 MEMORY_BYTES = 32 << 30
+_NO_IMAGES = "images are not simulated"
 GENERIC_RESOURCES = parse(["gpu=G1,gpu=G2", "slots=6"])
 
 
@@ -46,21 +50,55 @@ def read_system(config: NodeConfig, *, executor: str, tasks: int) -> SystemInfo:
 
 
 class NoImages:
-    """The executor of the simulation takes any image's name; none is stored."""
+    """The executor of the simulation takes any image's name; none is stored, and no registry is there."""
 
     def prepare(self) -> None:
         """There is nothing to prepare."""
 
+    def now(self) -> Timestamp:
+        return Timestamp(0)
+
     async def list(self) -> tuple[Image, ...]:
         return ()
+
+    async def find(self, name: str) -> Image:
+        raise NotFound(f"No such image: {name}")
 
     async def load(
         self, chunks: AsyncIterator[bytes], *, name: str = "", filename: str = ""
     ) -> tuple[str, ...]:
-        raise Unimplemented("images are not simulated")
+        raise Unimplemented(_NO_IMAGES)
 
-    async def remove(self, name: str) -> Image:
+    def save(self, names: tuple[str, ...]) -> AsyncIterator[bytes]:
+        raise Unimplemented(_NO_IMAGES)
+
+    async def tag(self, name: str, repository: str, tag: str) -> None:
         raise NotFound(f"No such image: {name}")
+
+    async def remove(self, name: str, *, is_forced: bool = False) -> ImageRemoval:
+        raise NotFound(f"No such image: {name}")
+
+    async def import_rootfs(self, chunks: AsyncIterator[bytes], wish: Import) -> str:
+        raise Unimplemented(_NO_IMAGES)
+
+    async def pull(
+        self, name: str, report: Report, *, platform: str = "", credentials: Credentials | None = None
+    ) -> Image:
+        raise Unimplemented(_NO_IMAGES)
+
+    async def push(
+        self, name: str, tag: str, report: Report, *, credentials: Credentials | None = None
+    ) -> None:
+        raise NotFound(f"No such image: {name}")
+
+    async def look(self, name: str, credentials: Credentials) -> ManifestFacts:
+        raise NotFound(f"manifest unknown: {name}")
+
+    async def log_in(self, server: str, credentials: Credentials) -> str:
+        raise Unimplemented(_NO_IMAGES)
+
+    async def usage(self) -> int:
+        return 0
 
 
 class NoVolumes:

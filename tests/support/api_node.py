@@ -237,6 +237,7 @@ class FakeNode:
     """``NodeControl``: does what it is told at once, in memory."""
 
     def __init__(self) -> None:
+        self.unlocked: list[str] = []
         self.access = FakeCluster()
         self.state = LocalNode()
         self._folder = tempfile.TemporaryDirectory()
@@ -313,6 +314,7 @@ class FakeNode:
         return FIRST
 
     async def unlock(self, key: str) -> None:
+        self.unlocked.append(key)
         self.state = replace(self.state, state=LocalState.ACTIVE)
 
     async def images(self) -> tuple[Image, ...]:

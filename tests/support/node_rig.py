@@ -74,7 +74,7 @@ class Host:
             open_journal=Journal,
             describe=lambda: describe(hostname=self.folder.name),
             read_system=read_system,
-            images=Images(self.folder),
+            images=Images(self.folder, Env(), is_offline=True),
             volumes=NodeVolumes(self.folder, SystemClock()),
         )
         self.daemon = Daemon(config, Env(disk=self.disk), machine)

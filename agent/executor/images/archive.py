@@ -14,7 +14,6 @@ import hashlib
 import json
 import lzma
 import platform
-import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +47,10 @@ class ImageSource(NamedTuple):
     digest: str
     config: dict[str, Any]
     layers: tuple[LayerSource, ...]
+    raw: bytes
+    """The configuration as it is written, which is what ``digest`` is of."""
+    manifest: str = ""
+    """The name of the manifest's blob; docker's archives have none."""
 
 
 class Archive:
@@ -82,17 +85,30 @@ class Archive:
             raise InvalidArgument(f'the image archive\'s "{name}" is no file')
         return file
 
-    def read_json(self, name: str, digest: str = "") -> Any:
+    def path(self, name: str) -> Path | None:
+        """The file itself, if the archive is a folder and it is one."""
+        path = self._folder / name if self._folder is not None else None
+        return path if path is not None and path.is_file() and not path.is_symlink() else None
+
+    def read(self, name: str, digest: str = "") -> bytes:
+        """One of the small files: a manifest or a configuration."""
         with self.open(name) as file:
             data = file.read(IMAGE_MANIFEST_BYTES_MAX + 1)
         if len(data) > IMAGE_MANIFEST_BYTES_MAX:
             raise InvalidArgument(f'the image archive\'s "{name}" is larger than a manifest may be')
         if digest and digest != digest_of(data):
             raise InvalidArgument(f'the image archive\'s "{name}" does not have the digest {digest}')
-        try:
-            return json.loads(data)
-        except ValueError:
-            raise InvalidArgument(f'the image archive\'s "{name}" is no JSON') from None
+        return data
+
+    def read_json(self, name: str, digest: str = "") -> Any:
+        return decode_json(self.read(name, digest), name)
+
+
+def decode_json(data: bytes, name: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidArgument(f'the image archive\'s "{name}" is no JSON') from None
 
 
 def digest_of(data: bytes) -> str:
@@ -157,11 +173,6 @@ def read_images(archive: Archive) -> list[ImageSource]:
     return []
 
 
-def copy_file(archive: Archive, name: str, target: IO[bytes]) -> None:
-    with archive.open(name) as source:
-        shutil.copyfileobj(source, target, _COPY_BYTES)
-
-
 # --- docker save
 
 
@@ -177,10 +188,11 @@ def _read_docker(archive: Archive) -> list[ImageSource]:
         except (KeyError, TypeError, AttributeError):
             raise InvalidArgument("the image archive's manifest.json lacks Config or Layers") from None
         digest = "sha256:" + config_name.rpartition("/")[2].removesuffix(".json")
-        config = archive.read_json(config_name, digest)
+        raw = archive.read(config_name, digest)
+        config = decode_json(raw, config_name)
         diff_ids = _diff_ids(config, len(blobs))
         layers = tuple(LayerSource(blob, "", diff) for blob, diff in zip(blobs, diff_ids, strict=True))
-        images.append(ImageSource(names, digest, config, layers))
+        images.append(ImageSource(names, digest, config, layers, raw))
     return images
 
 
@@ -223,9 +235,13 @@ def _fits(wanted: Any) -> bool:
     """Whether a manifest's platform is this machine's; one that names none fits."""
     if not isinstance(wanted, dict) or not wanted.get("architecture"):
         return True
+    return wanted.get("os") == "linux" and wanted.get("architecture") == own_architecture()
+
+
+def own_architecture() -> str:
+    """As images name it."""
     machine = platform.machine()
-    own = _ARCHITECTURES.get(machine, machine)
-    return wanted.get("os") == "linux" and wanted.get("architecture") == own
+    return _ARCHITECTURES.get(machine, machine)
 
 
 def _read_manifest(archive: Archive, digest: str, name: str) -> ImageSource:
@@ -235,12 +251,13 @@ def _read_manifest(archive: Archive, digest: str, name: str) -> ImageSource:
         digests = [str(layer["digest"]) for layer in manifest["layers"]]
     except (KeyError, TypeError):
         raise InvalidArgument(f"the manifest {digest} lacks its config or layers") from None
-    config = archive.read_json(_blob(config_digest), config_digest)
+    raw = archive.read(_blob(config_digest), config_digest)
+    config = decode_json(raw, config_digest)
     diff_ids = _diff_ids(config, len(digests))
     layers = tuple(
         LayerSource(_blob(layer), layer, diff) for layer, diff in zip(digests, diff_ids, strict=True)
     )
-    return ImageSource((name,) if name else (), config_digest, config, layers)
+    return ImageSource((name,) if name else (), config_digest, config, layers, raw, digest)
 
 
 def _blob(digest: str) -> str:

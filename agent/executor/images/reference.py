@@ -23,9 +23,21 @@ class Reference(NamedTuple):
     name: str
     tag: str
     digest: str
+    is_tagged: bool = False
+    """Whether the tag was written; else it is the one that goes without saying."""
 
     def __str__(self) -> str:
         return f"{self.name}:{self.tag}"
+
+    @property
+    def key(self) -> str:
+        """The one name that is looked up: a digest says more than a tag."""
+        return f"{self.name}@{self.digest}" if self.digest else str(self)
+
+
+def repository_of(key: str) -> str:
+    """Of a ``Reference.key``, which is of one form: what stands before its tag or digest."""
+    return key.partition("@")[0] if "@" in key else key.rpartition(":")[0]
 
 
 def parse(text: str) -> Reference:
@@ -48,5 +60,18 @@ def parse(text: str) -> Reference:
     if digest or "@" in text:
         is_valid = is_valid and bool(_DIGEST.fullmatch(digest))
     if not is_valid:
-        raise InvalidArgument(f'invalid reference format: "{text}" is no image name')
-    return Reference(name, tag or "latest", digest)
+        is_spelled = bool(_NAME.fullmatch(path.lower())) and path != path.lower()
+        raise InvalidArgument(
+            f"invalid reference format{': repository name must be lowercase' if is_spelled else ''}"
+        )
+    return Reference(name, tag or "latest", digest, bool(tag))
+
+
+def parse_tag(text: str) -> str:
+    if not _TAG.fullmatch(text):
+        raise InvalidArgument("invalid tag format")
+    return text
+
+
+def is_digest(text: str) -> bool:
+    return bool(_DIGEST.fullmatch(text))

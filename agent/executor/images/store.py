@@ -1,79 +1,76 @@
 """``ImageStore``: the images on this node.
 
-On disk: ``layers/<20 hex digits>`` is one unpacked layer, named by the digest of its tar and shared by all
-images that have it; ``records/<digest of the name>.json`` is one name's image. Both appear whole, by
-renaming, and layers before the record that needs them; ``work`` holds what is unfinished and is emptied at
+On disk: ``blobs/<digest>`` is a layer, a configuration or a manifest as it came, so that an image can be
+given away byte for byte; ``layers/<20 hex digits>`` is one unpacked layer, named by the digest of its tar and
+shared by all images that have it; ``records/<digest of the name>.json`` is one name's image. All appear
+whole, by renaming, and a record after what it needs; ``work`` holds what is unfinished and is emptied at
 start. Loading is all or nothing for every image of an archive.
 
-``host`` is always there: the node's own root file system. All functions block: call them in a thread. Several
-threads, stores and processes may work on one folder: a file lock keeps removal apart from loading.
+``host`` is always there: the node's own root file system. All functions block: call them in a thread.
+Several threads, stores and processes may work on one folder: a file lock keeps removal apart from loading,
+another one changes of names apart from each other.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
-import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import msgspec
+from msgspec.structs import replace
 
 from agent.executor.base import ImageConfig
 from agent.executor.images import reference as references
-from agent.executor.images.archive import (
-    Archive,
-    ImageSource,
-    LayerSource,
-    decompressed,
-    open_archive,
-    read_images,
+from agent.executor.images.archive import open_archive, own_architecture, read_images
+from agent.executor.images.imports import image_config
+from agent.executor.images.loading import (
+    HOST,
+    ConfigOf,
+    Loader,
+    checked_name,
+    name_from,
+    names_of,
 )
-from agent.executor.images.unpack import Unpacker
+from agent.executor.images.records import ImageRecord, Records, StoredImage, group
+from agent.executor.images.removal import ImageUser, Removal, chain_ids, plan_removal
 from agent.file_lock import holding
-from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from swarmpy.model.ids import Duration
-from swarmpy.model.specs import Healthcheck
+from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
+from swarmpy.model.ids import Timestamp
 
-HOST = "host"
-_LAYER_CHARS = 20
-"""Of a digest, in a layer's name: 80 bits, and 128 names fit in the one page that mount(2) takes."""
-_READ_BYTES = 1 << 20
+__all__ = ["HOST", "ImageRecord", "ImageStore", "StoredImage"]
 
-
-class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One name's image. ``digest`` is the configuration's, as Docker's image id."""
-
-    config: ImageConfig
-    names: tuple[str, ...] = ()
-    created: str = ""
-    architecture: str = ""
-    size_bytes: int = 0
+_NOBODY: Mapping[str, Sequence[ImageUser]] = {}
 
 
 class ImageStore:
-    def __init__(self, folder: Path) -> None:
+    """``now``: the time that names are given at."""
+
+    def __init__(self, folder: Path, now: Callable[[], Timestamp] = lambda: Timestamp(0)) -> None:
         self._folder = folder
+        self._now = now
         self.layers_dir = folder / "layers"
-        self._records_dir = folder / "records"
+        self.blobs_dir = folder / "blobs"
+        self._records = Records(folder / "records")
         self._work_dir = folder / "work"
 
     def prepare(self) -> None:
         """Make the folders and clear what a crash left unfinished."""
-        for folder in (self.layers_dir, self._records_dir, self._work_dir):
+        for folder in (self.layers_dir, self.blobs_dir, self._work_dir):
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._records.prepare()
         try:
             with self._holding(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 for left in self._work_dir.iterdir():
                     shutil.rmtree(left)
-                for left in self._records_dir.glob("*.tmp"):
-                    left.unlink()
+                self._records.clear_unfinished()
+                self._sweep_blobs()
         except BlockingIOError:
             return  # an image is being loaded right now: what lies there is not rubbish
 
@@ -86,175 +83,194 @@ class ImageStore:
         return self.inspect(reference).config
 
     def inspect(self, reference: str) -> ImageRecord:
-        """By name, or by the first digits of its id."""
-        found = self._by_id(reference)
-        if found is None:
-            name = references.parse(reference)
-            found = self._read(str(name))
-            if found is None or (name.digest and name.digest != found.config.digest):
-                raise NotFound(f"No such image: {_shown(reference)}")
-        return found
+        """The record of that name, or of the image whose id begins so."""
+        image = self.find(reference)
+        name = _key_of(reference)
+        own = self._records.read(name) if name else None
+        return own if own is not None and own.id == image.id else image.record
+
+    def find(self, reference: str) -> StoredImage:
+        """By name, by digest, by id or the first digits of it: docker's order."""
+        images = self.images()
+        whole = reference.removeprefix("sha256:")
+        if re.fullmatch(r"[0-9a-f]{64}", whole):
+            found = [image for image in images if image.id == f"sha256:{whole}"]
+            if not found:
+                raise NotFound(f"No such image: sha256:{whole}")
+            return found[0]
+        name = references.parse(reference)
+        for image in images:
+            if name.key in image.references:
+                return image
+            if name.digest == image.id and any(
+                references.repository_of(tag) == name.name for tag in image.tags
+            ):
+                return image  # where nothing was pulled, an image's id is the digest that it has
+        if re.fullmatch(r"[0-9a-f]{1,63}", whole):
+            found = [image for image in images if image.id.startswith(f"sha256:{whole}")]
+            if len(found) == 1:
+                return found[0]
+        raise NotFound(f"No such image: {_shown(reference)}")
 
     def records(self) -> tuple[ImageRecord, ...]:
-        records = [msgspec.json.decode(path.read_bytes(), type=ImageRecord) for path in self._record_paths()]
-        return tuple(sorted(records, key=lambda record: record.config.reference))
+        return self._records.all()
+
+    def images(self) -> tuple[StoredImage, ...]:
+        return group(self._records.all())
+
+    def raw_config(self, image: StoredImage) -> dict[str, Any]:
+        """The image's configuration as it came; of a version that did not keep it, what is known of it."""
+        try:
+            config = json.loads((self.blobs_dir / _hex(image.id)).read_bytes())
+        except FileNotFoundError:
+            config = _remembered(image.record)
+        return config if isinstance(config, dict) else {}
+
+    def blob_path(self, digest: str) -> Path:
+        return self.blobs_dir / _hex(digest)
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Nothing is removed meanwhile."""
+        with self._holding(fcntl.LOCK_SH):
+            yield
 
     # --- changing
 
-    def load(self, path: Path, *, name: str = "") -> list[str]:
+    def load(self, path: Path, *, name: str = "", is_private: bool = False) -> list[str]:
         """Bring in every image of an archive; the names that they now have.
 
         ``name`` is for archives that name none: root file systems, and layouts with a bare tag.
+        ``is_private``: ``path`` is a folder that nobody else writes to, and that is of no use afterwards.
         """
-        try:
-            with (
-                self._holding(fcntl.LOCK_SH),
-                self._workspace() as work,
-                open_archive(path, work) as archive,
-            ):
-                sources = read_images(archive)
-                if not sources:
-                    return [self._load_rootfs(path, work, name or _name_from(path))]
-                return self._load_images(archive, sources, work, name=name, path=path)
-        except OSError as error:
-            raise FailedPrecondition(f"cannot store the image {path}: {error.strerror or error}") from None
+        with self._loading(path) as work, open_archive(path, work) as archive:
+            sources = read_images(archive)
+            loader = Loader(self.layers_dir, self.blobs_dir, work, is_private=is_private)
+            if not sources:
+                wanted = checked_name(name or name_from(path))
+                config_of = _rootfs_config("", "")
+                record = loader.load_rootfs(path, config_of, has_whiteouts=False)
+                return self._name([(record, (wanted,))])
+            if name and len(sources) > 1:
+                raise InvalidArgument(f"{path} holds {len(sources)} images, so one name cannot be given")
+            named = [(source, names_of(source, name, path)) for source in sources]
+            return self._name([(loader.load(archive, source), names) for source, names in named])
+
+    def load_pulled(self, path: Path, names: Sequence[str]) -> StoredImage:
+        """The one image of an OCI layout that was fetched from a registry, under these very names."""
+        with self._loading(path) as work, open_archive(path, work) as archive:
+            (source,) = read_images(archive)
+            record = Loader(self.layers_dir, self.blobs_dir, work, is_private=True).load(archive, source)
+            self._name([(record, tuple(names))])
+        return self.find(record.id)
+
+    def import_rootfs(self, path: Path, config_of: ConfigOf, *, name: str = "") -> str:
+        """The id of an image of one layer; without a name, nothing but the id names it."""
+        names = (checked_name(name),) if name else ()
+        with self._loading(path) as work:
+            loader = Loader(self.layers_dir, self.blobs_dir, work)
+            record = loader.load_rootfs(path, config_of, has_whiteouts=True)
+            self._name([(record, names)])
+        return record.id
+
+    def tag(self, reference: str, name: str) -> None:
+        """Give the image one more name; taken from another, if that had it."""
+        wanted = checked_name(name)
+        with self._holding(fcntl.LOCK_SH):
+            self._name([(self.find(reference).record, (wanted,))])
+
+    def note_digest(self, reference: str, key: str) -> None:
+        """The image has this ``repository@digest`` in a registry."""
+        with self._holding(fcntl.LOCK_SH):
+            self._name([(self.find(reference).record, (key,))])
 
     def remove(
-        self, reference: str, *, in_use: Mapping[str, str], layers_in_use: Collection[str] = ()
-    ) -> None:
-        """Forget a name; its layers go with the last name that has them. ``in_use``: name -> task id."""
-        record = self.inspect(reference)
-        name = record.config.reference
-        if name in in_use:
-            raise AlreadyExists(
-                f"conflict: unable to remove repository reference {name!r} (must force) - "
-                f"task {in_use[name]} is using its referenced image"
-            )
+        self,
+        reference: str,
+        *,
+        users: Mapping[str, Sequence[ImageUser]] = _NOBODY,
+        layers_in_use: Collection[str] = (),
+        is_forced: bool = False,
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names that went; ids of what went with the last of them: the image's, and its layers' chains.
+
+        ``users``: image's id -> tasks. AlreadyExists, in docker's words, if nothing may be removed.
+        """
         with self._holding(fcntl.LOCK_EX):
-            self._record_path(name).unlink(missing_ok=True)
-            kept = set(layers_in_use)
-            for left in self.records():
-                kept.update(left.config.layers)
-            doomed = [layer for layer in record.config.layers if layer not in kept]
-            moved = [self._set_aside(layer) for layer in doomed]
+            image = self.find(reference)
+            plan = plan_removal(image, reference, users.get(image.id, ()), is_forced=is_forced)
+            gone, moved = self._carry_out(image, plan, layers_in_use)
         for folder in moved:
             shutil.rmtree(folder, ignore_errors=True)
+        return plan.untagged, gone
 
-    # --- loading
+    def _carry_out(
+        self, image: StoredImage, plan: Removal, layers_in_use: Collection[str]
+    ) -> tuple[tuple[str, ...], list[Path]]:
+        left = [name for name in image.references if name not in plan.untagged]
+        if not plan.is_deleted and not left:
+            self._records.write(_nameless(image.record))  # first: a crash must not lose the image
+        for name in plan.untagged:
+            self._records.remove(name)
+        if not plan.is_deleted:
+            return (), []
+        self._records.remove(image.id)
+        kept = set(layers_in_use)
+        others = self._records.all()
+        for record in others:
+            kept.update(record.config.layers)
+        doomed = [layer for layer in image.record.config.layers if layer not in kept]
+        moved = [self._set_aside(layer) for layer in doomed]
+        self._sweep_blobs()
+        shared = {chain for record in others for chain in chain_ids(record.diff_ids)}
+        chains = [chain for chain in reversed(chain_ids(image.record.diff_ids)) if chain not in shared]
+        return (image.id, *chains), moved
 
-    def _load_images(
-        self, archive: Archive, sources: list[ImageSource], work: Path, *, name: str, path: Path
-    ) -> list[str]:
-        if name and len(sources) > 1:
-            raise InvalidArgument(f"{path} holds {len(sources)} images, so one name cannot be given")
-        named = [(source, _names_of(source, name, path)) for source in sources]
-        for source in sources:
-            for layer in source.layers:
-                self._ensure_layer(archive, layer, work)
-        loaded = []
-        for source, names in named:
-            for wanted in names:
-                self._write(_record_of(source, wanted, self._size(source)))
-                loaded.append(wanted)
-        return loaded
+    def _sweep_blobs(self) -> None:
+        """Under the exclusive lock: what no record speaks of was left by a crash, or by the last removal."""
+        kept = {_hex(digest) for record in self._records.all() for digest in record.kept_blobs()}
+        for entry in os.scandir(self.blobs_dir):
+            if entry.name not in kept:
+                os.unlink(entry.path)
 
-    def _load_rootfs(self, path: Path, work: Path, name: str) -> str:
-        wanted = _checked_name(name)
-        if path.is_dir():
-            raise InvalidArgument(f"{path} is no OCI layout: it has no index.json")
-        root = work / "rootfs"
-        root.mkdir()
-        with open(path, "rb") as raw:
-            hashing = _HashingReader(decompressed(raw))
-            Unpacker(root, has_whiteouts=False).unpack(hashing)
-            hashing.drain()
-        if not any(root.iterdir()):
-            raise InvalidArgument(f"{path} holds no files, so it is no root file system")
-        digest = "sha256:" + hashing.sha256.hexdigest()
-        layer = "r" + _layer_id(digest)[1:]  # not the same tree as a layer of that tar: no whiteouts
-        self._install(root, layer)
-        config = ImageConfig(reference=wanted, digest=digest, layers=(layer,))
-        self._write(ImageRecord(config=config, names=(wanted,), size_bytes=hashing.total))
-        return wanted
+    # --- names
 
-    def _ensure_layer(self, archive: Archive, layer: LayerSource, work: Path) -> None:
-        layer_id = _layer_id(layer.diff_id)
-        if (self.layers_dir / layer_id).is_dir():
+    def _name(self, records: Sequence[tuple[ImageRecord, Sequence[str]]]) -> list[str]:
+        """Write each image under its names; an image that loses its last one stays, by its id."""
+        written = []
+        with holding(self._folder / "names.lock", fcntl.LOCK_EX):
+            for record, names in records:
+                for name in names or (record.id,):
+                    self._keep_displaced(name, record.id)
+                    self._records.write(_named(record, name, self._now()))
+                    if name != record.id:
+                        written.append(name)
+                if names:
+                    self._records.remove(record.id)
+        return written
+
+    def _keep_displaced(self, name: str, new_id: str) -> None:
+        former = self._records.read(name)
+        if former is None or former.id == new_id:
             return
-        root = work / layer_id
-        root.mkdir()
-        with archive.open(layer.blob) as blob:
-            if layer.digest:
-                outer = _HashingReader(blob)
-                outer.drain()
-                if layer.digest != "sha256:" + outer.sha256.hexdigest():
-                    raise InvalidArgument(f"the layer {layer.blob} does not have the digest {layer.digest}")
-                blob.seek(0)
-            inner = _HashingReader(decompressed(blob))
-            Unpacker(root).unpack(inner)
-            inner.drain()
-        if layer.diff_id != "sha256:" + inner.sha256.hexdigest():
-            raise InvalidArgument(f"the layer {layer.blob} does not unpack to the digest {layer.diff_id}")
-        self._install(root, layer_id)
-
-    def _install(self, root: Path, layer_id: str) -> None:
-        """Another load may have been faster; then its tree, the same, stays."""
-        os.chmod(root, root.stat().st_mode | 0o055)
-        try:
-            os.rename(root, self.layers_dir / layer_id)
-        except OSError:
-            if not (self.layers_dir / layer_id).is_dir():
-                raise
-            shutil.rmtree(root)
-
-    def _size(self, source: ImageSource) -> int:
-        """Bytes of the layers' files as they lie here."""
-        total = 0
-        for layer in source.layers:
-            for folder, _, files in os.walk(self.layers_dir / _layer_id(layer.diff_id)):
-                total += sum(os.lstat(os.path.join(folder, file)).st_size for file in files)
-        return total
-
-    # --- records
-
-    def _read(self, name: str) -> ImageRecord | None:
-        try:
-            return msgspec.json.decode(self._record_path(name).read_bytes(), type=ImageRecord)
-        except FileNotFoundError:
-            return None
-
-    def _write(self, record: ImageRecord) -> None:
-        path = self._record_path(record.config.reference)
-        temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-        temporary.write_bytes(msgspec.json.encode(record))
-        os.replace(temporary, path)
-
-    def _record_path(self, name: str) -> Path:
-        return self._records_dir / f"{hashlib.sha256(name.encode()).hexdigest()}.json"
-
-    def _record_paths(self) -> list[Path]:
-        return sorted(self._records_dir.glob("*.json"))
-
-    def _by_id(self, text: str) -> ImageRecord | None:
-        digits = text.removeprefix("sha256:")
-        if not re.fullmatch(r"[0-9a-f]{4,64}", digits):
-            return None
-        fitting = [
-            record
-            for record in self.records()
-            if record.config.digest.removeprefix("sha256:").startswith(digits)
-        ]
-        return fitting[0] if len({record.config.digest for record in fitting}) == 1 else None
+        mates = [each for each in self._records.all() if each.id == former.id and each.key != name]
+        if not mates:
+            self._records.write(_nameless(former))
 
     # --- small things
 
     @contextmanager
-    def _workspace(self) -> Iterator[Path]:
-        work = Path(tempfile.mkdtemp(dir=self._work_dir))
+    def _loading(self, path: Path) -> Iterator[Path]:
+        """A folder to work in, while nothing is removed."""
         try:
-            yield work
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+            with self._holding(fcntl.LOCK_SH):
+                work = Path(tempfile.mkdtemp(dir=self._work_dir))
+                try:
+                    yield work
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+        except OSError as error:
+            raise FailedPrecondition(f"cannot store the image {path}: {error.strerror or error}") from None
 
     def _holding(self, kind: int) -> AbstractContextManager[None]:
         """The store's lock: shared while loading, exclusive while removing; across processes, too."""
@@ -266,110 +282,55 @@ class ImageStore:
             os.rename(self.layers_dir / layer, target)
         return target.parent
 
-
-class _HashingReader:
-    """Passes bytes on and keeps their digest."""
-
-    def __init__(self, source: IO[bytes]) -> None:
-        self._source = source
-        self.sha256 = hashlib.sha256()
-        self.total = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._source.read(size)
-        self.sha256.update(data)
-        self.total += len(data)
-        return data
-
-    def drain(self) -> None:
-        while self.read(_READ_BYTES):
-            pass
+    def open_blob(self, digest: str) -> IO[bytes]:
+        """NotFound where a version that kept no blobs has loaded the image."""
+        try:
+            return open(self.blobs_dir / _hex(digest), "rb")
+        except FileNotFoundError:
+            raise NotFound(
+                f"the bytes of {digest} were not kept by the version that loaded the image: load it again"
+            ) from None
 
 
-def _layer_id(diff_id: str) -> str:
-    return diff_id.removeprefix("sha256:")[:_LAYER_CHARS]
+def _named(record: ImageRecord, name: str, now: Timestamp) -> ImageRecord:
+    return replace(record, config=replace(record.config, reference=name), names=(name,), tagged_at=now)
 
 
-def _names_of(source: ImageSource, name: str, path: Path) -> tuple[str, ...]:
-    """Under which names an image is stored; one that has none gets the archive's."""
-    if name:
-        return (_checked_name(name),)
-    written = [f"{_name_from(path)}{text}" if text.startswith(":") else text for text in source.names]
-    return tuple(dict.fromkeys(_checked_name(text) for text in written or [_name_from(path)]))
+def _nameless(record: ImageRecord) -> ImageRecord:
+    return replace(record, config=replace(record.config, reference=record.id), names=())
 
 
-def _checked_name(text: str) -> str:
-    name = references.parse(text)
-    if name.name == HOST:
-        raise InvalidArgument(f'the image name "{HOST}" is taken: it is the node\'s own root file system')
-    return str(name)
+def _rootfs_config(created: str, comment: str) -> ConfigOf:
+    def config(diff_id: str) -> bytes:
+        return image_config(diff_id, architecture=own_architecture(), created=created, comment=comment)
+
+    return config
 
 
-def _name_from(path: Path) -> str:
-    """A name out of a file's: ``Debian_12.tar.gz`` is ``debian_12``."""
-    stem = path.name.lower()
-    for suffix in (".gz", ".tgz", ".xz", ".bz2", ".tar", ".oci"):
-        stem = stem.removesuffix(suffix)
-    return re.sub(r"[^a-z0-9._-]+", "-", stem).strip("._-") or "image"
+def _key_of(reference: str) -> str:
+    try:
+        return references.parse(reference).key
+    except InvalidArgument:
+        return ""
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+def _remembered(record: ImageRecord) -> dict[str, Any]:
+    config = record.config
+    inner = {
+        "Entrypoint": list(config.entrypoint) or None,
+        "Cmd": list(config.command) or None,
+        "Env": list(config.env) or None,
+        "User": config.user,
+        "WorkingDir": config.workdir,
+    }
+    return {"created": record.created, "architecture": record.architecture, "os": "linux", "config": inner}
 
 
 def _shown(reference: str) -> str:
     """As Docker shows a name that it does not know: with its tag."""
     last = reference.rpartition("/")[2]
     return reference if ":" in last or "@" in last else f"{reference}:latest"
-
-
-def _record_of(source: ImageSource, name: str, size_bytes: int) -> ImageRecord:
-    inner = source.config.get("config")
-    wish: dict[str, Any] = inner if isinstance(inner, dict) else {}
-    layers = tuple(_layer_id(layer.diff_id) for layer in source.layers)
-    config = ImageConfig(
-        reference=name,
-        digest=source.digest,
-        entrypoint=_words(wish, "Entrypoint"),
-        command=_words(wish, "Cmd"),
-        env=_words(wish, "Env"),
-        user=str(wish.get("User") or ""),
-        workdir=str(wish.get("WorkingDir") or ""),
-        stop_signal=str(wish.get("StopSignal") or ""),
-        layers=layers,
-        healthcheck=_healthcheck(wish),
-    )
-    return ImageRecord(
-        config=config,
-        names=(name,),
-        created=str(source.config.get("created") or ""),
-        architecture=str(source.config.get("architecture") or ""),
-        size_bytes=size_bytes,
-    )
-
-
-def _healthcheck(config: dict[str, Any]) -> Healthcheck | None:
-    """The image's own, in Docker's spelling; the OCI specification has none."""
-    check = config.get("Healthcheck")
-    if not check:
-        return None
-    if not isinstance(check, dict):
-        raise InvalidArgument("the image's configuration has a Healthcheck that is no object")
-    return Healthcheck(
-        test=_words(check, "Test"),
-        interval=Duration(_whole(check, "Interval")),
-        timeout=Duration(_whole(check, "Timeout")),
-        start_period=Duration(_whole(check, "StartPeriod")),
-        start_interval=Duration(_whole(check, "StartInterval")),
-        retries=_whole(check, "Retries"),
-    )
-
-
-def _whole(check: dict[str, Any], key: str) -> int:
-    value = check.get(key) or 0
-    if not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise InvalidArgument(f"the image's Healthcheck has a {key} that makes no sense: {value!r}")
-    return value
-
-
-def _words(config: dict[str, Any], key: str) -> tuple[str, ...]:
-    value = config.get(key) or ()
-    if not isinstance(value, list | tuple):
-        raise InvalidArgument(f"the image's configuration has a {key} that is no list")
-    return tuple(str(word) for word in value)

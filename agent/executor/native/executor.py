@@ -19,7 +19,7 @@ import asyncio
 import os
 import signal as signals
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +52,7 @@ from agent.executor.images.store import ImageStore
 from agent.executor.native import cgroups, folders, launcher, looking, preflight, process, processes, shims
 from agent.executor.native.attached import Readers, Watched
 from agent.executor.native.folders import TaskState
+from agent.executor.native.image_users import image_users, layers_in_use
 from agent.executor.native.inside import Inside, not_running
 from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.log_reader import read_log
@@ -73,6 +74,8 @@ from swarmpy.runtime import Clock, SystemClock
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+Fetch = Callable[[str], Awaitable[object]]
+"""Brings an image of this name to the node, or raises SwarmError."""
 
 _SHIM_LOST = "the task's shim was killed, and the task with it"
 _KILLED = 128 + signals.SIGKILL
@@ -106,8 +109,10 @@ class NativeExecutor:
         hidden: tuple[Path, ...] = (Path("/run/swarmpy/netns"),),
         files_dir: Path | None = None,
         clock: Clock | None = None,
+        fetch: Fetch | None = None,
     ) -> None:
         data_dir = data_dir.absolute()
+        self._fetch = fetch
         self._clock = clock or SystemClock()
         self._tasks_dir = data_dir / "tasks"
         self._logs_dir = log_folder(data_dir)
@@ -197,8 +202,21 @@ class NativeExecutor:
     async def ensure_image(self, reference: str) -> ImageConfig:
         try:
             return await self._run(partial(self.images.config, reference))
-        except (NotFound, InvalidArgument) as error:
+        except InvalidArgument as error:
             raise TaskRejected(str(error)) from None
+        except NotFound as error:
+            return await self._fetch_image(reference, str(error))
+
+    async def _fetch_image(self, reference: str, reason: str) -> ImageConfig:
+        """As docker does: that no registry gave it is logged, that it is not here ends the task."""
+        if self._fetch is None:
+            raise TaskRejected(reason)
+        try:
+            await self._fetch(reference)
+            return await self._run(partial(self.images.config, reference))
+        except SwarmError as error:
+            log.warning("image_not_pulled", image=reference, reason=str(error))
+            raise TaskRejected(reason) from None
 
     async def load_image(self, path: Path, name: str = "") -> list[str]:
         """Load an archive or OCI layout; the references that it brought."""
@@ -208,12 +226,10 @@ class NativeExecutor:
         """Refused while a task on this node was created from it."""
 
         def remove() -> None:
-            found = [folders.read_job(self._folder(task_id)) for task_id in list(self._tasks)]
-            jobs = [job for job in found if job is not None]
             self.images.remove(
                 reference,
-                in_use={job["image"]: job["task_id"] for job in jobs},
-                layers_in_use={layer for job in jobs for layer in folders.layers_of(job)},
+                users=image_users(self._tasks_dir, self.images.images()),
+                layers_in_use=layers_in_use(self._tasks_dir),
             )
 
         await self._run(remove)

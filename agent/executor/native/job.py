@@ -71,6 +71,8 @@ class Job(TypedDict):
     task_id: str
     name: str
     image: str
+    image_id: NotRequired[str]
+    """Absent in jobs of versions that knew images by their names alone."""
     argv: list[str]
     env: list[str]
     workdir: str
@@ -162,6 +164,7 @@ def plan_job(launch: Launch, places: Places, around: Surroundings | None = None)
         task_id=launch.task_id,
         name=launch.name,
         image=image.reference,
+        image_id=image.digest,
         argv=command_line(launch),
         env=[*env, *(f"{name}={value}" for name, value in around.devices.env.items())],
         workdir=spec.dir or image.workdir or "/",

@@ -15,6 +15,7 @@ import pytest
 from image_files import digest, pack, tar_of, write_docker_save, write_layout
 
 from agent.executor.images.reference import parse
+from agent.executor.images.removal import ImageUser
 from agent.executor.images.store import ImageStore
 from agent.executor.images.unpack import Unpacker
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound
@@ -146,20 +147,21 @@ def test_layers_are_shared_and_go_with_the_last_image(store: ImageStore, tmp_pat
     store.load(write_layout(tmp_path / "one", [BASE]))
     store.load(write_layout(tmp_path / "two", [BASE, TOP]))
     assert len(list(store.layers_dir.iterdir())) == 2
-    store.remove("two", in_use={})
+    store.remove("two")
     assert [path.name for path in store.layers_dir.iterdir()] == list(store.config("one").layers)
-    store.remove("one", in_use={})
+    store.remove("one")
     assert list(store.layers_dir.iterdir()) == []
     with pytest.raises(NotFound, match="No such image: one:latest"):
-        store.remove("one", in_use={})
+        store.remove("one")
 
 
 def test_what_is_in_use_stays(store: ImageStore, tmp_path: Path) -> None:
     store.load(write_layout(tmp_path / "one", [BASE]))
-    with pytest.raises(AlreadyExists, match="task t1 is using"):
-        store.remove("one", in_use={"one:latest": "t1"})
-    # the name was moved to another image, yet a task still stands on the layers
-    store.remove("one", in_use={}, layers_in_use=store.config("one").layers)
+    config = store.config("one")
+    with pytest.raises(AlreadyExists, match=r'reference "one" \(must force\) - container t1 is using'):
+        store.remove("one", users={config.digest: [ImageUser("t1", False)]})
+    # what the task was made from is not known, yet it still stands on the layers
+    store.remove("one", layers_in_use=config.layers)
     assert len(list(store.layers_dir.iterdir())) == 1
 
 

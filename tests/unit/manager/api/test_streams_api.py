@@ -1,4 +1,4 @@
-"""Logs, events, secrets, configs, images over HTTP."""
+"""Logs, events, secrets, configs over HTTP."""
 
 from __future__ import annotations
 
@@ -276,31 +276,3 @@ async def test_a_secret_in_use_stays(http: Http, cluster: FakeCluster) -> None:
     answer = await http.delete("/secrets/s1")
     assert answer.status == 400
     assert "secret 's1' is in use by the following service: web" in answer.message
-
-
-# --- images
-
-
-async def test_images(http: Http, node: FakeNode) -> None:
-    answer = await http.call("POST", "/images/load", data=b"name=registry:5000/app:1")
-    assert answer.status == 200
-    assert json.loads(answer.body) == {"stream": "Loaded image: registry:5000/app:1\n"}
-    (item,) = (await http.get("/images/json")).json
-    assert item["RepoTags"] == ["registry:5000/app:1"]
-    assert (await http.get("/images/registry:5000/app:1/json")).json["Id"] == item["Id"]
-    answer = await http.delete("/images/registry:5000/app:1")
-    assert answer.json == [{"Untagged": "registry:5000/app:1"}, {"Deleted": item["Id"]}]
-    answer = await http.delete("/images/registry:5000/app:1")
-    assert (answer.status, answer.message) == (404, "No such image: registry:5000/app:1")
-    assert (await http.call("POST", "/images/load", data=b"junk")).status == 400
-
-
-async def test_a_large_image_is_no_large_body(http: Http, node: FakeNode) -> None:
-    answer = await http.call("POST", "/images/load", data=b"name=" + b"x" * (8 << 20))
-    assert answer.status == 200
-
-
-async def test_no_registry_is_asked(http: Http) -> None:
-    answer = await http.get("/distribution/library/host:latest/json")
-    assert answer.status == 404
-    assert "library/host:latest" in answer.message

@@ -1,0 +1,1 @@
+"""Registries: images fetched and given away by the distribution protocol, with nothing but HTTP."""
