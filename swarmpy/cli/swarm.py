@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from swarmpy.cli import values
+from swarmpy.cli import autolock, values
 from swarmpy.cli.flags import Command, Options, UsageError, listed, number, switch, text
 from swarmpy.cli.session import Session, is_stale, version_of
 from swarmpy.cli.start import START_FLAGS, ensure_daemon
@@ -21,6 +21,8 @@ _SETTINGS = (
 def init(session: Session, arguments: list[str], options: Options) -> int:
     spec: Json = {"Labels": {}}
     _apply_settings(spec, options)
+    if options.on("autolock"):
+        spec["EncryptionConfig"] = {"AutoLockManagers": True}
     request = {
         **_addresses(options),
         "DataPathPort": options.number("data-path-port"),
@@ -37,6 +39,8 @@ def init(session: Session, arguments: list[str], options: Options) -> int:
     print("To add a worker to this swarm, run the following command:\n")
     print(f"    {_join_command(session, 'worker')}\n")
     print("To add a manager to this swarm, run 'swarmpy join-token manager' and follow the instructions.")
+    if options.on("autolock"):
+        print(autolock.told(session))
     return 0
 
 
@@ -99,22 +103,30 @@ def _join_command(session: Session, role: str) -> str:
 
 
 def update(session: Session, arguments: list[str], options: Options) -> int:
-    _update(session, {}, options)
+    before = _update(session, {}, options)
     print("Swarm updated.")
+    if options.on("autolock") and not autolock.is_on(before):
+        print(autolock.told(session))
     return 0
 
 
-def _update(session: Session, query: dict[str, bool], options: Options) -> None:
-    for attempt in range(STALE_RETRIES_MAX):
-        cluster = session.client.get("/swarm")
+def _update(session: Session, query: dict[str, bool], options: Options) -> Json:
+    """Change the settings; the swarm as it was before."""
+    attempt = 0
+    while True:
+        cluster: Json = session.client.get("/swarm")
+        before = {**cluster, "Spec": {**cluster["Spec"]}}
         _apply_settings(cluster["Spec"], options)
+        if "autolock" in options.flags and options.is_set("autolock"):
+            cluster["Spec"]["EncryptionConfig"] = {"AutoLockManagers": options.on("autolock")}
         try:
             session.client.post("/swarm/update", cluster["Spec"], {**query, "version": version_of(cluster)})
         except ErrorAnswer as error:
-            if not is_stale(error) or attempt + 1 == STALE_RETRIES_MAX:
+            attempt += 1
+            if not is_stale(error) or attempt == STALE_RETRIES_MAX:
                 raise
         else:
-            return
+            return before
 
 
 def _apply_settings(spec: Json, options: Options) -> None:
@@ -173,5 +185,10 @@ COMMANDS = {
         1,
         (switch("rotate", "Rotate join token"), switch("quiet", "Only display token", short="q")),
     ),
-    "update": Command(update, "Update the swarm's settings", flags=_SETTING_FLAGS),
+    "update": Command(
+        update,
+        "Update the swarm's settings",
+        flags=(*_SETTING_FLAGS, switch("autolock", "Change manager autolocking setting (true|false)")),
+    ),
+    **autolock.COMMANDS,
 }
