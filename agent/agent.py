@@ -36,7 +36,7 @@ from agent.usage import UsageMeter
 from swarmpy.errors import Retry, Unavailable
 from swarmpy.limits import TASK_RETRIES_MAX, TASK_STOP_GRACE_S
 from swarmpy.model.ids import ID_BYTES, NodeId, ServiceId, TaskId, make_id
-from swarmpy.model.objects import Node, NodeDescription
+from swarmpy.model.objects import Node, NodeDescription, TLSInfo
 from swarmpy.model.states import is_terminal
 from swarmpy.runtime import Env
 
@@ -77,7 +77,7 @@ class Agent:
         journal: Journal,
         on_node: Callable[[Node, bytes], Awaitable[None]] = ignore_node,
         on_removed: Callable[[str], None] = ignore_removal,
-        on_retired: Callable[[], None] = lambda: None,
+        on_retired: Callable[[TLSInfo | None], None] = lambda shown: None,
     ) -> None:
         self._executor = executor
         self._backend = backend

@@ -41,7 +41,7 @@ from swarmpy.limits import (
     SESSION_WELCOME_TIMEOUT_S,
 )
 from swarmpy.model.ids import SECOND_NS, SessionId, TaskId
-from swarmpy.model.objects import Node, NodeDescription, TaskStatus
+from swarmpy.model.objects import Node, NodeDescription, TaskStatus, TLSInfo
 from swarmpy.pb import dispatcher_pb2 as pb
 from swarmpy.runtime import Env
 
@@ -63,8 +63,8 @@ class Listener:
     on_node: Callable[[Node, bytes], Awaitable[None]]
     on_managers: Callable[[tuple[str, ...]], None]
     on_removed: Callable[[str], None]
-    on_retired: Callable[[], None] = lambda: None
-    """The cluster takes our certificate for a renewal only: it has left the root that this is of."""
+    on_retired: Callable[[TLSInfo | None], None] = lambda shown: None
+    """The cluster has left the root of the certificate that we showed: it takes it for a renewal only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +195,13 @@ class Session:
             target = address
             for _ in range(SESSION_REDIRECTS_MAX):
                 began = self._env.clock.monotonic()
+                description = self._greeting.describe()
                 try:
-                    stream, first = await self._greet(target)
+                    stream, first = await self._greet(target, description)
                 except SwarmError as error:
                     self._note_failure(target, error, took_s=self._env.clock.monotonic() - began)
+                    if isinstance(error, CertificateRetired):
+                        self._listener.on_retired(description.tls_info)
                     break
                 if isinstance(first, pb.Welcome):
                     return stream, first, target
@@ -217,21 +220,21 @@ class Session:
         self.error = str(error)
         if isinstance(error, NodeRemoved):
             self._listener.on_removed(str(error))
-        elif isinstance(error, CertificateRetired):
-            self._listener.on_retired()
         if took_s >= SESSION_CONNECT_TIMEOUT_S / 2:
             self._managers.suspect(address, self._env.clock.monotonic())
         else:
             self._managers.defer(address)
 
-    async def _greet(self, address: str) -> tuple[SessionStream, pb.Welcome | pb.Redirect]:
+    async def _greet(
+        self, address: str, description: NodeDescription
+    ) -> tuple[SessionStream, pb.Welcome | pb.Redirect]:
         """Open a stream and wait for the manager's first word."""
         hello = pb.Hello(
             incarnation=self._greeting.incarnation,
             advertise_addr=self._greeting.advertise_addr,
             version=WIRE_VERSION,
         )
-        codec.write_pb(self._greeting.describe(), hello.description)
+        codec.write_pb(description, hello.description)
         stream = await self._link.open(address, pb.AgentMessage(hello=hello))
         try:
             async with asyncio.timeout(SESSION_WELCOME_TIMEOUT_S):

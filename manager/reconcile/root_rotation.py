@@ -54,14 +54,17 @@ class RootRotations:
             return NOTHING
         root = cluster.root_ca
         authority = pki.issuer_in(pki.issuer_of(root)[0])
-        late = sorted((node for node in view.nodes() if issuer_of(node) != authority), key=_turn)
+        nodes = sorted(view.nodes(), key=_turn)
+        late = [node for node in nodes if issuer_of(node) != authority]
+        wishes = _wishes(nodes, authority)
         if root.rotation is None:
-            return _join(_readmissions(cluster, late, now), Plan(groups=_wishes(late, authority)))
+            plan = _readmissions(cluster, late, now)
+            return replace(plan, groups=plan.groups + wishes)
         awaited = [at for node in late if (at := _given_up_at(node)) is None or at > now]
         if not awaited:
             return _finish(cluster, late, now)
         times = [at for at in awaited if at is not None]
-        return Plan(groups=_wishes(late, authority), wake_at=min(times, default=None))
+        return Plan(groups=wishes, wake_at=min(times, default=None))
 
 
 def issuer_of(node: Node) -> Issuer | None:
@@ -82,12 +85,19 @@ def _finish(cluster: Cluster, absent: list[Node], now: Timestamp) -> Plan:
     )
 
 
-def _wishes(late: list[Node], authority: Issuer) -> tuple[Group, ...]:
-    """Wish a certificate of this authority for as many of the nodes as may renew at a time."""
-    ready = [node for node in late if node.status.state is NodeState.READY]
-    busy = sum(node.wanted_issuer == authority.mark for node in ready)
-    free = [node for node in ready if node.wanted_issuer != authority.mark and issuer_of(node) is not None]
-    chosen = free[: max(0, ROOT_RENEWALS_MAX - busy)]
+def _wishes(nodes: list[Node], authority: Issuer) -> tuple[Group, ...]:
+    """Wish a certificate of this authority for as many of the nodes as may renew at a time.
+
+    Also for those that have one, if something else was wished for them before.
+    """
+    ready = [node for node in nodes if node.status.state is NodeState.READY and issuer_of(node) is not None]
+    busy = sum(issuer_of(node) != authority and node.wanted_issuer == authority.mark for node in ready)
+    other = [
+        node
+        for node in ready
+        if node.wanted_issuer != authority.mark and (node.wanted_issuer or issuer_of(node) != authority)
+    ]
+    chosen = other[: max(0, ROOT_RENEWALS_MAX - busy)]
     return tuple(_update(replace(node, wanted_issuer=authority.mark)) for node in chosen)
 
 
@@ -105,10 +115,6 @@ def _readmissions(cluster: Cluster, late: list[Node], now: Timestamp) -> Plan:
         return Plan(wake_at=wake_at)
     changed = replace(cluster, root_ca=replace(cluster.root_ca, retired=kept))
     return Plan(groups=(_update(changed),), wake_at=wake_at)
-
-
-def _join(one: Plan, other: Plan) -> Plan:
-    return replace(one, groups=one.groups + other.groups)
 
 
 def _given_up_at(node: Node) -> Timestamp | None:

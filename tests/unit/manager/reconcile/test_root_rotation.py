@@ -175,11 +175,15 @@ def test_the_old_root_is_forgotten_when_nobody_needs_it(how: str) -> None:
 
 
 def test_a_change_that_was_called_off_is_undone_on_nodes() -> None:
-    store = world(pki.cancel_rotation(CHANGING), node("a", NEW, wanted=NEW.mark), node("b"))
+    store = world(
+        pki.cancel_rotation(CHANGING),
+        node("turned", NEW, wanted=NEW.mark),
+        node("asked", wanted=NEW.mark),
+        node("neither"),
+    )
     step(store)
-    found = store.node(NodeId("a"))
-    assert found is not None
-    assert found.wanted_issuer == OLD.mark
+    wishes = {node.id: node.wanted_issuer for node in store.nodes()}
+    assert wishes == {"turned": OLD.mark, "asked": OLD.mark, "neither": b""}
 
 
 def test_only_what_matters_makes_work() -> None:
