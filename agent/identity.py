@@ -23,10 +23,10 @@ import structlog
 
 from swarmpy import limits, pki, rpc, tls_probe
 from swarmpy.errors import Corrupt, InvalidArgument, Rejected, Retry, SwarmError, Unavailable
-from swarmpy.model.ids import SECOND_NS, NodeId
+from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
 from swarmpy.model.states import NodeAvailability
 from swarmpy.pb import ca_pb2, ca_pb2_grpc, types_pb2
-from swarmpy.pki import Identity, JoinToken
+from swarmpy.pki import Identity, Issuer, JoinToken
 from swarmpy.runtime import Disk, Env, Transport
 
 _WIRE_AVAILABILITY = {
@@ -121,11 +121,24 @@ class IdentityFiles:
     def save(self, identity: Identity) -> None:
         self._disk.make_dirs(self._folder, mode=0o700)
         self._disk.write_atomic(self._next_key, self._guard.wrap(identity), mode=0o600)
-        # A bundle changes only by additions while certificates of both roots are about, so the new
-        # bundle also stands behind the old certificate.
-        self._disk.write_atomic(self._roots, identity.roots, mode=0o600)
+        # Until the certificate is replaced the old one must be vouched for, too.
+        both = self._with_present_roots(identity.roots)
+        self._disk.write_atomic(self._roots, both, mode=0o600)
         self._disk.write_atomic(self._certificate, identity.certificate, mode=0o600)
         self._disk.replace(self._next_key, self._key)
+        if both != identity.roots:
+            self.save_roots(identity)
+
+    def save_roots(self, identity: Identity) -> None:
+        """Write the roots alone: those of the identity that is there have changed."""
+        self._disk.write_atomic(self._roots, identity.roots, mode=0o600)
+
+    def _with_present_roots(self, roots: bytes) -> bytes:
+        if not self._disk.exists(self._roots) or not self._disk.exists(self._certificate):
+            return roots
+        known = pki.split_pem(roots)
+        left = [root for root in pki.split_pem(self._disk.read(self._roots)) if root not in known]
+        return roots + b"".join(left)
 
     def load_public(self) -> Identity:
         """Who this node is, without its key: for one that is locked."""
@@ -235,7 +248,11 @@ class _Ask:
 
 
 class Renewal:
-    """Keeps the identity fresh. ``run`` ends only with ``Rejected``: the cluster wants us no longer."""
+    """Keeps the identity fresh: certificate and roots. It alone writes them while it runs.
+
+    ``on_renewed`` is told of every change. ``run`` ends only with ``Rejected``, if the cluster wants us no
+    longer, or if the disk fails; it may be run again.
+    """
 
     def __init__(
         self,
@@ -251,33 +268,88 @@ class Renewal:
         self._managers = managers
         self._on_renewed = on_renewed
         self._env = env
-        self._asked = asyncio.Event()
+        self._is_asked = False
+        self._left: Issuer | None = None
+        self._told_roots = b""
+        self._news = asyncio.Event()
 
     def ask_now(self) -> None:
-        """Renew at once: the node's role or the cluster's root has changed."""
-        self._asked.set()
+        """Renew at once: the node's role has changed."""
+        self._is_asked = True
+        self._news.set()
+
+    def ask_other_issuer(self) -> None:
+        """Renew at once, by another issuer than the present certificate's: the cluster leaves its root."""
+        self._left = pki.issuer_of_identity(self._identity)
+        self._news.set()
+
+    def keep_issuer(self) -> None:
+        """The present certificate's issuer is not left, or not any more."""
+        if self._is_of_left_root(self._identity):
+            self._left = None
+            self._news.set()
+
+    def tell_roots(self, roots: bytes) -> None:
+        """These are the roots to trust from now on, as the leader has it."""
+        self._told_roots = roots
+        self._news.set()
 
     async def run(self) -> None:
+        due = self._draw_due()
         while True:
-            await self._wait_due()
-            self._asked.clear()
+            await self._wait_news(due)
+            self._news.clear()
+            self._adopt_roots()
+            if not (self._is_asked or self._is_of_left_root(self._identity) or self._left_s(due) <= 0):
+                continue
+            self._is_asked = False
             renewed = await self._renew()
             self._files.save(renewed)
-            self._identity = renewed
-            self._on_renewed(renewed)
+            self._told_roots = b""  # the answer's are no older; the session that follows tells again
+            self._take(renewed)
+            due = self._draw_due()
             _log.info("certificate_renewed", role=renewed.role.value, not_after=renewed.validity.not_after)
 
-    async def _wait_due(self) -> None:
+    def _take(self, identity: Identity) -> None:
+        self._identity = identity
+        self._on_renewed(identity)
+
+    def _adopt_roots(self) -> None:
+        """Trust what we were told to, as soon as it vouches for our own certificate: else nobody knew us."""
+        roots = self._told_roots
+        if not roots or roots == self._identity.roots:
+            return
+        own = self._identity
+        try:
+            adopted = pki.load_identity(certificate=own.certificate, key=own.key, roots=roots)
+        except Rejected as error:
+            _log.info("roots_not_adopted", reason=str(error))
+            self._left = pki.issuer_of_identity(own)
+            return
+        self._files.save_roots(adopted)
+        self._take(adopted)
+        _log.info("roots_adopted", roots=len(pki.split_pem(roots)))
+
+    def _is_of_left_root(self, identity: Identity) -> bool:
+        return self._left is not None and pki.issuer_of_identity(identity) == self._left
+
+    def _draw_due(self) -> Timestamp:
         fraction = self._env.entropy.uniform(pki.RENEW_FRACTION_MIN, pki.RENEW_FRACTION_MAX)
-        due = pki.renewal_at(self._identity.validity, fraction)
-        while not self._asked.is_set():
-            left_s = (due - self._env.clock.now()) / SECOND_NS
+        return pki.renewal_at(self._identity.validity, fraction)
+
+    def _left_s(self, due: Timestamp) -> float:
+        return (due - self._env.clock.now()) / SECOND_NS
+
+    async def _wait_news(self, due: Timestamp) -> None:
+        """Until the certificate is due or there is something else to see to."""
+        while not self._news.is_set():
+            left_s = self._left_s(due)
             if left_s <= 0:
                 return
             # Sleep in pieces: the clock that certificates go by may jump, the loop's does not.
             try:
                 async with asyncio.timeout(min(left_s, limits.RENEW_CHECK_PERIOD_S)):
-                    await self._asked.wait()
+                    await self._news.wait()
             except TimeoutError:
                 continue
 
@@ -292,17 +364,20 @@ class Renewal:
                     admission = await ask.issue(self._identity, address)
                 except Retry as error:
                     last = error
-                else:
+                    continue
+                if not self._is_of_left_root(admission.identity):
                     return admission.identity
+                last = Unavailable(f"manager {address} has not heard of the new root yet")
             _log.warning("certificate_renewal_failed", reason=str(last), retry_in_s=delay_s)
             delay_s = await self._wait_retry(delay_s)
+            self._adopt_roots()
 
     async def _wait_retry(self, delay_s: float) -> float:
         """Wait out the delay, unless told to renew now; the delay for the next time."""
         try:
             async with asyncio.timeout(delay_s):
-                await self._asked.wait()
+                await self._news.wait()
         except TimeoutError:
             return min(delay_s * 2, limits.RENEW_RETRY_MAX_S)
-        self._asked.clear()
+        self._news.clear()
         return limits.RENEW_RETRY_MIN_S

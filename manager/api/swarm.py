@@ -11,13 +11,13 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
-from manager.api import autolock, requests, texts
+from manager.api import autolock, ca_change, requests, texts
 from manager.api.context import NO_SWARM, SWARM_EXISTS, Api
 from manager.api.control import InitRequest, JoinRequest, LocalState
 from manager.store.view import View
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotInSwarm, Stale
 from swarmpy.limits import TOKEN_CHARS_MAX
-from swarmpy.model import network_rules, validate
+from swarmpy.model import forms, network_rules, validate
 from swarmpy.model.changes import Change, Update
 from swarmpy.model.cluster_specs import ClusterSpec
 from swarmpy.model.defaults import ADDRESS_POOL, CLUSTER_NAME
@@ -59,10 +59,11 @@ class Swarm:
         if self._api.control.local().state is not LocalState.INACTIVE and not wish.force_new_cluster:
             raise NotInSwarm(SWARM_EXISTS)
         validate.check_cluster(wish.spec)
+        ca_change.check_supported(wish.spec, is_new=True)
         network_rules.check_data_path_port(wish.data_path_port)
         network_rules.check_pools(wish.default_addr_pool or ADDRESS_POOL, subnet_size=wish.subnet_size)
         node_id = await self._api.control.init(
-            replace(wish, spec=replace(wish.spec, name=wish.spec.name or CLUSTER_NAME))
+            replace(wish, spec=forms.cluster_made(replace(wish.spec, name=wish.spec.name or CLUSTER_NAME)))
         )
         return self._api.answer(node_id)
 
@@ -121,22 +122,24 @@ class Swarm:
         spec = await requests.read_body(request, ClusterSpec)
         spec = replace(spec, name=spec.name or CLUSTER_NAME)
         validate.check_cluster(spec)
+        ca_change.check_supported(spec)
         entropy = self._api.env.entropy
         rotations: dict[str, bytes] = {
             role: entropy.token_bytes(TOKEN_SECRET_BYTES)
             for role in ("worker", "manager")
-            if requests.flag(request, f"rotate{role.capitalize()}Token")
+            if requests.strict_flag(request, f"rotate{role.capitalize()}Token")
         }
         new_key = entropy.token_bytes(UNLOCK_KEY_BYTES)
-        is_rotating = requests.flag(request, "rotateManagerUnlockKey")
+        is_rotating = requests.strict_flag(request, "rotateManagerUnlockKey")
+        draws, now = ca_change.Draws.draw(entropy), self._api.env.clock.now()
 
         def plan(view: View) -> tuple[Change, ...]:
             cluster = _cluster(view)
             if cluster.version != base_version:
                 raise Stale
             root = rotate_tokens(cluster.root_ca, **rotations) if rotations else cluster.root_ca
-            changed = replace(cluster, spec=spec, root_ca=root)
-            changed = autolock.keyed(changed, new_key, is_rotating=is_rotating)
+            wished = ca_change.with_root(view, replace(cluster, spec=spec, root_ca=root), draws, now)
+            changed = autolock.keyed(wished, new_key, is_rotating=is_rotating)
             return () if changed == cluster else (Update(object=changed),)
 
         await self._api.decide(plan)

@@ -76,7 +76,7 @@ def issue_own(cluster: Cluster, node_id: NodeId, env: Env) -> Identity:
         validity=pki.validity_from(env.clock.now(), node_cert_expiry(cluster)),
         serial=env.entropy.token_bytes(pki.SERIAL_BYTES),
     )
-    return pki.load_identity(certificate=certificate, key=key, roots=cluster.root_ca.ca_cert)
+    return pki.load_identity(certificate=certificate, key=key, roots=pki.trust_bundle(cluster.root_ca))
 
 
 async def record(manager: Manager, cluster: Cluster, node: Node, *, advertise_addr: str) -> None:

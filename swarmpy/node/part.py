@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec.structs import replace
 
 from agent.agent import Agent, AgentConfig, wipe
 from agent.dataplane.base import Backend
+from agent.describe import tls_info_of
 from agent.executor.base import Executor
 from agent.identity import IdentityFiles, Renewal
 from agent.journal import JOURNAL_NAME, Journal
@@ -33,10 +35,10 @@ from agent.link import GrpcLink
 from manager.api.context import LOCKED
 from swarmpy.errors import Corrupt, NodeRemoved, Rejected, Retry, SwarmError, Unavailable
 from swarmpy.limits import JOIN_TIMEOUT_S, LEAVE_TIMEOUT_S, RENEW_FAILED_S, RENEW_RETRY_MIN_S
-from swarmpy.model.objects import Node, NodeDescription
+from swarmpy.model.objects import Node, NodeDescription, TLSInfo
 from swarmpy.node.keys import NodeKeys
 from swarmpy.node.state import NodeState
-from swarmpy.pki import Identity, Role
+from swarmpy.pki import Identity, Role, issuer_of_identity
 from swarmpy.runtime import Env
 
 if TYPE_CHECKING:
@@ -86,11 +88,12 @@ class Part:
         self._keys = keys
         self._env = env
         self._files = IdentityFiles(env.disk, config.certificates, keys)
+        self._tls_info: TLSInfo | None = None
         self.agent = Agent(
             AgentConfig(
                 node_id=identity.node_id,
                 managers=state.managers,
-                describe=config.describe,
+                describe=self._describe,
                 advertise_addr=state.advertise_addr,
             ),
             env=env,
@@ -100,6 +103,7 @@ class Part:
             journal=config.open_journal(config.journal),
             on_node=self._node_noticed,
             on_removed=config.on_removed,
+            on_retired=self._certificate_retired,
         )
         self._renewal = self._make_renewal()
         self._wanted_role = identity.role
@@ -356,15 +360,35 @@ class Part:
         self._wanted_role = Role.of_node(node.role)
         if self._wanted_role is not self.identity.role:
             self._renewal.ask_now()
+        self._renewal.tell_roots(root_ca)
+        if node.wanted_issuer == issuer_of_identity(self.identity).mark:
+            self._renewal.keep_issuer()
+        elif node.wanted_issuer:
+            self._renewal.ask_other_issuer()
+
+    def _certificate_retired(self, shown: TLSInfo | None) -> None:
+        """The root was changed while this node was away. What was shown may have been renewed meanwhile."""
+        if shown == self._tls_info:
+            self._renewal.ask_other_issuer()
+
+    def _describe(self) -> NodeDescription:
+        if self._tls_info is None:
+            self._tls_info = tls_info_of(self.identity)
+        return replace(self._config.describe(), tls_info=self._tls_info)
 
     def _renewed(self, identity: Identity) -> None:
         is_new_role = identity.role is not self.identity.role
-        self.identity = identity
+        is_same_certificate = identity.certificate == self.identity.certificate
+        self.identity, self._tls_info = identity, None
         if self.manager is not None:
             self.manager.renewed(identity)
         if is_new_role:
             self._role_changed.set()
-        if self._agent_run is not None:
+        if self._agent_run is None:
+            pass
+        elif is_same_certificate:
+            self.agent.described_anew()  # other roots are trusted; the connections that there are go on
+        else:
             self.agent.reconnect("the certificate was renewed")
         if identity.role is not self._wanted_role:
             # issued by a manager that had not heard of the change yet
