@@ -236,9 +236,12 @@ def _no_anchor(name: str) -> Image:
 
 
 def _lines(lines: list[Json]) -> web.Response:
-    return web.Response(
+    """Chunked as from the engine: docker-py takes an answer of known length for one JSON value."""
+    response = web.Response(
         body=b"".join(encode(line) + b"\r\n" for line in lines), content_type="application/json"
     )
+    response.enable_chunked_encoding()
+    return response
 
 
 async def _chunks(request: web.Request) -> AsyncIterator[bytes]:

@@ -26,6 +26,7 @@ async def load(
     path = write_docker_save(tmp_path / "image.tar", list(layers), names=list(names), **config)
     answer = await http.call("POST", "/images/load", data=path.read_bytes())
     assert answer.status == 200, answer.body
+    assert answer.headers["Transfer-Encoding"] == "chunked", "or docker-py reads one JSON value only"
     said = [json.loads(line)["stream"] for line in answer.body.splitlines()]
     assert said == [f"Loaded image: {name}\n" for name in names]
     return str((await http.get(f"/images/{names[0]}/json")).json["Id"])
