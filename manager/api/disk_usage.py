@@ -51,7 +51,7 @@ class DiskUsage:
         if "volume" in types:
             shape["Volumes"] = await self._volumes()
         if "build-cache" in types:
-            shape["BuildCache"] = []
+            shape["BuildCache"] = None  # nothing is built here
         if version <= _BUILDER_SIZE_UNTIL:
             shape["BuilderSize"] = 0
         return self._api.answer(shape)

@@ -41,6 +41,20 @@ DIFFERENCES: Final[dict[str, tuple[Difference, ...]]] = {
         Difference("*", "header server", "It names the program that answers, and its version."),
         Difference("*", "header api-version", "SwarmPy speaks 1.47, dockerd 20.10 1.41."),
     ),
+    "images": (
+        Difference("GET /images/*/json", "message", "dockerd says it twice, until 23.0."),
+        Difference("GET /images/json", "message", "dockerd says this with a capital, until 23.0."),
+        Difference("POST /images/prune", "message", "dockerd says this with a capital, until 23.0."),
+        Difference(
+            "GET /images/*/json",
+            "GraphDriver.Data.*",
+            "Where layers lie is each one's own affair; none is mounted.",
+        ),
+        Difference("GET /images/web:1/json", "DockerVersion", "The version of what imported it."),
+        Difference(
+            "POST /images/web:1/tag", "status", "A bad name is a bad request; so says dockerd since 23.0."
+        ),
+    ),
     "system": (
         Difference("* /_ping", "header swarm", "dockerd sends it since 23.0; clients hide commands by it."),
     ),

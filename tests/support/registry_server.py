@@ -30,7 +30,7 @@ log:
   level: error
 storage:
   filesystem:
-    rootdirectory: {folder}/data
+    rootdirectory: {data}
 http:
   addr: 127.0.0.1:{port}
 """
@@ -55,7 +55,11 @@ def has_registry() -> bool:
 
 @contextmanager
 def registry_server(
-    *, is_locked: bool = False, inside: tuple[str, ...] = (), port: int = 0
+    *,
+    is_locked: bool = False,
+    inside: tuple[str, ...] = (),
+    port: int = 0,
+    data: Path | None = None,
 ) -> Iterator[RegistryServer]:
     """``inside``: the command that enters another network namespace; then ``port`` is given."""
     with tempfile.TemporaryDirectory(prefix="registry-") as name:
@@ -63,7 +67,9 @@ def registry_server(
         port = port or _free_port()
         (folder / "htpasswd").write_text(_HTPASSWD)
         config = _CONFIG + (_AUTH if is_locked else "")
-        (folder / "config.yml").write_text(config.format(folder=folder, port=port))
+        (folder / "config.yml").write_text(
+            config.format(folder=folder, port=port, data=data or folder / "data")
+        )
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
                 [*inside, "docker-registry", "serve", str(folder / "config.yml")],

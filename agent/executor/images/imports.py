@@ -14,6 +14,7 @@ from typing import Any
 from swarmpy.errors import InvalidArgument
 from swarmpy.image_limits import IMAGE_CHANGES_CHARS_MAX
 from swarmpy.model.ids import SECOND_NS
+from swarmpy.version import VERSION
 
 Config = dict[str, Any]
 
@@ -48,6 +49,7 @@ def image_config(
             "comment": comment,
             "config": changed(changes),
             "created": created,
+            "docker_version": VERSION,
             "history": [{"created": created, "comment": comment}],
             "os": "linux",
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},

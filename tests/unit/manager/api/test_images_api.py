@@ -225,7 +225,7 @@ async def test_disk_usage(http: Http, tmp_path: Path) -> None:
     assert [(volume["Name"], volume["UsageData"]) for volume in usage["Volumes"]] == [
         ("data", {"RefCount": 0, "Size": 0})
     ]
-    assert (usage["Containers"], usage["BuildCache"]) == ([], [])
+    assert (usage["Containers"], usage["BuildCache"]) == ([], None)
     assert set((await http.get("/system/df?type=image")).json) == {"LayersSize", "Images"}
     assert (await http.get("/system/df?type=x")).status == 400
 
