@@ -12,7 +12,7 @@ from manager.api import requests, texts
 from manager.api.context import Api
 from manager.api.lookup import find
 from manager.store.view import View
-from swarmpy.errors import Rejected, Stale, Unimplemented
+from swarmpy.errors import InvalidArgument, Rejected, Stale, Unimplemented
 from swarmpy.model import validate
 from swarmpy.model.changes import Change, Create, Delete, Update
 from swarmpy.model.cluster_specs import ConfigSpec, SecretSpec
@@ -61,7 +61,7 @@ class Files(Generic[F]):
 
         def plan(view: View) -> tuple[Change, ...]:
             if view.by_name(self._kind, spec.name) is not None:
-                raise texts.name_taken(self._kind, spec.name)
+                raise texts.file_taken(self._kind, spec.name)
             if isinstance(spec, SecretSpec):
                 return (Create(object=Secret(id=SecretId(id_), spec=spec, number=1)),)
             return (Create(object=Config(id=ConfigId(id_), spec=spec, number=1)),)
@@ -70,18 +70,19 @@ class Files(Generic[F]):
         return self._api.answer({"ID": id_}, status=201)
 
     async def _spec(self, request: web.Request) -> SecretSpec | ConfigSpec:
+        body = SecretSpec if self._type is Secret else ConfigSpec
+        spec: SecretSpec | ConfigSpec = await requests.read_body(request, body)
         try:
-            if self._type is Secret:
-                secret = await requests.read_body(request, SecretSpec)
-                if secret.driver is not None:
+            if not spec.name:
+                raise InvalidArgument("name must be provided")
+            if isinstance(spec, SecretSpec):
+                if spec.driver is not None:
                     raise Unimplemented("secret drivers are not supported: create the secret with its data")
-                validate.check_secret(secret)
-                check_templating(secret.templating)
-                return secret
-            config = await requests.read_body(request, ConfigSpec)
-            validate.check_config(config)
-            check_templating(config.templating)
-            return config
+                validate.check_secret(spec)
+            else:
+                validate.check_config(spec)
+            check_templating(spec.templating)
+            return spec
         except Unimplemented as error:
             raise texts.unimplemented(error) from None
         except Rejected as error:
@@ -89,7 +90,10 @@ class Files(Generic[F]):
 
     async def update(self, request: web.Request) -> web.StreamResponse:
         """Only labels may change, as docker has it; newer data are a version (``file_versions``)."""
-        base_version = requests.version(request, of=self._kind)
+        try:
+            base_version = requests.version(request, of=self._kind)
+        except InvalidArgument:
+            raise InvalidArgument(f"invalid {self._kind} version") from None
         body = SecretSpec if self._type is Secret else ConfigSpec
         spec: SecretSpec | ConfigSpec = await requests.read_body(request, body)
 
@@ -97,7 +101,7 @@ class Files(Generic[F]):
             item = find(view, self._type, request.match_info["id"])
             if item.version != base_version:
                 raise Stale
-            is_same = spec.name in ("", item.spec.name) and spec.data in (b"", item.spec.data)
+            is_same = spec.name == item.spec.name and spec.data in (b"", item.spec.data)
             if not is_same:
                 raise texts.invalid("only updates to Labels are allowed")
             if spec.labels == item.spec.labels:

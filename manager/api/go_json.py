@@ -40,6 +40,7 @@ _LITERALS: Final = ("true", "false", "null")
 
 _STRUCTS: Final = {
     "ClusterSpec": "swarm.Spec",
+    "ContainerRequest": "types.NetworkConnect",
     "ExecConfig": "types.ExecConfig",
     "Global": "swarm.GlobalService",
     "Healthcheck": "container.HealthConfig",
@@ -97,6 +98,30 @@ def parse(data: bytes, type_: type[T]) -> T:
         raise InvalidArgument(_TOO_DEEP) from None
     except (msgspec.ValidationError, OverflowError) as error:
         raise InvalidArgument(f"json: {error}") from None
+
+
+def parse_filters(data: bytes) -> dict[str, tuple[str, ...]]:
+    """``{"name": {"web": true}}`` or ``{"name": ["web"]}``: as dockerd, not looking whether it says true."""
+    raw = _value(data)
+    if raw is not None and not isinstance(raw, dict):
+        raise InvalidArgument(
+            f"json: cannot unmarshal {_kind(raw)} into Go value of type map[string]map[string]bool"
+        )
+    found: dict[str, tuple[str, ...]] = {}
+    for key, values in (raw or {}).items():
+        if isinstance(values, dict):
+            wrong = next((part for part in values.values() if not isinstance(part, bool | None)), None)
+        else:
+            wrong = None if values is None or _are_texts(values) else values
+        if wrong is not None:
+            go_type = "bool" if isinstance(values, dict) else "map[string]bool"
+            raise InvalidArgument(f"json: cannot unmarshal {_kind(wrong)} into Go value of type {go_type}")
+        found[key] = tuple(values or ())
+    return found
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 # --- text

@@ -167,7 +167,11 @@ def _spec(view: View, wish: NetworkRequest) -> NetworkSpec:
     source = wish.config_from.network
     if not source:
         return spec
-    if wish.options or wish.enable_ipv6 or (wish.ipam is not None and wish.ipam.config):
+    if wish.options:
+        raise PermissionDenied(
+            "network driver options are not supported if the network depends on a configuration network"
+        )
+    if wish.enable_ipv6 or (wish.ipam is not None and wish.ipam.config):
         raise PermissionDenied(
             "user specified configurations are not supported if the network depends on a configuration "
             "network"

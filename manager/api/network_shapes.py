@@ -54,7 +54,6 @@ def network(item: Network) -> Json:
         "Created": rfc3339(item.created_at),
         "Scope": spec.scope or "swarm",
         "Driver": network_driver(spec),
-        "EnableIPv4": True,
         "EnableIPv6": spec.ipv6_enabled,
         "IPAM": _ipam(item.ipam_options or spec.ipam_options),
         "Internal": spec.internal,
@@ -64,7 +63,7 @@ def network(item: Network) -> Json:
         "ConfigOnly": spec.config_only,
         "Containers": None,
         "Options": (driver.options if driver is not None else {}) or None,
-        "Labels": spec.labels,
+        "Labels": spec.labels or None,
     }
 
 
@@ -104,7 +103,7 @@ def inspected(view: View, item: Network, *, node_id: NodeId, is_verbose: bool) -
         _container_id(task): _container(view.service(task.service_id), task, place)
         for task, place in members
         if task.node_id == node_id
-    }
+    } or None
     peers = _peers(view, item, {task.node_id for task, _ in members})
     if peers:
         result["Peers"] = [{"Name": node.description.hostname, "IP": data_path_of(node)} for node in peers]

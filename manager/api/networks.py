@@ -51,8 +51,9 @@ class Networks:
             web.get("/networks", self.list),
             web.post("/networks/create", self.create),
             web.post("/networks/prune", self.prune),
-            web.get("/networks/{id}", self.inspect),
-            web.delete("/networks/{id}", self.remove),
+            web.get("/networks/", self.list),
+            web.get("/networks/{id:.+}", self.inspect),
+            web.delete("/networks/{id:.+}", self.remove),
             web.post("/networks/{id}/connect", self.connect),
             web.post("/networks/{id}/disconnect", self.disconnect),
         )
@@ -127,6 +128,8 @@ class Networks:
         """Each for itself: a network that is taken into use meanwhile stays."""
         wanted = requests.filters(request, PRUNE_FILTERS)
         until = [self._moment(text) for text in wanted.get("until", ())]
+        if len(until) > 1:
+            raise InvalidArgument("more than one until filter specified")
         view = await self._api.read(request)
         removed = []
         for network in network_plan.unused(view):
@@ -174,14 +177,14 @@ class Networks:
         if not wish.container:
             raise InvalidArgument('invalid name or ID supplied: ""')
         view = await self._api.read(request)
+        task = _task_named(view, wish.container)
+        if task is None:
+            raise NotFound(f"No such container: {wish.container}")
         found = await self._find(request, request.match_info["id"])
         if isinstance(found, Predefined) and found.name == "host":
             raise InvalidArgument(
                 "container cannot be disconnected from host network or connected to host network"
             )
-        task = _task_named(view, wish.container)
-        if task is None:
-            raise NotFound(f"No such container: {wish.container}")
         return wish, found, task
 
     async def _find(self, request: web.Request, reference: str, *, scope: str = "") -> Network | Predefined:
@@ -226,6 +229,8 @@ def _checked(wanted: requests.Filters) -> bool | None:
                 'invalid value for filter \'dangling\', must be "true" (or "1"), or "false" (or "0")'
             )
         chosen.add(_FLAGS[value])
+    if len(wanted.get("dangling", ())) > 1:
+        raise InvalidArgument('got more than one value for filter key "dangling"')
     return chosen.pop() if len(chosen) == 1 else None
 
 
@@ -237,7 +242,7 @@ def _is_wanted(shape: Json, wanted: requests.Filters) -> bool:
         and requests.matches(wanted, "driver", lambda driver: driver == shape["Driver"])
         and requests.matches(wanted, "scope", lambda scope: scope == shape["Scope"])
         and requests.matches(wanted, "type", lambda type_: type_ == kind)
-        and requests.matches_labels(wanted, "label", shape["Labels"])
+        and requests.matches_labels(wanted, "label", shape["Labels"] or {})
     )
 
 

@@ -50,22 +50,22 @@ def find_predefined(reference: str) -> Predefined | None:
 
 def shape(network: Predefined, *, scope: str = "local") -> Json:
     """In the swarm's scope its id is what specs name it by: clients put that in, and look for it there."""
-    labels = {PREDEFINED_LABEL: "true"} if scope == "swarm" else {}
+    is_swarms = scope == "swarm"
+    labels = {PREDEFINED_LABEL: "true"} if is_swarms else {}
     return {
         "Name": network.name,
-        "Id": network.name if scope == "swarm" else network.id,
+        "Id": network.name if is_swarms else network.id,
         "Created": rfc3339(Timestamp(0)),
         "Scope": scope,
         "Driver": network.driver,
-        "EnableIPv4": True,
         "EnableIPv6": False,
-        "IPAM": {"Driver": "default", "Options": None, "Config": []},
+        "IPAM": {"Driver": "" if is_swarms else "default", "Options": None, "Config": []},
         "Internal": False,
         "Attachable": False,
         "Ingress": False,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
-        "Containers": {},
-        "Options": {},
+        "Containers": None if is_swarms else {},
+        "Options": None if is_swarms else {},
         "Labels": labels,
     }

@@ -11,14 +11,17 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+import structlog
 from aiohttp import web
 
 from manager.api.connections import Connection
 from manager.api.context import Api
-from swarmpy.errors import InvalidArgument
+from swarmpy.errors import InvalidArgument, SwarmError
 from swarmpy.model.ids import SECOND_NS, Timestamp
 
 _FRACTION_DIGITS = 9
+
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -33,6 +36,11 @@ async def open_stream(api: Api, request: web.Request, content_type: str) -> Asyn
             await response.write_eof()
         except ConnectionResetError:
             pass  # the reader has gone, and with it the reason to write
+        except SwarmError as error:
+            # too late for another answer: what has begun ends without its end, and the reader knows
+            log.info("api_stream_broken_off", path=request.path, reason=str(error))
+            if request.transport is not None:
+                request.transport.close()
     finally:
         api.end_stream()
 

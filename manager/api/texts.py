@@ -25,5 +25,10 @@ def exists(reason: object) -> AlreadyExists:
     return AlreadyExists(f"rpc error: code = AlreadyExists desc = {reason}")
 
 
+def file_taken(kind: str, name: str) -> AlreadyExists:
+    """Of secrets and configs docker says less."""
+    return exists(f"{kind} {name} already exists")
+
+
 def name_taken(kind: str, name: str) -> AlreadyExists:
     return exists(f"name conflicts with an existing object: {kind} {name} already exists")

@@ -292,7 +292,8 @@ class FakeNode:
         self.state = LocalNode(state=LocalState.ACTIVE, node_id=FIRST, node_addr="10.0.0.1")
 
     async def init(self, request: InitRequest) -> NodeId:
-        self.become_manager()
+        if not self.state.is_manager:  # else it is forced, and all stays
+            self.become_manager()
         return FIRST
 
     async def join(self, request: JoinRequest) -> None:

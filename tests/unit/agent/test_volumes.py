@@ -77,7 +77,7 @@ def test_a_crash_leaves_a_volume_whole_or_none(volumes: Volumes, tmp_path: Path)
         (VolumeRequest(name="../x"), InvalidArgument, "includes invalid characters for a local volume name"),
         (VolumeRequest(name=".x"), InvalidArgument, "invalid characters"),
         (VolumeRequest(name="x" * 256), InvalidArgument, "invalid characters"),
-        (VolumeRequest(name="ok", driver="nfs"), NotFound, 'volume driver "nfs"'),
+        (VolumeRequest(name="ok", driver="nfs"), NotFound, 'error looking up volume plugin nfs: plugin "nfs" not found'),
         (VolumeRequest(name="ok", driver_opts={"odd": "1"}), InvalidArgument, 'invalid option: "odd"'),
         (VolumeRequest(name="ok", driver_opts={"type": "nfs"}), InvalidArgument, 'required option: "device"'),
         (VolumeRequest(name="ok", driver_opts={"o": "ro"}), InvalidArgument, 'required option: "device"'),

@@ -25,24 +25,34 @@ from manager.api.server import ApiServer, make_app
 from swarmpy.model.changes import Create
 from swarmpy.model.cluster_specs import ConfigSpec, NetworkSpec, SecretSpec
 from swarmpy.model.ids import ConfigId, NetworkId, NodeId, SecretId, ServiceId
-from swarmpy.model.objects import Config, Network, Secret, Service
+from swarmpy.model.objects import Config, Kind, Network, Secret, Service
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.runtime import Env
 
 SEED = 6
-ROUNDS = 25
+ROUNDS = 12
 ANSWER_S = 5.0
 WAITING_S = 0.02
 ROUNDS_OF_OTHERS = 2
 FAULT_CHARS_MAX = 1_000
 INTERNAL = b"internal error: "
 SERVICE, TASK, SECRET, CONFIG, NETWORK = (kind + "a" * 22 for kind in ("svc", "tsk", "sec", "cnf", "net"))
-KNOWN = (
-    "n1aaaaaaaaaaaaaaaaaaaaaaa", "node-1", SERVICE, "web", TASK, SECRET, "key", CONFIG, "conf", NETWORK,
-    "net", "ingress", "bridge", "vol", "web.1", "bogus", "box",
-)  # fmt: skip
+KNOWN = {
+    "nodes": ("n1aaaaaaaaaaaaaaaaaaaaaaa", "node-1", "self"),
+    "services": (SERVICE, "web"),
+    "tasks": (TASK,),
+    "containers": (TASK, "web.1"),
+    "secrets": (SECRET, "key"),
+    "configs": (CONFIG, "conf"),
+    "networks": (NETWORK, "net", "ingress", "bridge"),
+    "volumes": ("vol",),
+    "images": ("box",),
+    "swarmpy": (SERVICE, "key", "conf", "web"),
+}
 ENDLESS = re.compile(r"/(events|wait|attach|logs|stats|start)$")
 """Answers that may be long in coming, or in ending, for a reason."""
+TOLD_ON_THE_STREAM = re.compile(r"/attach$")
+"""Errors are lines of text there, as docker has them."""
 WITHDRAWN = re.compile(r"/(connect|disconnect)$")
 """Stored first, then waited for and taken back: the store has moved on, and is as it was."""
 
@@ -113,8 +123,8 @@ async def ask(session: aiohttp.ClientSession, made: Made) -> tuple[int, bytes]:
             try:
                 async for chunk in answer.content.iter_any():
                     body += chunk
-            except TimeoutError:
-                assert is_endless
+            except (TimeoutError, aiohttp.ClientPayloadError):
+                assert is_endless, f"broken off: {made}"
             return status, body
     except TimeoutError:
         assert is_endless, f"no answer: {made}"
@@ -136,13 +146,22 @@ async def test_every_route_stands_everything(
             store = node.access.store
             before = store.version
             body_types.clear()
-            made = maker.request(body_type)
+            made = maker.request(body_type, versions(node))
             status, body = await ask(session, made)
             body_type = body_types[-1] if body_types else body_type
             is_same = node.access.store is not store or store.version == before or WITHDRAWN.search(path)
+            if TOLD_ON_THE_STREAM.search(path) and status >= 400 and body.endswith(b"\r\n"):
+                continue
             if fault := fault_of(status, body, is_same=bool(is_same)):
                 faults.append(f"{made} -> {status} {body[:200]!r}: {fault}"[:FAULT_CHARS_MAX])
     assert not faults, "\n".join(faults)
+
+
+def versions(node: FakeNode) -> tuple[int, ...]:
+    view = node.access.store
+    found = [*view.services(), *view.all(Kind.SECRET), *view.all(Kind.CONFIG), *view.nodes()]
+    cluster = view.cluster()
+    return (*(item.version for item in found), 0 if cluster is None else cluster.version)
 
 
 def fault_of(status: int, body: bytes, *, is_same: bool) -> str:

@@ -54,7 +54,6 @@ async def test_a_network_is_made_and_shown_as_the_engine_shows_it(http: Http, cl
         "Id": id_,
         "Scope": "swarm",
         "Driver": "overlay",
-        "EnableIPv4": True,
         "EnableIPv6": True,
         "IPAM": {
             "Driver": "default",
@@ -74,7 +73,7 @@ async def test_a_network_is_made_and_shown_as_the_engine_shows_it(http: Http, cl
         "Ingress": False,
         "ConfigFrom": {"Network": ""},
         "ConfigOnly": False,
-        "Containers": {},
+        "Containers": None,
         "Options": {"com.docker.network.driver.mtu": "1400", "encrypted": ""},
         "Labels": {"tier": "web"},
     }
@@ -145,7 +144,7 @@ async def test_a_network_without_a_driver_is_an_overlay(http: Http, cluster: Fak
         (
             {"ConfigFrom": {"Network": "taken"}, "Options": {"a": "b"}},
             403,
-            "user specified configurations are not supported if the network depends on a configuration "
+            "network driver options are not supported if the network depends on a configuration "
             "network",
         ),
         (

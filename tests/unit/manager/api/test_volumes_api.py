@@ -79,7 +79,7 @@ async def test_prune_means_what_it_meant_to_the_clients_version(http: Http) -> N
     [
         ({"Name": "a"}, 400, "too short"),
         ({"Name": "a/b"}, 400, "includes invalid characters"),
-        ({"Name": "ok", "Driver": "nfs"}, 404, 'volume driver "nfs"'),
+        ({"Name": "ok", "Driver": "nfs"}, 404, 'error looking up volume plugin nfs: plugin "nfs" not found'),
         ({"Name": "ok", "DriverOpts": {"size": "1"}}, 400, 'invalid option: "size"'),
         ({"Name": "ok", "ClusterVolumeSpec": {}}, 501, "not supported yet"),
         ({"Name": 7}, 400, "json: cannot unmarshal number"),
