@@ -56,7 +56,7 @@ _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
             "encryption_config",
         }
     ),
-    cluster_specs.RaftSettings: frozenset({"election_tick", "heartbeat_tick"}),
+    cluster_specs.RaftSettings: frozenset({"keep_old_snapshots", "election_tick", "heartbeat_tick"}),
     cluster_specs.EncryptionConfig: frozenset({"auto_lock_managers"}),
     objects.NodeDescription: frozenset({"hostname", "platform", "resources", "engine"}),
     objects.ContainerStatus: frozenset({"container_id", "pid", "exit_code"}),
@@ -68,7 +68,9 @@ _HIDDEN: Final[dict[type[Value], frozenset[str]]] = {
     cluster_specs.CAConfig: frozenset({"signing_ca_cert", "signing_ca_key"}),
     cluster_specs.SecretSpec: frozenset({"data"}),
     # what nodes have to know of each other, and clients have not
-    objects.NodeDescription: frozenset({"data_path_addr", "boot_id", "encryption", "wireguard_key"}),
+    objects.NodeDescription: frozenset(
+        {"data_path_addr", "boot_id", "encryption", "wireguard_key", "store_format"}
+    ),
 }
 
 

@@ -26,6 +26,7 @@ from swarmpy.model.objects import Kind, Node
 from swarmpy.model.states import NodeRole, NodeState
 
 FILTERS = frozenset({"id", "name", "label", "node.label", "engine.label", "role", "membership"})
+_WORDS = {"role": ("manager", "worker"), "membership": ("pending", "accepted")}
 
 
 class Nodes:
@@ -42,6 +43,10 @@ class Nodes:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         wanted = requests.filters(request, FILTERS)
+        for key, words in _WORDS.items():
+            for value in wanted.get(key, ()):
+                if value.lower() not in words:
+                    raise InvalidArgument(f"invalid filter '{key}={value}'")
         view = await self._api.read(request)
         raft = self._api.cluster().raft_status()
         nodes = [node for node in view.nodes() if _is_wanted(node, wanted)]
@@ -55,10 +60,7 @@ class Nodes:
     async def update(self, request: web.Request) -> web.StreamResponse:
         base_version = requests.version(request, of="node")
         spec = await requests.read_body(request, NodeSpec)
-        try:
-            validate.check_node(spec)
-        except InvalidArgument as error:
-            raise texts.invalid(error) from None
+        validate.check_node(spec)
 
         def plan(view: View) -> tuple[Change, ...]:
             node = self._find(view, request)
@@ -133,8 +135,8 @@ def _is_wanted(node: Node, wanted: requests.Filters) -> bool:
     return (
         requests.matches(wanted, "id", node.id.startswith)
         and requests.matches(wanted, "name", node.description.hostname.startswith)
-        and requests.matches(wanted, "role", lambda role: role == node.role)
-        and requests.matches(wanted, "membership", lambda membership: membership == "accepted")
+        and requests.matches(wanted, "role", lambda role: role.lower() == node.role)
+        and requests.matches(wanted, "membership", lambda membership: membership.lower() == "accepted")
         and requests.matches_labels(wanted, "node.label", node.spec.labels)
         and requests.matches_labels(wanted, "label", node.description.engine.labels)
         and requests.matches_labels(wanted, "engine.label", node.description.engine.labels)

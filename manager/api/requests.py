@@ -23,6 +23,11 @@ Filters = dict[str, tuple[str, ...]]
 
 TERMINAL_DIGITS_MAX: Final = 4
 
+_GO_BOOLS: Final = {
+    "": False,
+    **dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True),
+    **dict.fromkeys(("0", "f", "F", "FALSE", "false", "False"), False),
+}
 _FALSE = frozenset({"", "0", "no", "false", "none"})
 
 
@@ -43,6 +48,17 @@ def parse(data: bytes, type_: type[T]) -> T:
 def flag(request: web.Request, name: str) -> bool:
     """A boolean query parameter, as lax as Docker's."""
     return request.query.get(name, "").strip().lower() not in _FALSE
+
+
+def strict_flag(request: web.Request, name: str, *, has_reason: bool = False) -> bool:
+    """A boolean query parameter of which dockerd takes only what Go's ``strconv`` does."""
+    text = request.query.get(name, "")
+    if text in _GO_BOOLS:
+        return _GO_BOOLS[text]
+    sentence = f"invalid value for {name}: {text}"
+    if has_reason:
+        sentence += f": strconv.ParseBool: parsing {msgspec.json.encode(text).decode()}: invalid syntax"
+    raise InvalidArgument(sentence)
 
 
 def version(request: web.Request, *, of: str) -> int:
@@ -71,20 +87,11 @@ def filters(request: web.Request, allowed: frozenset[str]) -> Filters:
     text = request.query.get("filters", "")
     if not text:
         return {}
-    try:
-        raw = msgspec.json.decode(text.encode(), type=dict[str, dict[str, bool] | list[str]])
-    except (msgspec.DecodeError, UnicodeEncodeError) as error:
-        raise InvalidArgument(f"invalid filter: {error}") from None
+    raw = go_json.parse_filters(text.encode(errors="replace"))
     for key in raw:
         if key not in allowed:
             raise InvalidArgument(f"invalid filter '{key}'")
-    return {key: _chosen(values) for key, values in raw.items() if values}
-
-
-def _chosen(values: Mapping[str, bool] | list[str]) -> tuple[str, ...]:
-    if isinstance(values, list):
-        return tuple(values)
-    return tuple(value for value, is_chosen in values.items() if is_chosen)
+    return {key: values for key, values in raw.items() if values}
 
 
 def matches(wanted: Filters, key: str, test: Callable[[str], bool]) -> bool:

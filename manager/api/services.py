@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from manager.api import requests, service_plan
+from manager.api import engine_rules, requests, service_plan
 from manager.api.context import Api
 from manager.api.docker_json import Json
 from manager.api.fill import with_defaults
@@ -21,6 +21,7 @@ from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
 
 FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
+REGISTRY_AUTH_FROM = ("", "spec", "previous-spec")
 
 
 class Services:
@@ -38,7 +39,7 @@ class Services:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         wanted = requests.filters(request, FILTERS)
-        has_status = requests.flag(request, "status")
+        has_status = requests.strict_flag(request, "status", has_reason=True)
         view = await self._api.read(request)
 
         def shape(service: Service) -> Json:
@@ -52,6 +53,7 @@ class Services:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         spec = await requests.read_body(request, ServiceSpec)
+        engine_rules.check(spec)
         entropy = self._api.env.entropy
         if not spec.name:
             spec = service_plan.renamed(spec, random_name(entropy.token_bytes(8)))
@@ -69,7 +71,8 @@ class Services:
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         view = await self._api.read(request)
         service = find(view, Service, request.match_info["id"])
-        spec = with_defaults(service.spec) if requests.flag(request, "insertDefaults") else None
+        is_filled = requests.strict_flag(request, "insertDefaults", has_reason=True)
+        spec = with_defaults(service.spec) if is_filled else None
         return self._api.answer(self._api.shapes.service(view, service, spec=spec))
 
     async def update(self, request: web.Request) -> web.StreamResponse:
@@ -77,7 +80,11 @@ class Services:
         how = request.query.get("rollback", "")
         if how not in ("", "none", "previous"):
             raise InvalidArgument(f"unrecognized rollback option {how}")
+        if request.query.get("registryAuthFrom", "") not in REGISTRY_AUTH_FROM:
+            raise InvalidArgument("unsupported registryAuthFrom value")
         spec = ServiceSpec() if how == "previous" else await requests.read_body(request, ServiceSpec)
+        if how != "previous":
+            engine_rules.check(spec)
         revision_id = self._api.new_id()
 
         def plan(view: View) -> service_plan.Changes:
@@ -115,7 +122,7 @@ def _is_wanted(service: Service, wanted: requests.Filters) -> bool:
     return (
         requests.matches(wanted, "id", service.id.startswith)
         and requests.matches(wanted, "name", spec.name.startswith)
-        and requests.matches(wanted, "mode", lambda mode: mode == mode_of(spec))
+        and requests.matches(wanted, "mode", lambda mode: mode.replace("-", "") == mode_of(spec))
         and requests.matches(wanted, "runtime", lambda name: name == runtime)
         and requests.matches_labels(wanted, "label", spec.labels)
     )

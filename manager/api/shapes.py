@@ -5,6 +5,8 @@ Pure. Reads a View; decides nothing.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from manager.api import job_shapes
 from manager.api.docker_json import Json, SpecCache, rfc3339, shape, state_name
 from manager.raft.proposer import RaftStatus
@@ -27,7 +29,7 @@ from swarmpy.model.objects import (
 )
 from swarmpy.model.root_ca import RootCA
 from swarmpy.model.specs import ServiceSpec, TaskSpec
-from swarmpy.model.states import NodeRole, NodeState, Reachability
+from swarmpy.model.states import NodeRole, NodeState, Reachability, TaskState
 from swarmpy.model.value import Value
 
 
@@ -125,7 +127,7 @@ class Shapes:
     def cluster(self, cluster: Cluster) -> Json:
         """Without join tokens: those are for ``GET /swarm`` alone."""
         result = _meta(cluster)
-        result["Spec"] = shape(cluster.spec)
+        result["Spec"] = shape(forms.cluster_as_read(cluster.spec))
         result["TLSInfo"] = _tls_info(cluster.root_ca)
         result["RootRotationInProgress"] = cluster.root_ca.rotation is not None
         result["DefaultAddrPool"] = list(cluster.default_address_pool)
@@ -158,7 +160,7 @@ def _as_read(spec: Value) -> Value:
         case ServiceSpec():
             return forms.as_read(spec)
         case TaskSpec():
-            return forms.template_as_read(spec)
+            return replace(forms.template_as_read(spec), runtime="")  # a task has none
     return spec
 
 
@@ -209,6 +211,8 @@ def _task_status(task: Task) -> Json:
         result["Err"] = status.err
     if status.container_status is not None:
         result["ContainerStatus"] = shape(status.container_status)
+        if status.state > TaskState.RUNNING:
+            result["ContainerStatus"]["PID"] = 0
     ports = () if status.port_status is None else status.port_status.ports
     result["PortStatus"] = {"Ports": [shape(port) for port in ports]} if ports else {}
     if status.addresses:

@@ -13,13 +13,13 @@ from manager.api import requests
 from manager.api.context import Api
 from manager.api.declined import Declined
 from manager.api.docker_json import Json
-from manager.api.lookup import find, find_or_none
+from manager.api.lookup import find, find_or_none, is_by_hand
 from manager.reconcile.jobs import going_on
 from manager.reconcile.outdated import Outdated
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.defaults import is_job, is_standalone, place_text
-from swarmpy.model.ids import NodeId, ServiceId
+from swarmpy.model.defaults import is_job, place_text
+from swarmpy.model.ids import ID_CHARS, NodeId, ServiceId
 from swarmpy.model.objects import Node, Service, Task
 from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import TaskState
@@ -40,7 +40,7 @@ class Tasks:
     async def list(self, request: web.Request) -> web.StreamResponse:
         wanted = requests.filters(request, FILTERS)
         for value in wanted.get("desired-state", ()):
-            if value not in _STATES:
+            if value.lower() not in _STATES:
                 raise InvalidArgument(f"invalid filter 'desired-state={value}'")
         view = await self._api.read(request)
         local = self._api.control.local().node_id
@@ -98,11 +98,12 @@ def _service_ids(view: View, references: tuple[str, ...] | None) -> frozenset[Se
     """A service that is gone is found by its full id: its tasks may still be stopping."""
     if references is None:
         return None
-    found = set()
-    for reference in references:
-        service = find_or_none(view, Service, reference)
-        found.add(ServiceId(reference) if service is None else service.id)
-    return frozenset(found)
+    return frozenset(
+        ServiceId(reference)
+        if len(reference) == ID_CHARS and find_or_none(view, Service, reference) is None
+        else find(view, Service, reference).id
+        for reference in references
+    )
 
 
 def _node_ids(view: View, references: tuple[str, ...] | None, local: NodeId) -> frozenset[NodeId] | None:
@@ -110,36 +111,37 @@ def _node_ids(view: View, references: tuple[str, ...] | None, local: NodeId) -> 
         return None
     found = set()
     for reference in references:
-        node = find_or_none(view, Node, local if reference == "self" else reference)
-        found.add(NodeId(reference) if node is None else node.id)
+        if len(reference) == ID_CHARS and find_or_none(view, Node, reference) is None:
+            found.add(NodeId(reference))
+        else:
+            found.add(find(view, Node, local if reference == "self" else reference).id)
     return frozenset(found)
 
 
 def _states(wanted: requests.Filters) -> frozenset[TaskState] | None:
     values = wanted.get("desired-state")
-    return None if values is None else frozenset(_STATES[value] for value in values)
+    return None if values is None else frozenset(_STATES[value.lower()] for value in values)
 
 
 def _is_wanted(view: View, task: Task, wanted: requests.Filters) -> bool:
     service = view.service(task.service_id)
     spec = None if service is None else service.spec
-    if spec is not None and is_standalone(spec):
-        return False  # a run of a container
-    container = None if spec is None else spec.task_template.container_spec
+    if is_by_hand(view, task):
+        return False
     if not requests.matches(wanted, "runtime", lambda name: name == "container"):
         return False
     if "name" in wanted and not requests.matches(
         wanted, "name", lambda name: spec is not None and _name(spec, task).startswith(name)
     ):
         return False
-    return requests.matches_labels(wanted, "label", {} if container is None else container.labels)
+    return requests.matches_labels(wanted, "label", {} if spec is None else spec.labels)
 
 
 def _has_currency(task: Task, wanted: requests.Filters, is_current: Callable[[Task], bool]) -> bool:
-    return all(
-        requests.matches(wanted, key, lambda value: (value in ("true", "1")) == is_current(task))
-        for key in ("_up-to-date", "up-to-date")
-    )
+    """``_up-to-date`` counts by being there, whatever it says."""
+    if "_up-to-date" in wanted and not is_current(task):
+        return False
+    return requests.matches(wanted, "up-to-date", lambda value: (value in ("true", "1")) == is_current(task))
 
 
 def _up_to_date(view: View) -> Callable[[Task], bool]:

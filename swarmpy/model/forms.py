@@ -1,4 +1,4 @@
-"""A service's spec as swarm mode reads it back: what is shown of it, and what is stored.
+"""Specs as swarm mode reads them back: what is shown of it, and what is stored.
 
 Swarm mode keeps a spec in a form in which some fields cannot be absent, so that a client that leaves them
 out finds them filled in. Idempotent clients compare, so we fill in the same ones and no others: what is
@@ -13,6 +13,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from swarmpy.model import defaults
+from swarmpy.model.cluster_specs import ClusterSpec
 from swarmpy.model.specs import (
     ContainerSpec,
     EndpointSpec,
@@ -49,6 +50,44 @@ def template_as_read(template: TaskSpec) -> TaskSpec:
         container_spec=_container(template.container_spec),
         restart_policy=_restart(template.restart_policy),
         runtime=template.runtime or CONTAINER_RUNTIME,
+    )
+
+
+def cluster_made(spec: ClusterSpec) -> ClusterSpec:
+    """The spec of a cluster that is about to be made: it has the defaults written out, which later changes of
+    it need not keep."""
+    raft = spec.raft
+    return replace(
+        cluster_as_read(spec),
+        raft=replace(
+            raft,
+            snapshot_interval=raft.snapshot_interval or defaults.SNAPSHOT_INTERVAL,
+            keep_old_snapshots=raft.keep_old_snapshots or 0,
+            log_entries_for_slow_followers=(
+                raft.log_entries_for_slow_followers or defaults.LOG_ENTRIES_FOR_SLOW_FOLLOWERS
+            ),
+            election_tick=raft.election_tick or defaults.ELECTION_TICK,
+            heartbeat_tick=raft.heartbeat_tick or defaults.HEARTBEAT_TICK,
+        ),
+        dispatcher=replace(
+            spec.dispatcher,
+            heartbeat_period=spec.dispatcher.heartbeat_period or defaults.HEARTBEAT_PERIOD,
+        ),
+        ca_config=replace(
+            spec.ca_config, node_cert_expiry=spec.ca_config.node_cert_expiry or defaults.NODE_CERT_EXPIRY
+        ),
+    )
+
+
+def cluster_as_read(spec: ClusterSpec) -> ClusterSpec:
+    limit = spec.orchestration.task_history_retention_limit
+    return replace(
+        spec,
+        orchestration=replace(
+            spec.orchestration,
+            task_history_retention_limit=defaults.TASK_HISTORY_LIMIT if limit is None else limit,
+        ),
+        raft=replace(spec.raft, keep_old_snapshots=spec.raft.keep_old_snapshots or 0),
     )
 
 

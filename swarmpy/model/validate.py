@@ -59,7 +59,10 @@ _IMAGE: Final = re.compile(
     r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*"
     r"(?::[\w][\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?\Z"
 )
+_IMAGE_TAIL: Final = re.compile(r"(?::[\w.-]+)?(?:@.*)?\Z")
 _IMAGE_CHARS_MAX: Final = 512
+_IMAGE_NAME_CHARS_MAX: Final = 255
+"""Of an image's name, without its tag and digest."""
 
 
 def check_service(spec: ServiceSpec) -> None:
@@ -112,9 +115,9 @@ def check_config(spec: ConfigSpec) -> None:
 
 def check_node(spec: NodeSpec) -> None:
     if spec.role is NodeRole.UNSPECIFIED:
-        raise InvalidArgument('invalid Role: "" (a node is a "worker" or a "manager")')
+        raise InvalidArgument('invalid Role: ""')
     if not spec.availability:
-        raise InvalidArgument('invalid Availability: "" (a node is "active", "pause" or "drain")')
+        raise InvalidArgument('invalid Availability: ""')
     if spec.stop_after < 0:
         raise InvalidArgument("invalid StopAfter: it cannot be negative (0: tasks run on without a manager)")
 
@@ -158,7 +161,7 @@ def _check_mode(mode: ServiceMode, *, has_update_config: bool) -> None:
         if m is not None
     ]
     if len(chosen) > 1:
-        raise InvalidArgument("must specify either replicated mode or global mode")
+        raise InvalidArgument("must specify only one service mode")
     if mode.replicated is not None:
         check_replicas(mode.replicated.replicas)
     if mode.replicated_job is not None:
@@ -170,7 +173,7 @@ def _check_mode(mode: ServiceMode, *, has_update_config: bool) -> None:
         job_rules.check_cron(mode.cron_job)
     is_job = mode.replicated_job is not None or mode.global_job is not None or mode.cron_job is not None
     if has_update_config and is_job:
-        raise InvalidArgument("update config is not allowed for a job-mode service")
+        raise InvalidArgument("Jobs may not have an update config")
 
 
 def _check_autoscale(spec: ServiceSpec) -> None:
@@ -283,7 +286,11 @@ def _check_update(config: UpdateConfig | None, *, what: str) -> None:
 def _check_container(spec: ContainerSpec) -> None:
     if not spec.image:
         raise InvalidArgument("ContainerSpec: image reference must be provided")
-    if len(spec.image) > _IMAGE_CHARS_MAX or not _IMAGE.match(spec.image):
+    if (
+        len(spec.image) > _IMAGE_CHARS_MAX
+        or not _IMAGE.match(spec.image)
+        or len(_IMAGE_TAIL.sub("", spec.image)) > _IMAGE_NAME_CHARS_MAX
+    ):
         raise InvalidArgument(f'ContainerSpec: "{spec.image}" is not a valid repository/tag')
     for entry in spec.env:
         if not entry or entry.startswith("="):
@@ -298,7 +305,9 @@ def _check_container(spec: ContainerSpec) -> None:
     for secret in spec.secrets:
         if not secret.secret_id or not secret.secret_name:
             raise InvalidArgument("malformed secret reference")
-        if secret.file is None or not secret.file.name:
+        if secret.file is None:
+            raise InvalidArgument("malformed secret reference, no target provided")
+        if not secret.file.name:
             raise InvalidArgument("malformed file secret reference, no target file name provided")
     for config in spec.configs:
         if not config.config_id or not config.config_name:

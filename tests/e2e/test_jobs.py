@@ -150,7 +150,7 @@ def test_a_cron_job_says_when_it_runs(cli: Cli) -> None:
     [
         (
             ("--mode", "replicated-job", "--update-delay", "1s"),
-            "update config is not allowed for a job-mode service",
+            "Jobs may not have an update config",
         ),
         (("--mode", "cron", "--schedule", "61 * * * *"), "cron: minute: 61 is not between 0 and 59"),
     ],

@@ -34,6 +34,9 @@ ip addr add {address}/24 dev ext0
 ip link set ext0 up
 ip link set ext1 up
 ip route add default via 10.99.0.254 dev ext0
+# it asks a registry for every image of a task; a name server that is not there would hold it up
+echo nameserver 127.0.0.1 > {folder}/resolv.conf
+mount --bind {folder}/resolv.conf /etc/resolv.conf
 exec dockerd --data-root {folder}/data --exec-root {folder}/exec --host unix://{folder}/docker.sock \
     --pidfile {folder}/pid --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent {group} {options}
 """

@@ -100,15 +100,15 @@ async def test_cron_jobs_can_be_listed_by_mode(http: Http, cluster: FakeCluster)
 @pytest.mark.parametrize(
     ("body", "told"),
     [
-        (spec(JOB, UpdateConfig={"Parallelism": 1}), "update config is not allowed for a job-mode service"),
-        (spec(CRON, UpdateConfig={}), "update config is not allowed for a job-mode service"),
+        (spec(JOB, UpdateConfig={"Parallelism": 1}), "Jobs may not have an update config"),
+        (spec(CRON, UpdateConfig={}), "Jobs may not have an update config"),
         (spec({"CronJob": {}}), 'a schedule is needed, such as "*/5 * * * *" or "@daily"'),
         (spec({"CronJob": {"Schedule": "* * * *"}}), "has 4 fields and needs 5"),
         (spec({"CronJob": {"Schedule": "@daily", "Timezone": "Mars/X"}}), 'unknown time zone "Mars/X"'),
         (spec({"CronJob": {"Schedule": "@daily", "FailedHistory": -1}}), "must be between 0 and 100 runs"),
         (spec({"CronJob": {"Schedule": "@daily", "StartingDeadline": -1}}), "cannot be negative"),
         (spec({"ReplicatedJob": {"MaxConcurrent": -1}}), "cannot unmarshal number -1"),
-        (spec({**JOB, **CRON}), "must specify either replicated mode or global mode"),
+        (spec({**JOB, **CRON}), "must specify only one service mode"),
         (spec(JOB, DependsOn=[{"Service": "j"}]), "j cannot wait for itself"),
         (spec(JOB, DependsOn=[{"Service": "a"}, {"Service": "a"}]), "a is named more than once"),
         (spec(JOB, DependsOn=[{}]), "the name of a service is missing"),

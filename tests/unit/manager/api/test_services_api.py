@@ -123,7 +123,7 @@ async def test_a_service_without_name_gets_one(http: Http, cluster: FakeCluster)
         (
             spec(Mode={"Replicated": {}, "Global": {}}),
             400,
-            "must specify either replicated mode or global mode",
+            "must specify only one service mode",
         ),
         (
             spec(
@@ -427,7 +427,7 @@ async def test_a_task_is_joined_with_its_revision(http: Http, cluster: FakeClust
 
 
 async def test_task_filters(http: Http, cluster: FakeCluster) -> None:
-    web = await created(http, spec("web", container={"Labels": {"a": "b"}}))
+    web = await created(http, spec("web", Labels={"a": "b"}))
     other = await created(http, spec("other"))
     cluster.add_task("t1", web)
     cluster.add_task("t2", other)
@@ -441,10 +441,11 @@ async def test_task_filters(http: Http, cluster: FakeCluster) -> None:
     assert await ids() == ["t1", "t2"]
     assert await ids(service=["web"]) == ["t1"]
     assert await ids(service=[other[:10]]) == ["t2"]
-    assert await ids(service=["gone"]) == []
+    assert await ids(service=["g" * 25]) == []
+    assert (await http.get("/tasks", filters={"service": ["gone"]})).status == 404
     assert await ids(node=["self"]) == ["t1", "t2"]
     assert await ids(node=["node-1"]) == ["t1", "t2"]
-    assert await ids(node=["node-9"]) == []
+    assert (await http.get("/tasks", filters={"node": ["node-9"]})).status == 404
     assert await ids(id=["t2"]) == ["t2"]
     assert await ids(label=["a=b"]) == ["t1"]
     assert await ids(name=["web.1"]) == ["t1"]
