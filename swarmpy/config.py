@@ -27,13 +27,18 @@ class NodeConfig:
     ``listen_address`` and ``advertise_address`` are defaults for init and join requests that name none;
     the advertise address is an address or an interface, with or without a port, empty to find it.
     ``insecure_registries``: hosts or subnets whose certificates are not checked, or that have none.
-    ``api_addresses`` are ``host:port`` on which the API is also served over TCP.
+    ``api_addresses`` are ``host:port`` on which the API is also served over TCP; with TLS if the three files
+    are given, of which ``api_ca`` is whose clients are let in. ``api_group`` owns the API's unix socket.
     """
 
     data_dir: Path = DATA_DIR
     run_dir: Path = RUN_DIR
     socket: Path = SOCKET
     api_addresses: tuple[str, ...] = ()
+    api_ca: Path | None = None
+    api_cert: Path | None = None
+    api_key: Path | None = None
+    api_group: str = ""
     hostname: str = ""
     listen_address: str = LISTEN_ADDRESS
     advertise_address: str = ""

@@ -10,13 +10,12 @@ import asyncio
 import grp
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from manager.api.connection_bounds import API_BACKLOG, API_HEAD_TIMEOUT_S
+from manager.api.connection_bounds import API_BACKLOG
 from swarmpy.errors import FailedPrecondition
 from swarmpy.limits import API_SHUTDOWN_TIMEOUT_S
 
@@ -24,6 +23,7 @@ SOCKET_GROUPS: Final = ("docker", "swarmpy")
 SOCKET_MODE: Final = 0o660
 SOCKET_PATH_BYTES_MAX: Final = 107
 """The kernel's."""
+GROUP_NUMBER_MAX: Final = (1 << 32) - 2
 
 Factory = Callable[[], asyncio.Protocol]
 
@@ -47,14 +47,15 @@ class UnixListener:
             self._path.unlink()
 
 
-async def listen_unix(
-    factory: Factory, path: Path, *, groups: tuple[str, ...] = SOCKET_GROUPS
-) -> UnixListener:
-    """FailedPrecondition if another daemon serves that socket, or it cannot be made."""
+async def listen_unix(factory: Factory, path: Path, *, group: str = "") -> UnixListener:
+    """FailedPrecondition if another daemon serves that socket, or it cannot be made.
+
+    The group is a name or a number; without one it is the first of ``SOCKET_GROUPS`` that there is.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         await _make_room(path)
-        bound = _bound(path, groups)
+        bound = _bound(path, group)
         file = path.lstat()
         loop = asyncio.get_running_loop()
         server = await loop.create_unix_server(factory, sock=bound, backlog=API_BACKLOG)
@@ -100,15 +101,17 @@ async def _is_served(path: Path) -> bool:
     return True
 
 
-def _bound(path: Path, groups: tuple[str, ...]) -> socket.socket:
+def _bound(path: Path, group: str) -> socket.socket:
     """With its rights, and not listening yet."""
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         made.bind(str(path))
         path.chmod(SOCKET_MODE)
-        for group in groups:
+        if group:
+            os.chown(path, -1, _number_of(group))
+        for name in () if group else SOCKET_GROUPS:
             try:
-                os.chown(path, -1, grp.getgrnam(group).gr_gid)
+                os.chown(path, -1, grp.getgrnam(name).gr_gid)
             except (KeyError, PermissionError):
                 continue
             break
@@ -118,16 +121,25 @@ def _bound(path: Path, groups: tuple[str, ...]) -> socket.socket:
     return made
 
 
-async def listen_tcp(factory: Factory, host: str, port: int, *, tls: ssl.SSLContext | None) -> asyncio.Server:
+def _number_of(group: str) -> int:
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        if group.isascii() and group.isdigit() and int(group) <= GROUP_NUMBER_MAX:
+            return int(group)
+    raise FailedPrecondition(
+        f"There is no group {group} to give the API's socket to: create it, or name another --group."
+    )
+
+
+async def listen_tcp(factory: Factory, host: str, port: int) -> asyncio.Server:
     loop = asyncio.get_running_loop()
     try:
         return await loop.create_server(
             factory,
             host,
             port,
-            ssl=tls,
             backlog=API_BACKLOG,
-            ssl_handshake_timeout=None if tls is None else API_HEAD_TIMEOUT_S,
         )
     except OSError as error:
         raise FailedPrecondition(

@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from manager.api import versions
+from manager.api import tls_transport, versions
 from manager.api.archive import Archives
 from manager.api.attach import Attaching
 from manager.api.connections import Connections, watched
@@ -84,18 +84,23 @@ class ApiServer:
         socket: Path,
         *,
         tcp_addresses: tuple[str, ...] = (),
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        group: str = "",
     ) -> None:
-        """Begin to serve. FailedPrecondition if another daemon serves that socket or a port is taken."""
+        """Begin to serve. FailedPrecondition if another daemon serves that socket or a port is taken.
+
+        ``tls`` is asked at every connection to the addresses; ``group`` owns the socket.
+        """
         addresses = [_tcp_address(address, is_plain=tls is None) for address in tcp_addresses]
         self._runner = web.AppRunner(self._app, shutdown_timeout=API_SHUTDOWN_TIMEOUT_S)
         await self._runner.setup()
         assert self._runner.server is not None
         connections = self._connections = Connections(self._runner.server)
         try:
-            self._listeners.append(await listen_unix(connections, socket))
+            self._listeners.append(await listen_unix(connections, socket, group=group))
             for host, port in addresses:
-                self._listeners.append(await listen_tcp(connections, host, port, tls=tls))
+                factory = connections if tls is None else tls_transport.serve(connections, tls)
+                self._listeners.append(await listen_tcp(factory, host, port))
         except BaseException:
             await self.stop()
             raise
@@ -241,6 +246,6 @@ def _tcp_address(text: str, *, is_plain: bool) -> tuple[str, int]:
     if is_plain and not is_loopback:
         raise InvalidArgument(
             f"The API on {text} would be open to the network without a password: whoever reaches it is root. "
-            "Give a loopback address."
+            "Give certificates (--tlscacert, --tlscert, --tlskey), or a loopback address."
         )
     return host, int(port)

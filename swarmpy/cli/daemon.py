@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import TypedDict
 
 from swarmpy.cli import values
-from swarmpy.cli.flags import Command, Options, UsageError, listed, text
+from swarmpy.cli.flags import Command, Options, UsageError, listed, switch, text
 from swarmpy.cli.session import Session
 from swarmpy.config import CGROUP_PARENT, DATA_DIR, LISTEN_ADDRESS, RUN_DIR, NodeConfig
 from swarmpy.errors import InvalidArgument
@@ -35,6 +36,7 @@ def node_config(options: Options) -> NodeConfig:
         run_dir=_absolute(options.text("run-dir"), "run-dir"),
         socket=_absolute(options.text("socket") or str(run_dir / "swarmpy.sock"), "socket"),
         api_addresses=tuple(options.many("api")),
+        **_api_access(options),
         hostname=options.text("hostname") or socket.gethostname(),
         listen_address=options.text("listen-addr"),
         advertise_address=options.text("advertise-addr"),
@@ -47,6 +49,31 @@ def node_config(options: Options) -> NodeConfig:
         log_level=_one_of(options.text("log-level"), _LEVELS, "log-level"),
         log_format=_one_of(options.text("log-format"), _FORMATS, "log-format"),
     )
+
+
+_TLS_FLAGS = {"api_ca": "tlscacert", "api_cert": "tlscert", "api_key": "tlskey"}
+
+
+class _ApiAccess(TypedDict):
+    api_ca: Path | None
+    api_cert: Path | None
+    api_key: Path | None
+    api_group: str
+
+
+def _api_access(options: Options) -> _ApiAccess:
+    """Who may reach the API: all of the TLS files, or none."""
+    given = {field: flag for field, flag in _TLS_FLAGS.items() if options.text(flag)}
+    if (given or options.on("tlsverify")) and len(given) < len(_TLS_FLAGS):
+        missing = ", ".join(f"--{flag}" for field, flag in _TLS_FLAGS.items() if field not in given)
+        raise UsageError(f"TLS on the API needs three files: {missing} is missing")
+    if options.is_set("tlsverify") and not options.on("tlsverify") and given:
+        raise UsageError("the API lets nobody in without a certificate: leave --tlsverify=false out")
+    ca, cert, key = (
+        _absolute(options.text(flag), flag) if flag in given.values() else None
+        for flag in _TLS_FLAGS.values()
+    )
+    return _ApiAccess(api_ca=ca, api_cert=cert, api_key=key, api_group=options.text("group"))
 
 
 def _generic_resources(entries: list[str]) -> tuple[GenericResource, ...]:
@@ -76,7 +103,12 @@ COMMANDS = {
             text("data-dir", "Where state is kept", default=str(DATA_DIR)),
             text("run-dir", "Where sockets and the like are kept while it runs", default=str(RUN_DIR)),
             text("socket", "Unix socket to serve the API on (default swarmpy.sock in the run-dir)"),
-            listed("api", "Also serve the API on this loopback address (HOST:PORT)"),
+            listed("api", "Also serve the API on this address (HOST:PORT); with TLS unless it is loopback"),
+            text("tlscacert", "Certificate of who issues the certificates of the API's clients"),
+            text("tlscert", "Certificate that the API shows on TCP"),
+            text("tlskey", "Key of that certificate"),
+            switch("tlsverify", "Serve clients with a certificate only (always so with TLS)"),
+            text("group", "Group that owns the unix socket (default docker or swarmpy)", short="G"),
             text("hostname", "Name of this node (default the machine's)"),
             text("listen-addr", "Listen address of the swarm", default=LISTEN_ADDRESS),
             text("advertise-addr", "Advertised address, if init or join name none"),

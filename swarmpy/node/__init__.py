@@ -22,6 +22,7 @@ from agent.describe import describe
 from agent.executor.native.executor import NativeExecutor
 from agent.journal import Journal
 from manager.api.server import ApiServer
+from manager.api.tls import TlsServer
 from swarmpy.config import NodeConfig
 from swarmpy.errors import InvalidArgument, SwarmError
 from swarmpy.lean import return_memory
@@ -69,7 +70,15 @@ async def serve(config: NodeConfig, env: Env) -> int:
             stack.push_async_callback(daemon.stop)
             server = ApiServer(daemon, env)
             stack.push_async_callback(server.stop)
-            await server.start(config.socket, tcp_addresses=config.api_addresses)
+            tls = TlsServer.of(config, env.clock)
+            if tls is not None:
+                loop.add_signal_handler(signal.SIGHUP, tls.reload)
+            await server.start(
+                config.socket,
+                tcp_addresses=config.api_addresses,
+                tls=None if tls is None else lambda: tls.context,
+                group=config.api_group,
+            )
             await _until(daemon.resume(), stopping)
             gc.collect()
             gc.freeze()  # what was loaded stays: the collector need not look at it again
