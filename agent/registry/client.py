@@ -8,6 +8,7 @@ checks it. A failed request is repeated a few times where that may help.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import socket
@@ -180,7 +181,7 @@ class Repository:
         elif self._challenge.kind == "basic":
             if not who.username:
                 raise RegistryFailed(f'{method.capitalize()} "{url}": no basic auth credentials')
-            self._authorization = aiohttp.BasicAuth(who.username, who.password, "utf-8").encode()
+            self._authorization = _basic(who)
         else:
             token, _ = await self._token(self._challenge)
             self._authorization = f"Bearer {token}"
@@ -209,7 +210,7 @@ class Repository:
                 fields |= {"offline_token": "true", "client_id": _REALM_CLIENT}
             if who.username:
                 fields["account"] = who.username
-            basic = aiohttp.BasicAuth(who.username, who.password, "utf-8").encode() if who.username else ""
+            basic = _basic(who) if who.username else ""
             headers = {"Authorization": basic} if basic else {}
             request = self._send("GET", f"{realm}{'&' if '?' in realm else '?'}{urlencode(fields)}", headers)
         async with request as response:
@@ -390,6 +391,10 @@ class _Resolver(AbstractResolver):
 
     async def close(self) -> None:
         """The threads belong to who made them."""
+
+
+def _basic(who: Credentials) -> str:
+    return "Basic " + base64.b64encode(f"{who.username}:{who.password}".encode()).decode()
 
 
 def _dial_text(error: aiohttp.ClientConnectorError) -> str:

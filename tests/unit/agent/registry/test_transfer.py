@@ -1,0 +1,238 @@
+"""Pulling from a registry that asks for tokens, has images for many machines, breaks off, lies."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from image_files import image_config, tar_of
+
+from agent.executor.images.archive import own_architecture
+from agent.executor.images.reference import parse
+from agent.executor.images.store import ImageStore
+from agent.registry.client import Denied, Registries, RegistryAway, RegistryFailed
+from agent.registry.manifests import OCI_INDEX, OCI_MANIFEST
+from agent.registry.transfer import Transfers
+from swarmpy.errors import InvalidArgument, NotFound, Unauthenticated
+from swarmpy.image_limits import REGISTRY_AWAY_S
+from swarmpy.model.images import Credentials, Progress
+from swarmpy.runtime import SystemClock
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="unpacking sets owners")]
+
+LAYERS = (tar_of(("etc/a", os.urandom(300_000))), tar_of(("etc/b", b"b")))
+WHO = Credentials(username="joe", password="secret")
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+@dataclass
+class FakeRegistry:
+    """``faults``: what becomes of the next requests for blobs: "cut", "busy", "lie"."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    wants_token: bool = False
+    faults: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    host: str = ""
+
+    def put(self, value: object, media_type: str, *names: str) -> str:
+        raw = json.dumps(value).encode()
+        for name in (digest(raw), *names):
+            self.manifests[name] = (media_type, raw)
+        return digest(raw)
+
+    def blob(self, data: bytes) -> dict[str, Any]:
+        self.blobs[digest(data)] = data
+        return {"digest": digest(data), "size": len(data)}
+
+    def add_image(self, *names: str, layers: tuple[bytes, ...] = LAYERS) -> str:
+        packed = [gzip.compress(layer, mtime=0) for layer in layers]
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": self.blob(image_config(list(layers), Cmd=["x"])),
+            "layers": [self.blob(layer) for layer in packed],
+        }
+        return self.put(manifest, OCI_MANIFEST, *names)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(f"{request.method} {request.path}")
+        if request.path == "/token":
+            basic = "Basic " + base64.b64encode(b"joe:secret").decode()
+            if request.headers.get("Authorization") != basic:
+                return web.json_response(
+                    {"errors": [{"code": "UNAUTHORIZED", "message": "wrong"}]}, status=401
+                )
+            return web.json_response({"token": "t-" + request.query["scope"]})
+        if self.wants_token and request.headers.get("Authorization") != "Bearer t-repository:app:pull":
+            challenge = f'Bearer realm="http://{self.host}/token",service="s"'
+            return web.json_response({}, status=401, headers={"WWW-Authenticate": challenge})
+        if request.path == "/v2/":
+            return web.json_response({})
+        _, _, repository, kind, name = request.path.split("/")
+        found = self.manifests.get(name) if kind == "manifests" and repository == "app" else None
+        if found is not None:
+            return web.Response(body=found[1], content_type=found[0])
+        if kind == "blobs" and name in self.blobs:
+            return await self._blob(request, self.blobs[name])
+        return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN", "message": "gone"}]}, status=404)
+
+    async def _blob(self, request: web.Request, data: bytes) -> web.StreamResponse:
+        fault = self.faults.pop(0) if self.faults and len(data) > 1_000 else ""
+        if fault == "busy":
+            return web.Response(status=503)
+        if fault == "lie":
+            return web.Response(body=bytes(len(data)))
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        if fault == "cut":
+            response = web.StreamResponse(headers={"Content-Length": str(len(data) - start)})
+            await response.prepare(request)
+            await response.write(data[start : start + len(data) // 3])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        return web.Response(body=data[start:], status=206 if start else 200)
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[FakeRegistry]:
+    registry = FakeRegistry()
+    app = web.Application(client_max_size=1 << 30)
+    app.router.add_route("*", "/{path:.*}", registry.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    registry.host = f"127.0.0.1:{runner.addresses[0][1]}"
+    yield registry
+    await runner.cleanup()
+
+
+class Clock(SystemClock):
+    later_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.later_s
+
+
+@dataclass
+class Node:
+    store: ImageStore
+    transfers: Transfers
+    clock: Clock
+    said: list[Progress] = field(default_factory=list)
+
+    async def pull(self, name: str, *, platform: str = "", credentials: Credentials | None = None) -> str:
+        image = await self.transfers.pull(
+            parse(name), self.said.append, platform=platform, credentials=credentials
+        )
+        return image.id
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    store, clock = ImageStore(tmp_path / "images"), Clock()
+    store.prepare()
+    (tmp_path / "spool").mkdir()
+    registries = Registries(clock, ThreadPoolExecutor(1))
+    return Node(store, Transfers(registries, store, tmp_path / "spool"), clock)
+
+
+async def test_an_index_with_tokens(registry: FakeRegistry, node: Node) -> None:
+    registry.wants_token = True
+    ours, other = registry.add_image(), registry.add_image(layers=LAYERS[:1])
+    platforms = {"architecture": "s390x", "os": "linux"}, {"architecture": own_architecture(), "os": "linux"}
+    rows = [
+        {"mediaType": OCI_MANIFEST, "digest": digest_, "size": 1, "platform": platform}
+        for digest_, platform in zip((other, ours), platforms, strict=True)
+    ]
+    top = registry.put({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": rows}, OCI_INDEX, "1")
+    name = f"{registry.host}/app"
+    id_ = await node.pull(f"{name}:1", credentials=WHO)
+    image = node.store.find(f"{name}:1")
+    assert (image.id, image.digests) == (id_, (f"{name}@{top}",))
+    assert image.record.manifest == ours
+    facts = await node.transfers.look(parse(f"{name}:1"), WHO)
+    assert (facts.digest, [each.architecture for each in facts.platforms]) == (
+        top,
+        ["s390x", own_architecture()],
+    )
+    assert await node.pull(f"{name}:1", platform="linux/s390x", credentials=WHO) != id_
+    with pytest.raises(Unauthenticated, match="unauthorized: wrong"):
+        await node.pull(f"{name}:1", credentials=Credentials(username="joe", password="bad"))
+    with pytest.raises(NotFound, match="no matching manifest for linux/mips"):
+        await node.pull(f"{name}:1", platform="linux/mips", credentials=WHO)
+
+
+async def test_a_layer_that_breaks_off_goes_on_where_it_broke(registry: FakeRegistry, node: Node) -> None:
+    registry.add_image("1")
+    registry.faults = ["cut", "busy", "cut"]
+    await node.pull(f"{registry.host}/app:1")
+    assert (node.store.layers_dir / node.store.config(f"{registry.host}/app:1").layers[0] / "etc/a").exists()
+    assert registry.faults == []
+    spool = node.store.layers_dir.parent.parent / "spool"
+    assert list(spool.iterdir()) == []
+
+
+async def test_only_what_is_missing_is_fetched(registry: FakeRegistry, node: Node) -> None:
+    registry.add_image("1", layers=LAYERS[:1])
+    registry.add_image("2")
+    await node.pull(f"{registry.host}/app:1")
+    registry.asked.clear()
+    await node.pull(f"{registry.host}/app:2")
+    large = digest(gzip.compress(LAYERS[0], mtime=0))
+    assert not [asked for asked in registry.asked if large in asked]
+    assert [step.status for step in node.said if step.id == large[7:19]][-1] == "Already exists"
+
+
+async def test_a_registry_that_lies_leaves_nothing(registry: FakeRegistry, node: Node) -> None:
+    registry.add_image("1")
+    registry.faults = ["lie"]
+    with pytest.raises(RegistryFailed, match="filesystem layer verification failed"):
+        await node.pull(f"{registry.host}/app:1")
+    other = registry.add_image("2", layers=LAYERS[1:])
+    registry.manifests["sha256:" + "0" * 64] = registry.manifests[other]
+    with pytest.raises(RegistryFailed, match="manifest verification failed"):
+        await node.pull(f"{registry.host}/app@sha256:{'0' * 64}")
+    registry.put({"schemaVersion": 1}, "text/plain", "3")
+    with pytest.raises(InvalidArgument, match="not supported any more"):
+        await node.pull(f"{registry.host}/app:3")
+    assert node.store.images() == ()
+
+
+async def test_errors_in_dockers_words(registry: FakeRegistry, node: Node) -> None:
+    name = f"{registry.host}/app:9"
+    with pytest.raises(NotFound, match=f"manifest for {name} not found: manifest unknown: gone"):
+        await node.pull(name)
+    registry.wants_token = True
+    registry.add_image("1")
+    with pytest.raises((Denied, Unauthenticated)):
+        await node.pull(f"{registry.host}/app:1")
+
+
+async def test_a_registry_that_is_away_is_left_alone_for_a_while(registry: FakeRegistry, node: Node) -> None:
+    registry.add_image("1")
+    right, registries = registry.host, node.transfers._registries
+    registries._note_away(right, "it was away")
+    with pytest.raises(RegistryAway, match="it was away"):
+        await node.pull(f"{right}/app:1")
+    node.clock.later_s = REGISTRY_AWAY_S
+    await node.pull(f"{right}/app:1")
+    with pytest.raises(
+        RegistryAway, match=r'Get "http://127.0.0.1:1/v2/": dial tcp 127.0.0.1:1: connect: co'
+    ):
+        await node.pull("127.0.0.1:1/app:1")
