@@ -170,23 +170,20 @@ class Execs:
     async def _run(
         self, request: web.Request, exec_: _Exec, wanted: ExecStartConfig, end: End, stack: AsyncExitStack
     ) -> None:
-        """What cannot be run is told on the connection, as docker does: its clients look for it there."""
-        opened = self._api.streams.open(exec_.node_id, "task.exec", _start_of(exec_, wanted))
-        refusal = ""
-        try:
-            exec_.stream = await stack.enter_async_context(opened)
+        """As docker does it: the connection is taken over before anything runs, and what goes wrong then is
+        told on it. So a client has the head of the answer before there is output: docker-py loses what comes
+        along with the head."""
+        async with hijack(self._api, request, RAW if end.is_terminal else MULTIPLEXED) as client:
+            opened = self._api.streams.open(exec_.node_id, "task.exec", _start_of(exec_, wanted))
+            try:
+                exec_.stream = await stack.enter_async_context(opened)
+            except SwarmError as error:
+                if str(error).startswith(_CANNOT_RUN):
+                    exec_.exit_code = exit_code_of(str(error))
+                await client.write(end.shape(STDERR, f"{error}\r\n".encode()))
+                return
             exec_.pid = exec_.stream.accepted.pid
-        except InvalidArgument as error:
-            if not str(error).startswith(_CANNOT_RUN):
-                raise
-            refusal = str(error)
-            exec_.exit_code = exit_code_of(refusal)
-        content_type = RAW if end.is_terminal else MULTIPLEXED
-        async with hijack(self._api, request, content_type) as client:
-            if exec_.stream is not None:
-                exec_.exit_code = await carry(client, exec_.stream, end)
-            else:
-                await client.write(end.shape(STDERR, f"{refusal}\r\n".encode()))
+            exec_.exit_code = await carry(client, exec_.stream, end)
 
     async def resize(self, request: web.Request) -> web.StreamResponse:
         rows, columns = requests.terminal_size(request)

@@ -130,6 +130,21 @@ async def test_what_cannot_be_run_is_told_on_the_connection(
         raw.writer.close()
 
 
+async def test_the_head_does_not_wait_for_the_command(
+    http: Http, cluster: FakeCluster, tmp_path: Path
+) -> None:
+    """docker-py loses what it receives together with the head."""
+    async with pretended(http, cluster) as rig:
+        id_ = await made(http)
+        rig.has_session = False
+        head, raw = await upgraded(tmp_path / "api.sock", f"/exec/{id_}/start", {})
+        assert head.startswith("HTTP/1.1 101")
+        stream, told = await raw.frame()
+        assert (stream, b"is not available" in told) == (2, True)
+        assert (await http.get(f"/exec/{id_}/json")).json["ExitCode"] == 137
+        raw.writer.close()
+
+
 async def test_a_client_that_leaves_ends_the_command(
     http: Http, cluster: FakeCluster, tmp_path: Path
 ) -> None:
@@ -203,7 +218,7 @@ async def test_processes_and_usage(http: Http, cluster: FakeCluster) -> None:
 
 
 async def test_what_is_refused(http: Http, cluster: FakeCluster) -> None:
-    async with pretended(http, cluster) as rig:
+    async with pretended(http, cluster):
         config = {"Cmd": ["sh"]}
         unknown = await http.post("/containers/nothing/exec", config)
         assert (unknown.status, unknown.message) == (404, "No such container: nothing")
@@ -211,9 +226,6 @@ async def test_what_is_refused(http: Http, cluster: FakeCluster) -> None:
         assert (await http.post("/exec/none/start", {})).message == "No such exec instance: none"
         assert (await http.post(f"/exec/{await made(http)}/start", {"Detach": True})).status == 501
         assert (await http.post("/containers/web.1/resize", h="x", w="1")).status == 400
-        id_ = await made(http)
-        rig.has_session = False
-        assert (await http.post(f"/exec/{id_}/start", {})).status == 503
         cluster.report(TASK, TaskState.FAILED)
         ended = await http.post("/containers/t1/exec", config)
         assert (ended.status, ended.message) == (409, "Container t1 is not running")
