@@ -88,7 +88,8 @@ def _finish(cluster: Cluster, absent: list[Node], now: Timestamp) -> Plan:
 def _wishes(nodes: list[Node], authority: Issuer) -> tuple[Group, ...]:
     """Wish a certificate of this authority for as many of the nodes as may renew at a time.
 
-    Also for those that have one, if something else was wished for them before.
+    Also for those that have one, or are away, if something else was wished for them before: they are told of
+    it first.
     """
     ready = [node for node in nodes if node.status.state is NodeState.READY and issuer_of(node) is not None]
     busy = sum(issuer_of(node) != authority and node.wanted_issuer == authority.mark for node in ready)
@@ -97,7 +98,12 @@ def _wishes(nodes: list[Node], authority: Issuer) -> tuple[Group, ...]:
         for node in ready
         if node.wanted_issuer != authority.mark and (node.wanted_issuer or issuer_of(node) != authority)
     ]
-    chosen = other[: max(0, ROOT_RENEWALS_MAX - busy)]
+    away = [
+        node
+        for node in nodes
+        if node.status.state is not NodeState.READY and node.wanted_issuer not in (b"", authority.mark)
+    ]
+    chosen = other[: max(0, ROOT_RENEWALS_MAX - busy)] + away[:ROOT_RENEWALS_MAX]
     return tuple(_update(replace(node, wanted_issuer=authority.mark)) for node in chosen)
 
 

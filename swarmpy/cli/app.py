@@ -49,6 +49,7 @@ _VERBS: Final = {
     "join-token": ("swarm", "Show or change the tokens that nodes join with"),
     "unlock": ("swarm", "Unlock a manager that has started again, with the key on its standard input"),
     "unlock-key": ("swarm", "Show or change the key that managers are unlocked with"),
+    "ca": ("ca", "Show the root certificate of the swarm, or change it"),
     "exec": ("exec", "Run a command in a task"),
     "attach": ("exec", "Attach to a running task"),
     "cp": ("copy", "Copy files out of a task or into it"),

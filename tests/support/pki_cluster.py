@@ -156,7 +156,8 @@ class PkiCluster:
             validity=pki.validity_from(self.clock.now() if now is None else now, expiry),
             serial=os.urandom(pki.SERIAL_BYTES),
         )
-        return pki.load_identity(certificate=certificate, key=key, roots=self.cluster.root_ca.ca_cert)
+        roots = pki.trust_bundle(self.cluster.root_ca)
+        return pki.load_identity(certificate=certificate, key=key, roots=roots)
 
     def joiner(self, role: Role) -> Identity:
         """What the holder of the present token for the role presents."""

@@ -48,7 +48,9 @@ def node(
     role: NodeRole = NodeRole.WORKER,
     wanted: bytes = b"",
 ) -> Node:
-    told = issuer and TLSInfo(cert_issuer_subject=issuer.subject, cert_issuer_public_key=issuer.public_key)
+    told = None
+    if issuer is not None:
+        told = TLSInfo(cert_issuer_subject=issuer.subject, cert_issuer_public_key=issuer.public_key)
     return replace(
         make_node(name),
         role=role,
@@ -180,10 +182,11 @@ def test_a_change_that_was_called_off_is_undone_on_nodes() -> None:
         node("turned", NEW, wanted=NEW.mark),
         node("asked", wanted=NEW.mark),
         node("neither"),
+        node("away", NEW, NodeState.DOWN, wanted=NEW.mark),
     )
     step(store)
     wishes = {node.id: node.wanted_issuer for node in store.nodes()}
-    assert wishes == {"turned": OLD.mark, "asked": OLD.mark, "neither": b""}
+    assert wishes == {"turned": OLD.mark, "asked": OLD.mark, "neither": b"", "away": OLD.mark}
 
 
 def test_only_what_matters_makes_work() -> None:
