@@ -16,15 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.executor.base import Attachment, Exit, LogQuery, Output
+from agent.executor.base import Attachment, LogQuery, NotRunning, Output
 from agent.executor.limits import ATTACHED_LAST_WORDS_S
+from agent.executor.native import folders
 from agent.executor.native.channel import SocketChannel
+from agent.executor.native.job import ExitRecord
 from agent.executor.native.log_reader import BEGINNING, LogReader, Place, follow, parse_record
 from agent.executor.native.shim import frames
 from swarmpy.errors import Unavailable
+from swarmpy.model.ids import TaskId
 
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 _ALL = LogQuery(is_following=True)
+UNKNOWN_CODE = -1
+"""Of a task of which nothing but its log is left."""
+_UNKNOWN = ExitRecord(code=UNKNOWN_CODE, is_oom_killed=False, at=0, message="", kind="ended")
 _STREAMS = (frames.STDOUT, frames.STDERR)
 
 
@@ -59,7 +65,7 @@ class Readers:
 class Watched:
     """What the executor knows of the task. ``exit`` is None while its end has not come."""
 
-    exit: Callable[[], Exit | None]
+    exit: Callable[[], ExitRecord | None]
     ended: asyncio.Event
     readers: Readers
 
@@ -144,7 +150,7 @@ class AttachedChannel:
         found = self._task.exit()
         if found is None:
             raise Unavailable("the task was removed before it was known how it ended")
-        return found.code
+        return found["code"]
 
     async def close(self) -> None:
         if not self._is_closed:
@@ -161,3 +167,13 @@ def _place_of(socket: SocketChannel | None) -> tuple[Place | None, dict[int, byt
     told = json.loads(socket.greeting)
     rests = {int(stream): rest.encode("latin-1") for stream, rest in told["rests"].items()}
     return Place(told["number"], told["offset"]), {stream: rests.get(stream, b"") for stream in _STREAMS}
+
+
+def of_removed(logs_dir: Path, task_id: TaskId, *, run: Run) -> AttachedChannel:
+    """The log that was kept of a task that has ended and was taken down. NotRunning if there is none."""
+    folder = logs_dir / task_id
+    if not folders.is_task_id(task_id) or not folder.is_dir():
+        raise NotRunning(f"Container {task_id} is not running")
+    over = Watched(lambda: _UNKNOWN, asyncio.Event(), Readers())
+    over.ended.set()
+    return AttachedChannel(folder, wish=Attachment(replays=True), socket=None, task=over, run=run)

@@ -50,7 +50,7 @@ from agent.executor.base import (
 )
 from agent.executor.images.store import ImageStore
 from agent.executor.native import cgroups, folders, launcher, looking, preflight, process, processes, shims
-from agent.executor.native.attached import Readers, Watched
+from agent.executor.native.attached import Readers, Watched, of_removed
 from agent.executor.native.folders import TaskState
 from agent.executor.native.image_users import image_users, layers_in_use
 from agent.executor.native.inside import Inside, not_running
@@ -378,9 +378,9 @@ class NativeExecutor:
 
     async def attach(self, task_id: TaskId, wish: Attachment = FROM_NOW_ON) -> Channel:
         task = self._tasks.get(task_id)
-        if task is None:
-            raise not_running(task_id)
-        watched = Watched(lambda: process.exit_of(task.exit) if task.exit else None, task.ended, task.readers)
+        if task is None and wish.replays:
+            return await self._run(partial(of_removed, self._logs_dir, task_id, run=self._run))
+        watched = Watched(lambda: task.exit, task.ended, task.readers) if task is not None else None
         return await self._inside.attach(task_id, wish, watched)
 
     async def look(self, task_id: TaskId, *, has_sizes: bool = False) -> ContainerFacts | None:

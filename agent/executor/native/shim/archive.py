@@ -53,8 +53,19 @@ def send(path: str, status: int) -> None:
         _add(tar, full, name)
 
 
+def _device_of(path: str) -> int:
+    try:
+        return os.lstat(path).st_dev
+    except FileNotFoundError:
+        return -1
+
+
 def _add(tar: tarfile.TarFile, root: str, name: str) -> None:
-    """Depth first without recursion; what disappears meanwhile is left out."""
+    """Depth first without recursion; what disappears meanwhile is left out.
+
+    Of the root only its own file system is meant: what is mounted in it is the kernel's, or a volume's.
+    """
+    device = os.stat(root).st_dev if root == "/" else None
     waiting = [(root, name)]
     while waiting:
         path, member_name = waiting.pop()
@@ -68,7 +79,7 @@ def _add(tar: tarfile.TarFile, root: str, name: str) -> None:
             _add_file(tar, member, path)
         else:
             tar.addfile(member)
-        if member.isdir():
+        if member.isdir() and (device is None or _device_of(path) == device):
             try:
                 below = sorted(os.listdir(path), reverse=True)
             except FileNotFoundError:
