@@ -125,6 +125,8 @@ CONTAINER_RESTART_DELAY_MIN_S = 0.1
 """Before a container that was started by hand is restarted; each failure doubles it. Docker's numbers."""
 CONTAINER_RESTART_DELAY_MAX_S = 60.0
 CONTAINER_STABLE_S = 10.0
+CONTAINER_LINGER_S = 0.5
+"""How long a container that is to be removed with its end stays beyond it."""
 NEEDS_CACHE_REVISIONS_MAX = 10_000
 """Revisions whose scheduling needs are remembered."""
 

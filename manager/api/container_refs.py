@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from manager.api.lookup import find_or_none
+from manager.api.lookup import find_or_none, is_by_hand
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, NotFound
 from swarmpy.model.defaults import is_standalone, place_text
@@ -86,8 +86,7 @@ def containers(view: View) -> Iterator[ContainerRef]:
         if is_standalone(service.spec):
             yield by_hand(view, service)
     for task in view.tasks():
-        service_of = view.service(task.service_id)
-        if service_of is None or not is_standalone(service_of.spec):
+        if not is_by_hand(view, task):
             yield ContainerRef(task=task)
 
 
@@ -130,11 +129,12 @@ def state_of(container: ContainerRef) -> ContainerState:
     return ContainerState.CREATED
 
 
-def _of_task(view: View, task: Task) -> ContainerRef:
+def _of_task(view: View, task: Task) -> ContainerRef | None:
+    """None for a run of a container that is gone."""
+    if not is_by_hand(view, task):
+        return ContainerRef(task=task)
     service = view.service(task.service_id)
-    if service is not None and is_standalone(service.spec):
-        return by_hand(view, service)
-    return ContainerRef(task=task)
+    return by_hand(view, service) if service is not None else None
 
 
 def _by_id(view: View, id_: str) -> ContainerRef | None:
@@ -199,8 +199,7 @@ def _by_prefix(view: View, prefix: str) -> ContainerRef | None:
         if isinstance(each, Service) and is_standalone(each.spec):
             found[each.id] = by_hand(view, each)
     for each in view.by_prefix(Kind.TASK, prefix, limit=_MATCHES_MAX):
-        if isinstance(each, Task):
-            container = _of_task(view, each)
+        if isinstance(each, Task) and (container := _of_task(view, each)) is not None:
             found[container.id] = container
     if len(found) > 1:
         raise InvalidArgument(f"Multiple IDs found with provided prefix: {prefix}")

@@ -65,9 +65,11 @@ def _candidates(view: View, type_: type[T], reference: str) -> list[T]:
 
 
 def is_by_hand(view: View, item: object | None) -> bool:
-    """Whether it stands for a container that was started by hand, or is a run of one."""
-    service = view.service(item.service_id) if isinstance(item, Task) else item
-    return isinstance(service, Service) and is_standalone(service.spec)
+    """Whether it stands for a container that was started by hand, or is a run of one, which may be gone."""
+    if isinstance(item, Task):
+        known = view.service(item.service_id) or view.revision(item.revision_id)
+        return known is not None and is_standalone(known.spec)
+    return isinstance(item, Service) and is_standalone(item.spec)
 
 
 def _named(view: View, type_: type[T], name: str) -> list[T]:

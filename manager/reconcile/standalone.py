@@ -8,7 +8,8 @@ them is to go on. A task's ``job_iteration`` is the start that it is of. What a 
 * of a wanted start there is one task. It is made once nothing of an earlier one is left, so that no address,
   port or volume is ever held by two. When it has ended it is followed by another, or it is the last: it is
   *settled*, which its desired state SHUTDOWN says, so that this is decided once;
-* a container that is to be removed goes once its last task has ended and is settled.
+* a container that is to be removed goes a moment after its last task has ended: who was told to attach to it
+  finds it still, though it may have run for less time than it takes to ask a node.
 
 The restart policy is docker's, and so is its pace: the first delay is short, each doubles up to a minute, and
 a task that lived for a while begins anew. All of it is read off the tasks, so a new leader decides as the old
@@ -34,6 +35,7 @@ from manager.reconcile.slots import is_wished
 from manager.schedule.nodes import LoadCache
 from manager.store.view import View
 from swarmpy.limits import (
+    CONTAINER_LINGER_S,
     CONTAINER_RESTART_DELAY_MAX_S,
     CONTAINER_RESTART_DELAY_MIN_S,
     CONTAINER_STABLE_S,
@@ -52,6 +54,7 @@ SLOT: Final = 1
 _MIN_NS: Final = int(CONTAINER_RESTART_DELAY_MIN_S * SECOND_NS)
 _MAX_NS: Final = int(CONTAINER_RESTART_DELAY_MAX_S * SECOND_NS)
 _STABLE_NS: Final = int(CONTAINER_STABLE_S * SECOND_NS)
+_LINGER_NS: Final = int(CONTAINER_LINGER_S * SECOND_NS)
 
 
 class Standalones:
@@ -211,6 +214,11 @@ class _Container:
             return
         tasks = (*self._former, *self._present)
         if any(not is_terminal(task.status.state) for task in tasks):
+            return
+        now, ended_at = self._builder.now, max((task.status.timestamp for task in tasks), default=0)
+        # the node's clock says when; one that is ahead must not keep it for longer
+        if ended_at <= now < ended_at + _LINGER_NS:
+            self._builder.wake(ended_at + _LINGER_NS)
             return
         self._builder.add(Delete(kind=Kind.SERVICE, id=self._service.id, version=self._service.version))
         facts = {"task_id": settled.id} if settled is not None else {}
