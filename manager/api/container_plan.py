@@ -54,7 +54,8 @@ from swarmpy.model.states import EndpointMode, MountType, PortProtocol, PublishM
 
 MEMORY_BYTES_MIN: Final = 6 << 20
 CPU_PERIOD_US: Final = 100_000
-_LOG_DRIVERS: Final = ("", "json-file", "local", "none")
+_LOG_DRIVERS: Final = ("", "json-file", "local")
+"""All of them mean the one way in which logs are kept here, with its own bounds."""
 _NO_NETWORKS: Final = ("", "default", "bridge")
 _MODE_FLAGS: Final = frozenset({"ro", "rw", "z", "Z", "nocopy", "cached", "delegated", "consistent"})
 _SPACED: Final = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?/?(tcp|udp|sctp|)\Z", re.IGNORECASE)
