@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 from aiohttp import web
 
-from manager.api import go_json
+from manager.api import go_json, versions
 from manager.api.connection_bounds import API_BODY_TIMEOUT_S
 from swarmpy.errors import InvalidArgument, TooSlow
 
@@ -43,6 +43,11 @@ async def read_body(request: web.Request, type_: type[T]) -> T:
 
 def parse(data: bytes, type_: type[T]) -> T:
     return go_json.parse(data, type_)
+
+
+def api_version(request: web.Request) -> versions.Version:
+    """Which version of the API the client speaks."""
+    return versions.of_path(request.match_info.get("version"))
 
 
 def flag(request: web.Request, name: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from aiohttp import web
 
-from manager.api import engine_rules, requests, service_plan
+from manager.api import engine_rules, requests, service_plan, versions
 from manager.api.context import Api
 from manager.api.docker_json import Json
 from manager.api.fill import with_defaults
@@ -21,6 +21,7 @@ from swarmpy.model.objects import Kind, Service
 from swarmpy.model.specs import ServiceSpec
 
 FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
+STATUS_SINCE = versions.number("1.41")
 REGISTRY_AUTH_FROM = ("", "spec", "previous-spec")
 
 
@@ -39,7 +40,8 @@ class Services:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         wanted = requests.filters(request, FILTERS)
-        has_status = requests.strict_flag(request, "status", has_reason=True)
+        knows_status = requests.api_version(request) >= STATUS_SINCE
+        has_status = knows_status and requests.strict_flag(request, "status", has_reason=True)
         view = await self._api.read(request)
 
         def shape(service: Service) -> Json:
@@ -52,8 +54,7 @@ class Services:
         return await self._api.answer_list(services, shape)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        spec = await requests.read_body(request, ServiceSpec)
-        engine_rules.check(spec)
+        spec = await _read_spec(request)
         entropy = self._api.env.entropy
         if not spec.name:
             spec = service_plan.renamed(spec, random_name(entropy.token_bytes(8)))
@@ -82,9 +83,7 @@ class Services:
             raise InvalidArgument(f"unrecognized rollback option {how}")
         if request.query.get("registryAuthFrom", "") not in REGISTRY_AUTH_FROM:
             raise InvalidArgument("unsupported registryAuthFrom value")
-        spec = ServiceSpec() if how == "previous" else await requests.read_body(request, ServiceSpec)
-        if how != "previous":
-            engine_rules.check(spec)
+        spec = ServiceSpec() if how == "previous" else await _read_spec(request)
         revision_id = self._api.new_id()
 
         def plan(view: View) -> service_plan.Changes:
@@ -112,6 +111,13 @@ class Services:
         service = find(access.view, Service, request.match_info["id"])
         await api.commit([Delete(kind=Kind.SERVICE, id=service.id)])
         return web.Response()
+
+
+async def _read_spec(request: web.Request) -> ServiceSpec:
+    spec = await requests.read_body(request, ServiceSpec)
+    spec = versions.understood(spec, versions.SPEC_FIELDS, requests.api_version(request))
+    engine_rules.check(spec)
+    return spec
 
 
 def _is_wanted(service: Service, wanted: requests.Filters) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
-from manager.api import autolock, ca_change, requests, texts
+from manager.api import autolock, ca_change, requests, texts, versions
 from manager.api.context import NO_SWARM, SWARM_EXISTS, Api
 from manager.api.control import InitRequest, JoinRequest, LocalState
 from manager.store.view import View
@@ -56,6 +56,7 @@ class Swarm:
 
     async def init(self, request: web.Request) -> web.StreamResponse:
         wish = await requests.read_body(request, InitRequest)
+        wish = versions.understood(wish, versions.INIT_FIELDS, requests.api_version(request))
         if self._api.control.local().state is not LocalState.INACTIVE and not wish.force_new_cluster:
             raise NotInSwarm(SWARM_EXISTS)
         validate.check_cluster(wish.spec)

@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
+from manager.api import requests, versions
 from manager.api.context import Api
 from manager.api.control import LocalState
 from manager.api.docker_json import Json, rfc3339, shape
@@ -26,6 +27,16 @@ _TWO_MANAGERS: Final = (
     "         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the\n"
     "         Swarm for fault-tolerance."
 )
+_REGISTRIES: Final = {
+    "AllowNondistributableArtifactsCIDRs": [],
+    "AllowNondistributableArtifactsHostnames": [],
+    "InsecureRegistryCIDRs": ["127.0.0.0/8"],
+    "IndexConfigs": {"docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}},
+    "Mirrors": [],
+}
+_KERNEL_MEMORY: Final = {"KernelMemory": True, "KernelMemoryTCP": True}
+_KERNEL_MEMORY_UNTIL: Final = versions.number("1.42")
+"""The version of the API that has these fields no more. Nothing of this can be limited, yet old clients warn."""
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -103,7 +114,7 @@ class System:
                     "Log": ["json-file"],
                 },
                 "MemoryLimit": True,
-                "SwapLimit": False,
+                "SwapLimit": True,
                 "CpuCfsPeriod": True,
                 "CpuCfsQuota": True,
                 "CPUShares": True,
@@ -126,8 +137,8 @@ class System:
                 "OSVersion": system.os_version,
                 "OSType": system.os_type,
                 "Architecture": system.architecture,
-                "IndexServerAddress": "",
-                "RegistryConfig": None,
+                "IndexServerAddress": "https://index.docker.io/v1/",
+                "RegistryConfig": _REGISTRIES,
                 "NCPU": system.cpus,
                 "MemTotal": system.memory_bytes,
                 "GenericResources": [shape(each) for each in system.generic_resources] or None,
@@ -145,11 +156,12 @@ class System:
                 "LiveRestoreEnabled": True,
                 "Isolation": "",
                 "InitBinary": "",
-                "ContainerdCommit": {"ID": ""},
-                "RuncCommit": {"ID": ""},
-                "InitCommit": {"ID": ""},
+                "ContainerdCommit": {"ID": "", "Expected": ""},
+                "RuncCommit": {"ID": "", "Expected": ""},
+                "InitCommit": {"ID": "", "Expected": ""},
                 "SecurityOptions": ["name=seccomp,profile=builtin"],
-                "Warnings": list(system.warnings),
+                "Warnings": list(system.warnings) or None,
+                **(_KERNEL_MEMORY if requests.api_version(request) < _KERNEL_MEMORY_UNTIL else {}),
             }
         )
 
