@@ -119,10 +119,11 @@ class Client:
         *,
         upload: Iterable[bytes] | None = None,
         method: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """An answer to be read as it comes; with ``upload``, a POST (or ``method``) of those bytes."""
         method = method or ("GET" if upload is None else "POST")
-        with self._request(method, path, query, upload, timeout_s=None) as response:
+        with self._request(method, path, query, upload, timeout_s=None, headers=headers) as response:
             yield response
 
     @contextmanager

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Final
 from urllib.parse import quote
 
-from swarmpy.cli.flags import Command, Options, UsageError, text
+from swarmpy.cli import image_moves
+from swarmpy.cli.flags import Command, Options, UsageError, switch, text
 from swarmpy.cli.output import LIST_FLAGS, NO_TRUNC, Listing, show_list
 from swarmpy.cli.render import duration, size
 from swarmpy.cli.session import Session, each, tell
@@ -94,8 +95,10 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def rm(session: Session, arguments: list[str], options: Options) -> int:
+    query = {"force": True} if options.on("force") else None
+
     def one(name: str) -> None:
-        for entry in session.client.delete(f"/images/{quote(name, safe='/:@')}"):
+        for entry in session.client.delete(f"/images/{quote(name, safe='/:@')}", query):
             for action, what in entry.items():
                 print(f"{action}: {what}")
 
@@ -103,6 +106,7 @@ def rm(session: Session, arguments: list[str], options: Options) -> int:
 
 
 COMMANDS = {
+    **image_moves.COMMANDS,
     "ls": Command(ls, "List images", flags=(*LIST_FLAGS, NO_TRUNC)),
     "load": Command(
         load,
@@ -115,5 +119,12 @@ COMMANDS = {
             text("name", "Name of an image that its archive does not name (default: the file's)"),
         ),
     ),
-    "rm": Command(rm, "Remove one or more images", "IMAGE [IMAGE...]", 1, None),
+    "rm": Command(
+        rm,
+        "Remove one or more images",
+        "IMAGE [IMAGE...]",
+        1,
+        None,
+        (switch("force", "Also while tasks stand on it", short="f"),),
+    ),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from api_node import FIRST, MANAGER_TOKEN, WORKER_TOKEN, FakeCluster, FakeNode
 from cli_run import Run
+from image_files import tar_of, write_docker_save
 
 from manager.api.control import LogLine
 from swarmpy.cli import app, progress
@@ -261,14 +262,36 @@ def test_tasks_and_logs(run: Run, cluster: FakeCluster) -> None:
 
 
 def test_images(run: Run, node: FakeNode, tmp_path: Path) -> None:
-    file = tmp_path / "image.tar"
-    file.write_bytes(b"name=registry:5000/app:1")
+    file = write_docker_save(tmp_path / "image.tar", [tar_of(("a", b"a"))], names=["registry:5000/app:1"])
     assert run("image", "load", str(file)).out == "Loaded image: registry:5000/app:1\n"
-    assert run("image", "ls").lines[1].split()[:3] == ["registry:5000/app", "1", "abababababab"]
+    (found,) = json.loads(run("image", "inspect", "registry:5000/app:1").out)
+    short = found["Id"][7:19]
+    assert run("image", "ls").lines[1].split()[:3] == ["registry:5000/app", "1", short]
     assert run("image", "rm", "registry:5000/app:1").lines[0] == "Untagged: registry:5000/app:1"
     gone = run("image", "rm", "registry:5000/app:1")
     assert (gone.code, gone.err) == (1, "Error response from daemon: No such image: registry:5000/app:1\n")
     assert "cannot be read" in run("image", "load", str(tmp_path / "none")).err
+
+
+def test_images_by_other_ways(run: Run, node: FakeNode, tmp_path: Path) -> None:
+    rootfs, saved = tmp_path / "rootfs.tar", tmp_path / "saved.tar"
+    rootfs.write_bytes(tar_of(("a", b"a" * 2_000)))
+    id_ = run(
+        "image", "import", "-c", "CMD x", "-c", "ENV A=b", "-m", "made", str(rootfs), "app:1"
+    ).out.strip()
+    (found,) = json.loads(run("image", "inspect", "app:1").out)
+    assert (found["Id"], found["Config"]["Env"], found["Comment"]) == (id_, ["A=b"], "made")
+    assert run("image", "history", "app:1").lines[1].split()[0] == id_[7:19]
+    assert run("image", "tag", "app:1", "web:2").code == 0
+    assert run("image", "save", "-o", str(saved), "web:2").code == 0
+    assert "image is referenced in multiple" in run("image", "rm", id_).err
+    assert run("image", "rm", "-f", id_).lines[:2] == ["Untagged: app:1", "Untagged: web:2"]
+    assert run("image", "load", str(saved)).out == "Loaded image: web:2\n"
+    assert run("image", "prune").code == 2
+    assert run("image", "prune", "-a", "-f").lines[-1] == "Total reclaimed space: 2kB"
+    assert "asks no registries" in run("image", "pull", "app:1").err
+    assert run("image", "push", "app:1").err == "Error: tag does not exist: app:1\n"
+    assert run("image", "pull", "-u", "joe", "app:1").code == 2
 
 
 def test_events_until(run: Run, cluster: FakeCluster) -> None:
