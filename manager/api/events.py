@@ -24,6 +24,7 @@ from manager.api.requests import Filters
 from manager.api.streams import is_gone, open_stream, parse_moment, wait_unless_gone
 from manager.history import Change, FallenBehind, History
 from manager.store.view import View
+from swarmpy.errors import InvalidArgument
 from swarmpy.model.defaults import network_driver, place_text, replicas_of
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
@@ -48,8 +49,7 @@ class Events:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         wanted = requests.filters(request, FILTERS)
         has_tasks = requests.flag(request, "tasks")
-        until = parse_moment(request.query.get("until", ""))
-        since = parse_moment(request.query.get("since", ""))
+        since, until = _span(request.query.get("since", ""), request.query.get("until", ""))
         async with open_stream(self._api, request, "application/json") as response:
             access = self._api.control.cluster()
             number = 0 if access is None else _beginning(access.history, since)
@@ -84,6 +84,14 @@ class Events:
         if until is None:
             return API_EVENTS_LOOK_S
         return min(API_EVENTS_LOOK_S, max(0.0, (until - self._api.now()) / SECOND_NS))
+
+
+def _span(since: str, until: str) -> tuple[Timestamp | None, Timestamp | None]:
+    """None where nothing is said; 0 is the beginning of time."""
+    begin, end = (parse_moment(text) or (Timestamp(0) if text else None) for text in (since, until))
+    if begin is not None and end is not None and begin > end:
+        raise InvalidArgument(f"`since` time ({since}) cannot be after `until` time ({until})")
+    return begin, end
 
 
 def _beginning(history: History, since: Timestamp | None) -> int:

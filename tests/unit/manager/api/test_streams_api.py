@@ -194,7 +194,9 @@ async def test_events_of_tasks_are_for_who_asks(http: Http, cluster: FakeCluster
     assert await told(filters='{"type": ["task"]}') == ["task create"]
     assert await told(filters='{"type": ["service"]}', tasks="1") == ["service create"]
     later = f"{SystemClock().now() / 1e9 + 3600:.6f}"
-    assert (await http.get("/events", since=later, until="1")).body == b""
+    assert (await http.get("/events", since=later, until=later)).body == b""
+    refused = await http.get("/events", since="5", until="3")
+    assert (refused.status, refused.message) == (400, "`since` time (5) cannot be after `until` time (3)")
 
 
 async def test_events_end_when_told(http: Http, node: FakeNode) -> None:
