@@ -15,7 +15,7 @@ import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from agent.detached import DetachedCommands
-from agent.executor.base import Attachment, Channel, Command, Executor, NotRunning
+from agent.executor.base import Attachment, Channel, Command, Executor, NotRunning, Stats
 from agent.executor.limits import ATTACH_POLL_S
 from agent.streams import Call, Peer, Talk
 from swarmpy.errors import InvalidArgument, NotFound
@@ -154,7 +154,8 @@ class Inside:
         return b""
 
     async def top(self, body: bytes) -> bytes:
-        table = await self._executor.top(self._task(body)[0])
+        task_id, start = self._task(body)
+        table = await self._executor.top(task_id, start.ps_args)
         rows = [pb.ProcessRow(cells=row) for row in table.rows]
         return pb.ProcessTable(titles=table.titles, rows=rows).SerializeToString()
 
@@ -178,8 +179,8 @@ class Inside:
         for task_id in map(TaskId, start.task_ids):
             if self._service_of(task_id) is None:
                 continue
-            stats = await self._executor.stats(task_id)
-            result.tasks.add(
+            stats = await self._executor.stats(task_id, is_full=True)
+            row = result.tasks.add(
                 task_id=task_id,
                 is_running=task_id in running,
                 at=self._clock.now(),
@@ -188,7 +189,17 @@ class Inside:
                 pids=stats.pids,
                 received_bytes=stats.received_bytes,
                 sent_bytes=stats.sent_bytes,
+                cpu_user_ns=stats.cpu_user_ns,
+                cpu_system_ns=stats.cpu_system_ns,
+                system_cpu_ns=stats.system_cpu_ns,
+                cpu_periods=stats.cpu_periods,
+                throttled_periods=stats.throttled_periods,
+                throttled_ns=stats.throttled_ns,
+                memory_max_bytes=stats.memory_max_bytes,
+                memory=stats.memory,
+                pids_limit=stats.pids_limit,
             )
+            _add_parts(row, stats)
         return result.SerializeToString()
 
     async def resize(self, body: bytes) -> bytes:
@@ -210,6 +221,31 @@ class Inside:
         if self._service_of(TaskId(task_id)) is None:
             raise NotFound(f"No such container: {task_id}")
         return TaskId(task_id)
+
+
+def _add_parts(row: pb.TaskStats, stats: Stats) -> None:
+    for link in stats.links:
+        received, sent = link.received, link.sent
+        row.interfaces.add(
+            name=link.name,
+            received_bytes=received[0],
+            received_packets=received[1],
+            received_errors=received[2],
+            received_dropped=received[3],
+            sent_bytes=sent[0],
+            sent_packets=sent[1],
+            sent_errors=sent[2],
+            sent_dropped=sent[3],
+        )
+    for disk in stats.disks:
+        row.disks.add(
+            major=disk.major,
+            minor=disk.minor,
+            read_bytes=disk.read_bytes,
+            written_bytes=disk.written_bytes,
+            reads=disk.reads,
+            writes=disk.writes,
+        )
 
 
 async def _feed(channel: Channel, peer: Peer) -> None:

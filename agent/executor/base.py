@@ -137,14 +137,46 @@ class LogQuery(Value, frozen=True, kw_only=True):
     stderr: bool = True
 
 
+class LinkUsage(Value, frozen=True, kw_only=True):
+    """Bytes, packets, errors, dropped; each way."""
+
+    name: str
+    received: tuple[int, ...]
+    sent: tuple[int, ...]
+
+
+class DiskUsage(Value, frozen=True, kw_only=True):
+    major: int
+    minor: int
+    read_bytes: int = 0
+    written_bytes: int = 0
+    reads: int = 0
+    writes: int = 0
+
+
 class Stats(Value, frozen=True, kw_only=True):
-    """Cumulative CPU time in nanoseconds, memory in bytes, processes, cumulative network traffic in bytes."""
+    """Cumulative CPU time in nanoseconds, memory in bytes, processes, cumulative network traffic in bytes.
+
+    What comes after ``sent_bytes`` is there only if it was asked for. ``memory``: by the kernel's names.
+    """
 
     cpu_ns: int = 0
     memory_bytes: int = 0
     pids: int = 0
     received_bytes: int = 0
     sent_bytes: int = 0
+    cpu_user_ns: int = 0
+    cpu_system_ns: int = 0
+    system_cpu_ns: int = 0
+    """Of the whole node, idle or not."""
+    cpu_periods: int = 0
+    throttled_periods: int = 0
+    throttled_ns: int = 0
+    memory_max_bytes: int = 0
+    memory: dict[str, int] = {}
+    pids_limit: int = 0
+    links: tuple[LinkUsage, ...] = ()
+    disks: tuple[DiskUsage, ...] = ()
 
 
 class Command(Value, frozen=True, kw_only=True):
@@ -235,8 +267,11 @@ class Executor(Protocol):
 
     async def probe(self) -> Capabilities: ...
 
-    async def ensure_image(self, reference: str) -> ImageConfig:
-        """The image's configuration, after making sure that it is on this node. TaskRejected if not."""
+    async def ensure_image(self, reference: str, *, registry_auth: str = "") -> ImageConfig:
+        """The image's configuration, after making sure that it is on this node. TaskRejected if not.
+
+        ``registry_auth``: a client's X-Registry-Auth, for the registry that may be asked.
+        """
         ...
 
     async def create(self, launch: Launch) -> None:
@@ -280,7 +315,7 @@ class Executor(Protocol):
         """The task's log, oldest first; an unknown task has none."""
         ...
 
-    async def stats(self, task_id: TaskId) -> Stats: ...
+    async def stats(self, task_id: TaskId, *, is_full: bool = False) -> Stats: ...
 
     def reported_volumes(self) -> tuple[NodeVolume, ...]:
         """The named volumes here, by name, as many as are worth telling; cheap while nothing changes."""
@@ -307,7 +342,9 @@ class Executor(Protocol):
         """What is to be told of the task's container, running or not; None if there is none."""
         ...
 
-    async def top(self, task_id: TaskId) -> ProcessTable: ...
+    async def top(self, task_id: TaskId, options: str = "") -> ProcessTable:
+        """``options``: those of ps that choose columns; none: as ``ps -ef``."""
+        ...
 
     def copy_out(self, task_id: TaskId, path: str) -> AsyncGenerator[bytes]:
         """A tar archive of what is there, as the task sees it. NotThere if nothing is."""

@@ -210,7 +210,7 @@ class FakeExecutor:
     async def probe(self) -> Capabilities:
         return Capabilities(name=self.name, is_usable=True)
 
-    async def ensure_image(self, reference: str) -> ImageConfig:
+    async def ensure_image(self, reference: str, *, registry_auth: str = "") -> ImageConfig:
         await self._pause("ensure_image", reference)
         if reference in self.machine.missing_images:
             raise TaskRejected(f"No such image: {reference}")
@@ -312,7 +312,7 @@ class FakeExecutor:
         task = self.machine.tasks.get(task_id)
         return task is not None and task.exit is None
 
-    async def stats(self, task_id: TaskId) -> Stats:
+    async def stats(self, task_id: TaskId, *, is_full: bool = False) -> Stats:
         task = self.machine.tasks.get(task_id)
         if task is None or not task.pid or task.exit is not None:
             return Stats()
@@ -356,7 +356,7 @@ class FakeExecutor:
             size_root=size,
         )
 
-    async def top(self, task_id: TaskId) -> ProcessTable:
+    async def top(self, task_id: TaskId, options: str = "") -> ProcessTable:
         await self._pause("top", task_id)
         task = self._running(task_id)
         argv = " ".join((*task.launch.spec.command, *task.launch.spec.args))

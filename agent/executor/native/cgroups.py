@@ -20,7 +20,7 @@ from pathlib import Path
 
 from agent.executor.base import Stats
 from agent.executor.native import demands as demands_
-from agent.executor.native import device_filter, devices
+from agent.executor.native import device_filter, devices, usage
 from agent.executor.native.demands import Demands
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.limits import CGROUP_POLL_S, CGROUP_REMOVE_TIMEOUT_S
@@ -209,9 +209,8 @@ class Cgroups:
         roots = self._layout.roots
         if self.version == 2:
             folder = roots["memory"] / task_id
-            usage = _field(folder / "cpu.stat", "usage_usec") * 1_000
             return Stats(
-                cpu_ns=usage,
+                cpu_ns=_field(folder / "cpu.stat", "usage_usec") * 1_000,
                 memory_bytes=_number(folder / "memory.current"),
                 pids=_number(folder / "pids.current"),
             )
@@ -222,6 +221,10 @@ class Cgroups:
             else 0,
             pids=_number(roots["pids"] / task_id / "pids.current") if "pids" in roots else 0,
         )
+
+    def in_full(self, stats: Stats, task_id: str, pid: int) -> Stats:
+        """The same and all the rest that there is to tell."""
+        return usage.in_full(stats, version=self.version, roots=self._layout.roots, task_id=task_id, pid=pid)
 
     def _until_empty(self, task_id: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -74,8 +74,8 @@ from swarmpy.runtime import Clock, SystemClock
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-Fetch = Callable[[str], Awaitable[object]]
-"""Brings an image of this name to the node, or raises SwarmError."""
+Fetch = Callable[[str, str], Awaitable[object]]
+"""Brings an image of this name to the node, asked for by whom an X-Registry-Auth says; or SwarmError."""
 
 _SHIM_LOST = "the task's shim was killed, and the task with it"
 _KILLED = 128 + signals.SIGKILL
@@ -199,20 +199,20 @@ class NativeExecutor:
 
     # --- images
 
-    async def ensure_image(self, reference: str) -> ImageConfig:
+    async def ensure_image(self, reference: str, *, registry_auth: str = "") -> ImageConfig:
         try:
             return await self._run(partial(self.images.config, reference))
         except InvalidArgument as error:
             raise TaskRejected(str(error)) from None
         except NotFound as error:
-            return await self._fetch_image(reference, str(error))
+            return await self._fetch_image(reference, registry_auth, str(error))
 
-    async def _fetch_image(self, reference: str, reason: str) -> ImageConfig:
+    async def _fetch_image(self, reference: str, registry_auth: str, reason: str) -> ImageConfig:
         """As docker does: that no registry gave it is logged, that it is not here ends the task."""
         if self._fetch is None:
             raise TaskRejected(reason)
         try:
-            await self._fetch(reference)
+            await self._fetch(reference, registry_auth)
             return await self._run(partial(self.images.config, reference))
         except SwarmError as error:
             log.warning("image_not_pulled", image=reference, reason=str(error))
@@ -357,11 +357,13 @@ class NativeExecutor:
 
         return read_log(self._logs_dir / task_id, query, has_ended=has_ended, run=self._run)
 
-    async def stats(self, task_id: TaskId) -> Stats:
+    async def stats(self, task_id: TaskId, *, is_full: bool = False) -> Stats:
         task = self._tasks.get(task_id)
         if task is None or task.started is None or task.exit is not None:
             return Stats()
         stats = await self._run(partial(self._cgroups.stats, task_id))
+        if is_full:
+            return await self._run(partial(self._cgroups.in_full, stats, task_id, task.started["pid"]))
         received, sent = await self._run(partial(processes.network_bytes, task.started["pid"]))
         return replace(stats, received_bytes=received, sent_bytes=sent)
 
@@ -384,18 +386,16 @@ class NativeExecutor:
         return await self._inside.attach(task_id, wish, watched)
 
     async def look(self, task_id: TaskId, *, has_sizes: bool = False) -> ContainerFacts | None:
-        if not folders.is_task_id(task_id):
-            return None
         return await self._run(
             partial(looking.look, self._folder(task_id), self.images.config, has_sizes=has_sizes)
         )
 
-    async def top(self, task_id: TaskId) -> ProcessTable:
+    async def top(self, task_id: TaskId, options: str = "") -> ProcessTable:
         task = self._tasks.get(task_id)
         if task is None or task.started is None or task.exit is not None:
             raise not_running(task_id)
         first, now = task.started["pid"], self._clock.now()
-        return await self._run(lambda: processes.table(self._cgroups.pids(task_id), first, now))
+        return await self._run(lambda: processes.table(self._cgroups.pids(task_id), first, now, options))
 
     def copy_out(self, task_id: TaskId, path: str) -> AsyncGenerator[bytes]:
         return self._inside.copy_out(task_id, path)

@@ -22,7 +22,7 @@ def look(
     folder: Path, image_of: Callable[[str], ImageConfig], *, has_sizes: bool = False
 ) -> ContainerFacts | None:
     """None if the task was not created here, or is gone."""
-    job = folders.read_job(folder)
+    job = folders.read_job(folder) if folders.is_task_id(folder.name) else None
     if job is None:
         return None
     state = folders.read_state(folder)

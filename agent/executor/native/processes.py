@@ -1,4 +1,4 @@
-"""The processes of a task as ``ps -ef`` prints them, read from /proc.
+"""The processes of a task as ``ps`` prints them, read from /proc.
 
 The numbers are the node's, as docker's are: they are of use to whoever is on the node. Names of accounts are
 the node's too. A process that ends while it is read is left out.
@@ -11,23 +11,26 @@ import pwd
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from agent.executor.base import ProcessTable
+from agent.executor.native.ps_columns import Process, columns_of
 from swarmpy.limits import TOP_COMMAND_BYTES_MAX
 from swarmpy.model.ids import SECOND_NS, Timestamp
 
-TITLES = ("UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD")
 _DAY_S = 86_400
 _TTY_MAJOR_PTS = range(136, 144)
 _PROC = Path("/proc")
 
 
-def table(pids: Iterable[int], first: int, now: Timestamp) -> ProcessTable:
-    """Of the processes of these numbers, and of ``first``, which a task always has."""
-    boot_at, now_s = _boot_time(), now / SECOND_NS
-    found = [_row(pid, boot_at, now_s) for pid in sorted({*pids, first})]
-    rows = [row for row in found if row is not None]
-    return ProcessTable(titles=TITLES, rows=tuple(rows))
+def table(pids: Iterable[int], first: int, now: Timestamp, options: str = "") -> ProcessTable:
+    """Of the processes of these numbers, and of ``first``, which a task always has; ``options`` are those of
+    ps."""
+    columns = columns_of(options)
+    machine = _Machine(_boot_time(), now / SECOND_NS, _memory_bytes())
+    found = [_read(pid, machine) for pid in sorted({*pids, first})]
+    rows = [tuple(cell(each) for _, cell in columns) for each in found if each is not None]
+    return ProcessTable(titles=tuple(title for title, _ in columns), rows=tuple(rows))
 
 
 def network_bytes(pid: int) -> tuple[int, int]:
@@ -45,7 +48,13 @@ def network_bytes(pid: int) -> tuple[int, int]:
     return received, sent
 
 
-def _row(pid: int, boot_at: int, now_s: float) -> tuple[str, ...] | None:
+class _Machine(NamedTuple):
+    boot_at: int
+    now_s: float
+    memory_bytes: int
+
+
+def _read(pid: int, machine: _Machine) -> Process | None:
     folder = _PROC / str(pid)
     try:
         head, _, tail = folder.joinpath("stat").read_text(errors="replace").rpartition(")")
@@ -57,19 +66,36 @@ def _row(pid: int, boot_at: int, now_s: float) -> tuple[str, ...] | None:
         return None
     fields = tail.split()
     ticks = os.sysconf("SC_CLK_TCK")
-    used_s = (int(fields[11]) + int(fields[12])) / ticks
-    started_at = boot_at + int(fields[19]) / ticks
+    started_at = machine.boot_at + int(fields[19]) / ticks
+    group, session, terminal, nice, threads = (int(fields[n]) for n in (2, 3, 4, 16, 17))
     name = head.partition("(")[2]
-    return (
-        _account(uid),
-        str(pid),
-        fields[1],
-        str(_percent(used_s, now_s - started_at)),
-        _start(started_at, now_s),
-        _terminal(int(fields[4])),
-        _duration(int(used_s)),
-        command or f"[{name}]",
+    flags = ("<" if nice < 0 else "N" if nice > 0 else "") + ("s" if session == pid else "")
+    flags += ("l" if threads > 1 else "") + ("+" if int(fields[5]) == group else "")
+    return Process(
+        pid=pid,
+        ppid=int(fields[1]),
+        group=group,
+        session=session,
+        user=_account(uid),
+        uid=uid,
+        state=fields[0],
+        flags=flags,
+        nice=nice,
+        threads=threads,
+        name=name,
+        command=command or f"[{name}]",
+        terminal=_terminal(terminal),
+        used_s=(int(fields[11]) + int(fields[12])) / ticks,
+        lived_s=machine.now_s - started_at,
+        start=_start(started_at, machine.now_s),
+        virtual_bytes=int(fields[20]),
+        resident_bytes=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+        memory_bytes=machine.memory_bytes,
     )
+
+
+def _memory_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _account(uid: int) -> str:
@@ -77,10 +103,6 @@ def _account(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def _percent(used_s: float, lived_s: float) -> int:
-    return min(int(used_s * 100 / lived_s), 99) if lived_s > 0 else 0
 
 
 def _start(started_at: float, now_s: float) -> str:
@@ -91,10 +113,6 @@ def _start(started_at: float, now_s: float) -> str:
 def _terminal(number: int) -> str:
     major, minor = os.major(number), os.minor(number)
     return f"pts/{minor + 256 * (major - _TTY_MAJOR_PTS.start)}" if major in _TTY_MAJOR_PTS else "?"
-
-
-def _duration(seconds: int) -> str:
-    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 
 def _boot_time() -> int:
