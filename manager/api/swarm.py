@@ -122,7 +122,10 @@ class Swarm:
         base_version = requests.version(request, of="swarm")
         spec = await requests.read_body(request, ClusterSpec)
         spec = replace(spec, name=spec.name or CLUSTER_NAME)
-        validate.check_cluster(spec)
+        try:
+            validate.check_cluster(spec)
+        except InvalidArgument as error:
+            raise error if spec.name != CLUSTER_NAME else texts.invalid(error) from None
         ca_change.check_supported(spec)
         entropy = self._api.env.entropy
         rotations: dict[str, bytes] = {

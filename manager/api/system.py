@@ -36,8 +36,17 @@ _REGISTRIES: Final = {
 }
 _KERNEL_MEMORY: Final = {"KernelMemory": True, "KernelMemoryTCP": True}
 _KERNEL_MEMORY_UNTIL: Final = versions.number("1.42")
-"""The version of the API that has these fields no more. Nothing of this can be limited, yet old clients warn."""
+"""The version of the API that has these fields no more; older clients warn if they are not there."""
+_SECURITY_NAMES_UNTIL: Final = versions.number("1.25")
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def _old_info(version: versions.Version) -> Json:
+    """What ``/info`` has, or has otherwise, for clients of older versions."""
+    found: Json = dict(_KERNEL_MEMORY) if version < _KERNEL_MEMORY_UNTIL else {}
+    if version < _SECURITY_NAMES_UNTIL:
+        found |= {"ExecutionDriver": "<not supported>", "SecurityOptions": ["seccomp"]}
+    return found
 
 
 def swarm_header(api: Api) -> str:
@@ -161,7 +170,7 @@ class System:
                 "InitCommit": {"ID": "", "Expected": ""},
                 "SecurityOptions": ["name=seccomp,profile=builtin"],
                 "Warnings": list(system.warnings) or None,
-                **(_KERNEL_MEMORY if requests.api_version(request) < _KERNEL_MEMORY_UNTIL else {}),
+                **_old_info(requests.api_version(request)),
             }
         )
 
