@@ -336,10 +336,12 @@ class Core:
 
     def _want_image(self, run: Run) -> None:
         revision = self._roster.revision_of(run)
-        reference = environment.container_spec(revision).image
+        container = environment.container_spec(revision)
+        reference = container.image
         if self._images.want(reference, run.task.id, self._attempts + 1):
             self._attempts += 1
-            self._round.out.append(events.EnsureImage(reference, self._attempts))
+            image = events.EnsureImage(reference, self._attempts, container.registry_auth)
+            self._round.out.append(image)
 
     def _forget(self, run: Run) -> None:
         task_id = run.task.id

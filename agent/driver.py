@@ -232,8 +232,9 @@ class Driver:
 
     async def _call(self, operation: Operation) -> events.Outcome:
         match operation:
-            case events.EnsureImage(reference=reference, attempt=attempt):
-                return events.ImageReady(reference, attempt, await self._executor.ensure_image(reference))
+            case events.EnsureImage(reference=reference, attempt=attempt, registry_auth=auth):
+                image = await self._executor.ensure_image(reference, registry_auth=auth)
+                return events.ImageReady(reference, attempt, image)
             case events.Attach(task_id=task_id, attempt=attempt, endpoint=endpoint):
                 return events.Attached(task_id, attempt, await self._backend.attach(endpoint))
             case events.Create(task_id=task_id, attempt=attempt, launch=launch):

@@ -285,8 +285,11 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class EnsureImage:
+    """``registry_auth``: who asks a registry for it, if this node has to."""
+
     reference: str
     attempt: int
+    registry_auth: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from manager.api import image_shapes
+from manager.api import image_shapes, requests
 from manager.api.context import Api
 from manager.api.docker_json import Json
-from manager.api.images import version_of
 from manager.api.volumes import shape_of
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.images import Image
@@ -30,7 +29,7 @@ class DiskUsage:
         return (web.get("/system/df", self.usage),)
 
     async def usage(self, request: web.Request) -> web.StreamResponse:
-        version = version_of(request)
+        version = requests.api_version(request)
         types = _TYPES
         if version >= _TYPES_SINCE and (asked := request.query.getall("type", [])):
             unknown = next((name for name in asked if name not in _TYPES), None)

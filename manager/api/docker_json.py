@@ -67,6 +67,7 @@ _ALWAYS: Final[dict[type[Value], frozenset[str]]] = {
 _HIDDEN: Final[dict[type[Value], frozenset[str]]] = {
     cluster_specs.CAConfig: frozenset({"signing_ca_cert", "signing_ca_key"}),
     cluster_specs.SecretSpec: frozenset({"data"}),
+    specs.ContainerSpec: frozenset({"registry_auth"}),
     # what nodes have to know of each other, and clients have not
     objects.NodeDescription: frozenset(
         {"data_path_addr", "boot_id", "encryption", "wireguard_key", "store_format"}

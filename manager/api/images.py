@@ -11,14 +11,13 @@ from typing import Final
 
 from aiohttp import web
 
-from manager.api import image_filters, image_shapes, image_streams, requests, versions
+from manager.api import image_filters, image_shapes, image_streams, requests
 from manager.api.context import Api
 from manager.api.docker_json import Json, encode
 from manager.api.registry_auth import credentials_in
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound, Unimplemented
 from swarmpy.limits import API_CHUNK_BYTES
 from swarmpy.model.images import Image, ImageRemoval, Import
-from swarmpy.version import API_VERSION
 
 NO_BUILDS: Final = (
     "SwarmPy builds no images: build with docker, podman or buildah, and bring the image here by a registry, "
@@ -65,7 +64,7 @@ class Images:
         images = await self._api.control.image_store.list()
         anchors = await self._anchors(wanted)
         found = image_filters.chosen(images, wanted, self._api.now(), anchors.__getitem__)
-        version = version_of(request)
+        version = requests.api_version(request)
         is_shared = requests.flag(request, "shared-size")
         return self._api.answer(
             [image_shapes.summary(image, version, is_shared_size=is_shared) for image in found]
@@ -77,7 +76,7 @@ class Images:
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         image = await self._find(request)
-        return self._api.answer(image_shapes.details(image, version_of(request)))
+        return self._api.answer(image_shapes.details(image, requests.api_version(request)))
 
     async def history(self, request: web.Request) -> web.StreamResponse:
         return self._api.answer(image_shapes.history(await self._find(request)))
@@ -217,11 +216,6 @@ class Images:
 
     async def commit(self, request: web.Request) -> web.StreamResponse:
         raise Unimplemented(NO_COMMITS)
-
-
-def version_of(request: web.Request) -> tuple[int, ...]:
-    """The API version that the client speaks: ours, if it does not say."""
-    return versions.number(request.match_info.get("version", API_VERSION))
 
 
 def _without_tag(name: str) -> str:

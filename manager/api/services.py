@@ -13,6 +13,8 @@ from manager.api.fill import with_defaults
 from manager.api.job_shapes import service_status
 from manager.api.lookup import find
 from manager.api.names import random_name
+from manager.api.registry_auth import HEADER as REGISTRY_AUTH
+from manager.api.service_auth import PREVIOUS_SPEC, kept_auth, with_auth
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.changes import Delete
@@ -22,7 +24,7 @@ from swarmpy.model.specs import ServiceSpec
 
 FILTERS = frozenset({"id", "name", "label", "mode", "runtime"})
 STATUS_SINCE = versions.number("1.41")
-REGISTRY_AUTH_FROM = ("", "spec", "previous-spec")
+REGISTRY_AUTH_FROM = ("", "spec", PREVIOUS_SPEC)
 
 
 class Services:
@@ -54,7 +56,7 @@ class Services:
         return await self._api.answer_list(services, shape)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        spec = await _read_spec(request)
+        spec = with_auth(await _read_spec(request), request.headers.get(REGISTRY_AUTH, ""))
         entropy = self._api.env.entropy
         if not spec.name:
             spec = service_plan.renamed(spec, random_name(entropy.token_bytes(8)))
@@ -81,7 +83,8 @@ class Services:
         how = request.query.get("rollback", "")
         if how not in ("", "none", "previous"):
             raise InvalidArgument(f"unrecognized rollback option {how}")
-        if request.query.get("registryAuthFrom", "") not in REGISTRY_AUTH_FROM:
+        source = request.query.get("registryAuthFrom", "")
+        if source not in REGISTRY_AUTH_FROM:
             raise InvalidArgument("unsupported registryAuthFrom value")
         spec = ServiceSpec() if how == "previous" else await _read_spec(request)
         revision_id = self._api.new_id()
@@ -90,7 +93,8 @@ class Services:
             service = find(view, Service, request.match_info["id"])
             if how == "previous":
                 return service_plan.rollback(view, service, base_version=base_version, now=self._api.now())
-            accepted = service_plan.accept(view, spec, of=service)
+            auth = request.headers.get(REGISTRY_AUTH, "") or kept_auth(view, service, source=source)
+            accepted = service_plan.accept(view, with_auth(spec, auth), of=service)
             now = self._api.now()
             changes = service_plan.update(
                 view, service, accepted, base_version=base_version, revision_id=revision_id, now=now

@@ -265,6 +265,8 @@ class ContainerSpec(Value, frozen=True, kw_only=True):
     """Bytes of /dev/shm; 0: the default."""
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
+    registry_auth: str = ""
+    """Who asks the registry for the image: a client's X-Registry-Auth. Secret, so no API shows it."""
 
 
 # --- services

@@ -27,6 +27,7 @@ from swarmpy.image_limits import IMAGE_NAMES_MAX, REGISTRY_NAME_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts, Progress
+from swarmpy.model.registry_auth import decode_credentials
 from swarmpy.runtime import Env
 
 
@@ -244,9 +245,10 @@ class Images:
         )
         return await self.find(image.id)
 
-    async def fetch(self, name: str) -> None:
+    async def fetch(self, name: str, registry_auth: str) -> None:
         """For a task that needs it; nobody watches."""
-        await self._transfers.pull(references.parse(name), lambda _: None)
+        who = decode_credentials(registry_auth) if registry_auth else Credentials()
+        await self._transfers.pull(references.parse(name), lambda _: None, credentials=who)
 
     async def push(
         self,
