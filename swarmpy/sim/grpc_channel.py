@@ -134,7 +134,7 @@ class SimChannel:
     def _start_attempt(self) -> None:
         end = self._connect()
         end.owner = self
-        end.certificate = self._network.verdicts.leaf(self._identity.certificate)
+        end.certificate = self._network.verdicts.chain(self._identity.certificate)
         self._ends[end] = None
         self._attempt = end
         self._timer = self._loop.call_later(RPC_CONNECT_TIMEOUT_S, end.lose, TIMED_OUT)
@@ -142,7 +142,7 @@ class SimChannel:
     def shown(self, end: End, pem: bytes) -> None:
         verdicts, identity = self._network.verdicts, self._identity
         leaf = verdicts.leaf(pem)
-        if not verdicts.is_server_trusted(leaf, identity.roots, self._now()):
+        if not verdicts.is_server_trusted(pem, identity.roots, self._now()):
             end.lose(UNTRUSTED)
         elif verdicts.role_of(leaf) is not self._server_role:
             end.lose(WRONG_ROLE)

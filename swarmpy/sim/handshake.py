@@ -2,8 +2,8 @@
 
 As with the real one: a client's certificate must be one of the server's bundle (a join token's) or be issued
 by an authority in it; a server's must be issued by one of the client's roots and name the role that is
-expected; each end judges validity by its own wall clock. That an end has the key of what it shows is taken
-for granted.
+expected; intermediates that are shown may lead there; each end judges validity by its own wall clock. That an
+end has the key of what it shows is taken for granted.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class Verdicts:
         """The first certificate of a chain, normalised."""
         return self.split(pem)[0]
 
+    def chain(self, pem: bytes) -> bytes:
+        """All that is shown, normalised."""
+        return b"".join(self.split(pem))
+
     def role_of(self, leaf: bytes) -> Role | None:
         """What a certificate says its owner is; None if it says nothing of the kind."""
         if leaf not in self._roles:
@@ -52,24 +56,24 @@ class Verdicts:
                 self._roles[leaf] = None
         return self._roles[leaf]
 
-    def is_client_welcome(self, leaf: bytes, bundle: bytes, now: Timestamp) -> bool:
-        if leaf in self.split(bundle):
+    def is_client_welcome(self, chain: bytes, bundle: bytes, now: Timestamp) -> bool:
+        if chain in self.split(bundle):
             return True  # a join token's certificate: no clock takes part in joining by token
-        verdict = self._verdict(leaf, bundle)
+        verdict = self._verdict(chain, bundle)
         return verdict is not None and verdict[1].holds_at(now)
 
-    def is_server_trusted(self, leaf: bytes, roots: bytes, now: Timestamp) -> bool:
-        verdict = self._verdict(leaf, roots)
+    def is_server_trusted(self, chain: bytes, roots: bytes, now: Timestamp) -> bool:
+        verdict = self._verdict(chain, roots)
         return verdict is not None and verdict[1].holds_at(now)
 
-    def _verdict(self, leaf: bytes, roots: bytes) -> _Verdict:
-        key = (leaf, roots)
+    def _verdict(self, chain: bytes, roots: bytes) -> _Verdict:
+        key = (chain, roots)
         if key in self._issued:
             return self._issued[key]
         try:
-            _, validity = pki.read_certificate(leaf)
+            _, validity = pki.read_certificate(chain)
             # signatures only: when it holds is asked every time
-            found: _Verdict = pki.verify_certificate(leaf, roots, validity.not_before)
+            found: _Verdict = pki.verify_certificate(chain, roots, validity.not_before)
         except SwarmError:
             found = None
         self._issued[key] = found

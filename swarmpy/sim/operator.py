@@ -1,4 +1,5 @@
 """What simulated operators do to nodes, one thing at a time: drain, label, promote, demote, remove, replace.
+They change the swarm's root, too.
 
 Everything goes through the API, while clients and faults go on, so anything may be refused or take its time;
 an operator gives up on what takes too long, and ``tidy`` brings the swarm back to the shape that it had.
@@ -16,8 +17,10 @@ from random import Random
 from typing import Any
 
 from manager.api.control import LocalState
+from manager.reconcile.root_rotation import issuer_of
 from swarmpy.model.ids import SECOND_NS, NodeId
 from swarmpy.model.states import NodeAvailability, NodeRole
+from swarmpy.pki import issuer_in
 from swarmpy.sim.fleet import Fleet, Impatient
 from swarmpy.sim.host import Disconnected, Host
 from swarmpy.sim.http import Answer
@@ -68,6 +71,7 @@ class Operator:
             "demote": self._demote,
             "leave and join": self._leave_and_join,
             "lose disk": self._lose_disk,
+            "rotate root": self._rotate_root,
         }
         names = [
             "drain",
@@ -79,6 +83,7 @@ class Operator:
             "demote",
             "leave and join",
             "lose disk",
+            "rotate root",
         ]
         while True:
             await asyncio.sleep(self._dice.expovariate(1 / self._pause_s))
@@ -106,6 +111,7 @@ class Operator:
                 for host in self._fleet.hosts:
                     await self._settle_role(host)
                 await self._remove_strangers()
+                await self._fleet.until(self._is_root_settled, "all have certificates of the root in force")
         except TimeoutError:
             raise Impatient(f"the nodes are not in order within {TIDY_PATIENCE_S:.0f} s") from None
 
@@ -159,6 +165,34 @@ class Operator:
             query={"version": str(found["Version"]["Index"])},
         )
         return answer.status == 200
+
+    async def _rotate_root(self, host: Host) -> None:
+        """Also while it is being changed, but not while somebody who was away has still to find back."""
+        leader, managers = self._fleet.leader(), self._fleet.managers()
+        cluster = leader.manager.store.cluster() if leader and leader.manager else None
+        if cluster is None or cluster.root_ca.retired or not managers:
+            return
+        found = (await self._fleet.call_any("GET", "/swarm")).json
+        config = found["Spec"].get("CAConfig") or {}
+        config = {**config, "ForceRotate": config.get("ForceRotate", 0) + 1}
+        await self._fleet.ask(
+            self._dice.choice(managers),
+            "POST",
+            "/swarm/update",
+            {**found["Spec"], "CAConfig": config},
+            query={"version": str(found["Version"]["Index"])},
+        )
+
+    def _is_root_settled(self) -> bool:
+        """By the leader's word: that connections are made is for other checks to say."""
+        leader = self._fleet.leader()
+        cluster = leader.manager.store.cluster() if leader and leader.manager else None
+        if cluster is None or cluster.root_ca.rotation is not None or cluster.root_ca.retired:
+            return False
+        assert leader is not None
+        assert leader.manager is not None
+        authority = issuer_in(cluster.root_ca.ca_cert)
+        return all(issuer_of(node) == authority for node in leader.manager.store.nodes())
 
     async def _promote(self, host: Host) -> None:
         if len(self._fleet.managers()) < MANAGERS_MAX:

@@ -79,9 +79,9 @@ class SimTransport:
         verdicts = self._network.verdicts
         probe = self._probe(address, verdicts.leaf(identity.certificate))
         try:
-            leaf = verdicts.leaf(await probe.chain(address))
-            is_manager = verdicts.role_of(leaf) is Role.MANAGER
-            if not is_manager or not verdicts.is_server_trusted(leaf, identity.roots, self._clock.now()):
+            chain = await probe.chain(address)
+            is_manager = verdicts.role_of(verdicts.leaf(chain)) is Role.MANAGER
+            if not is_manager or not verdicts.is_server_trusted(chain, identity.roots, self._clock.now()):
                 raise InvalidArgument(
                     f"what answers at {address} is not a manager of the swarm (CERTIFICATE_VERIFY_FAILED)"
                 )
