@@ -10,6 +10,7 @@ Lists, inspection, attaching and logs are in ``containers`` and ``logs``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import aclosing
 from typing import Final
 
 from aiohttp import web
@@ -319,10 +320,11 @@ class ContainerLife:
         results: list[Json] = []
 
         async def watch() -> None:
-            async for tasks in container_waits.follow(access, container):
-                if self._actions.is_met(condition, container, tasks, frozenset(ended)):
-                    results.append(result_of(tasks, condition))
-                    return
+            async with aclosing(container_waits.follow(access, container)) as states:
+                async for tasks in states:
+                    if self._actions.is_met(condition, container, tasks, frozenset(ended)):
+                        results.append(result_of(tasks, condition))
+                        return
 
         async with open_stream(self._api, request, "application/json") as response:
             while not results and not is_gone(request) and self._api.control.cluster() is access:

@@ -17,7 +17,7 @@ from typing import Any
 from agent.executor.base import Launch
 from agent.executor.fake import Behaviour
 from swarmpy.model.ids import SECOND_NS
-from swarmpy.sim import ailments, files, scaling, steering
+from swarmpy.sim import ailments, by_hand, files, scaling, steering
 from swarmpy.sim.checkers.history import MARK_LABEL, Operation, Outcome, Refused, Seen, Verb
 from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Disconnected, Host
@@ -148,6 +148,7 @@ class Workload:
                 clients.create_task(self._join_and_leave(Random(f"{self._seed}/joiner")))
                 clients.create_task(self._steer(Random(f"{self._seed}/steerer")))
                 clients.create_task(self._renew_files(Random(f"{self._seed}/renewer")))
+                clients.create_task(by_hand.live(self._fleet, self._seed, lambda: self._is_over))
 
     def stop(self) -> None:
         """No more calls. Those under way are waited for: one that is broken off would have no outcome."""

@@ -42,6 +42,7 @@ from swarmpy.model.defaults import (
     is_global,
     is_job,
     is_replicated,
+    is_standalone,
     replicas_of,
     restart_policy,
     task_history_limit,
@@ -105,6 +106,9 @@ def _service_reasons(scene: Scene, service: Service) -> Iterator[str]:
     view = scene.view
     if waits_for(view, service):
         return  # for another service, perhaps for ever
+    if is_standalone(service.spec):
+        yield from _container_reasons(scene, service)
+        return
     if is_job(service.spec):
         yield from _job_reasons(scene, service)
         return
@@ -148,6 +152,21 @@ def _job_reasons(scene: Scene, service: Service) -> Iterator[str]:
         if is_wanted and not _has_ended(task) and not _is_settled(scene.view, task, scene.now):
             state, desired = _name(task.status.state), _name(task.desired_state)
             yield f"job {service.id} run {task.job_iteration}: task {task.id} is {state}, should be {desired}"
+
+
+def _container_reasons(scene: Scene, service: Service) -> Iterator[str]:
+    """A container started by hand runs once, as its last start wants it, or not at all."""
+    tasks = scene.view.tasks_of_service(service.id)
+    live = [task for task in tasks if not _has_ended(task) and _is_ready(scene.view, task)]
+    mode = service.spec.mode.standalone
+    assert mode is not None
+    if len(live) > 1:
+        yield f"container {service.id}: {len(live)} of its tasks run"
+    for task in live:
+        if not mode.is_wanted or task.job_iteration != mode.run:
+            yield f"container {service.id}: task {task.id} is of no start that is wanted"
+    if mode.is_wanted and not any(task.job_iteration == mode.run for task in tasks):
+        yield f"container {service.id}: nothing has come of start {mode.run}"
 
 
 def _slot_reasons(scene: Scene, service: Service, tasks: Sequence[Task]) -> Iterator[str]:
