@@ -316,7 +316,7 @@ TOP_COMMAND_BYTES_MAX = 4_096
 JOIN_TIMEOUT_S = 20.0
 LEAVE_TIMEOUT_S = 5.0
 """How long a leaving manager waits for the others to go on without it."""
-UNLOCK_WAIT_S = 5.0
+UNLOCK_WAIT_S = 3.0
 """How long an unlocked manager's client waits for the swarm, which may need more managers."""
 RPC_TIMEOUT_S = 5.0
 CSR_BYTES_MAX = 16_384

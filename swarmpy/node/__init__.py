@@ -71,8 +71,7 @@ async def serve(config: NodeConfig, env: Env) -> int:
             server = ApiServer(daemon, env)
             stack.push_async_callback(server.stop)
             tls = TlsServer.of(config, env.clock)
-            if tls is not None:
-                loop.add_signal_handler(signal.SIGHUP, tls.reload)
+            loop.add_signal_handler(signal.SIGHUP, _nothing_to_reload if tls is None else tls.reload)
             await server.start(
                 config.socket,
                 tcp_addresses=config.api_addresses,
@@ -89,6 +88,10 @@ async def serve(config: NodeConfig, env: Env) -> int:
                 log.error("daemon_failed", reason=daemon.fatal.result())
                 return EXIT_FATAL
             return 0
+
+
+def _nothing_to_reload() -> None:
+    log.info("reload_ignored", reason="only files of the API on TCP can be read again, and there are none")
 
 
 async def _until(work: Coroutine[None, None, None], stopping: asyncio.Event) -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -69,7 +70,7 @@ class Docker:
         return said.out.strip()
 
     def state(self, at: str) -> str:
-        return self.good("info", "--format", "{{.Swarm.LocalNodeState}}", at=at)
+        return self("info", "--format", "{{.Swarm.LocalNodeState}}", at=at).out.strip()
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +161,11 @@ def test_the_life_of_an_unlock_key(lab: Lab, docker: Docker) -> None:
     for name in ("node-1", "node-2", "node-3"):  # a cold start of them all
         lab.stop(name)
     for name in ("node-1", "node-2", "node-3"):
-        lab.start(name)
+        lab.start(name, wait=name == "node-3")
     for name in ("node-1", "node-2", "node-3"):
+        wait_for(
+            partial(docker.state, name), lambda state: state == "locked", what=f"{name} should be locked"
+        )
         lab.exec(name, ["swarmpy", "unlock"], text=f"{second}\n", timeout_s=DEADLINE_S)
     wait_for(lambda: docker("service", "ls", "-q").code, lambda code: code == 0, what="a swarm again")
 
