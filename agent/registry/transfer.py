@@ -221,6 +221,8 @@ class Transfers:
                         await _push_layer(repository, layer, files[layer.digest], short(diff_id), report)
                     raw, media_type = await self._push_config(repository, image, layers)
                     await repository.put_manifest(name.tag, raw, media_type)
+            except OSError as error:
+                raise FailedPrecondition(f"cannot push {name}: {error.strerror}") from None
             finally:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         digest = "sha256:" + hashlib.sha256(raw).hexdigest()
@@ -256,7 +258,8 @@ class Transfers:
     ) -> tuple[bytes, str]:
         """The configuration goes there; the manifest comes back, with its type: the image's own, if its
         layers are those."""
-        config = await asyncio.to_thread(self._store.blob_path(image.id).read_bytes)
+        with self._store.open_blob(image.id) as file:
+            config = await asyncio.to_thread(file.read)
         if not await repository.has_blob(image.id):
             await repository.put_blob(image.id, len(config), _pieces(config))
         if image.record.manifest and all(

@@ -1,4 +1,4 @@
-"""Who asks the registry for a service's image: kept with its spec, told to its nodes, shown to nobody. Pure."""
+"""Who asks the registry for a service's image: kept with its spec, told to nodes, shown to nobody. Pure."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             assert pid is not None
             inside = tuple(process.enter_network_argv(pid, ()))
             stack.enter_context(registry_server(inside=inside, port=5000, data=folder / "data"))
-            if name == "node-1":
-                stack.enter_context(registry_server(inside=inside, port=5001, is_locked=True))
+            locked = registry_server(inside=inside, port=5001, is_locked=True, data=folder / "locked")
+            stack.enter_context(locked)
         Cli(lab).good("image", "load", "-i", str(saved))
         yield lab
 
@@ -129,6 +129,19 @@ def test_who_may_and_who_may_not(lab: Lab, tmp_path: Path) -> None:
     good(lab, "rmi", f"{LOCKED}/bb:1")
     assert docker(lab, "pull", f"{LOCKED}/bb:1").returncode == 1
     good(lab, "pull", f"{LOCKED}/bb:1", folder=tmp_path)
+
+
+def test_nodes_ask_with_the_credentials_of_the_client(lab: Lab, tmp_path: Path) -> None:
+    good(lab, "login", "-u", "joe", "-p", "secret", LOCKED, folder=tmp_path)
+    words = ("--detach", "--quiet", "--restart-condition", "none", "--constraint", "node.hostname==node-2")
+    good(lab, "service", "create", "--name", "without", *words, f"{LOCKED}/bb:1")
+    assert state(wait_ended(lab, "without")) == "rejected"
+    good(
+        lab,
+        *("service", "create", "--with-registry-auth", "--name", "with", *words, f"{LOCKED}/bb:1"),
+        folder=tmp_path,
+    )
+    assert state(wait_ended(lab, "with")) == "complete"
 
 
 def test_what_it_takes_up(lab: Lab, cli: Cli) -> None:

@@ -48,7 +48,7 @@ def plan_removal(
     if "@" not in key and not any("@" not in name and repository_of(name) == repository for name in left):
         gone += [name for name in left if repository_of(name) == repository]
         left = [name for name in left if repository_of(name) != repository]
-    return Removal(tuple(gone), not left and not users)
+    return Removal(tuple(gone), not left and not any(user.is_running for user in users))
 
 
 def _by_id(image: StoredImage, users: Sequence[ImageUser], *, is_forced: bool) -> Removal:

@@ -129,12 +129,6 @@ class ImageStore:
     def blob_path(self, digest: str) -> Path:
         return self.blobs_dir / _hex(digest)
 
-    @contextmanager
-    def keeping(self) -> Iterator[None]:
-        """Nothing is removed meanwhile."""
-        with self._holding(fcntl.LOCK_SH):
-            yield
-
     # --- changing
 
     def load(self, path: Path, *, name: str = "", is_private: bool = False) -> list[str]:
@@ -223,8 +217,9 @@ class ImageStore:
         moved = [self._set_aside(layer) for layer in doomed]
         self._sweep_blobs()
         shared = {chain for record in others for chain in chain_ids(record.diff_ids)}
-        chains = [chain for chain in reversed(chain_ids(image.record.diff_ids)) if chain not in shared]
-        return (image.id, *chains), moved
+        chains = zip(chain_ids(image.record.diff_ids), image.record.config.layers, strict=False)
+        gone = [chain for chain, layer in chains if layer in doomed and chain not in shared]
+        return (image.id, *reversed(gone)), moved
 
     def _sweep_blobs(self) -> None:
         """Under the exclusive lock: what no record speaks of was left by a crash, or by the last removal."""
