@@ -8,6 +8,7 @@ decoder's words, with the path and the type that dockerd's have. Pure; looks at 
 from __future__ import annotations
 
 import json
+import re
 import types
 from collections.abc import Callable
 from enum import Enum
@@ -35,6 +36,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 Read = Callable[[Any], Any]
 
 EMPTY: Final = "got EOF while reading request body"
+_NO_BASE64: Final = re.compile(r"[^A-Za-z0-9+/=]|=(?!=?$)")
 _TOO_DEEP: Final = "invalid character '[' exceeded max depth"
 _LITERALS: Final = ("true", "false", "null")
 
@@ -259,6 +261,8 @@ def _reader(hint: Any, field: str) -> Read:
         return _number(_int_name(hint, field))
     if issubclass(hint, float):
         return _fraction
+    if issubclass(hint, bytes):
+        return _data
     return _text if issubclass(hint, str) else _anything
 
 
@@ -400,6 +404,18 @@ def _text(value: Any) -> Any:
     if not isinstance(value, str):
         _refuse(value, "string")
     return value
+
+
+def _data(value: Any) -> Any:
+    """Text of base64, in which Go overlooks line ends."""
+    if not isinstance(value, str):
+        _refuse(value, "[]uint8")
+    text = value.replace("\r", "").replace("\n", "")
+    wrong = _NO_BASE64.search(text)
+    if wrong is None and len(text) % 4 == 0:
+        return text
+    at = wrong.start() if wrong is not None else len(text) - len(text) % 4
+    raise InvalidArgument(f"illegal base64 data at input byte {at}")
 
 
 def _flag(value: Any) -> Any:

@@ -84,7 +84,12 @@ def _accept(view: View, wish: NetworkRequest) -> NetworkSpec:
     _check_new_name(view, wish.name)
     _check_scope(wish)
     spec = _settings(wish) if wish.config_only else _spec(view, wish)
-    network_rules.check_ipam(spec.ipam_options, has_ipv6=spec.ipv6_enabled or spec.config_only)
+    driver = spec.ipam_options.driver.name if spec.ipam_options is not None else ""
+    try:
+        network_rules.check_ipam(spec.ipam_options, has_ipv6=spec.ipv6_enabled or spec.config_only)
+    except InvalidArgument as error:
+        # the engine looks at subnets itself, drivers are looked up by its managers
+        raise (texts.invalid(error) if driver in str(error).split() else error) from None
     try:
         validate.check_name(spec.name)
         network_rules.check_network_flags(spec)

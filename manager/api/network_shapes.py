@@ -48,6 +48,7 @@ def network(item: Network) -> Json:
     """As in a list: without who is on it."""
     spec = item.spec
     driver = item.driver_state or spec.driver_configuration
+    nothing: Json | None = {} if spec.scope == "local" else None
     return {
         "Name": spec.name,
         "Id": item.id,
@@ -61,9 +62,9 @@ def network(item: Network) -> Json:
         "Ingress": spec.ingress,
         "ConfigFrom": {"Network": spec.config_from},
         "ConfigOnly": spec.config_only,
-        "Containers": None,
-        "Options": (driver.options if driver is not None else {}) or None,
-        "Labels": spec.labels or None,
+        "Containers": nothing,
+        "Options": (driver.options if driver is not None else {}) or nothing,
+        "Labels": spec.labels or ({} if spec.ingress else nothing),
     }
 
 
@@ -103,7 +104,7 @@ def inspected(view: View, item: Network, *, node_id: NodeId, is_verbose: bool) -
         _container_id(task): _container(view.service(task.service_id), task, place)
         for task, place in members
         if task.node_id == node_id
-    } or None
+    } or result["Containers"]
     peers = _peers(view, item, {task.node_id for task, _ in members})
     if peers:
         result["Peers"] = [{"Name": node.description.hostname, "IP": data_path_of(node)} for node in peers]

@@ -25,8 +25,8 @@ from manager.api import tls_transport, versions
 from manager.api.archive import Archives
 from manager.api.attach import Attaching
 from manager.api.connections import Connections, watched
-from manager.api.container_stats import ContainerStats
 from manager.api.container_life import ContainerLife
+from manager.api.container_stats import ContainerStats
 from manager.api.containers import Containers
 from manager.api.context import STALE_HEADER, Api, is_stale_allowed
 from manager.api.control import NodeControl
@@ -42,6 +42,7 @@ from manager.api.listening import UnixListener, listen_tcp, listen_unix
 from manager.api.logs import Logs
 from manager.api.networks import Networks
 from manager.api.nodes import Nodes
+from manager.api.plugins import Plugins
 from manager.api.rebalance import Rebalancing
 from manager.api.recovery import Recovery
 from manager.api.registry_auth import Registries
@@ -120,6 +121,7 @@ class ApiServer:
 
 def make_app(api: Api) -> web.Application:
     app = web.Application(middlewares=[watched, _mark, _answer_errors], client_max_size=API_BODY_BYTES_MAX)
+    app.on_response_prepare.append(_mark_stream)
     parts = (
         System(api),
         Swarm(api),
@@ -132,6 +134,7 @@ def make_app(api: Api) -> web.Application:
         Logs(api),
         Tasks(api),
         Networks(api),
+        Plugins(api),
         Files(api, Secret),
         Files(api, Config),
         Volumes(api),
@@ -211,6 +214,11 @@ def mark(request: web.Request, response: web.StreamResponse) -> None:
             response.headers["Docker-Experimental"] = "false"
     if is_stale_allowed(request):
         response.headers[STALE_HEADER] = "true"
+
+
+async def _mark_stream(request: web.Request, response: web.StreamResponse) -> None:
+    """What is streamed has sent its head before it comes by the middleware."""
+    mark(request, response)
 
 
 def check_version(path: str) -> None:

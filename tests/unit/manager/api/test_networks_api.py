@@ -123,7 +123,7 @@ async def test_a_network_without_a_driver_is_an_overlay(http: Http, cluster: Fak
             400,
             "invalid network config:\ninvalid subnet nonsense: invalid CIDR block notation",
         ),
-        ({"IPAM": {"Driver": "x"}}, 400, "error during lookup of plugin x"),
+        ({"IPAM": {"Driver": "x"}}, 400, "rpc error: code = InvalidArgument desc = error during lookup of plugin x"),
         (
             {"ConfigOnly": True, "Scope": "swarm"},
             403,
