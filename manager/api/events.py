@@ -16,6 +16,7 @@ from aiohttp import web
 
 from manager.api import requests
 from manager.api.connection_bounds import API_EVENTS_LOOK_S
+from manager.api.container_events import container_events
 from manager.api.context import Api
 from manager.api.control import ClusterAccess
 from manager.api.docker_json import Json, encode, state_name
@@ -26,7 +27,7 @@ from manager.history import Change, FallenBehind, History
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.defaults import network_driver, place_text, replicas_of
-from swarmpy.model.ids import SECOND_NS, Timestamp
+from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
 from swarmpy.model.states import TaskState
 
@@ -36,6 +37,7 @@ FILTERS: Final = frozenset(
         "container", "image", "volume", "daemon", "plugin",
     }
 )  # fmt: skip
+_KINDS: Final = ("container", "service", "node", "task", "network", "secret", "config")
 _SHOWN: Final = frozenset({Kind.SERVICE, Kind.NODE, Kind.TASK, Kind.NETWORK, Kind.SECRET, Kind.CONFIG})
 
 
@@ -60,7 +62,8 @@ class Events:
                     except FallenBehind:
                         break
                     number += len(changes)
-                    for event in _events_of(access.view, changes, until):
+                    here = self._api.control.local().node_id
+                    for event in _events_of(access.view, changes, until, here=here):
                         if is_wanted(event, wanted, has_tasks=has_tasks):
                             await response.write(encode(event) + b"\n")
                 if until is not None and self._api.now() >= until:
@@ -98,13 +101,16 @@ def _beginning(history: History, since: Timestamp | None) -> int:
     return history.next if since is None else history.since(since)
 
 
-def _events_of(view: View, changes: Iterable[Change], until: Timestamp | None) -> Iterator[Json]:
+def _events_of(
+    view: View, changes: Iterable[Change], until: Timestamp | None, *, here: NodeId
+) -> Iterator[Json]:
     for change in changes:
         if until is not None and change.at > until:
             return
         event = describe(view, change.old, change.new, change.at)
         if event is not None:
             yield event
+        yield from container_events(view, change.old, change.new, at=change.at, here=here)
         yield from network_events(view, change.old, change.new, change.at)
 
 
@@ -194,14 +200,15 @@ def is_wanted(event: Json, wanted: Filters, *, has_tasks: bool = False) -> bool:
         return False
     if not (
         requests.matches(wanted, "type", lambda kind: kind == event["Type"])
-        and requests.matches(wanted, "event", lambda action: action == event["Action"])
-        and requests.matches(wanted, "scope", lambda scope: scope == "swarm")
+        and requests.matches(wanted, "event", lambda action: action == event["Action"].partition(":")[0])
+        and requests.matches(wanted, "scope", lambda scope: scope == event["scope"])
+        and requests.matches(wanted, "image", lambda image: image == attributes.get("image"))
         and requests.matches_labels(wanted, "label", attributes)
     ):
         return False
-    kinds = [kind for kind in ("service", "node", "task", "network", "secret", "config") if kind in wanted]
+    kinds = [kind for kind in _KINDS if kind in wanted]
     if not kinds:
-        return not {"container", "image", "volume", "daemon", "plugin"} & wanted.keys()
+        return not {"volume", "daemon", "plugin"} & wanted.keys()
     return event["Type"] in kinds and requests.matches(
         wanted,
         event["Type"],

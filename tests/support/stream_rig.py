@@ -85,7 +85,8 @@ class StreamRig:
         self.streams = NodeStreams(cast("RaftLog", None), cast("Leader", leader), dial=lambda _: None)  # type: ignore[arg-type,return-value]
         self.machine = FakeMachine(clock=env.clock)
         self.executor = FakeExecutor(self.machine)
-        inside = Inside(self.executor, env.clock, service_of={TASK: ServiceId("web")}.get)
+        self.services: dict[TaskId, ServiceId] = {TASK: ServiceId("web")}
+        inside = Inside(self.executor, env.clock, service_of=self.services.get)
         self.server = StreamServer(cast("Link", self), calls=inside.calls, talks=inside.talks)
 
     async def start(self) -> None:
