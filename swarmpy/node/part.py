@@ -250,7 +250,7 @@ class Part:
         config = self.manager_config()
         if not managers.has_log(config, self._env):
             await managers.prepare_entry(
-                config, self.identity, self._env, self.agent.managers, keep_key=self._set_unlock_key
+                config, self.identity, self._env, self.agent.managers, keep_key=self._begin_with_key
             )
         manager = managers.Manager(
             config,
@@ -331,6 +331,12 @@ class Part:
                 if cluster.unlock_key and self._was_key_bare:
                     self._renewal.ask_now()  # the present key has been on disk in the clear
                 self._was_key_bare = False
+
+    def _begin_with_key(self, unlock_key: bytes) -> None:
+        """The key of the cluster that this manager enters. Its own was written before that was known."""
+        self._set_unlock_key(unlock_key)
+        if unlock_key:
+            self._renewal.ask_now()
 
     def _set_unlock_key(self, unlock_key: bytes) -> None:
         """May be repeated after an OSError. The key of the log comes first, see ``keys.py``."""

@@ -261,6 +261,8 @@ async def test_managers_come_and_go_with_their_role(tmp_path: Path) -> None:
             part = host.running.part
             assert part is not None
             assert is_sealed(host.folder)
+            readable = [path.read_bytes() for path in tmp_path.glob("**/swarm-node*.key")]
+            await until(lambda: part.identity.key not in readable)
             secret = part._keys.raft_key()
             assert not [path for path in tmp_path.rglob("raft.key") if secret in path.read_bytes()]
             camera.is_on = True
