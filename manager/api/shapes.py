@@ -48,7 +48,7 @@ class Shapes:
         previous = view.revision(service.previous_id) if service.previous_id else None
         if previous is not None:
             result["PreviousSpec"] = self._specs.raw(previous.spec)
-        result["Endpoint"] = shape(service.endpoint)
+        result["Endpoint"] = _endpoint(service)
         if service.update_status is not None:
             result["UpdateStatus"] = _update_status(service.update_status)
         if service.rebalance_asked_at or service.rebalanced_at:
@@ -162,6 +162,15 @@ def _as_read(spec: Value) -> Value:
         case TaskSpec():
             return replace(forms.template_as_read(spec), runtime="")  # a task has none
     return spec
+
+
+def _endpoint(service: Service) -> Json:
+    """Nothing is told of one that nothing leads to."""
+    endpoint = service.endpoint
+    if not endpoint.ports and not endpoint.virtual_ips and not service.spec.task_template.networks:
+        return {"Spec": {}}
+    result: Json = shape(endpoint)
+    return result
 
 
 def _iteration(number: int) -> Json:

@@ -28,6 +28,8 @@ from swarmpy.model.states import FailureAction, RestartCondition, UpdateOrder
 
 CONTAINER_RUNTIME: Final = "container"
 DEFAULT_ISOLATION: Final = "default"
+DEFAULT_CONSISTENCY: Final = "default"
+"""It is read back as left out."""
 
 
 def as_read(spec: ServiceSpec) -> ServiceSpec:
@@ -92,7 +94,16 @@ def cluster_as_read(spec: ClusterSpec) -> ClusterSpec:
 
 
 def _container(spec: ContainerSpec | None) -> ContainerSpec | None:
-    return None if spec is None else replace(spec, isolation=spec.isolation or DEFAULT_ISOLATION)
+    if spec is None:
+        return None
+    return replace(
+        spec,
+        isolation=spec.isolation or DEFAULT_ISOLATION,
+        mounts=tuple(
+            replace(mount, consistency="") if mount.consistency == DEFAULT_CONSISTENCY else mount
+            for mount in spec.mounts
+        ),
+    )
 
 
 def _restart(policy: RestartPolicy | None) -> RestartPolicy | None:
