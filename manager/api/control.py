@@ -86,6 +86,7 @@ class InitRequest(Value, frozen=True, kw_only=True):
     force_new_cluster: bool = False
     spec: ClusterSpec = ClusterSpec()
     auto_lock_managers: bool = False
+    """Said by clients together with the spec, which decides, as with docker."""
     availability: NodeAvailability = NodeAvailability.UNSPECIFIED
 
 

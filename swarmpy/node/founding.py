@@ -14,7 +14,7 @@ from swarmpy import pki
 from swarmpy.errors import FailedPrecondition, Retry
 from swarmpy.limits import JOIN_TIMEOUT_S
 from swarmpy.model.changes import Create
-from swarmpy.model.cluster_specs import EncryptionConfig, NodeSpec
+from swarmpy.model.cluster_specs import NodeSpec
 from swarmpy.model.defaults import ADDRESS_POOL, DATA_PATH_PORT, SUBNET_SIZE, node_cert_expiry
 from swarmpy.model.ids import ID_BYTES, ClusterId, NodeId, RaftId, make_id
 from swarmpy.model.objects import Cluster, ManagerStatus, Node, NodeDescription
@@ -45,10 +45,10 @@ def make_cluster(wish: Wish, env: Env) -> tuple[Cluster, Node, Identity]:
         serial=entropy.token_bytes(pki.SERIAL_BYTES),
         secrets=(entropy.token_bytes(pki.SECRET_BYTES), entropy.token_bytes(pki.SECRET_BYTES)),
     )
-    is_locking = request.auto_lock_managers or request.spec.encryption_config.auto_lock_managers
+    is_locking = request.spec.encryption_config.auto_lock_managers
     cluster = Cluster(
         id=ClusterId(make_id(entropy.token_bytes(ID_BYTES))),
-        spec=replace(request.spec, encryption_config=EncryptionConfig(auto_lock_managers=is_locking)),
+        spec=request.spec,
         unlock_key=entropy.token_bytes(UNLOCK_KEY_BYTES) if is_locking else b"",
         root_ca=root,
         default_address_pool=request.default_addr_pool or ADDRESS_POOL,

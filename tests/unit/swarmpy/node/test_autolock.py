@@ -26,7 +26,7 @@ from swarmpy.errors import (
     Unauthenticated,
 )
 from swarmpy.model.changes import Update
-from swarmpy.model.cluster_specs import EncryptionConfig
+from swarmpy.model.cluster_specs import ClusterSpec, EncryptionConfig
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import Cluster
 from swarmpy.model.states import NodeRole
@@ -59,7 +59,8 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def init_locked(host: Host) -> str:
     """A swarm with autolock; its unlock key."""
-    await host.running.init(InitRequest(auto_lock_managers=True))
+    spec = ClusterSpec(encryption_config=EncryptionConfig(auto_lock_managers=True))
+    await host.running.init(InitRequest(spec=spec))
     return key_of(host)
 
 
