@@ -7,7 +7,7 @@ REGISTRY_CONNECT_TIMEOUT_S = 3.0
 REGISTRY_ANSWER_TIMEOUT_S = 10.0
 """For the head of an answer, and for each part of its body."""
 REGISTRY_AWAY_S = 20.0
-"""A registry that could not be reached is not tried again for so long, but refused at once."""
+"""A registry that could not be reached is not tried again for so long by tasks and for digests."""
 REGISTRIES_AWAY_MAX = 256
 REGISTRY_NAME_THREADS = 2
 REGISTRY_TRIES_MAX = 4

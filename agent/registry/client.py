@@ -1,7 +1,7 @@
 """Asking a registry: who we are, manifests, blobs there and back. The one file that speaks to them.
 
-Every answer is bounded, in bytes and in time; a registry that cannot be reached is left alone for a while, so
-that who asks again is refused at once. What is fetched is only believed by its digest; of blobs the caller
+Every answer is bounded, in bytes and in time; a registry that cannot be reached is left alone for a while by
+those in a hurry. What is fetched is only believed by its digest; of blobs the caller
 checks it. A failed request is repeated a few times where that may help.
 """
 
@@ -83,10 +83,18 @@ class Registries:
 
     @asynccontextmanager
     async def open(
-        self, remote: Remote, credentials: Credentials, *, actions: str = "pull"
+        self,
+        remote: Remote,
+        credentials: Credentials,
+        *,
+        actions: str = "pull",
+        is_hurried: bool = False,
     ) -> AsyncIterator[Repository]:
-        """RegistryAway if it cannot be reached. ``actions``: what is going to be done there."""
-        self._check(remote.host)
+        """RegistryAway if it cannot be reached. ``actions``: what is going to be done there.
+
+        ``is_hurried``: one that could not be reached a moment ago is not tried again.
+        """
+        self._check(remote.host, is_hurried=is_hurried)
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(resolver=_Resolver(self._names), use_dns_cache=False),
             timeout=aiohttp.ClientTimeout(
@@ -113,11 +121,11 @@ class Registries:
         async with self.open(remote, credentials, actions="") as repository:
             return await repository.log_in()
 
-    def _check(self, host: str) -> None:
+    def _check(self, host: str, *, is_hurried: bool) -> None:
         if self._is_offline:
             raise RegistryAway(f'Get "https://{host}/v2/": this node asks no registries')
         until, text = self._away.get(host, (0.0, ""))
-        if self._clock.monotonic() < until:
+        if is_hurried and self._clock.monotonic() < until:
             raise RegistryAway(text)
 
     def _note_away(self, host: str, text: str) -> None:

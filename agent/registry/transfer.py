@@ -64,7 +64,8 @@ class Transfers:
 
     async def look(self, name: Reference, credentials: Credentials) -> ManifestFacts:
         """What the registry has under a name; nothing is fetched but what says so."""
-        async with self._registries.open(self._registries.remote(name.name), credentials) as repository:
+        remote = self._registries.remote(name.name)
+        async with self._registries.open(remote, credentials, is_hurried=True) as repository:
             top = await repository.manifest(name.digest or name.tag)
             if top.config is None:
                 found = manifests.platforms(top)
@@ -76,13 +77,22 @@ class Transfers:
     # --- pulling
 
     async def pull(
-        self, name: Reference, report: Report, *, platform: str = "", credentials: Credentials | None = None
+        self,
+        name: Reference,
+        report: Report,
+        *,
+        platform: str = "",
+        credentials: Credentials | None = None,
+        is_hurried: bool = False,
     ) -> StoredImage:
-        """The image, once it is here. NotFound if the registry has none for this machine."""
+        """The image, once it is here. NotFound if the registry has none for this machine.
+
+        ``is_hurried``: nobody asked for it now, so a registry that was away a moment ago is not tried.
+        """
         wanted = manifests.parse_platform(platform)
         remote = self._registries.remote(name.name)
         who = credentials or Credentials()
-        async with self._turns, self._registries.open(remote, who) as repository:
+        async with self._turns, self._registries.open(remote, who, is_hurried=is_hurried) as repository:
             fetched = await self._find(repository, name, wanted)
             report(Progress(status=f"Pulling from {remote.path}", id=name.key if name.digest else name.tag))
             folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._spool))

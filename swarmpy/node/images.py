@@ -248,7 +248,7 @@ class Images:
     async def fetch(self, name: str, registry_auth: str) -> None:
         """For a task that needs it; nobody watches."""
         who = decode_credentials(registry_auth) if registry_auth else Credentials()
-        await self._transfers.pull(references.parse(name), lambda _: None, credentials=who)
+        await self._transfers.pull(references.parse(name), lambda _: None, credentials=who, is_hurried=True)
 
     async def push(
         self,

@@ -228,10 +228,14 @@ async def test_a_registry_that_is_away_is_left_alone_for_a_while(registry: FakeR
     registry.add_image("1")
     right, registries = registry.host, node.transfers._registries
     registries._note_away(right, "it was away")
+    name = parse(f"{right}/app:1")
     with pytest.raises(RegistryAway, match="it was away"):
-        await node.pull(f"{right}/app:1")
+        await node.transfers.look(name, Credentials())
+    with pytest.raises(RegistryAway, match="it was away"):
+        await node.transfers.pull(name, node.said.append, is_hurried=True)
+    await node.pull(f"{right}/app:1")  # somebody asks for it now
     node.clock.later_s = REGISTRY_AWAY_S
-    await node.pull(f"{right}/app:1")
+    await node.transfers.look(name, Credentials())
     with pytest.raises(
         RegistryAway, match=r'Get "http://127.0.0.1:1/v2/": dial tcp 127.0.0.1:1: connect: co'
     ):
