@@ -119,15 +119,17 @@ FULL = spec(
         ],
     },
 )
-EMPTY_CONTAINER = {
+EMPTY_CONTAINER: Spec = {
     **{name: {} for name in ("Labels", "DNSConfig", "Sysctls")},
     **{name: [] for name in ("Env", "Mounts", "Hosts", "Secrets", "Configs", "Groups", "Command", "Ulimits")},
 }
-NULL_CONTAINER = dict.fromkeys(
+NULL_CONTAINER: Spec = dict.fromkeys(
     ("Labels", "Env", "Mounts", "Hosts", "DNSConfig", "Privileges", "Init", "StopGracePeriod", "Healthcheck")
 )
 EMPTY_TEMPLATE: Spec = {"Networks": [], "Resources": {}, "RestartPolicy": {}, "Placement": {}}
 TOP = ("EndpointSpec", "UpdateConfig", "RollbackConfig")
+EMPTY_TOP: Spec = {name: {} for name in TOP}
+NULL_TOP: Spec = dict.fromkeys(TOP)
 
 KINDS: dict[str, Spec] = {
     "bare": {"Name": "bare", "TaskTemplate": {"ContainerSpec": {"Image": "box"}, **NOWHERE}},
@@ -143,14 +145,12 @@ KINDS: dict[str, Spec] = {
     ),
     "global job": spec(Mode={"GlobalJob": {}}, template=NOWHERE),
     "labels": spec(Labels={"a": "b", "c": ""}, container={"Labels": {"x": "y"}}),
-    "empty": spec(
-        Labels={}, container=EMPTY_CONTAINER, template=EMPTY_TEMPLATE, **{name: {} for name in TOP}
-    ),
+    "empty": spec(Labels={}, container=EMPTY_CONTAINER, template=EMPTY_TEMPLATE, **EMPTY_TOP),
     "null": spec(
         Labels=None,
         container=NULL_CONTAINER,
         template=dict.fromkeys(EMPTY_TEMPLATE),
-        **dict.fromkeys(TOP),
+        **NULL_TOP,
     ),
     "nested": spec(
         template={
