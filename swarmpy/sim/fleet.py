@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from random import Random
 from typing import Any
 
@@ -81,7 +82,17 @@ class Fleet:
                 tasks.create_task(join_some())
 
     async def learn_tokens(self, host: Host) -> None:
-        answer = await self.call(host, "GET", "/swarm")
+        self._keep_tokens(await self.call(host, "GET", "/swarm"))
+
+    async def _learn_tokens_anew(self) -> None:
+        """They have changed with the root."""
+        managers = self.managers()
+        if managers:
+            answer = await self.ask(self._random.choice(managers), "GET", "/swarm")
+            if answer.status == HTTPStatus.OK:
+                self._keep_tokens(answer)
+
+    def _keep_tokens(self, answer: Answer) -> None:
         self.tokens = {
             NodeRole.WORKER: answer.json["JoinTokens"]["Worker"],
             NodeRole.MANAGER: answer.json["JoinTokens"]["Manager"],
@@ -106,6 +117,8 @@ class Fleet:
                 try:
                     answer = await self.ask(host, "POST", "/swarm/join", wish)
                     reason = answer.message
+                    if answer.status == HTTPStatus.BAD_REQUEST:
+                        await self._learn_tokens_anew()
                 except Disconnected as error:
                     reason = str(error)
             if self._seams.loop.time() > deadline:
