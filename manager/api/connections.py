@@ -175,8 +175,10 @@ class Connection(web.RequestHandler):
         self._tell()
 
     def _tell(self) -> None:
-        if self._leaving is not None:
-            self._leaving()
+        """Once: it may end, and then be lost."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving()
 
     # --- bounds
 

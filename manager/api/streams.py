@@ -62,7 +62,12 @@ async def wait_unless_gone(request: web.Request, waited: Awaitable[object], time
             if not isinstance(connection, Connection):
                 await waited
                 return
-            with connection.telling(lambda: bound.reschedule(loop.time())):
+
+            def stop_waiting() -> None:
+                if not bound.expired():  # else it is ending already
+                    bound.reschedule(loop.time())
+
+            with connection.telling(stop_waiting):
                 await waited
     except TimeoutError:
         return

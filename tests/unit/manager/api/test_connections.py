@@ -144,7 +144,10 @@ async def test_a_stream_ends_when_its_reader_leaves(served: Served, node: FakeNo
     await until(lambda: not served.book.open)
 
 
-async def test_a_stream_ends_when_the_daemon_stops(node: FakeNode, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_left", [True, False])
+async def test_a_stream_ends_when_the_daemon_stops(
+    node: FakeNode, tmp_path: Path, has_left: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     node.become_manager()
     server = ApiServer(node, Env())
     await server.start(tmp_path / "api.sock")
@@ -152,9 +155,25 @@ async def test_a_stream_ends_when_the_daemon_stops(node: FakeNode, tmp_path: Pat
     client = Client(reader, writer)
     writer.write(EVENTS)
     assert (await client.answer())[0] == 200
+    if has_left:  # it is told twice, at once
+        writer.close()
     async with asyncio.timeout(BOUND_S):
         await server.stop()
+    if has_left:
+        assert not caplog.records
+        return
     assert (await client.rest()).endswith(b"0\r\n\r\n"), "its end is said, not only met"
+
+
+async def test_who_leaves_is_told_of_once(served: Served) -> None:
+    client = await served.connect(EVENTS)
+    assert (await client.answer())[0] == 200
+    connection = await served.only()
+    told: list[str] = []
+    with connection.telling(lambda: told.append("left")):
+        connection.end_stream()
+        connection.end_stream()
+    assert told == ["left"]
 
 
 # --- slow
