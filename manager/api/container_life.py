@@ -38,7 +38,7 @@ from manager.api.context import Api
 from manager.api.docker_json import Json, encode
 from manager.api.lookup import find
 from manager.api.names import random_name
-from manager.api.streams import is_gone, open_stream, parse_moment, wait_unless_gone
+from manager.api.streams import open_stream, parse_moment, wait_unless_gone
 from manager.schedule.filters import is_platform
 from manager.store.view import View
 from swarmpy.errors import (
@@ -327,8 +327,7 @@ class ContainerLife:
                         return
 
         async with open_stream(self._api, request, "application/json") as response:
-            while not results and not is_gone(request) and self._api.control.cluster() is access:
-                await wait_unless_gone(request, watch(), None)
+            await wait_unless_gone(request, watch(), None)
             if results:
                 await response.write(encode(results[0]) + b"\n")
         return response
