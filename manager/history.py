@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from manager.store.events import Event, Resync
 from manager.store.store import Store
 from swarmpy.limits import EVENTS_KEPT_MAX
-from swarmpy.model.ids import Timestamp
-from swarmpy.model.objects import Object
+from swarmpy.model.ids import ServiceId, Timestamp
+from swarmpy.model.objects import Object, Service
 from swarmpy.runtime import Clock
 
 
@@ -37,6 +37,8 @@ class History:
         self._clock = clock
         self._changes: deque[Change] = deque(maxlen=EVENTS_KEPT_MAX)
         self._grown = asyncio.Event()
+        self.removed: dict[ServiceId, Service] = {}
+        """The last services that were removed: what is told of their tasks may need them."""
         self.next = 0
         """The number that the next change gets."""
 
@@ -49,12 +51,19 @@ class History:
                 for item in watch.take():
                     if isinstance(item, Event):
                         self._changes.append(Change(now, item.old, item.new))
+                        if item.new is None and isinstance(item.old, Service):
+                            self._remember(item.old)
                         self.next += 1
                     elif isinstance(item, Resync):
                         self._changes.clear()
                         self.next += 1  # a number that nobody can have: who waits for it has fallen behind
                 self._grown.set()
                 self._grown = asyncio.Event()
+
+    def _remember(self, service: Service) -> None:
+        self.removed[service.id] = service
+        if len(self.removed) > EVENTS_KEPT_MAX:
+            del self.removed[next(iter(self.removed))]
 
     async def wait_beyond(self, number: int) -> None:
         """Until there is a change of this number."""

@@ -9,16 +9,17 @@ Of ``exec`` and ``attach`` nothing is stored, so there are no events of them.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from manager.api.container_refs import ContainerRef, name_of
 from manager.api.container_shapes import asked_for, labels_of, spec_of
 from manager.api.container_status import has_container
 from manager.api.docker_json import Json
+from manager.history import Change
 from manager.store.view import View
 from swarmpy.model.defaults import is_standalone
-from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
-from swarmpy.model.objects import Object, Service, Task
+from swarmpy.model.ids import SECOND_NS, NodeId, ServiceId, Timestamp
+from swarmpy.model.objects import Service, Task
 from swarmpy.model.states import HealthState, TaskState, is_terminal
 
 _TOLD_HEALTH = (HealthState.HEALTHY, HealthState.UNHEALTHY)
@@ -26,9 +27,10 @@ _Step = tuple[str, dict[str, str]]
 
 
 def container_events(
-    view: View, old: Object | None, new: Object | None, *, at: Timestamp, here: NodeId
+    view: View, change: Change, *, here: NodeId, removed: Mapping[ServiceId, Service]
 ) -> Iterator[Json]:
-    """Of the containers of the node that is asked."""
+    """Of the containers of the node that is asked. ``removed``: services that are no longer stored."""
+    old, new, at = change.old, change.new, change.at
     item = new if new is not None else old
     match item:
         case Service() if is_standalone(item.spec):
@@ -36,7 +38,7 @@ def container_events(
             action = "create" if old is None else "destroy" if new is None else ""
             steps: list[_Step] = [(action, {})] if action else []
         case Task():
-            service = view.service(item.service_id)
+            service = view.service(item.service_id) or removed.get(item.service_id)
             is_own = service is None or not is_standalone(service.spec)
             container = ContainerRef(task=item, service=None if is_own else service)
             before = old if isinstance(old, Task) else None

@@ -9,7 +9,7 @@ scope is the swarm. A reader that falls behind is told by the end of its stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from aiohttp import web
@@ -27,7 +27,7 @@ from manager.history import Change, FallenBehind, History
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.defaults import network_driver, place_text, replicas_of
-from swarmpy.model.ids import SECOND_NS, NodeId, Timestamp
+from swarmpy.model.ids import SECOND_NS, NodeId, ServiceId, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
 from swarmpy.model.states import TaskState
 
@@ -63,7 +63,9 @@ class Events:
                         break
                     number += len(changes)
                     here = self._api.control.local().node_id
-                    for event in _events_of(access.view, changes, until, here=here):
+                    for event in _events_of(
+                        access.view, changes, until, here=here, removed=access.history.removed
+                    ):
                         if is_wanted(event, wanted, has_tasks=has_tasks):
                             await response.write(encode(event) + b"\n")
                 if until is not None and self._api.now() >= until:
@@ -102,7 +104,12 @@ def _beginning(history: History, since: Timestamp | None) -> int:
 
 
 def _events_of(
-    view: View, changes: Iterable[Change], until: Timestamp | None, *, here: NodeId
+    view: View,
+    changes: Iterable[Change],
+    until: Timestamp | None,
+    *,
+    here: NodeId,
+    removed: Mapping[ServiceId, Service],
 ) -> Iterator[Json]:
     for change in changes:
         if until is not None and change.at > until:
@@ -110,7 +117,7 @@ def _events_of(
         event = describe(view, change.old, change.new, change.at)
         if event is not None:
             yield event
-        yield from container_events(view, change.old, change.new, at=change.at, here=here)
+        yield from container_events(view, change, here=here, removed=removed)
         yield from network_events(view, change.old, change.new, change.at)
 
 

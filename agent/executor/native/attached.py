@@ -35,28 +35,28 @@ _STREAMS = (frames.STDOUT, frames.STDERR)
 
 
 class Readers:
-    """Who is attached to one task: its log is not removed under them, for a while."""
+    """Who is attached to which task: its log is not removed under them, for a while."""
 
     def __init__(self) -> None:
-        self._count = 0
-        self._are_gone = asyncio.Event()
+        self._counts: dict[TaskId, int] = {}
+        self._news = asyncio.Event()
 
-    def enter(self) -> None:
-        self._count += 1
-        self._are_gone.clear()
+    def enter(self, task_id: TaskId) -> None:
+        self._counts[task_id] = self._counts.get(task_id, 0) + 1
 
-    def leave(self) -> None:
-        self._count -= 1
-        if not self._count:
-            self._are_gone.set()
+    def leave(self, task_id: TaskId) -> None:
+        self._counts[task_id] -= 1
+        if not self._counts[task_id]:
+            del self._counts[task_id]
+            news, self._news = self._news, asyncio.Event()
+            news.set()
 
-    async def wait_gone(self) -> None:
+    async def wait_gone(self, task_id: TaskId) -> None:
         """Not longer than for last words."""
-        if not self._count:
-            return
         try:
             async with asyncio.timeout(ATTACHED_LAST_WORDS_S):
-                await self._are_gone.wait()
+                while task_id in self._counts:
+                    await self._news.wait()
         except TimeoutError:
             return
 
@@ -65,6 +65,7 @@ class Readers:
 class Watched:
     """What the executor knows of the task. ``exit`` is None while its end has not come."""
 
+    task_id: TaskId
     exit: Callable[[], ExitRecord | None]
     ended: asyncio.Event
     readers: Readers
@@ -84,7 +85,7 @@ class AttachedChannel:
         self._place, self._rests = _place_of(socket)
         self._passed = {stream: len(rest) for stream, rest in self._rests.items()}
         self._is_closed = False
-        task.readers.enter()
+        task.readers.enter(task.task_id)
 
     @property
     def pid(self) -> int:
@@ -155,7 +156,7 @@ class AttachedChannel:
     async def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            self._task.readers.leave()
+            self._task.readers.leave(self._task.task_id)
         if self._socket is not None:
             await self._socket.close()
 
@@ -169,11 +170,13 @@ def _place_of(socket: SocketChannel | None) -> tuple[Place | None, dict[int, byt
     return Place(told["number"], told["offset"]), {stream: rests.get(stream, b"") for stream in _STREAMS}
 
 
-def of_removed(logs_dir: Path, task_id: TaskId, *, run: Run) -> AttachedChannel:
+def of_removed(
+    logs_dir: Path, task_id: TaskId, wish: Attachment, *, readers: Readers, run: Run
+) -> AttachedChannel:
     """The log that was kept of a task that has ended and was taken down. NotRunning if there is none."""
     folder = logs_dir / task_id
-    if not folders.is_task_id(task_id) or not folder.is_dir():
+    if not wish.replays or not folders.is_task_id(task_id) or not folder.is_dir():
         raise NotRunning(f"Container {task_id} is not running")
-    over = Watched(lambda: _UNKNOWN, asyncio.Event(), Readers())
+    over = Watched(task_id, lambda: _UNKNOWN, asyncio.Event(), readers)
     over.ended.set()
-    return AttachedChannel(folder, wish=Attachment(replays=True), socket=None, task=over, run=run)
+    return AttachedChannel(folder, wish=wish, socket=None, task=over, run=run)

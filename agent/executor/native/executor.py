@@ -92,7 +92,6 @@ class _Task:
     watch: int = -1
     """The shim's pidfd while it is watched."""
     is_ending: bool = False
-    readers: Readers = field(default_factory=Readers)
 
 
 class NativeExecutor:
@@ -139,6 +138,7 @@ class NativeExecutor:
         self._has_ended = asyncio.Event()
         self._starts = asyncio.Semaphore(TASK_STARTS_PARALLEL_MAX)
         self._endings: set[asyncio.Task[None]] = set()
+        self._readers = Readers()
         self._is_up = False
 
     # --- life
@@ -313,6 +313,8 @@ class NativeExecutor:
         task = self._tasks.get(task_id)
         if task is None:
             if folders.is_task_id(task_id):
+                if not keep_log:
+                    await self._readers.wait_gone(task_id)
                 await self._run(partial(self._remove, task_id, keep_log=keep_log))
             return
         async with task.lock:
@@ -320,7 +322,7 @@ class NativeExecutor:
                 await self._kill(task_id, task)
             self._unwatch(task)
             if not keep_log:
-                await task.readers.wait_gone()
+                await self._readers.wait_gone(task_id)
             await self._run(partial(self._remove, task_id, keep_log=keep_log))
             if self._tasks.get(task_id) is task:
                 del self._tasks[task_id]
@@ -380,15 +382,14 @@ class NativeExecutor:
 
     async def attach(self, task_id: TaskId, wish: Attachment = FROM_NOW_ON) -> Channel:
         task = self._tasks.get(task_id)
-        if task is None and wish.replays:
-            return await self._run(partial(of_removed, self._logs_dir, task_id, run=self._run))
-        watched = Watched(lambda: task.exit, task.ended, task.readers) if task is not None else None
+        if task is None:
+            return of_removed(self._logs_dir, task_id, wish, readers=self._readers, run=self._run)
+        watched = Watched(task_id, lambda: task.exit, task.ended, self._readers)
         return await self._inside.attach(task_id, wish, watched)
 
     async def look(self, task_id: TaskId, *, has_sizes: bool = False) -> ContainerFacts | None:
-        return await self._run(
-            partial(looking.look, self._folder(task_id), self.images.config, has_sizes=has_sizes)
-        )
+        image_of = self.images.config
+        return await self._run(partial(looking.look, self._folder(task_id), image_of, has_sizes=has_sizes))
 
     async def top(self, task_id: TaskId, options: str = "") -> ProcessTable:
         task = self._tasks.get(task_id)

@@ -58,10 +58,7 @@ class Inside:
         except Refused as error:
             raise TaskRejected(_REFUSED + error.message + _REFUSED_END) from None
 
-    async def attach(self, task_id: TaskId, wish: Attachment, task: Watched | None) -> AttachedChannel:
-        """``task`` None: the executor knows none."""
-        if task is None:
-            raise not_running(task_id)
+    async def attach(self, task_id: TaskId, wish: Attachment, task: Watched) -> AttachedChannel:
         folder = self._folder_of(task_id)
         found = await _greeted(await self._run(partial(_connect, folder)))
         if found is None:

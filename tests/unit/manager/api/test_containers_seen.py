@@ -16,6 +16,7 @@ from agent.executor.native.ps_columns import columns_of
 from manager.api.container_events import container_events
 from manager.api.container_status import duration_text
 from manager.api.detach_keys import DetachKeys, parse_keys
+from manager.history import Change
 from swarmpy.errors import InvalidArgument, SwarmError
 from swarmpy.model.ids import SECOND_NS, NodeId, TaskId, Timestamp
 from swarmpy.model.objects import ContainerStatus, Task, TaskStatus
@@ -282,6 +283,7 @@ def test_events_out_of_states(states: list[Task | None], actions: list[str]) -> 
     view = FakeCluster().store
     told = []
     for old, new in zip([None, *states], states, strict=False):
-        told += [event["Action"] for event in container_events(view, old, new, at=AT, here=FIRST)]
-        assert not list(container_events(view, old, new, at=AT, here=NodeId("other")))
+        change = Change(AT, old, new)
+        told += [event["Action"] for event in container_events(view, change, here=FIRST, removed={})]
+        assert not list(container_events(view, change, here=NodeId("other"), removed={}))
     assert told == actions
