@@ -62,7 +62,7 @@ from swarmpy.version import API_VERSION, API_VERSION_MIN, VERSION
 _VERSIONED: Final = re.compile(r"/v([0-9.]{1,20})/")
 _OS: Final = "windows" if sys.platform == "win32" else "linux"
 _NOT_FOUND: Final = "page not found"
-_IS_SPOKEN: Final = "is_spoken"
+_IS_SPOKEN: Final = web.RequestKey("is_spoken", bool)
 """In a request: its version, if it has one, is one of ours."""
 _TOO_LARGE: Final = "http: request body too large"
 

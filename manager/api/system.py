@@ -34,6 +34,7 @@ _REGISTRIES: Final = {
     "IndexConfigs": {"docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True}},
     "Mirrors": [],
 }
+_NO_COMMIT: Final = {"ID": "", "Expected": ""}
 _KERNEL_MEMORY: Final = {"KernelMemory": True, "KernelMemoryTCP": True}
 _KERNEL_MEMORY_UNTIL: Final = versions.number("1.42")
 """The version of the API that has these fields no more; older clients warn if they are not there."""
@@ -165,9 +166,7 @@ class System:
                 "LiveRestoreEnabled": True,
                 "Isolation": "",
                 "InitBinary": "",
-                "ContainerdCommit": {"ID": "", "Expected": ""},
-                "RuncCommit": {"ID": "", "Expected": ""},
-                "InitCommit": {"ID": "", "Expected": ""},
+                **dict.fromkeys(("ContainerdCommit", "RuncCommit", "InitCommit"), _NO_COMMIT),
                 "SecurityOptions": ["name=seccomp,profile=builtin"],
                 "Warnings": list(system.warnings) or None,
                 **_old_info(requests.api_version(request)),
