@@ -9,7 +9,7 @@ QUICK = $(wildcard tests/unit tests/properties tests/sim)
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help ready demo test test-fast test-e2e test-python crash-test sim sim-replay lint check proto lab-up lab-down bench fmt
+.PHONY: help ready demo test test-fast test-e2e clients clients-table test-python crash-test sim sim-replay lint check proto lab-up lab-down bench fmt
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST)
@@ -29,10 +29,16 @@ lab-down: ready  ## Take that cluster away
 test: ready test-fast test-e2e  ## The whole test suite
 
 test-fast: ready
-	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests --ignore tests/e2e --ignore tests/bench
+	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests --ignore tests/e2e --ignore tests/clients --ignore tests/bench
 
-test-e2e: ready
-	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests/e2e
+test-e2e: ready clients
+	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests/e2e tests/clients
+
+clients-table: clients  ## Try every client, and write docs/clients.md
+	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests/clients --clients-table --deselect tests/clients/test_table.py
+
+clients: ready  ## Install the programs of others that tests/clients drives
+	@deploy/bootstrap.sh .venv "" clients
 
 test-python: OTHER = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 test-python:  ## Unit tests and properties under another Python: make test-python PYTHON=python3.13
