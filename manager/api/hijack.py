@@ -15,6 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
+from manager.api.connections import Connection
 from manager.api.context import Api
 from swarmpy.errors import FailedPrecondition
 from swarmpy.limits import API_SHUTDOWN_TIMEOUT_S, API_STREAM_IDLE_S, CHANNEL_READ_BYTES_MAX
@@ -47,6 +48,8 @@ class Hijacked:
         self._transport = transport
         transport.set_protocol(self._protocol)
         self._protocol.connection_made(transport)
+        if isinstance(former, Connection) and former.is_half_closed:
+            self._reader.feed_eof()  # told to who had the connection before
         loop = asyncio.get_running_loop()
         self._writer = asyncio.StreamWriter(transport, self._protocol, self._reader, loop)
 

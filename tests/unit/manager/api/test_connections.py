@@ -25,6 +25,7 @@ from manager.api.connection_bounds import (
 )
 from manager.api.connections import Connection, Connections
 from manager.api.context import Api
+from manager.api.hijack import Hijacked
 from manager.api.server import ApiServer, make_app
 from swarmpy.errors import FailedPrecondition
 from swarmpy.model.changes import Create
@@ -207,6 +208,20 @@ async def test_a_head_is_bounded_as_a_whole(served: Served) -> None:
     assert await client.is_closed()
 
 
+async def test_a_connection_that_is_taken_over_knows_that_no_more_comes(served: Served) -> None:
+    client = await served.connect(EVENTS)
+    connection = await served.only()
+    await until(lambda: connection._request is not None)
+    connection.is_half_closed = True
+    assert isinstance(connection.transport, asyncio.Transport)
+    taken = Hijacked(connection.transport, connection)
+    async with asyncio.timeout(BOUND_S):
+        assert await taken.read() == b""
+    await taken.close()
+    await until(lambda: not served.book.open)
+    client.writer.close()
+
+
 async def test_a_body_that_stands_still_is_given_up(served: Served) -> None:
     client = await served.connect(b"POST /images/load HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\nname=")
     connection = await served.only()
@@ -328,7 +343,7 @@ def test_a_socket_has_its_rights_before_it_takes_anybody(tmp_path: Path) -> None
     path = tmp_path / "api.sock"
     before = os.umask(0)
     try:
-        bound = listening._bound(path, ())
+        bound = listening._bound(path, "")
     finally:
         os.umask(before)
     try:
