@@ -59,7 +59,8 @@ class DetachedCommands:
         watching = [each.watching for each in self._commands.values() if each.watching is not None]
         for task in watching:
             task.cancel()
-        await asyncio.gather(*watching, return_exceptions=True)
+        if watching:
+            await asyncio.wait(watching)
 
 
 async def _watch(command: _Command, channel: Channel) -> None:
