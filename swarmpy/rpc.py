@@ -3,7 +3,8 @@
 * One port serves everything with mutual TLS 1.2 or better. The trust bundle is the cluster's root and the
   certificates of the join tokens in force (ADR 001); it and the server's own certificate are replaced
   while the port is open, by assigning ``Server.trust``. Who has a certificate of a root that the cluster has
-  left may renew it, if its node is named with that root, and nothing else (ADR 014).
+  left may renew it, if its node is named with that root, and nothing else (ADR 014); its sessions and raft
+  streams end as the root goes. What clients have open goes on.
 * Every call is checked against ``METHOD_ROLES``; a method without a row is refused. A peer's name is
   believed only after our own check of its certificate against the root, and is refused once its node
   was removed.
@@ -17,6 +18,7 @@ Not here: what the calls do, and when to dial again.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -70,6 +72,8 @@ METHOD_ROLES: Mapping[str, frozenset[Role]] = {
 
 _RAFT_STREAM = "/swarmpy.v1.Raft/Stream"
 """Raft knows its members itself, and tells a removed one so on this stream."""
+_LASTING = frozenset({_RAFT_STREAM, "/swarmpy.v1.Dispatcher/Session"})
+"""Calls that go on for as long as the peer is there. They end when the root behind its certificate goes."""
 
 RoleOf = Callable[[NodeId], NodeRole | None]
 """The role on a node's record; None if there is none here."""
@@ -135,8 +139,11 @@ class Trust:
         """
         if self.root is None:
             return self.identity.roots
-        left = {retired.ca_cert for retired in self.retired}
-        known = dict.fromkeys(pki.split_pem(pki.trust_bundle(self.root) + self.identity.roots))
+        present = pki.split_pem(pki.trust_bundle(self.root))
+        left = {retired.ca_cert for retired in self.retired}.difference(
+            present
+        )  # one may come back to a root
+        known = dict.fromkeys((*present, *pki.split_pem(self.identity.roots)))
         return b"".join(root for root in known if root not in left)
 
     @property
@@ -200,6 +207,7 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         self._method_roles = method_roles
         self._peers: dict[bytes, tuple[Peer, Validity]] = {}
         self._methods: dict[str, tuple[object, object]] = {}
+        self._lasting: dict[asyncio.Timeout, bytes] = {}
         self.trust = trust
 
     @property
@@ -212,6 +220,9 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         self._roots = trust.roots
         self._joiners = dict(_joiners(trust.join_tokens))
         self._peers.clear()
+        for bound, certificate in self._lasting.items():
+            if not _is_vouched_for(certificate, self._roots):
+                bound.reschedule(0)
 
     def authorize(self, method: str, certificate: bytes) -> Peer:
         """The peer with this certificate (PEM, intermediates may follow), if it may call the method now."""
@@ -304,13 +315,7 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
 
     async def _enter(self, method: str, context: Context) -> None:
         try:
-            match context.auth_context().get("x509_pem_cert"):
-                case [bytes(certificate)]:
-                    # what else the peer has shown: on this side the leaf is not among it
-                    rest = cast("Sequence[bytes]", context.auth_context().get("x509_pem_cert_chain", ()))
-                    _caller.set((context, self.authorize(method, b"".join((certificate, *rest)))))
-                case _:
-                    raise Unauthenticated("the caller has shown no certificate")
+            _caller.set((context, self.authorize(method, _shown_by(context))))
         except SwarmError as error:
             await abort_with(context, error)
 
@@ -333,11 +338,27 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         async def guarded(request: object, context: Context) -> object:
             await self._enter(name, context)
             try:
+                if name in _LASTING:
+                    return await self._until_left(behavior(request, context), _shown_by(context))
                 return await behavior(request, context)
             except SwarmError as error:
                 await abort_with(context, error)
 
         return guarded
+
+    async def _until_left(self, call: Awaitable[object], certificate: bytes) -> object:
+        """The call, as long as the cluster has not left the root behind the certificate."""
+        bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                self._lasting[bound] = certificate
+                return await call
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise CertificateRetired("the swarm has left the root of the caller's certificate") from None
+        finally:
+            self._lasting.pop(bound, None)
 
     def _guard_stream(self, name: str, behavior: Callable[..., Any]) -> _MethodStream:
         async def guarded(request: object, context: Context) -> AsyncIterator[object]:
@@ -350,6 +371,27 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
                 await abort_with(context, error)
 
         return guarded
+
+
+def _shown_by(context: Context) -> bytes:
+    """The certificate that the peer has shown, and what followed it. PEM."""
+    match context.auth_context().get("x509_pem_cert"):
+        case [bytes(certificate)]:
+            # on this side the leaf is not in the chain
+            rest = cast("Sequence[bytes]", context.auth_context().get("x509_pem_cert_chain", ()))
+            return b"".join((certificate, *rest))
+        case _:
+            raise Unauthenticated("the caller has shown no certificate")
+
+
+def _is_vouched_for(certificate: bytes, roots: bytes) -> bool:
+    """By signature alone: a certificate that expires ends no call."""
+    try:
+        _, validity = pki.read_certificate(certificate)
+        pki.verify_certificate(certificate, roots, validity.not_before)
+    except PermissionDenied:
+        return False
+    return True
 
 
 def _joiners(tokens: JoinTokens) -> Iterator[tuple[bytes, tuple[Role, Identity]]]:
