@@ -2,22 +2,29 @@
 
 A change of the task template or of the published ports concerns the tasks; ``template_id`` moves with it. Yet
 not each of these restarts a task: one of placement alone does not while the task's node still meets the
-constraints. Labels, replica counts and settings of updates never do.
+constraints, nor do other credentials for the registry once the task has its image. Labels, replica counts and
+settings of updates never do. Specs are compared as they are read (``model/forms.py``), so that what a former
+version of the daemon stored with less filled in asks for the same.
 """
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from manager.schedule.constraint import is_match
 from manager.schedule.needs import parsed_or_never
 from manager.store.view import View
+from swarmpy.model import forms
 from swarmpy.model.ids import RevisionId
 from swarmpy.model.objects import Revision, Service, Task
 from swarmpy.model.specs import Placement, PortConfig, ServiceSpec, TaskSpec
+from swarmpy.model.states import TaskState
 
 
 def concerns_tasks(old: ServiceSpec, new: ServiceSpec) -> bool:
     """Whether tasks of ``old`` may have to be replaced to follow ``new``."""
-    return old.task_template != new.task_template or _ports(old) != _ports(new)
+    before, after = forms.as_read(old), forms.as_read(new)
+    return before.task_template != after.task_template or _ports(before) != _ports(after)
 
 
 class Outdated:
@@ -38,6 +45,8 @@ class Outdated:
         verdict = self._verdicts[task.revision_id]
         if verdict is not None:
             return verdict
+        if task.status.state < TaskState.READY and self._has_other_credentials(task):
+            return True
         node = self._view.node(task.node_id)
         return node is None or not is_match(self._constraints, node)
 
@@ -51,16 +60,19 @@ class Outdated:
         return self._template_id
 
     def _verdict(self, old: Revision | None) -> bool | None:
-        """None: it depends on the node."""
+        """None: it depends on the task and its node."""
         if old is None or self._template is None:
             return True
-        before, after = old.spec, self._template.spec
+        before, after = forms.as_read(old.spec), forms.as_read(self._template.spec)
         if not concerns_tasks(before, after):
             return False
         is_same = _ports(before) == _ports(after) and (
-            _without_placement(before.task_template) == _without_placement(after.task_template)
+            _as_it_runs(before.task_template) == _as_it_runs(after.task_template)
         )
         return None if is_same else True
+
+    def _has_other_credentials(self, task: Task) -> bool:
+        return _credentials(self._view.revision(task.revision_id)) != _credentials(self._template)
 
 
 def _ports(spec: ServiceSpec) -> tuple[PortConfig, ...]:
@@ -73,7 +85,14 @@ def _placement(revision: Revision | None) -> Placement:
     return revision.spec.task_template.placement
 
 
-def _without_placement(template: TaskSpec) -> object:
-    fields = {name: getattr(template, name) for name in template.__struct_fields__}
-    del fields["placement"]
-    return fields
+def _credentials(revision: Revision | None) -> str:
+    container = None if revision is None else revision.spec.task_template.container_spec
+    return "" if container is None else container.registry_auth
+
+
+def _as_it_runs(template: TaskSpec) -> TaskSpec:
+    """Without what a task that runs has behind it: its place and its image are found."""
+    container = template.container_spec
+    if container is not None:
+        container = replace(container, registry_auth="")
+    return replace(template, placement=None, container_spec=container)

@@ -8,6 +8,7 @@ from typing import Any
 from world import World, make_node
 
 from manager.api import service_plan
+from swarmpy.model import forms
 from swarmpy.model.changes import Change, Group
 from swarmpy.model.objects import Service, Task, UpdateStatus
 from swarmpy.model.specs import (
@@ -77,6 +78,8 @@ class Rollout:
             self.world.apply(Group(owner=Owner.API, changes=changes))
 
     def update(self, spec: ServiceSpec) -> None:
+        """``spec`` is filled in as the API does; the one that the service was made with is as it came."""
+        spec = forms.as_read(spec)
         name, version = f"r{next(self.numbers)}", self.service.version
         view, now = self.world.tables, self.world.now
         changes = service_plan.update(

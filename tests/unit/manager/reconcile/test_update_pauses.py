@@ -12,6 +12,7 @@ from world import GIB, START, make_node, seconds
 from manager.api import service_plan
 from manager.reconcile.update_progress import progress_of, stuck_tasks
 from swarmpy.errors import FailedPrecondition
+from swarmpy.model import forms
 from swarmpy.model.defaults import EffectiveUpdate
 from swarmpy.model.ids import Duration, RevisionId, TaskId, Timestamp
 from swarmpy.model.objects import Task, TaskStatus, UpdateStatus
@@ -284,9 +285,9 @@ def test_an_equal_spec_lets_a_paused_update_go_on_as_docker_asks_for_it() -> Non
     rollout = Rollout(spec("a"))
     rollout.update(canary())
     rollout.live(10)
-    world, version = rollout.world, rollout.service.version
+    world, version, same = rollout.world, rollout.service.version, forms.as_read(canary())
     again = service_plan.update(
-        world.tables, rollout.service, canary(), base_version=version, revision_id="x", now=world.now
+        world.tables, rollout.service, same, base_version=version, revision_id="x", now=world.now
     )
     assert again == ()
     assert service_plan.is_paused(rollout.service)
