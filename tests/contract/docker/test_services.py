@@ -372,7 +372,9 @@ def counted(state: str, number: int) -> Callable[[Any], bool]:
 
 
 def test_tasks(both: Both) -> None:
-    create(both, spec(replicas=2, Labels={"sl": "1"}, container={"Labels": {"cl": "1"}}))
+    # a signal that a first process cannot ignore: nobody waits for the end of a grace period
+    container = {"Labels": {"cl": "1"}, "StopSignal": "SIGKILL"}
+    create(both, spec(replicas=2, Labels={"sl": "1"}, container=container))
     create(both, spec("pending", replicas=1, template=NOWHERE), "pending")
     job = spec("job", Mode={"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 2}})
     create(both, job | {"TaskTemplate": {"ContainerSpec": {"Image": "box", "Args": ["true"]}}}, "job")
