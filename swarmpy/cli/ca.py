@@ -90,10 +90,9 @@ def _change(options: Options) -> Json:
         change["NodeCertExpiry"] = values.duration_ns(options.text("cert-expiry"))
     if options.is_set("ca-key") and not options.is_set("ca-cert"):
         raise UsageError("--ca-key is of no use alone: give the root's certificate, too, with --ca-cert")
-    if options.is_set("ca-cert") and not options.is_set("ca-key"):
-        raise UsageError("the managers sign certificates themselves: give the root's key, too, with --ca-key")
     if options.is_set("ca-cert"):
         change["SigningCACert"] = _read(options, "ca-cert")
+    if options.is_set("ca-key"):  # the root in force is asked for without it: nobody has its key
         change["SigningCAKey"] = _read(options, "ca-key")
     if options.is_set("external-ca"):
         change["ExternalCAs"] = [_external(entry) for entry in options.many("external-ca")]

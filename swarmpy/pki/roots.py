@@ -25,7 +25,12 @@ from swarmpy.model.ids import SECOND_NS, Duration, NodeId, Timestamp
 from swarmpy.model.root_ca import JoinTokens, RetiredRoot, RootCA, RootRotation
 from swarmpy.pki import keys
 from swarmpy.pki.identity import BACKDATE, is_authority, is_self_signed
-from swarmpy.pki.limits import OWN_ROOT_BYTES_MAX, ROOT_RETIRED_KEPT_S, ROOTS_RETIRED_MAX
+from swarmpy.pki.limits import (
+    INTERMEDIATES_MAX,
+    OWN_ROOT_BYTES_MAX,
+    ROOT_RETIRED_KEPT_S,
+    ROOTS_RETIRED_MAX,
+)
 from swarmpy.pki.tokens import create_token
 
 ROOT_NAME = "swarm-ca"
@@ -49,7 +54,7 @@ def make_root(now: Timestamp, *, key: bytes, serial: bytes) -> tuple[bytes, byte
         .serial_number(keys.serial_from(serial))
         .not_valid_before(keys.to_datetime(Timestamp(now - BACKDATE)))
         .not_valid_after(keys.to_datetime(Timestamp(now + _ROOT_LIFE)))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=INTERMEDIATES_MAX), critical=True)
         .add_extension(keys.key_usage(is_ca=True), critical=True)
         .add_extension(identifier, critical=False)
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import ssl
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -18,6 +20,7 @@ from swarmpy.model.ids import ClusterId, NodeId, Timestamp
 from swarmpy.model.root_ca import RootCA
 from swarmpy.pki import Role, Subject
 from swarmpy.pki.limits import ROOT_RETIRED_KEPT_S, ROOTS_RETIRED_MAX
+from swarmpy.runtime import SystemClock
 
 NOW = Timestamp(1_790_000_000 * 1_000_000_000)
 NODE = NodeId("n" * 25)
@@ -132,6 +135,40 @@ def test_who_was_away_finds_back_over_several_changes_and_their_number_is_bounde
     assert not is_believed(leaf_of(root), oldest.ca_cert)
 
 
+def test_tls_finds_the_way_to_the_root_of_before_over_several_changes(tmp_path: Path) -> None:
+    """By way of users' roots, whose names are others: authorities of one name are not counted."""
+    now = SystemClock().now()
+    root = oldest = pki.create_root_ca(
+        now,
+        key=drawn(pki.KEY_BYTES),
+        serial=drawn(pki.SERIAL_BYTES),
+        secrets=(drawn(16), drawn(16)),
+    )
+    for name in ("one", "two", "three"):
+        root = pki.finish_rotation(begun(root, to_bytes(own(name=name, at=now / 1e9))), (AWAY,), NOW)
+    key, csr = pki.create_csr(drawn(pki.KEY_BYTES))
+    leaf = pki.issue_certificate(
+        root,
+        csr,
+        Subject(node_id=NODE, role=Role.MANAGER, cluster_id=CLUSTER),
+        validity=pki.validity_from(now, DAY),
+        serial=drawn(pki.SERIAL_BYTES),
+    )
+    file = tmp_path / "server.pem"
+    file.write_bytes(key + leaf)
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(file)
+    client.load_verify_locations(cadata=oldest.ca_cert.decode())
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    answering = server.wrap_bio(up, down, server_side=True)
+    asking = client.wrap_bio(down, up, server_hostname=Role.MANAGER.value)
+    with pytest.raises(ssl.SSLWantReadError):
+        asking.do_handshake()
+    with pytest.raises(ssl.SSLWantReadError):
+        answering.do_handshake()
+    asking.do_handshake()
+
+
 def test_another_target_replaces_the_first_and_its_certificates_hold_on() -> None:
     old = first()
     to_one = begun(old)
@@ -184,15 +221,17 @@ def own(
     path_length: int | None = None,
     has_identifier: bool = True,
     signer: Key | None = None,
+    name: str = "mine",
+    at: float = NOW / 1e9,
 ) -> tuple[str, str]:
     key = key or ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mine")])
-    at = datetime.fromtimestamp(NOW / 1e9, UTC)
+    named = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    moment = datetime.fromtimestamp(at, UTC)
     builder = (
-        x509.CertificateBuilder(name, name, key.public_key())
+        x509.CertificateBuilder(named, named, key.public_key())
         .serial_number(7)
-        .not_valid_before(at - timedelta(hours=1))
-        .not_valid_after(at + timedelta(days=days))
+        .not_valid_before(moment - timedelta(hours=1))
+        .not_valid_after(moment + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=is_ca, path_length=path_length), critical=True)
     )
     if has_identifier:
@@ -201,6 +240,11 @@ def own(
         )
     certificate = builder.sign(signer or key, hashes.SHA256())
     return certificate.public_bytes(serialization.Encoding.PEM).decode(), pem_of(key)
+
+
+def to_bytes(texts: tuple[str, str]) -> tuple[bytes, bytes]:
+    certificate, key = texts
+    return certificate.encode(), key.encode()
 
 
 def pem_of(key: Key) -> str:
