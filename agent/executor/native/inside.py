@@ -60,12 +60,12 @@ class Inside:
 
     async def attach(self, task_id: TaskId, wish: Attachment, task: Watched) -> AttachedChannel:
         folder = self._folder_of(task_id)
+        # in this order: of what had not started then, a socket that is not there says nothing
+        state = await self._run(partial(folders.read_state, folder))
         found = await _greeted(await self._run(partial(_connect, folder)))
-        if found is None:
-            # the shim has ended, or nobody can be attached to it: the log has all, once there is one
-            state = await self._run(partial(folders.read_state, folder))
-            if not wish.replays or not (state.started or state.ended):
-                raise not_running(task_id)
+        # without one the shim has ended, or nobody can be attached to it: the log has all, once there is one
+        if found is None and not (wish.replays and (state.started or state.ended)):
+            raise not_running(task_id)
         job = await self._run(partial(folders.read_job, folder))
         if job is None:
             if found is not None:

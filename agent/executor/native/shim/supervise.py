@@ -90,13 +90,14 @@ def _supervise(folder: str, job: Job, report: int) -> None:
         "shim": os.getpid(),
         "at": time.time_ns(),
     }
-    write_record(f"{folder}/started", json.dumps(started))
     poll = select.poll()
     terminal = next(iter(outputs)) if job["tty"] else -1
     log = _open_log(job)
+    # before it is known to have started: who finds it started may rely on the socket
     audience = attach.Audience(
         folder, poll, feed=feed, terminal=terminal, place=lambda: json.dumps(log.place()).encode()
     )
+    write_record(f"{folder}/started", json.dumps(started))
     _send(report, {"state": "started"})
     sync_record(folder, "started")
     _write_log(log, outputs, (child, poll), audience)

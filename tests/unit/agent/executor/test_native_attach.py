@@ -69,6 +69,26 @@ async def test_who_waits_for_the_start_misses_nothing(rig: NativeRig) -> None:
     await channel.close()
 
 
+async def test_who_comes_while_it_starts_can_feed_it(rig: NativeRig) -> None:
+    """At any moment of the start: seen as started, it has a socket for its input."""
+    for _ in range(8):
+        task_id = await created(rig, "cat", is_fed=True)
+        starting = asyncio.create_task(rig.executor.start(task_id))
+        async with asyncio.timeout(DEADLINE_S):
+            while True:
+                try:
+                    channel = await rig.executor.attach(task_id, WAITED_FOR)
+                    break
+                except NotRunning:
+                    await asyncio.sleep(0)
+        await channel.write(b"said")
+        await channel.close_input()
+        assert await rest(channel) == {1: b"said"}
+        await channel.close()
+        await starting
+        await rig.executor.remove(task_id)
+
+
 async def test_who_comes_after_the_end_finds_all_of_it(rig: NativeRig) -> None:
     task_id = await created(rig, "printf 'one\\ntwo'; exit 4")
     await rig.executor.start(task_id)
