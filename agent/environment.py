@@ -22,6 +22,7 @@ from swarmpy.errors import InvalidArgument, TaskRejected
 from swarmpy.limits import HOST_PORT_MAX, HOST_PORT_MIN, TASK_STOP_ENDLESS_S, TASK_STOP_GRACE_S
 from swarmpy.model import generic_resources, standalone
 from swarmpy.model.addresses import mac_of
+from swarmpy.model.container_ids import short_container_id
 from swarmpy.model.defaults import is_standalone, place_text
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, TaskId
 from swarmpy.model.objects import NodeDescription, Revision, StopWish, Task
@@ -29,9 +30,6 @@ from swarmpy.model.signals import SIGTERM, signal_number
 from swarmpy.model.specs import ContainerSpec, DNSConfig, Limits, Mount, PortConfig
 from swarmpy.model.states import PortProtocol, PublishMode
 from swarmpy.model.value import Value
-
-HOSTNAME_CHARS = 12
-"""A task's default hostname is this many characters of its id, as containers' are of theirs."""
 
 _NO_NETWORKS: Mapping[NetworkId, NetworkConfig] = {}
 
@@ -201,9 +199,10 @@ def make_launch(
 
 
 def hostname(task: Task, revision: Revision, node: NodeContext) -> str:
+    """By default the short id of the container, as docker's."""
     wish = container_spec(revision).hostname
     own_id = task.service_id if is_standalone(revision.spec) else task.id
-    return expand(wish, task, revision, node) if wish else own_id[:HOSTNAME_CHARS]
+    return expand(wish, task, revision, node) if wish else short_container_id(own_id)
 
 
 def _labels(task: Task, revision: Revision) -> dict[str, str]:
@@ -306,8 +305,3 @@ def stop_grace_s(spec: ContainerSpec, wish: StopWish | None = None) -> float:
     if grace is None:
         return TASK_STOP_GRACE_S
     return grace / SECOND_NS if grace >= 0 else TASK_STOP_ENDLESS_S
-
-
-def container_id(task_id: TaskId) -> str:
-    """What the Engine API calls the task's container: one task is one container, so the id serves both."""
-    return task_id

@@ -26,13 +26,13 @@ from agent.dataplane.base import (
     RemoteEndpoint,
 )
 from swarmpy.model.addresses import bares, mac_of
+from swarmpy.model.container_ids import short_container_id
 from swarmpy.model.discovery import EndpointState, NetworkEndpoint, NetworkService
 from swarmpy.model.ids import NodeId, ServiceId, TaskId
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-SHORT_ID_CHARS = 12
 """Containers go by this many characters of their id."""
 _TASKS = "tasks."
 NODE_DRIVERS = frozenset({"bridge", "nat"})
@@ -261,7 +261,7 @@ class NetworkPicture:
             return _Shown(pointers=addresses)
         names = [name.lower() for name in (endpoint.name, *endpoint.aliases)]
         if local is not None:
-            names += [endpoint.task_id[:SHORT_ID_CHARS].lower(), local.hostname.lower()]
+            names += [short_container_id(endpoint.task_id), local.hostname.lower()]
         given = tuple(dict.fromkeys(name for name in names if name))
         return _Shown(endpoint.service_id, active=addresses, names=given, pointers=addresses)
 

@@ -16,6 +16,7 @@ from agent.environment import NodeContext
 from agent.events import Now, StoredTask
 from agent.executor.base import LaunchFile
 from agent.task import Do, Move, Run, Trace
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.objects import ContainerStatus, PortStatus, Revision, TaskStatus
 from swarmpy.model.states import HealthState, TaskState, is_terminal
 
@@ -101,8 +102,8 @@ def make_status(
     code = run.exit.code if run.exit is not None else exit_code
     container = before.container_status
     if run.is_created or run.is_started or code is not None:
-        container_id = environment.container_id(run.task.id)
-        container = ContainerStatus(container_id=container_id, pid=run.pid, exit_code=code or 0)
+        id_ = container_id(run.task.id)
+        container = ContainerStatus(container_id=id_, pid=run.pid, exit_code=code or 0)
     told = make_health(run, move.state, revision=revision)
     return TaskStatus(
         timestamp=now.wall,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
 from msgspec.structs import replace
 
 from manager.api.container_plan import limits_of, name_clash, restart_policy_of
@@ -19,6 +20,7 @@ from manager.store.view import View
 from swarmpy.errors import Conflict, InvalidArgument, SwarmError
 from swarmpy.model import standalone, validate
 from swarmpy.model.changes import Change, Create, Delete, Update
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.ids import Duration, RevisionId, Timestamp
 from swarmpy.model.objects import Kind, Revision, Service, StopWish, Task
 from swarmpy.model.specs import ResourceRequirements, ServiceSpec, Standalone
@@ -69,8 +71,8 @@ def remove(view: View, service: Service, *, is_forced: bool, now: Timestamp) -> 
         state = state_of(ContainerRef(task=newest, service=service))
         word = "restarting" if state is ContainerState.RESTARTING else "running"
         raise Conflict(
-            f"You cannot remove a {word} container {service.id}. Stop the container before attempting "
-            "removal or force remove"
+            f"You cannot remove a {word} container {container_id(service.id)}. Stop the container before "
+            "attempting removal or force remove"
         )
     ends = [Update(object=replace(task, stop=AT_ONCE)) for task in live]
     return (*ends, Delete(kind=Kind.SERVICE, id=service.id, version=service.version))
@@ -86,8 +88,8 @@ def remove_history(view: View, task: Task) -> Changes:
     ]
     if view.service(task.service_id) is not None and max(others, key=run_order) is task:
         raise Conflict(
-            f"container {task.id} cannot be removed: it is the last of its service's in its place, which says "
-            "how that has ended; remove or scale the service"
+            f"container {container_id(task.id)} cannot be removed: it is the last of its service's in its "
+            "place, which says how that has ended; remove or scale the service"
         )
     return (Delete(kind=Kind.TASK, id=task.id, version=task.version),)
 
@@ -115,12 +117,12 @@ def update(view: View, service: Service, wish: HostConfig, *, revision_id: str, 
     }
     if given and is_started(view, service, now):
         raise Conflict(
-            f"Cannot update container {service.id}: what it may use cannot be changed while it runs: stop it, "
-            "update it, and start it again"
+            f"Cannot update container {container_id(service.id)}: what it may use cannot be changed while it "
+            "runs: stop it, update it, and start it again"
         )
     if wish.restart_policy.name:
-        mode, policy = _mode(service), restart_policy_of(wish.restart_policy)
-        if mode.auto_remove and wish.restart_policy.name != "no":
+        policy = restart_policy_of(wish.restart_policy)
+        if _mode(service).auto_remove and wish.restart_policy.name != "no":
             raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
         template = replace(template, restart_policy=policy)
     if given:
@@ -128,11 +130,21 @@ def update(view: View, service: Service, wish: HostConfig, *, revision_id: str, 
         before = resources.limits
         changed = replace(before, **given) if before is not None else limits
         template = replace(template, resources=replace(resources, limits=changed))
-    spec = replace(spec, task_template=template)
+    mode = replace(_mode(service), request=_with_update(_mode(service).request, wish))
+    spec = replace(spec, task_template=template, mode=replace(spec.mode, standalone=mode))
     if spec == service.spec:
         return ()
     validate.check_service(spec)
     return _revised(view, service, spec, revision_id)
+
+
+def _with_update(request: bytes, wish: HostConfig) -> bytes:
+    """What is shown of the container's request, as if it had been made so."""
+    asked = msgspec.json.decode(request) if request else {}
+    given = {name: value for name, value in msgspec.json.decode(msgspec.json.encode(wish)).items() if value}
+    if not wish.restart_policy.name:
+        given.pop("RestartPolicy", None)
+    return msgspec.json.encode({**asked, "HostConfig": {**(asked.get("HostConfig") or {}), **given}})
 
 
 def prunable(view: View, services: Iterable[Service], now: Timestamp) -> list[Service]:

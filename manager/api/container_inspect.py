@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from manager.api.container_refs import ContainerRef, ContainerState, name_of
 from manager.api.container_shapes import (
-    SHORT_ID_CHARS,
     argv_of,
     asked_for,
     created_at,
@@ -26,7 +25,9 @@ from manager.api.container_shapes import (
 from manager.api.container_status import HEALTH_WORDS, Condition, condition_of
 from manager.api.docker_json import Json, rfc3339, shape
 from manager.store.view import View
+from swarmpy.model.container_ids import SHORT_ID_CHARS
 from swarmpy.model.containers import ContainerFacts
+from swarmpy.model.ids import TaskId
 from swarmpy.model.specs import ContainerSpec, Limits
 from swarmpy.model.states import HealthState
 
@@ -255,7 +256,7 @@ def _host_line(line: str) -> str:
 
 def _config(view: View, container: ContainerRef, spec: ContainerSpec, facts: ContainerFacts | None) -> Json:
     asked = asked_for(container).config
-    known = facts or ContainerFacts(task_id=container.id)  # type: ignore[arg-type]
+    known = facts or ContainerFacts(task_id=TaskId(""))
     entrypoint, command = list(spec.command) or list(known.entrypoint), list(spec.args)
     if not spec.command and not spec.args:
         command = list(known.command)

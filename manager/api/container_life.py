@@ -52,6 +52,7 @@ from swarmpy.errors import (
 )
 from swarmpy.model import signals
 from swarmpy.model.changes import Change
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.defaults import is_standalone
 from swarmpy.model.ids import NodeId
 from swarmpy.model.images import Image
@@ -115,7 +116,7 @@ class ContainerLife:
             return container_plan.create(view, spec, service_id=service_id, revision_id=revision_id)
 
         await self._api.decide(plan, is_guarded=True)
-        return self._api.answer({"Id": service_id, "Warnings": []}, status=201)
+        return self._api.answer({"Id": container_id(service_id), "Warnings": []}, status=201)
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         is_forced = requests.flag(request, "force")
@@ -144,7 +145,7 @@ class ContainerLife:
             await self._actions.until_at_rest(container, CONTAINER_KILL_WAIT_S)
         else:
             raise Conflict(
-                f"You cannot remove a running container {task.id}. Stop the container before attempting "
+                f"You cannot remove a running container {container.id}. Stop the container before attempting "
                 "removal or force remove"
             )
 
@@ -162,7 +163,7 @@ class ContainerLife:
                 mine = [each for each in view.services() if _is_on(each, here) and _is_chosen(each, wanted)]
                 old = [each for each in mine if all(at is None or each.created_at < at for at in until)]
                 chosen = changes.prunable(view, old, now)[:CONTAINERS_PRUNED_MAX]
-                found[:] = [service.id for service in chosen]
+                found[:] = [container_id(service.id) for service in chosen]
                 return [
                     each
                     for service in chosen

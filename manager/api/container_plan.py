@@ -24,6 +24,7 @@ from manager.store.view import View
 from swarmpy.errors import AlreadyExists, InvalidArgument, PermissionDenied, SwarmError
 from swarmpy.model import container_rules, signals, standalone, validate
 from swarmpy.model.changes import Change, Create
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.ids import SECOND_NS, Duration, NodeId, RevisionId, ServiceId
 from swarmpy.model.objects import Endpoint, Kind, Network, Revision, Service
 from swarmpy.model.specs import (
@@ -118,8 +119,8 @@ def name_clash(view: View, stored: str, *, but: str = "") -> AlreadyExists | Non
             continue
         return AlreadyExists(
             f'Conflict. The container name "/{standalone.container_name(other.spec)}" is already in use by '
-            f'container "{other.id}". You have to remove (or rename) that container to be able to reuse that '
-            "name."
+            f'container "{container_id(other.id)}". You have to remove (or rename) that container to be able '
+            "to reuse that name."
         )
     return None
 

@@ -1,10 +1,10 @@
 """What a reference to a container means: a task of a service, or a container that was started by hand. Pure.
 
-A task's container has the task's id and is called ``SERVICE.SLOT.TASK``; also ``SERVICE.SLOT``, of cron jobs
-``SERVICE.RUN.SLOT``, lead to it: to the one that is to run, or ran last. A container started by hand has the
-id of the service that stands for it, which stays from run to run, and the name that it was given. Such a name
-is its node's alone: on the node that is asked it goes before all others; one of another node is found while
-it is the only one of that name.
+A task's container has an id made of the task's (``model/container_ids``) and is called ``SERVICE.SLOT.TASK``;
+also ``SERVICE.SLOT``, of cron jobs ``SERVICE.RUN.SLOT``, lead to it: to the one that is to run, or ran last.
+A container started by hand has an id made of that of the service that stands for it, which stays from run to
+run, and the name that it was given. Such a name is its node's alone: on the node that is asked it goes before
+all others; one of another node is found while it is the only one of that name.
 
 The order is docker's: a whole id, then a name, then the beginning of an id. A beginning that several
 containers share is refused.
@@ -20,6 +20,7 @@ from typing import Final
 from manager.api.lookup import find_or_none, is_by_hand
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.model.container_ids import ID_DIGITS, container_id, object_prefix
 from swarmpy.model.defaults import is_standalone, place_text
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Service, Task
@@ -49,10 +50,11 @@ class ContainerRef:
 
     @property
     def id(self) -> str:
+        """As docker's clients see it."""
         if self.service is not None:
-            return self.service.id
+            return container_id(self.service.id)
         assert self.task is not None
-        return self.task.id
+        return container_id(self.task.id)
 
     @property
     def node_id(self) -> NodeId:
@@ -71,10 +73,16 @@ class ContainerRef:
         return self.service.spec.mode.standalone
 
 
-def find_container(view: View, reference: str, *, here: NodeId) -> ContainerRef:
-    """NotFound, or InvalidArgument if several containers' ids begin so. ``here``: the node that is asked."""
+def find_container(view: View, reference: str, *, here: NodeId, has_task_ids: bool = True) -> ContainerRef:
+    """NotFound, or InvalidArgument if several containers' ids begin so. ``here``: the node that is asked.
+
+    ``has_task_ids``: a task's id will do as well. Not where clients go on to look for a task.
+    """
     name = reference.removeprefix("/")
-    found = _by_id(view, name) or _by_name(view, name, here) or _by_prefix(view, name)
+    whole = object_prefix(name) if len(name) == ID_DIGITS else None
+    found = (_by_id(view, whole) if whole else None) or _by_name(view, name, here) or _by_prefix(view, name)
+    if found is None and has_task_ids:
+        found = _by_task(view, name)
     if found is None:
         raise NotFound(f"No such container: {reference}")
     return found
@@ -112,6 +120,11 @@ def name_of(view: View, container: ContainerRef) -> str:
     return f"{task.service_id if spec is None else spec.name}.{place_text(spec, task)}.{task.id}"
 
 
+def container_name(view: View, task: Task) -> str:
+    """Of the container that the task is a run of."""
+    return name_of(view, _of_task(view, task) or ContainerRef(task=task))
+
+
 def state_of(container: ContainerRef) -> ContainerState:
     task = container.task
     is_current = task is not None and (
@@ -127,6 +140,11 @@ def state_of(container: ContainerRef) -> ContainerState:
     if task.restarts and task.desired_state <= TaskState.RUNNING:
         return ContainerState.RESTARTING
     return ContainerState.CREATED
+
+
+def id_of(view: View, task: Task) -> str:
+    """Of the container that the task is a run of."""
+    return container_id(task.service_id if is_by_hand(view, task) else task.id)
 
 
 def _of_task(view: View, task: Task) -> ContainerRef | None:
@@ -192,15 +210,31 @@ def _newness(task: Task) -> tuple[bool, Timestamp, str]:
 
 
 def _by_prefix(view: View, prefix: str) -> ContainerRef | None:
-    if not prefix:
+    beginning = object_prefix(prefix)
+    if not prefix or beginning is None:
         return None
     found: dict[str, ContainerRef] = {}
-    for each in view.by_prefix(Kind.SERVICE, prefix, limit=_MATCHES_MAX):
+    for each in view.by_prefix(Kind.SERVICE, beginning, limit=_MATCHES_MAX):
         if isinstance(each, Service) and is_standalone(each.spec):
-            found[each.id] = by_hand(view, each)
-    for each in view.by_prefix(Kind.TASK, prefix, limit=_MATCHES_MAX):
-        if isinstance(each, Task) and (container := _of_task(view, each)) is not None:
+            container = by_hand(view, each)
             found[container.id] = container
-    if len(found) > 1:
+    for each in view.by_prefix(Kind.TASK, beginning, limit=_MATCHES_MAX):
+        if isinstance(each, Task) and not is_by_hand(view, each):
+            found[container_id(each.id)] = ContainerRef(task=each)
+    return _only([found[id_] for id_ in found if id_.startswith(prefix)], prefix)
+
+
+def _by_task(view: View, reference: str) -> ContainerRef | None:
+    """By a task's id, or the beginning of it."""
+    task = view.task(TaskId(reference))
+    if task is not None:
+        return _of_task(view, task)
+    tasks = view.by_prefix(Kind.TASK, reference, limit=_MATCHES_MAX) if reference else ()
+    found = [_of_task(view, each) for each in tasks if isinstance(each, Task)]
+    return _only([each for each in found if each is not None], reference)
+
+
+def _only(found: list[ContainerRef], prefix: str) -> ContainerRef | None:
+    if len({each.id for each in found}) > 1:
         raise InvalidArgument(f"Multiple IDs found with provided prefix: {prefix}")
-    return next(iter(found.values()), None)
+    return found[0] if found else None

@@ -21,6 +21,7 @@ from manager.api.predefined import PREDEFINED
 from manager.store.view import View
 from swarmpy.errors import Conflict
 from swarmpy.model.addresses import mac_of
+from swarmpy.model.container_ids import SHORT_ID_CHARS
 from swarmpy.model.containers import ContainerFacts, ContainerMount
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.objects import NetworkAttachment, Task
@@ -28,7 +29,6 @@ from swarmpy.model.specs import ContainerSpec, Mount, PortConfig
 from swarmpy.model.states import MountType, PortProtocol
 
 NODE_LABEL: Final = "com.docker.swarm.node.id"
-SHORT_ID_CHARS: Final = 12
 _MODES: Final = ("host", "none")
 
 
@@ -198,7 +198,7 @@ def _endpoint(
     six = next((each for each in shown if each.version == 6), None)
     asked = {"IPv4Address": str(four.ip)} if four is not None and place.network_id else None
     mac = place.mac or (mac_of(place.addresses[0]) if place.addresses else "")
-    task_id = container.task.id if container.task is not None else container.id
+    task_id = container.task.id if container.task is not None else ""
     return {
         "IPAMConfig": asked if not container.is_by_hand else None,
         "Links": None,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from aiohttp import web
 
 from manager.api import requests
-from manager.api.container_refs import ContainerRef, ContainerState, find_container, state_of
+from manager.api.container_refs import ContainerRef, ContainerState, by_hand, find_container, state_of
 from manager.api.context import Api
 from manager.api.docker_json import encode
 from manager.api.stats_shapes import chosen, nothing_shape, stats_shape
@@ -122,9 +122,11 @@ def _running(container: ContainerRef | None) -> Task | None:
 
 def _now(view: View, container: ContainerRef) -> ContainerRef | None:
     """The container as it has become; None if it is gone."""
-    if not _is_there(view, container):
-        return None
-    return find_container(view, container.id, here=NodeId(""))
+    if container.service is not None:
+        service = view.service(container.service.id)
+        return None if service is None else by_hand(view, service)
+    task = view.task(container.task.id) if container.task is not None else None
+    return None if task is None else ContainerRef(task=task)
 
 
 def _is_there(view: View, container: ContainerRef) -> bool:

@@ -18,7 +18,7 @@ from manager.reconcile.standalone import has_not_started, is_over
 from manager.store.events import Commit, Event, Resync
 from manager.store.view import View
 from swarmpy.errors import Unavailable
-from swarmpy.model.ids import ServiceId, TaskId, Timestamp
+from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.model.objects import Task
 from swarmpy.model.states import HealthState, TaskState, is_terminal
 
@@ -72,20 +72,20 @@ async def until(
 def is_of(container: ContainerRef, task: Task) -> bool:
     if container.service is not None:
         return task.service_id == container.service.id
-    return task.id == container.id
+    return container.task is not None and task.id == container.task.id
 
 
 def _tasks(view: View, container: ContainerRef) -> list[Task]:
     if container.service is not None:
         return list(view.tasks_of_service(container.service.id))
-    task = view.task(TaskId(container.id))
+    task = view.task(container.task.id) if container.task is not None else None
     return [] if task is None else [task]
 
 
 def exists(view: View, container: ContainerRef) -> bool:
     if container.service is not None:
-        return view.service(ServiceId(container.id)) is not None
-    return view.task(TaskId(container.id)) is not None
+        return view.service(container.service.id) is not None
+    return container.task is not None and view.task(container.task.id) is not None
 
 
 def newest(seen: Seen) -> Task | None:
@@ -100,7 +100,7 @@ def is_at_rest(view: View, container: ContainerRef, seen: Seen, now: Timestamp) 
     """Whether nothing of it runs or is about to."""
     if any(not is_terminal(task.status.state) for task in seen.values()):
         return False
-    service = view.service(ServiceId(container.id)) if container.service is not None else None
+    service = view.service(container.service.id) if container.service is not None else None
     return service is None or is_over(service, view.tasks_of_service(service.id), now)
 
 

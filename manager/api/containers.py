@@ -87,7 +87,9 @@ class Containers:
         return answer
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
-        view, container = await self.asked(request)
+        view = await self._api.read(request)
+        here = self._api.control.local().node_id
+        container = find_container(view, request.match_info["id"], here=here, has_task_ids=False)
         facts = await self._facts_of([container], has_sizes=requests.flag(request, "size"))
         return self._api.answer(inspected(view, container, facts.get(_task_id(container))))
 

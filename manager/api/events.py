@@ -17,6 +17,7 @@ from aiohttp import web
 from manager.api import requests
 from manager.api.connection_bounds import API_EVENTS_LOOK_S
 from manager.api.container_events import container_events
+from manager.api.container_refs import id_of
 from manager.api.context import Api
 from manager.api.control import ClusterAccess
 from manager.api.docker_json import Json, encode, state_name
@@ -156,7 +157,7 @@ def network_events(view: View, old: Object | None, new: Object | None, now: Time
             action,
             network_id,
             attributes={
-                "container": _container_id(new),
+                "container": id_of(view, new),
                 "name": network.spec.name,
                 "type": network_driver(network.spec),
             },
@@ -178,11 +179,6 @@ def _task_attributes(view: View, task: Task) -> dict[str, str]:
     if task.status.err:
         attributes["error"] = task.status.err
     return attributes
-
-
-def _container_id(task: Task) -> str:
-    status = task.status.container_status
-    return (status.container_id if status is not None else "") or task.id
 
 
 def _event(kind: Kind, action: str, id_: str, *, attributes: dict[str, str], now: Timestamp) -> Json:

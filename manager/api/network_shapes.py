@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final
 
+from manager.api.container_refs import id_of
 from manager.api.docker_json import Json, rfc3339, state_name
 from manager.store.view import View
 from swarmpy.model import network_rules
@@ -101,7 +102,7 @@ def inspected(view: View, item: Network, *, node_id: NodeId, is_verbose: bool) -
     ]
     result = network(item)
     result["Containers"] = {
-        _container_id(task): _container(view.service(task.service_id), task, place)
+        id_of(view, task): _container(view.service(task.service_id), task, place)
         for task, place in members
         if task.node_id == node_id
     } or result["Containers"]
@@ -139,11 +140,6 @@ def _peers(view: View, item: Network, node_ids: set[NodeId]) -> list[Node]:
     else:
         found = [node for id_ in node_ids if (node := view.node(id_)) is not None]
     return sorted(found, key=lambda node: (node.description.hostname, node.id))
-
-
-def _container_id(task: Task) -> str:
-    status = task.status.container_status
-    return (status.container_id if status is not None else "") or task.id
 
 
 def _container(service: Service | None, task: Task, place: NetworkAttachment) -> Json:

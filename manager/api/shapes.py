@@ -13,6 +13,7 @@ from manager.raft.proposer import RaftStatus
 from manager.store.view import View
 from swarmpy import pki
 from swarmpy.model import defaults, forms
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.file_versions import data_number
 from swarmpy.model.objects import (
     Cluster,
@@ -220,6 +221,8 @@ def _task_status(task: Task) -> Json:
         result["Err"] = status.err
     if status.container_status is not None:
         result["ContainerStatus"] = shape(status.container_status)
+        if status.container_status.container_id:
+            result["ContainerStatus"]["ContainerID"] = container_id(task.id)
         if status.state > TaskState.RUNNING:
             result["ContainerStatus"]["PID"] = 0
     ports = () if status.port_status is None else status.port_status.ports

@@ -92,7 +92,7 @@ def usage_of(task: Json, before: Json | None, *, name: str) -> Usage:
     traffic = task["networks"].values()
     return Usage(
         name=name,
-        id=task["id"],
+        id=_task_id(task),
         cpu_percent=cpu,
         memory=task["memory_stats"]["usage"],
         limit=task["memory_stats"]["limit"],
@@ -100,6 +100,11 @@ def usage_of(task: Json, before: Json | None, *, name: str) -> Usage:
         received=sum(link["rx_bytes"] for link in traffic),
         sent=sum(link["tx_bytes"] for link in traffic),
     )
+
+
+def _task_id(row: Json) -> str:
+    """A container's name ends in its task's id."""
+    return str(row["name"]).rpartition(".")[2]
 
 
 def _cpu(task: Json, name: str) -> int:
@@ -156,7 +161,7 @@ def _rows(tasks: list[Json], before: dict[str, Json], *, is_whole: bool) -> list
     for task in tasks:
         name = task["name"].removeprefix("/").rpartition(".")[0]
         names[task["service_id"]] = name.rpartition(".")[0]
-        shown = name if is_whole else f"{name}.{short_id(task['id'], is_whole=False)}"
+        shown = name if is_whole else f"{name}.{short_id(_task_id(task), is_whole=False)}"
         services.setdefault(task["service_id"], []).append(usage_of(task, before.get(task["id"]), name=shown))
     for service_id, usages in services.items():
         if len(usages) > 1:

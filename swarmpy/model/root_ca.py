@@ -1,9 +1,9 @@
 """The cluster's certificate authority, as the store keeps it.
 
-``RootCA`` is what certificates are issued by now. While the root is being changed, ``rotation`` holds the new one:
-certificates are issued by it already, with a cross-signed intermediate so that who trusts only the old root takes
-them too; the old root goes when every node has a certificate of the new one. Nodes that were down then are named
-in ``retired``: they alone may still use the old root, to renew.
+``RootCA`` is what certificates are issued by now. While the root is being changed, ``rotation`` holds the
+new one: certificates are issued by it already, with a cross-signed intermediate so that who trusts only the
+old root takes them too; the old root goes when every node has a certificate of the new one. Nodes that were
+down then are named in ``retired``: they alone may still use the old root, to renew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class JoinTokens(Value, frozen=True, kw_only=True):
 
 
 class RootRotation(Value, frozen=True, kw_only=True):
-    """The root that is to come. PEM texts; ``cross_signed_cert`` is its certificate signed by the old root."""
+    """The root that is to come. PEM texts; ``cross_signed_cert``: its certificate, signed by the old root."""
 
     ca_cert: bytes = b""
     ca_key: bytes = b""

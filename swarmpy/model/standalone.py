@@ -11,11 +11,11 @@ import re
 from typing import Final
 
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.container_ids import short_container_id
 from swarmpy.model.ids import NodeId
 from swarmpy.model.specs import EndpointSpec, ServiceSpec
 from swarmpy.model.states import EndpointMode, PublishMode
 
-SHORT_ID_CHARS: Final = 12
 """What clients show of a container's id; the container answers to it in networks."""
 
 START_FAILED: Final = "starting container failed"
@@ -41,7 +41,7 @@ def is_store_name(name: str) -> bool:
 
 def names_of(service_id: str, spec: ServiceSpec) -> tuple[str, ...]:
     """What a container started by hand answers to in every network, beside its aliases: its name first."""
-    return (container_name(spec), service_id[:SHORT_ID_CHARS])
+    return (container_name(spec), short_container_id(service_id))
 
 
 def check_name(name: str) -> None:

@@ -10,6 +10,7 @@ from agent.dataplane.base import Endpoint, Leg, NetworkConfig, RemoteEndpoint
 from agent.discovery import Directory, network_config
 from swarmpy.model.addresses import mac_of
 from swarmpy.model.cluster_specs import IPAMConfig, IPAMOptions, NetworkSpec
+from swarmpy.model.container_ids import short_container_id
 from swarmpy.model.discovery import (
     EndpointState,
     NetworkEndpoint,
@@ -138,7 +139,7 @@ def test_an_own_task_has_the_names_of_its_container_while_it_lives() -> None:
     assert names(known)["tasks.web"] == (), "it has no place here yet"
     known.put_local(local(record, hostname="MyHost"))
     found = names(known)
-    assert found["myhost"] == found[record.task_id[:12]] == found["tasks.web"] == ("10.0.9.1",)
+    assert found["myhost"] == found[short_container_id(record.task_id)] == found["tasks.web"] == ("10.0.9.1",)
     assert known.node_state().networks[NET].remotes == {}
     known.put_local(local(record, hostname="MyHost"), is_reachable=False)
     assert names(known)["tasks.web"] == (), "it has ended, and no manager has heard of it"

@@ -14,6 +14,7 @@ from agent.executor.base import Launch
 from agent.executor.fake import Behaviour, FakeMachine
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.limits import TASK_STARTS_PARALLEL_MAX
+from swarmpy.model.container_ids import short_container_id
 from swarmpy.model.specs import ContainerSpec
 from swarmpy.model.states import TaskState
 
@@ -34,7 +35,7 @@ async def test_a_task_runs_and_is_taken_down() -> None:
     assert status.addresses
     launch = rig.machine.tasks[task.id].launch
     assert launch.name == f"web.1.{task.id}"
-    assert launch.hostname == task.id[:12]
+    assert launch.hostname == short_container_id(task.id)
     assert launch.labels["com.docker.swarm.service.name"] == "web"
     await rig.wait_quiet()
 

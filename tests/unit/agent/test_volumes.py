@@ -77,7 +77,11 @@ def test_a_crash_leaves_a_volume_whole_or_none(volumes: Volumes, tmp_path: Path)
         (VolumeRequest(name="../x"), InvalidArgument, "includes invalid characters for a local volume name"),
         (VolumeRequest(name=".x"), InvalidArgument, "invalid characters"),
         (VolumeRequest(name="x" * 256), InvalidArgument, "invalid characters"),
-        (VolumeRequest(name="ok", driver="nfs"), NotFound, 'error looking up volume plugin nfs: plugin "nfs" not found'),
+        (
+            VolumeRequest(name="ok", driver="nfs"),
+            NotFound,
+            'error looking up volume plugin nfs: plugin "nfs" not found',
+        ),
         (VolumeRequest(name="ok", driver_opts={"odd": "1"}), InvalidArgument, 'invalid option: "odd"'),
         (VolumeRequest(name="ok", driver_opts={"type": "nfs"}), InvalidArgument, 'required option: "device"'),
         (VolumeRequest(name="ok", driver_opts={"o": "ro"}), InvalidArgument, 'required option: "device"'),
@@ -208,7 +212,7 @@ def test_calls_by_name(volumes: Volumes, users: Users) -> None:
 
     made = call("volume.create", VolumeRequest(name="data", labels={"a": "1"})).volumes[0]
     users["data"] = ("t",)
-    assert call("volume.list", {}) == VolumeAnswer(volumes=(made,), used=("data",))
+    assert call("volume.list", {}) == VolumeAnswer(volumes=(made,), used=("data",), counts={"data": 1})
     assert call("volume.inspect", VolumeQuery(name="data")).volumes == (made,)
     users.clear()
     assert call("volume.prune", VolumeQuery(is_all=True, no_labels=("a=1",))).removed == ()

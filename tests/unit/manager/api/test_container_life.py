@@ -18,6 +18,7 @@ from manager.store.draft import Draft
 from swarmpy.errors import InvalidArgument, NotFound, SwarmError
 from swarmpy.model.changes import Create, Group, Order, Report, Update
 from swarmpy.model.cluster_specs import NetworkSpec
+from swarmpy.model.container_ids import container_id, object_prefix
 from swarmpy.model.ids import SECOND_NS, NetworkId, NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import ContainerStatus, Kind, Network, Task, TaskStatus
 from swarmpy.model.specs import ServiceSpec
@@ -40,7 +41,7 @@ def run_task(
     cluster: FakeCluster, id_: str, state: TaskState, *, err: str = "", code: int = 0, name: str = "t1"
 ) -> None:
     """The task of the container's last start, as leader and node bring it there."""
-    service = cluster.store.service(ServiceId(id_))
+    service = cluster.store.service(ServiceId(object_prefix(id_) or ""))
     assert service is not None
     mode = service.spec.mode.standalone
     assert mode is not None
@@ -75,7 +76,7 @@ async def started(http: Http, cluster: FakeCluster, id_: str, *, task: str = "t1
 async def until_wanted(cluster: FakeCluster, id_: str, is_wanted: bool) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            service = cluster.store.service(ServiceId(id_))
+            service = cluster.store.service(ServiceId(object_prefix(id_) or ""))
             mode = service.spec.mode.standalone if service is not None else None
             if mode is not None and mode.is_wanted is is_wanted:
                 return
@@ -190,7 +191,7 @@ async def test_no_service_and_no_task_is_shown_of_it(http: Http, cluster: FakeCl
     assert [each["Id"] for each in (await http.get("/containers/json")).json] == [id_]
     removing = asyncio.create_task(http.delete("/containers/box", force=1))
     async with asyncio.timeout(DEADLINE_S):
-        while cluster.store.service(ServiceId(id_)) is not None:
+        while cluster.store.service(ServiceId(object_prefix(id_) or "")) is not None:
             await asyncio.sleep(0.001)
     assert (await http.get("/tasks")).json == [], "not while its last task is being taken down either"
     assert (await http.get("/containers/json", all=1)).json == []
@@ -216,7 +217,8 @@ async def test_a_services_task_is_its_services(http: Http, cluster: FakeCluster)
     cluster.add_task("t2", service_id)
     assert (await http.post("/containers/web.1/start")).status == 304
     assert "change its service" in (await http.post("/containers/web.1/rename", name="mine")).message
-    assert "You cannot remove a running container t2" in (await http.delete("/containers/t2")).message
+    running = f"You cannot remove a running container {container_id('t2')}"
+    assert running in (await http.delete("/containers/t2")).message
     assert (await http.delete("/containers/t1")).status == 204
     cluster.report("t2", TaskState.FAILED)
     answer = await http.delete("/containers/t2")
@@ -363,8 +365,8 @@ def test_names_are_of_their_node(cluster: FakeCluster) -> None:
             cluster.store, made, service_id=f"c{number}", revision_id=f"r{number}"
         )
         cluster.change(*changes)
-    assert find_container(cluster.store, "box", here=NODE).id == "c0"
-    assert find_container(cluster.store, "/box", here=other).id == "c1"
+    assert find_container(cluster.store, "box", here=NODE).id == container_id("c0")
+    assert find_container(cluster.store, "/box", here=other).id == container_id("c1")
     with pytest.raises(InvalidArgument, match="2 containers on other nodes"):
         find_container(cluster.store, "box", here=NodeId("n3"))
     with pytest.raises(NotFound):

@@ -19,6 +19,7 @@ from agent.executor.base import Output
 from agent.executor.fake_exec import Reply
 from manager.api.exec import exit_code_of
 from manager.streams import LEADER_CHANGED
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.states import TaskState
 
 
@@ -37,7 +38,7 @@ async def test_a_command_in_frames(http: Http, cluster: FakeCluster, tmp_path: P
         raw.writer.write_eof()  # its half alone: what is still to come can be read
         assert await raw.rest() == b""
         shown = (await http.get(f"/exec/{id_}/json")).json
-        assert (shown["Running"], shown["ExitCode"], shown["ContainerID"]) == (False, 4, TASK)
+        assert (shown["Running"], shown["ExitCode"], shown["ContainerID"]) == (False, 4, container_id(TASK))
         raw.writer.close()
         assert (await http.post(f"/exec/{id_}/start", {})).status == 409
 
@@ -139,10 +140,14 @@ async def test_processes_and_usage(http: Http, cluster: FakeCluster) -> None:
     async with pretended(http, cluster) as rig:
         assert (await http.get("/containers/t1/top")).json["Titles"] == ["PID", "CMD"]
         one = (await http.get("/containers/t1/stats", **{"stream": 0, "one-shot": 1})).json
-        assert (one["id"], one["name"], one["pids_stats"]) == (TASK, "/web.1.t1", {"current": 1})
+        assert (one["id"], one["name"], one["pids_stats"]) == (
+            container_id(TASK),
+            "/web.1.t1",
+            {"current": 1},
+        )
         assert one["blkio_stats"]["io_queue_recursive"] == []
         every = (await http.get("/swarmpy/stats", filters={"service": ["web"]})).json
-        assert [row["id"] for row in every["Tasks"]] == [TASK]
+        assert [row["id"] for row in every["Tasks"]] == [container_id(TASK)]
         rig.has_session = False
         told = (await http.get("/swarmpy/stats")).json
         assert told["Tasks"] == []
@@ -159,7 +164,7 @@ async def test_what_is_refused(http: Http, cluster: FakeCluster) -> None:
         assert (await http.post("/containers/web.1/resize", h="x", w="1")).status == 400
         cluster.report(TASK, TaskState.FAILED)
         ended = await http.post("/containers/t1/exec", config)
-        assert (ended.status, ended.message) == (409, "Container t1 is not running")
+        assert (ended.status, ended.message) == (409, f"Container {container_id('t1')} is not running")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from manager.api.container_status import duration_text
 from manager.api.detach_keys import DetachKeys, parse_keys
 from manager.history import Change
 from swarmpy.errors import InvalidArgument, SwarmError
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.ids import SECOND_NS, NodeId, TaskId, Timestamp
 from swarmpy.model.objects import ContainerStatus, Task, TaskStatus
 from swarmpy.model.states import HealthState, TaskState
@@ -30,7 +31,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
 async def test_a_list_of_this_node(http: Http, cluster: FakeCluster) -> None:
     async with pretended(http, cluster):
         (row,) = (await http.get("/containers/json")).json
-        assert (row["Id"], row["Names"], row["State"]) == ("t1", ["/web.1.t1"], "running")
+        assert (row["Id"], row["Names"], row["State"]) == (container_id("t1"), ["/web.1.t1"], "running")
         assert row["Status"].startswith("Up ")
         assert row["Labels"]["com.docker.swarm.task.name"] == "web.1.t1"
         assert (row["Command"], "Node" in row, "SizeRootFs" in row) == ("sleep 1000", False, False)
@@ -47,7 +48,7 @@ FILTERS = [
     ({"name": ["web"]}, True),
     ({"name": ["^/web.1"]}, True),
     ({"name": ["other"]}, False),
-    ({"id": ["t"]}, True),
+    ({"id": ["74"]}, True),
     ({"label": ["com.docker.swarm.task"]}, True),
     ({"label": ["com.docker.swarm.service.name=web"]}, True),
     ({"label": ["com.docker.swarm.service.name=other"]}, False),
@@ -93,7 +94,7 @@ async def test_lists_that_are_refused(http: Http, cluster: FakeCluster) -> None:
 async def test_inspection(http: Http, cluster: FakeCluster) -> None:
     async with pretended(http, cluster):
         shown = (await http.get("/containers/web.1/json", size=1)).json
-        assert (shown["Id"], shown["Path"], shown["Args"]) == ("t1", "sleep", ["1000"])
+        assert (shown["Id"], shown["Path"], shown["Args"]) == (container_id("t1"), "sleep", ["1000"])
         assert shown["State"]["Status"] == "running"
         assert shown["State"]["FinishedAt"] == "0001-01-01T00:00:00Z"
         assert shown["HostConfig"]["Isolation"] == "default"

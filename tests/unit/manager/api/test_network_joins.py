@@ -19,6 +19,7 @@ from manager.api import network_joins
 from manager.api.predefined import PREDEFINED
 from manager.reconcile.joins import Joins
 from swarmpy.model.changes import NodeReport, Report
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import NodeStatus, Task
 from swarmpy.model.states import NodeState, Owner, TaskState
@@ -276,4 +277,4 @@ async def test_events_tell_of_it(http: Http, cluster: FakeCluster, side: str) ->
         await call(http, "connect", "side")
         await call(http, "disconnect", "side")
         await reading
-    assert found == [("connect", "side", "t1"), ("disconnect", "side", "t1")]
+    assert found == [("connect", "side", container_id("t1")), ("disconnect", "side", container_id("t1"))]

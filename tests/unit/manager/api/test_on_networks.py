@@ -12,6 +12,7 @@ from api_networks import INVALID, add_member, allocated, created, on
 from api_node import FakeCluster
 
 from manager.api.predefined import PREDEFINED
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.states import TaskState
 
 # --- events
@@ -44,7 +45,7 @@ async def test_events_tell_of_networks_and_of_who_is_on_them(http: Http, cluster
     assert {event["scope"] for event in found} == {"swarm"}
     create, connect, _, remove = (event["Actor"]["Attributes"] for event in found)
     assert create == remove == {"name": "front"}
-    assert connect == {"container": "t1", "name": "front", "type": "overlay"}
+    assert connect == {"container": container_id("t1"), "name": "front", "type": "overlay"}
 
 
 # --- services on networks

@@ -15,6 +15,7 @@ from manager.api.control import LogLine
 from manager.api.logs import MULTIPLEXED, RAW
 from manager.api.streams import parse_moment
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.ids import ServiceId, TaskId, Timestamp
 from swarmpy.model.states import TaskState
 from swarmpy.runtime import SystemClock
@@ -160,7 +161,7 @@ async def test_events_tell_what_changed(http: Http, cluster: FakeCluster) -> Non
         "state.new": "running",
     }
     assert [made["Action"], started["Action"]] == ["create", "start"]
-    assert (made["Type"], made["scope"], made["Actor"]["ID"]) == ("container", "local", "t1")
+    assert (made["Type"], made["scope"], made["Actor"]["ID"]) == ("container", "local", container_id("t1"))
     assert made["Actor"]["Attributes"]["com.docker.swarm.service.name"] == "web"
     assert (remove["Action"], remove["Actor"]["ID"]) == ("remove", id_)
 
