@@ -25,7 +25,7 @@ class Scripted(FakeExecutor):
         self.cpu_ns: dict[TaskId, int] = {}
         self.broken: set[TaskId] = set()
 
-    async def stats(self, task_id: TaskId) -> Stats:
+    async def stats(self, task_id: TaskId, *, is_full: bool = False) -> Stats:
         if task_id in self.broken:
             raise Unavailable("no such cgroup")
         self.cpu_ns[task_id] = self.cpu_ns.get(task_id, 0) + SECOND_NS
