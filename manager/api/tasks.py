@@ -5,7 +5,8 @@ The filter ``_up-to-date`` keeps tasks that run what their service asks for now;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from operator import attrgetter
 
 from aiohttp import web
 
@@ -21,12 +22,12 @@ from swarmpy.errors import InvalidArgument
 from swarmpy.model.defaults import is_job, place_text
 from swarmpy.model.ids import ID_CHARS, NodeId, ServiceId
 from swarmpy.model.objects import Node, Service, Task
-from swarmpy.model.specs import ServiceSpec
 from swarmpy.model.states import TaskState
 
 FILTERS = frozenset(
     {"id", "name", "label", "service", "node", "desired-state", "_up-to-date", "runtime", "up-to-date"}
 )
+Test = Callable[[Task], bool]
 _STATES = {state.name.lower(): state for state in TaskState}
 
 
@@ -66,21 +67,50 @@ def select(view: View, wanted: requests.Filters, local: NodeId) -> list[Task]:
     """The tasks that pass every filter, oldest first."""
     services = _service_ids(view, wanted.get("service"))
     nodes = _node_ids(view, wanted.get("node"), local)
-    desired = _states(wanted)
-    is_current = _up_to_date(view)
-    found = [
-        task
-        for task in _candidates(view, services, nodes)
-        if (services is None or task.service_id in services)
-        and (nodes is None or task.node_id in nodes)
-        and (desired is None or task.desired_state in desired)
-        and requests.matches(wanted, "id", task.id.startswith)
-        and _is_wanted(view, task, wanted)
-        and _has_currency(task, wanted, is_current)
-    ]
+    found = _candidates(view, services, nodes)
+    for is_wanted in _tests(view, wanted, nodes):
+        found = [task for task in found if is_wanted(task)]
     # old tasks first, as swarm mode lists them; ids make the order total
-    found.sort(key=lambda task: (task.created_at, task.id))
-    return found
+    return sorted(found, key=attrgetter("created_at", "id"))
+
+
+def _tests(view: View, wanted: requests.Filters, nodes: frozenset[NodeId] | None) -> Iterator[Test]:
+    """Of what is asked for alone: ten thousand tasks are looked at in one go."""
+    yield _is_of_wanted_service(view, wanted)
+    if nodes is not None:
+        yield lambda task: task.node_id in nodes
+    if "desired-state" in wanted:
+        desired = frozenset(_STATES[value.lower()] for value in wanted["desired-state"])
+        yield lambda task: task.desired_state in desired
+    if "id" in wanted:
+        yield lambda task: task.id.startswith(wanted["id"])
+    if "name" in wanted:
+        yield lambda task: _name(view, task).startswith(wanted["name"])
+    is_current = _up_to_date(view)
+    if "_up-to-date" in wanted:  # which counts by being there, whatever it says
+        yield is_current
+    if "up-to-date" in wanted:
+        verdicts = {value in ("true", "1") for value in wanted["up-to-date"]}
+        yield lambda task: is_current(task) in verdicts
+
+
+def _is_of_wanted_service(view: View, wanted: requests.Filters) -> Test:
+    """What is the same for all tasks of a service is looked at once."""
+    known: dict[ServiceId, bool] = {}
+
+    def is_wanted(task: Task) -> bool:
+        verdict = known.get(task.service_id)
+        if verdict is None:
+            service = view.service(task.service_id)
+            verdict = known[task.service_id] = (
+                not is_by_hand(view, task)
+                and requests.matches(wanted, "runtime", lambda name: name == "container")
+                and requests.matches_labels(wanted, "label", {} if service is None else service.spec.labels)
+                and requests.matches(wanted, "name", lambda name: _has_tasks_named(service, name))
+            )
+        return verdict
+
+    return is_wanted
 
 
 def _candidates(
@@ -118,33 +148,7 @@ def _node_ids(view: View, references: tuple[str, ...] | None, local: NodeId) -> 
     return frozenset(found)
 
 
-def _states(wanted: requests.Filters) -> frozenset[TaskState] | None:
-    values = wanted.get("desired-state")
-    return None if values is None else frozenset(_STATES[value.lower()] for value in values)
-
-
-def _is_wanted(view: View, task: Task, wanted: requests.Filters) -> bool:
-    service = view.service(task.service_id)
-    spec = None if service is None else service.spec
-    if is_by_hand(view, task):
-        return False
-    if not requests.matches(wanted, "runtime", lambda name: name == "container"):
-        return False
-    if "name" in wanted and not requests.matches(
-        wanted, "name", lambda name: spec is not None and _name(spec, task).startswith(name)
-    ):
-        return False
-    return requests.matches_labels(wanted, "label", {} if spec is None else spec.labels)
-
-
-def _has_currency(task: Task, wanted: requests.Filters, is_current: Callable[[Task], bool]) -> bool:
-    """``_up-to-date`` counts by being there, whatever it says."""
-    if "_up-to-date" in wanted and not is_current(task):
-        return False
-    return requests.matches(wanted, "up-to-date", lambda value: (value in ("true", "1")) == is_current(task))
-
-
-def _up_to_date(view: View) -> Callable[[Task], bool]:
+def _up_to_date(view: View) -> Test:
     """Whether a task runs what its service asks for now; services are looked at once."""
     known: dict[ServiceId, Outdated | frozenset[int] | None] = {}
 
@@ -168,5 +172,11 @@ def _measure_of(view: View, service: Service) -> Outdated | frozenset[int]:
     return frozenset({last, *going_on(service)})
 
 
-def _name(spec: ServiceSpec, task: Task) -> str:
-    return f"{spec.name}.{place_text(spec, task)}.{task.id}"
+def _has_tasks_named(service: Service | None, name: str) -> bool:
+    """Whether some of its tasks may begin with the name; of a service that is gone, no task has one."""
+    return service is not None and (service.spec.name.startswith(name) or name.startswith(service.spec.name))
+
+
+def _name(view: View, task: Task) -> str:
+    service = view.service(task.service_id)
+    return "" if service is None else f"{service.spec.name}.{place_text(service.spec, task)}.{task.id}"
