@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from api_node import FIRST, WORKER_TOKEN, FakeNode, serving
+from image_files import tar_of, write_docker_save
 
 from manager.api.control import LogLine
 from swarmpy.model.ids import ServiceId, TaskId, Timestamp
@@ -128,8 +129,7 @@ def test_secrets_configs_and_images(docker: Docker, node: FakeNode, tmp_path: Pa
     assert "s1" in good(docker("secret", "ls"))
     good(docker("service", "create", "--detach", "--name", "web", "--secret", "s1", "--config", "c1", "host"))
     assert "is in use by the following service: web" in docker("secret", "rm", "s1").stderr
-    file = tmp_path / "image.tar"
-    file.write_text("name=app:1")
+    file = write_docker_save(tmp_path / "image.tar", [tar_of(("x", b"x"))], names=["app:1"])
     assert good(docker("load", "-i", str(file))) == "Loaded image: app:1\n"
     assert "app" in good(docker("images"))
     good(docker("rmi", "app:1"))
