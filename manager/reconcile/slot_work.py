@@ -215,7 +215,7 @@ class SlotWork(Generic[K]):
         """
         keeper = next((task for task in reversed(fine) if self._is_keeper(task) and self._is_up(task)), None)
         if keeper is None:
-            return fine
+            return self._end_former_overlap(fine) if self._is_held else fine
         if keeper.status.is_unready and self._may_still_return():
             # what may be returned to is kept, as it is the one that serves
             fine_to_end = [task for task in fine if not self._outdated.is_outdated(task)]
@@ -229,6 +229,16 @@ class SlotWork(Generic[K]):
         ]
         self._stop(others)
         return [task for task in fine if task not in others]
+
+    def _end_former_overlap(self, fine: list[Task]) -> list[Task]:
+        """What an update before has overlapped, in a slot that this one does not reach for the time being."""
+        if not all(self._outdated.is_outdated(task) for task in fine):
+            return fine
+        keeper = next((task for task in reversed(fine) if self._is_up(task)), None)
+        if keeper is None:
+            return fine
+        self._stop([task for task in fine if age(task) < age(keeper)])
+        return [task for task in fine if age(task) >= age(keeper)]
 
     def _may_still_return(self) -> bool:
         """Whether the update may yet pause or be rolled back, or has paused."""

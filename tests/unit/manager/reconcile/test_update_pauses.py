@@ -408,3 +408,16 @@ def test_a_task_that_never_became_healthy_is_a_failure_however_long_that_took() 
     later = {"health": HealthState.UNHEALTHY, "running_since": Timestamp(seconds(32)), **ended}
     tasks = (given_up, crashed, waiting_task(3, created_at=1, **later))
     assert progress(*tasks, now=93, monitor=Duration(seconds(5))).failures == (given_up, crashed)
+
+
+def test_what_an_update_before_has_overlapped_is_ended_though_the_next_is_held() -> None:
+    order = {"order": UpdateOrder.START_FIRST}
+    rollout = Rollout(spec("a", replicas=2))
+    rollout.update(spec("b", replicas=2, update=config(parallelism=2, **order)))
+    while not [task for task in rollout.world.tasks("web") if rollout.image_of(task) == "b"]:
+        rollout.world.settle()
+    rollout.update(canary("c", replicas=2, settings=order))
+    rollout.live(30)
+    assert rollout.state() == UpdateState.PAUSED
+    assert rollout.images() == ["c", "b"]
+    rollout.world.assert_quiet()
