@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from node_rig import Camera, FailingDisk, Host, hosts_in
 
 from agent.executor.fake import FakeTask
+from manager import dispatcher as dispatcher_module
 from manager.api import autolock
 from manager.api.control import InitRequest, JoinRequest, LocalState, RecoverRequest, RestoreRequest
 from swarmpy.errors import (
@@ -30,6 +31,7 @@ from swarmpy.model.cluster_specs import ClusterSpec, EncryptionConfig
 from swarmpy.model.ids import TaskId
 from swarmpy.model.objects import Cluster
 from swarmpy.model.states import NodeRole
+from swarmpy.node import daemon as daemon_module
 from swarmpy.node import part as part_module
 from swarmpy.node.keys import NodeKeys, is_wrapped
 from swarmpy.pki.unlock import UNLOCK_KEY_BYTES, parse_unlock_key, unlock_key_text
@@ -55,6 +57,8 @@ async def photographed(tmp_path: Path) -> AsyncIterator[tuple[Host, Camera]]:
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(part_module, "RENEW_RETRY_MIN_S", 0.2)
+    monkeypatch.setattr(daemon_module, "START_RETRY_MIN_S", 0.1)
+    monkeypatch.setattr(dispatcher_module, "SESSION_STARTS_MAX", 1_000)  # a host begins again and again
 
 
 async def init_locked(host: Host) -> str:
