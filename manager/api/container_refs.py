@@ -20,12 +20,12 @@ from typing import Final
 from manager.api.lookup import find_or_none, is_by_hand
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.model import standalone as names
 from swarmpy.model.container_ids import ID_DIGITS, container_id, object_prefix
 from swarmpy.model.defaults import is_standalone, place_text
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Service, Task
 from swarmpy.model.specs import ServiceSpec, Standalone
-from swarmpy.model.standalone import container_name, store_name
 from swarmpy.model.states import TaskState
 
 _MATCHES_MAX: Final = 100
@@ -112,7 +112,7 @@ def run_order(task: Task) -> tuple[int, int, str]:
 def name_of(view: View, container: ContainerRef) -> str:
     """Without the slash that docker puts before it."""
     if container.service is not None:
-        return container_name(container.service.spec)
+        return names.container_name(container.service.spec)
     task = container.task
     assert task is not None
     service = view.service(task.service_id)
@@ -170,10 +170,10 @@ def _by_name(view: View, name: str, here: NodeId) -> ContainerRef | None:
 
 
 def _named_by_hand(view: View, name: str, here: NodeId) -> ContainerRef | None:
-    own = view.by_name(Kind.SERVICE, store_name(here, name))
+    own = view.by_name(Kind.SERVICE, names.store_name(here, name))
     if isinstance(own, Service):
         return by_hand(view, own)
-    others = [view.by_name(Kind.SERVICE, store_name(node.id, name)) for node in view.nodes()]
+    others = [view.by_name(Kind.SERVICE, names.store_name(node.id, name)) for node in view.nodes()]
     found = [each for each in others if isinstance(each, Service)]
     if len(found) > 1:
         raise InvalidArgument(

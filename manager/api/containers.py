@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -25,6 +25,7 @@ from manager.api.container_refs import ContainerRef, containers, find_container
 from manager.api.container_shapes import running_task, summary
 from manager.api.container_status import has_container
 from manager.api.context import Api
+from manager.api.docker_json import Json
 from manager.api.lookup import find
 from manager.store.view import View
 from swarmpy.errors import SwarmError, Unimplemented
@@ -92,6 +93,15 @@ class Containers:
         container = find_container(view, request.match_info["id"], here=here, has_task_ids=False)
         facts = await self._facts_of([container], has_sizes=requests.flag(request, "size"))
         return self._api.answer(inspected(view, container, facts.get(_task_id(container))))
+
+    async def with_sizes(self, view: View) -> Sequence[Json]:
+        """All of this node, as a list with sizes has them."""
+        here = self._api.control.local().node_id
+        found = (each for each in containers(view) if each.node_id == here and has_container(each))
+        chosen = select(view, found, Wish(filters={}, is_all=True, limit=0, here=here))
+        facts = await self._facts_of(chosen, has_sizes=True)
+        now = self._api.now()
+        return [summary(view, each, facts.get(_task_id(each)), now=now, has_node=False) for each in chosen]
 
     async def asked(self, request: web.Request) -> tuple[View, ContainerRef]:
         view = await self._api.read(request)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 from aiohttp import web
 
 from manager.api import image_shapes, requests
+from manager.api.containers import Containers
 from manager.api.context import Api
 from manager.api.docker_json import Json
 from manager.api.volumes import shape_of
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.images import Image
 from swarmpy.model.volumes import VOLUME_LIST, VolumeAnswer, VolumeQuery
 
 _TYPES: Final[tuple[str, ...]] = ("container", "image", "volume", "build-cache")
@@ -24,6 +24,7 @@ _BUILDER_SIZE_UNTIL: Final = (1, 41)
 class DiskUsage:
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._containers = Containers(api)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (web.get("/system/df", self.usage),)
@@ -46,7 +47,7 @@ class DiskUsage:
                 for image in images
             ]
         if "container" in types:
-            shape["Containers"] = _containers(images)
+            shape["Containers"] = await self._containers_of(request)
         if "volume" in types:
             shape["Volumes"] = await self._volumes()
         if "build-cache" in types:
@@ -54,6 +55,12 @@ class DiskUsage:
         if version <= _BUILDER_SIZE_UNTIL:
             shape["BuilderSize"] = 0
         return self._api.answer(shape)
+
+    async def _containers_of(self, request: web.Request) -> Sequence[Json]:
+        """None on a node that has no store to find them in."""
+        if self._api.control.cluster() is None:
+            return []
+        return await self._containers.with_sizes(await self._api.read(request))
 
     async def _volumes(self) -> list[Json]:
         query = msgspec.json.encode(VolumeQuery(is_measured=True))
@@ -69,19 +76,3 @@ class DiskUsage:
             }
             for volume in found.volumes
         ]
-
-
-def _containers(images: Iterable[Image]) -> list[Json]:
-    return [
-        {
-            "Id": user,
-            "Names": [f"/{user}"],
-            "Image": image.tags[0] if image.tags else image.id,
-            "ImageID": image.id,
-            "SizeRootFs": image.size_bytes,
-            "State": "running" if user in image.running else "exited",
-            "Mounts": [],
-        }
-        for image in images
-        for user in image.users
-    ]

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from manager.allocate.addresses import Addresses, NoAddress
 from manager.allocate.pools import is_overlay
+from manager.api.container_refs import container_name
 from manager.api.context import Api
-from manager.api.network_shapes import task_name
 from manager.api.predefined import Predefined
 from manager.store.networking import PREDEFINED_NETWORKS, Place
 from manager.store.view import View
@@ -28,6 +28,7 @@ from swarmpy.errors import (
     NotFound,
     PermissionDenied,
     SwarmError,
+    Unavailable,
 )
 from swarmpy.limits import NETWORK_JOIN_S
 from swarmpy.model import network_rules
@@ -57,7 +58,7 @@ class EndpointSettings(Value, frozen=True, kw_only=True):
 
 
 class ContainerRequest(Value, frozen=True, kw_only=True):
-    """The body of connect and disconnect. A container here is a service's task."""
+    """The body of connect and disconnect. What is joined is the container's present run."""
 
     container: str = ""
     force: bool = False
@@ -109,7 +110,7 @@ def join(view: View, task: Task, network: Network, wish: NetworkAttachmentConfig
     """The task with a place wished for in the network."""
     if task.status.state is not TaskState.RUNNING or task.desired_state > TaskState.COMPLETE:
         raise AlreadyExists(f"Container {task.id} is not running")
-    name = task_name(view.service(task.service_id), task)
+    name = container_name(view, task)
     if task.join_of(network.id) is not None:
         raise AlreadyExists(f"{name} is already attached to network {network.spec.name}")
     if any(place.network_id == network.id for place in task.networks):
@@ -232,17 +233,22 @@ class Joining:
     async def _until(self, task_id: TaskId, is_so: Callable[[Task], bool]) -> bool:
         """Whether it came to be so in time; also True once the task has ended."""
         access = self._api.cluster()
+
+        def is_decided() -> bool:
+            task = access.view.task(task_id)
+            return task is None or task.status.state > TaskState.RUNNING or is_so(task)
+
         with access.watch() as watch:
+            if is_decided():
+                return True
             try:
                 async with asyncio.timeout(NETWORK_JOIN_S):
-                    while True:
-                        task = access.view.task(task_id)
-                        if task is None or task.status.state > TaskState.RUNNING or is_so(task):
+                    async for _ in watch:
+                        if is_decided():
                             return True
-                        watch.take()
-                        await watch.wait()
             except TimeoutError:
                 return False
+        raise Unavailable("this node is no manager of the swarm any more: ask another one")
 
 
 def _task(view: View, task_id: TaskId) -> Task:

@@ -14,15 +14,17 @@ from typing import Final
 from aiohttp import web
 
 from manager.api import network_joins, network_plan, network_shapes, predefined, requests
+from manager.api.container_refs import find_container
 from manager.api.context import Api
 from manager.api.docker_json import Json
-from manager.api.lookup import find, find_or_none
+from manager.api.lookup import find
 from manager.api.network_joins import ContainerRequest, Joining
 from manager.api.network_plan import NetworkRequest
 from manager.api.predefined import PREDEFINED, Predefined, find_predefined
 from manager.api.streams import parse_moment
 from manager.store.view import View
 from swarmpy.errors import (
+    AlreadyExists,
     InvalidArgument,
     NotFound,
     PermissionDenied,
@@ -177,15 +179,15 @@ class Networks:
         if not wish.container:
             raise InvalidArgument('invalid name or ID supplied: ""')
         view = await self._api.read(request)
-        task = _task_named(view, wish.container)
-        if task is None:
-            raise NotFound(f"No such container: {wish.container}")
+        container = find_container(view, wish.container, here=self._api.control.local().node_id)
         found = await self._find(request, request.match_info["id"])
         if isinstance(found, Predefined) and found.name == "host":
             raise InvalidArgument(
                 "container cannot be disconnected from host network or connected to host network"
             )
-        return wish, found, task
+        if container.task is None:
+            raise AlreadyExists(f"Container {container.id} is not running")
+        return wish, found, container.task
 
     async def _find(self, request: web.Request, reference: str, *, scope: str = "") -> Network | Predefined:
         """By id, name, or the unique beginning of an id; the swarm's own first."""
@@ -201,20 +203,6 @@ class Networks:
 
 def _same(shape: Json) -> Json:
     return shape
-
-
-def _task_named(view: View, reference: str) -> Task | None:
-    """By its id or the beginning of it, the container's name, which ends in the id, or the container's id."""
-    task = find_or_none(view, Task, reference.rpartition(".")[2] or reference)
-    if task is not None:
-        is_name = "." in reference
-        name = network_shapes.task_name(view.service(task.service_id), task)
-        return task if not is_name or name == reference else None
-    for each in view.tasks():
-        status = each.status.container_status
-        if status is not None and status.container_id and status.container_id.startswith(reference):
-            return each
-    return None
 
 
 def _checked(wanted: requests.Filters) -> bool | None:

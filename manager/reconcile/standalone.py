@@ -46,7 +46,7 @@ from swarmpy.model.ids import SECOND_NS, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Node, Service, StopWish, Task
 from swarmpy.model.specs import ServiceSpec, Standalone
 from swarmpy.model.standalone import START_FAILED
-from swarmpy.model.states import RestartCondition, TaskState, is_terminal
+from swarmpy.model.states import HealthState, RestartCondition, TaskState, is_terminal
 
 SLOT: Final = 1
 """Of every task of a container: its history is one."""
@@ -54,6 +54,8 @@ SLOT: Final = 1
 _MIN_NS: Final = int(CONTAINER_RESTART_DELAY_MIN_S * SECOND_NS)
 _MAX_NS: Final = int(CONTAINER_RESTART_DELAY_MAX_S * SECOND_NS)
 _STABLE_NS: Final = int(CONTAINER_STABLE_S * SECOND_NS)
+_STARTING: Final = "starting"
+"""What is still said of a task that failed then, by its node: of one that ran there is another word."""
 _LINGER_NS: Final = int(CONTAINER_LINGER_S * SECOND_NS)
 
 
@@ -114,10 +116,12 @@ def follows(spec: ServiceSpec, task: Task, now: Timestamp) -> Restart | None:
 
 def has_not_started(task: Task) -> bool:
     """Whether the task has ended without ever having run."""
-    state = task.status.state
-    return (state is TaskState.REJECTED and not is_displaced(task)) or (
-        state is TaskState.FAILED and task.status.err.startswith(START_FAILED)
-    )
+    status = task.status
+    if status.state is TaskState.REJECTED:
+        return not is_displaced(task)
+    if status.state is not TaskState.FAILED or status.health is HealthState.UNHEALTHY:
+        return False
+    return status.message == _STARTING or status.err.startswith(START_FAILED)
 
 
 def is_over(service: Service, tasks: Iterable[Task], now: Timestamp) -> bool:

@@ -38,7 +38,14 @@ async def make(http: Http, name: str = "box", **more: Any) -> str:
 
 
 def run_task(
-    cluster: FakeCluster, id_: str, state: TaskState, *, err: str = "", code: int = 0, name: str = "t1"
+    cluster: FakeCluster,
+    id_: str,
+    state: TaskState,
+    *,
+    err: str = "",
+    code: int = 0,
+    name: str = "t1",
+    message: str = "",
 ) -> None:
     """The task of the container's last start, as leader and node bring it there."""
     service = cluster.store.service(ServiceId(object_prefix(id_) or ""))
@@ -58,7 +65,9 @@ def run_task(
         )
         cluster.change(Create(object=task), owner=Owner.ORCHESTRATOR)
     container = ContainerStatus(container_id=name, pid=7, exit_code=code)
-    status = TaskStatus(state=state, timestamp=NOW, err=err, report=9, container_status=container)
+    status = TaskStatus(
+        state=state, timestamp=NOW, err=err, message=message, report=9, container_status=container
+    )
     cluster.change(Report(task_id=task_id, status=status), owner=Owner.AGENT)
     if state > TaskState.RUNNING:
         order = Order(task_id=task_id, desired_state=TaskState.SHUTDOWN)
@@ -169,6 +178,24 @@ async def test_a_start_that_fails_says_why(http: Http, cluster: FakeCluster) -> 
     answer = await asking
     assert (answer.status, answer.message) == (400, text)
     assert (await http.post("/containers/box/wait")).json == {"Error": {"Message": text}, "StatusCode": 127}
+
+
+async def test_a_start_that_its_node_cannot_make_is_an_error_too(http: Http, cluster: FakeCluster) -> None:
+    id_ = await make(http)
+    asking = asyncio.create_task(http.post("/containers/box/start"))
+    await until_wanted(cluster, id_, True)
+    text = 'mount target "/data" does not exist on this node'
+    run_task(cluster, id_, TaskState.FAILED, err=text, message="starting")
+    answer = await asking
+    assert (answer.status, answer.message) == (500, text)
+
+
+async def test_an_update_is_seen_in_its_inspection(http: Http, cluster: FakeCluster) -> None:
+    await make(http, HostConfig={"Memory": 64 << 20})
+    policy = {"Name": "on-failure", "MaximumRetryCount": 3}
+    await http.post("/containers/box/update", {"RestartPolicy": policy, "PidsLimit": 9})
+    shown = (await http.get("/containers/box/json")).json["HostConfig"]
+    assert (shown["RestartPolicy"], shown["Memory"], shown["PidsLimit"]) == (policy, 64 << 20, 9)
 
 
 async def test_who_waits_for_its_removal_gets_its_code(http: Http, cluster: FakeCluster) -> None:
