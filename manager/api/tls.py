@@ -58,7 +58,9 @@ def make_context(files: TlsFiles, clock: Clock) -> ssl.SSLContext:
     check_server_files(*texts, now=clock.now())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION
+    # no tickets: who comes back with one is not asked for its certificate, which may have expired
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
     context.verify_mode = ssl.CERT_REQUIRED
     context.set_alpn_protocols(["http/1.1"])
     try:

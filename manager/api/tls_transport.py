@@ -6,6 +6,8 @@ same as over TCP: ``eof_received`` when the client sends no more, ``write_eof`` 
 
 ``serve`` makes the factory of connections that a listener wants out of one of protocols. A protocol hears of
 its connection after the handshake, which has to be done in ``API_HEAD_TIMEOUT_S``; so many may be under way.
+A handshake is milliseconds of arithmetic that anybody may ask for: one step of one is made at a time, and all
+else that the loop has to do comes between.
 What OpenSSL has to send is written at once: the plain transport's buffer is the only one, and bounds writers.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -30,14 +33,37 @@ _READ_BYTES: Final = 1 << 16
 
 def serve(factory: Factory, context: Callable[[], ssl.SSLContext]) -> Factory:
     """``context`` is asked at every connection, so that new files are obeyed from then on."""
-    shaking: set[_Wire] = set()
+    shaking = _Shaking()
     return lambda: _Wire(factory, context(), shaking)
+
+
+class _Shaking:
+    """Connections whose clients have not shown a certificate yet. Each is asked in its turn."""
+
+    def __init__(self) -> None:
+        self.wires: set[_Wire] = set()
+        self._due: deque[_Wire] = deque()
+
+    def ask(self, wire: _Wire) -> None:
+        """Its client has sent something. It reads no more until it has had its turn."""
+        self._due.append(wire)
+        if len(self._due) == 1:
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        wire = self._due[0]
+        try:
+            wire.shake_hands()
+        finally:
+            self._due.popleft()
+            if self._due:
+                asyncio.get_running_loop().call_soon(self._next)
 
 
 class _Wire(asyncio.Protocol):
     """The encrypted side: bytes to and from OpenSSL."""
 
-    def __init__(self, factory: Factory, context: ssl.SSLContext, shaking: set[_Wire]) -> None:
+    def __init__(self, factory: Factory, context: ssl.SSLContext, shaking: _Shaking) -> None:
         self._factory = factory
         self._shaking = shaking
         self.incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -49,17 +75,18 @@ class _Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.plain = transport
-        if len(self._shaking) >= API_HANDSHAKES_MAX:
+        if len(self._shaking.wires) >= API_HANDSHAKES_MAX:
             transport.abort()
             return
-        self._shaking.add(self)
+        self._shaking.wires.add(self)
         self._timer = asyncio.get_running_loop().call_later(API_HEAD_TIMEOUT_S, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         self.incoming.write(data)
         if self._transport is None:
-            self._shake_hands()
-        if self._transport is not None:
+            self.plain.pause_reading()
+            self._shaking.ask(self)
+        else:
             self._transport.pump()
 
     def eof_received(self) -> bool:
@@ -88,11 +115,15 @@ class _Wire(asyncio.Protocol):
         if self._outgoing.pending and not self.plain.is_closing():
             self.plain.write(self._outgoing.read())
 
-    def _shake_hands(self) -> None:
+    def shake_hands(self) -> None:
+        """One step, in its turn."""
+        if self.plain.is_closing():
+            return
         try:
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
             self.flush()
+            self.plain.resume_reading()
             return
         except ssl.SSLError as error:
             self.flush()  # the alert, which tells the client why
@@ -102,12 +133,14 @@ class _Wire(asyncio.Protocol):
             return
         self.flush()
         self._stop_timer()
+        self.plain.resume_reading()
         protocol = self._factory()
         self._transport = TlsTransport(self, protocol)
         protocol.connection_made(self._transport)
+        self._transport.pump()  # what has come along with the client's last word
 
     def _stop_timer(self) -> None:
-        self._shaking.discard(self)
+        self._shaking.wires.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

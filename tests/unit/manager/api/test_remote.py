@@ -257,3 +257,33 @@ async def test_clients_that_only_connect_are_few(
                 except aiohttp.ClientError:
                     continue
                 break
+
+
+async def test_a_crowd_of_handshakes_leaves_the_loop_to_others(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two steps of handshakes, everybody else has had a turn."""
+    tls = server_of(authority, tmp_path / "server")
+    client = client_of(authority, authority.write(tmp_path / "client", "alice"))
+    turns, steps, in_a_row = 0, 0, []
+    shake_hands = tls_transport._Wire.shake_hands
+
+    def counted(wire: tls_transport._Wire) -> None:
+        nonlocal steps
+        steps += 1
+        in_a_row.append(turns)
+        shake_hands(wire)
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(tls_transport._Wire, "shake_hands", counted)
+    other = asyncio.create_task(turn())
+    async with serving(tls, tmp_path) as address, asyncio.timeout(20):
+        assert await asyncio.gather(*(ping(address, client) for _ in range(10))) == [200] * 10
+    other.cancel()
+    assert steps == 20
+    assert len(set(in_a_row)) == steps
