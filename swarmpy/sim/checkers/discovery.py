@@ -19,6 +19,7 @@ from agent.dataplane.base import Balancer, NetworkState, NodeState, PublishedPor
 from agent.dataplane.base import Peer as PeerState
 from manager.store.networking import places_of, publishes_in_ingress
 from manager.store.view import View
+from swarmpy.model.container_ids import short_container_id
 from swarmpy.model.defaults import is_encrypted, is_standalone, place_text, publish_mode
 from swarmpy.model.ids import NetworkId, NodeId, ServiceId, TaskId
 from swarmpy.model.objects import Network, Node, Service, Task
@@ -247,7 +248,8 @@ class _Truth:
             names, own_id = {f"{container_name(revision.spec)}.{task.id}".lower()}, task.service_id
         if task.node_id == self._node_id:
             container = revision.spec.task_template.container_spec
-            names |= {task.id[:12], (container.hostname if container else "") or own_id[:12]}
+            own = (container.hostname if container else "") or short_container_id(own_id)
+            names |= {short_container_id(task.id), own}
         return names
 
     def published(self) -> list[PublishedPort]:
