@@ -32,12 +32,6 @@ from swarmpy.model.ids import SECOND_NS, NodeId, ServiceId, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
 from swarmpy.model.states import TaskState
 
-FILTERS: Final = frozenset(
-    {
-        "type", "event", "service", "node", "task", "network", "secret", "config", "scope", "label",
-        "container", "image", "volume", "daemon", "plugin",
-    }
-)  # fmt: skip
 _KINDS: Final = ("container", "service", "node", "task", "network", "secret", "config")
 _SHOWN: Final = frozenset({Kind.SERVICE, Kind.NODE, Kind.TASK, Kind.NETWORK, Kind.SECRET, Kind.CONFIG})
 
@@ -50,7 +44,7 @@ class Events:
         return (web.get("/events", self.stream),)
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        wanted = requests.filters(request, FILTERS)
+        wanted = requests.filters(request, None)  # as dockerd: others keep nothing out
         has_tasks = requests.flag(request, "tasks")
         since, until = _span(request.query.get("since", ""), request.query.get("until", ""))
         async with open_stream(self._api, request, "application/json") as response:

@@ -87,14 +87,15 @@ def terminal_size(request: web.Request) -> tuple[int, int]:
     return int(sizes[0]), int(sizes[1])
 
 
-def filters(request: web.Request, allowed: frozenset[str]) -> Filters:
-    """``{"name": {"web": true}}`` or ``{"name": ["web"]}``: values of one key are alternatives."""
+def filters(request: web.Request, allowed: frozenset[str] | None) -> Filters:
+    """``{"name": {"web": true}}`` or ``{"name": ["web"]}``: values of one key are alternatives. None allows
+    any key."""
     text = request.query.get("filters", "")
     if not text:
         return {}
     raw = go_json.parse_filters(text.encode(errors="replace"))
     for key in raw:
-        if key not in allowed:
+        if allowed is not None and key not in allowed:
             raise InvalidArgument(f"invalid filter '{key}'")
     return {key: values for key, values in raw.items() if values}
 

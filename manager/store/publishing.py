@@ -8,11 +8,14 @@ service's endpoint, in which the numbers that users chose stand as well as those
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from manager.store.view import View
 from swarmpy.model.defaults import port_protocol, publish_mode
 from swarmpy.model.specs import PortConfig
 from swarmpy.model.states import PublishMode
+
+_HELD_AS: Final = {PublishMode.INGRESS: "an ingress port", PublishMode.HOST: "a host-published port"}
 
 
 def clash_of(view: View, service_id: str, ports: Iterable[PortConfig]) -> str | None:
@@ -22,12 +25,12 @@ def clash_of(view: View, service_id: str, ports: Iterable[PortConfig]) -> str | 
             continue
         is_alone = publish_mode(port) is PublishMode.INGRESS
         holders = [
-            (service.id, service.spec.name)
+            (service.id, service.spec.name, _HELD_AS[mode])
             for mode in ((PublishMode.INGRESS, PublishMode.HOST) if is_alone else (PublishMode.INGRESS,))
             for service in view.services_publishing(port_protocol(port), port.published_port, mode)
             if service.id != service_id
         ]
         if holders:
-            id_, name = min(holders)
-            return f"port '{port.published_port}' is already in use by service '{name}' ({id_})"
+            id_, name, held_as = min(holders)
+            return f"port '{port.published_port}' is already in use by service '{name}' ({id_}) as {held_as}"
     return None

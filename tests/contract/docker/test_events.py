@@ -74,6 +74,7 @@ def test_spans_of_time(both: Both) -> None:
         {"since": "5", "until": "3"},
         {"since": "1", "until": "0"},
         {"until": "1", "filters": {"type": ["bogus"]}},
+        {"until": "1", "filters": {"bogus": ["x"]}},
         {"until": "1", "filters": {"event": ["bogus"], "label": ["a=b"]}},
     ):
         both("GET", "/events", **query)

@@ -201,7 +201,7 @@ async def test_of_parallel_services_on_one_port_one_gets_it(http: Http, cluster:
     (winner,) = cluster.store.services()
     expected = (
         "rpc error: code = InvalidArgument desc = "
-        f"port '8080' is already in use by service '{winner.spec.name}' ({winner.id})"
+        f"port '8080' is already in use by service '{winner.spec.name}' ({winner.id}) as an ingress port"
     )
     assert {answer.message for answer in answers if answer.status == 400} == {expected}
 
@@ -216,7 +216,8 @@ async def test_a_port_that_another_manager_gave_away_meanwhile(http: Http, clust
     answer = await http.post("/services/create", spec(EndpointSpec=ports))
     assert (answer.status, answer.message) == (
         400,
-        "rpc error: code = InvalidArgument desc = port '8080' is already in use by service 'first' (s1)",
+        "rpc error: code = InvalidArgument desc = port '8080' is already in use by service 'first' (s1) "
+        "as an ingress port",
     )
     assert [service.spec.name for service in cluster.store.services()] == ["first"]
 

@@ -373,7 +373,8 @@ def test_a_rollback_to_a_port_that_another_service_has_now_pauses_and_says_so() 
     world = rolling_back_to_a_taken_port()
     assert state_of(world) == (
         UpdateState.PAUSED,
-        "update paused: it cannot be rolled back: port '8080' is already in use by service 'rival' (rival)",
+        "update paused: it cannot be rolled back: port '8080' is already in use by service 'rival' (rival) "
+        "as an ingress port",
     )
     service = world.service("web")
     assert service.spec.endpoint_spec is None
@@ -411,5 +412,6 @@ def test_a_port_that_is_taken_while_the_rollback_is_proposed_pauses_it_too() -> 
     assert world.has_service("rival")
     assert state_of(world) == (
         UpdateState.PAUSED,
-        "update paused: it cannot be rolled back: port '8080' is already in use by service 'rival' (rival)",
+        "update paused: it cannot be rolled back: port '8080' is already in use by service 'rival' (rival) "
+        "as an ingress port",
     )

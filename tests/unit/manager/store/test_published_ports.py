@@ -47,7 +47,8 @@ def store_publishing(*ports: PortConfig) -> Store:
     return store_with(publishing("s1", *ports), revision("s1-r", "s1"))
 
 
-CLASH = "port '8080' is already in use by service 's1' (s1)"
+CLASH = "port '8080' is already in use by service 's1' (s1) as an ingress port"
+HOST_CLASH = "port '8080' is already in use by service 's1' (s1) as a host-published port"
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,10 @@ CLASH = "port '8080' is already in use by service 's1' (s1)"
 )
 def test_a_number_that_another_service_holds_is_refused(held: PortConfig, wanted: PortConfig) -> None:
     store = store_publishing(held)
-    assert refusal_of(store, created("s2", wanted)) == CLASH
+    clash = HOST_CLASH if held.publish_mode is HOST else CLASH
+    assert refusal_of(store, created("s2", wanted)) == clash
     accept(store, created("s2"))
-    assert refusal_of(store, group(changed(store, "s2", port(9090), wanted))) == CLASH
+    assert refusal_of(store, group(changed(store, "s2", port(9090), wanted))) == clash
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def test_of_several_holders_the_one_that_is_named_does_not_depend_on_the_order()
         for id_ in ids:
             accept(store, created(id_, port(mode=HOST)))
         reasons.append(refusal_of(store, created("s2", port())))
-    assert reasons == [CLASH, CLASH]
+    assert reasons == [HOST_CLASH, HOST_CLASH]
 
 
 def test_a_draft_knows_of_ports_that_are_only_planned() -> None:
@@ -131,7 +133,7 @@ def test_a_draft_knows_of_ports_that_are_only_planned() -> None:
     assert draft.apply(created("s2", port())) is None
     outcome = draft.apply(created("s3", port(mode=HOST)))
     assert isinstance(outcome, Refusal)
-    assert outcome.reason == "port '8080' is already in use by service 's2' (s2)"
+    assert outcome.reason == "port '8080' is already in use by service 's2' (s2) as an ingress port"
     assert [each.id for each in store.services_publishing(PortProtocol.TCP, 8080, INGRESS)] == ["s1"]
 
 
