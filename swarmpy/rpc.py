@@ -208,6 +208,7 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         self._peers: dict[bytes, tuple[Peer, Validity]] = {}
         self._methods: dict[str, tuple[object, object]] = {}
         self._lasting: dict[asyncio.Timeout, bytes] = {}
+        self._roots = b""
         self.trust = trust
 
     @property
@@ -217,9 +218,11 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
     @trust.setter
     def trust(self, trust: Trust) -> None:
         self._trust = trust
-        self._roots = trust.roots
+        before, self._roots = self._roots, trust.roots
         self._joiners = dict(_joiners(trust.join_tokens))
         self._peers.clear()
+        if self._roots == before:
+            return
         for bound, certificate in self._lasting.items():
             if not _is_vouched_for(certificate, self._roots):
                 bound.reschedule(0)
