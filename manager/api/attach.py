@@ -61,7 +61,9 @@ class Attaching:
             await request.read()
         except (NotFound, InvalidArgument) as error:
             # of this path alone docker writes errors as text
-            return web.Response(status=error.http_status, text=f"{error}\r\n")
+            return web.Response(
+                status=error.http_status, body=f"{error}\r\n".encode(), headers={"Content-Type": RAW}
+            )
         content_type = RAW if wish.end.is_terminal else MULTIPLEXED
         async with hijack(self._api, request, content_type) as client:
             await self._serve(view, container, wish, client)

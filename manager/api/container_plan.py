@@ -305,7 +305,13 @@ def _bind(text: str) -> Mount:
     parts = text.split(":")
     if len(parts) == 1:
         parts = ["", parts[0]]
-    if len(parts) > 3 or not parts[1].startswith("/"):
+    if len(parts) <= 3 and not parts[1].startswith("/"):
+        kind = "bind" if parts[0].startswith("/") else "volume"
+        raise InvalidArgument(
+            f"invalid volume specification: '{text}': invalid mount config for type \"{kind}\": "
+            f"invalid mount path: '{parts[1]}' mount path must be absolute"
+        )
+    if len(parts) > 3:
         raise InvalidArgument(f"invalid volume specification: '{text}'")
     source, target = parts[0], parts[1].rstrip("/") or "/"
     if target == "/":

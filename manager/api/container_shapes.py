@@ -181,7 +181,7 @@ def networks_of(view: View, container: ContainerRef, condition: Condition, *, is
     mode = _own_mode(view, container) or "bridge"
     addresses = task.status.addresses if task is not None and mode == "bridge" else ()
     place = NetworkAttachment(addresses=tuple(addresses))
-    network_id = PREDEFINED[mode].id if is_on else ""
+    network_id = PREDEFINED[mode].id if condition.state is not ContainerState.CREATED else ""
     return {mode: _endpoint(container, place, network_id=network_id, is_on=is_on, aliases=None)}
 
 

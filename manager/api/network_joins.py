@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from manager.allocate.addresses import Addresses, NoAddress
 from manager.allocate.pools import is_overlay
-from manager.api.container_refs import container_name
+from manager.api.container_refs import container_name, id_of
 from manager.api.context import Api
 from manager.api.predefined import Predefined
 from manager.store.networking import PREDEFINED_NETWORKS, Place
@@ -109,7 +109,7 @@ def check_attachable(found: Network | Predefined) -> Network:
 def join(view: View, task: Task, network: Network, wish: NetworkAttachmentConfig) -> tuple[Change, ...]:
     """The task with a place wished for in the network."""
     if task.status.state is not TaskState.RUNNING or task.desired_state > TaskState.COMPLETE:
-        raise AlreadyExists(f"Container {task.id} is not running")
+        raise AlreadyExists(f"Container {id_of(view, task)} is not running")
     name = container_name(view, task)
     if task.join_of(network.id) is not None:
         raise AlreadyExists(f"{name} is already attached to network {network.spec.name}")

@@ -103,6 +103,12 @@ DIFFERENCES: Final[dict[str, tuple[Difference, ...]]] = {
         Difference("POST /volumes/prune", "message", _LOWER),
         Difference("* /volumes*", "Labels", "dockerd marks nameless volumes since 23.0."),
     ),
+    "containers": (
+        Difference("POST /containers/create", "status", _BAD),
+        Difference("POST /containers/bogus/attach", "header *", "Every answer has the same headers."),
+        Difference("GET /containers/json", "message", _LOWER),
+        Difference("GET /containers/json", "[].ImageID", "Which image it was goes with a run's files."),
+    ),
     "plugins": (
         Difference("GET /plugins", "message", _LOWER),
         Difference("POST /plugins/*", "status", "There are no plugins, so parameters are not looked at."),

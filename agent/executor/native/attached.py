@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from agent.executor.base import Attachment, LogQuery, NotRunning, Output
+from agent.executor.base import Attachment, NotRunning, Output
 from agent.executor.limits import ATTACHED_LAST_WORDS_S
 from agent.executor.native import folders
 from agent.executor.native.channel import SocketChannel
 from agent.executor.native.job import ExitRecord
-from agent.executor.native.log_reader import BEGINNING, LogReader, Place, follow, parse_record
+from agent.executor.native.log_reader import BEGINNING, LogReader, Place, parse_record
 from agent.executor.native.shim import frames
 from swarmpy.errors import Unavailable
+from swarmpy.limits import LOG_FOLLOW_PERIOD_S
 from swarmpy.model.ids import TaskId
 
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
-_ALL = LogQuery(is_following=True)
 UNKNOWN_CODE = -1
 """Of a task of which nothing but its log is left."""
 _UNKNOWN = ExitRecord(code=UNKNOWN_CODE, is_oom_killed=False, at=0, message="", kind="ended")
@@ -104,9 +105,8 @@ class AttachedChannel:
         if self._wish.replays and self._place is not None:
             reader = LogReader(self._folder, end=self._place)
             while records := await self._run(reader.read):
-                for record in records:
-                    if (line := parse_record(record)) is not None:
-                        yield Output(line.stream, line.data)
+                for part in _joined(records):
+                    yield part
             for stream, rest in self._rests.items():
                 if rest:
                     yield Output(stream, rest)
@@ -121,11 +121,18 @@ class AttachedChannel:
         """To the task's end, without what was passed on already."""
         left = dict(passed)
         reader = LogReader(self._folder, start=start)
-        async for line in follow(reader, _ALL, has_ended=self._has_ended, run=self._run):
-            skipped = min(left.get(line.stream, 0), len(line.data))
-            left[line.stream] = left.get(line.stream, 0) - skipped
-            if skipped < len(line.data):
-                yield Output(line.stream, line.data[skipped:])
+        while True:
+            is_final = self._has_ended()
+            records = await self._run(reader.read)
+            for part in _joined(records):
+                skipped = min(left.get(part.stream, 0), len(part.data))
+                left[part.stream] = left.get(part.stream, 0) - skipped
+                if skipped < len(part.data):
+                    yield Output(part.stream, part.data[skipped:])
+            if not records and is_final:
+                return
+            if not records:
+                await asyncio.sleep(LOG_FOLLOW_PERIOD_S)
 
     def _has_ended(self) -> bool:
         return self._is_closed or self._task.exit() is not None
@@ -159,6 +166,13 @@ class AttachedChannel:
             self._task.readers.leave(self._task.task_id)
         if self._socket is not None:
             await self._socket.close()
+
+
+def _joined(records: Iterable[bytes]) -> Iterator[Output]:
+    """What lines in a row of one stream say together: to a client, a line alone costs as much as many."""
+    lines = (line for record in records if (line := parse_record(record)) is not None)
+    for stream, row in groupby(lines, key=lambda line: line.stream):
+        yield Output(stream, b"".join(line.data for line in row))
 
 
 def _place_of(socket: SocketChannel | None) -> tuple[Place | None, dict[int, bytes]]:
