@@ -28,3 +28,5 @@ API_WATCH_PERIOD_S: Final = 5.0
 """How often all of this is looked at."""
 API_EVENTS_LOOK_S: Final = 5.0
 """How often a stream of events looks whether its node is still what it was."""
+API_PARSED_AT_ONCE_BYTES_MAX: Final = 64 << 10
+"""Larger bodies of JSON are read beside the loop: a megabyte takes a tenth of a second."""

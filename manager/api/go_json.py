@@ -7,6 +7,7 @@ decoder's words, with the path and the type that dockerd's have. Pure; looks at 
 
 from __future__ import annotations
 
+import binascii
 import json
 import re
 import types
@@ -411,6 +412,11 @@ def _data(value: Any) -> Any:
     if not isinstance(value, str):
         _refuse(value, "[]uint8")
     text = value.replace("\r", "").replace("\n", "")
+    try:
+        binascii.a2b_base64(text, strict_mode=True)
+        return text
+    except ValueError:
+        pass  # what is wrong with it, and whether Go minds, takes longer
     wrong = _NO_BASE64.search(text)
     if wrong is None and len(text) % 4 == 0:
         return text

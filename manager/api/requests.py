@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from manager.api import go_json, versions
-from manager.api.connection_bounds import API_BODY_TIMEOUT_S
+from manager.api.connection_bounds import API_BODY_TIMEOUT_S, API_PARSED_AT_ONCE_BYTES_MAX
 from swarmpy.errors import InvalidArgument, TooSlow
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -38,6 +38,8 @@ async def read_body(request: web.Request, type_: type[T]) -> T:
             data = await request.read()
     except TimeoutError:
         raise TooSlow(f"the request's body has not come within {API_BODY_TIMEOUT_S:.0f} seconds") from None
+    if len(data) > API_PARSED_AT_ONCE_BYTES_MAX:
+        return await asyncio.to_thread(parse, data, type_)
     return parse(data, type_)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import stat
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from api_http import Http, spec
 from api_node import FakeCluster, FakeNode
 
+from manager.api.connection_bounds import API_PARSED_AT_ONCE_BYTES_MAX
 from manager.api.control import LocalNode, LocalState
 from manager.api.server import ApiServer, check_version
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NoLeader
@@ -116,6 +118,19 @@ async def test_a_body_over_the_limit_is_refused(http: Http, cluster: FakeCluster
     data = b'{"Name": "' + b"x" * (API_BODY_BYTES_MAX + 1024) + b'"}'
     answer = await http.call("POST", "/services/create", data=data)
     assert (answer.status, answer.message) == (413, "http: request body too large")
+
+
+async def test_a_large_body_is_read_as_a_small_one(http: Http, cluster: FakeCluster) -> None:
+    """Beside the loop, and refused in the same words."""
+    labels = {f"label-{number}": "x" for number in range(10_000)}
+    assert len(json.dumps(labels)) > API_PARSED_AT_ONCE_BYTES_MAX
+    answer = await http.post("/services/create", spec("large", Labels=labels))
+    assert answer.status == 201, answer.body
+    answer = await http.post("/services/create", spec("large2", Labels=labels | {"a": 1}))
+    assert (answer.status, answer.message) == (
+        400,
+        "json: cannot unmarshal number into Go struct field ServiceSpec.Labels of type string",
+    )
 
 
 async def test_nulls_count_as_left_out(http: Http, cluster: FakeCluster) -> None:
