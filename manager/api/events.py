@@ -9,7 +9,7 @@ scope is the swarm. A reader that falls behind is told by the end of its stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from aiohttp import web
@@ -27,6 +27,7 @@ from manager.api.streams import is_gone, open_stream, parse_moment, wait_unless_
 from manager.history import Change, FallenBehind, History
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
+from swarmpy.limits import API_LIST_SLICE_OBJECTS
 from swarmpy.model.defaults import network_driver, place_text, replicas_of
 from swarmpy.model.ids import SECOND_NS, NodeId, ServiceId, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
@@ -57,10 +58,7 @@ class Events:
                     except FallenBehind:
                         break
                     number += len(changes)
-                    here = self._api.control.local().node_id
-                    for event in _events_of(
-                        access.view, changes, until, here=here, removed=access.history.removed
-                    ):
+                    async for event in self._told(access, changes, until):
                         if is_wanted(event, wanted, has_tasks=has_tasks):
                             await response.write(encode(event) + b"\n")
                 if until is not None and self._api.now() >= until:
@@ -70,6 +68,18 @@ class Events:
                     access = self._api.control.cluster()
                     number = 0 if access is None else access.history.next
         return response
+
+    async def _told(
+        self, access: ClusterAccess, changes: Sequence[Change], until: Timestamp | None
+    ) -> AsyncIterator[Json]:
+        """In slices: thousands of changes at once must not hold the loop that raft runs on."""
+        here = self._api.control.local().node_id
+        for first in range(0, len(changes), API_LIST_SLICE_OBJECTS):
+            if first:
+                await asyncio.sleep(0)
+            slice_ = changes[first : first + API_LIST_SLICE_OBJECTS]
+            for event in _events_of(access.view, slice_, until, here=here, removed=access.history.removed):
+                yield event
 
     async def _wait(
         self, request: web.Request, access: ClusterAccess | None, number: int, until: Timestamp | None
