@@ -223,7 +223,7 @@ async def test_a_task_that_ends_meanwhile(http: Http, cluster: FakeCluster, side
     answer, _ = await asyncio.gather(call(http, "connect", "side"), end())
     assert answer.message == FAILED + "container t1 has stopped"
     answer = await call(http, "connect", "side")
-    assert (answer.status, answer.message) == (409, "Container t1 is not running")
+    assert (answer.status, answer.message) == (409, f"Container {container_id('t1')} is not running")
 
 
 async def test_a_task_without_a_network_of_its_own_joins_none(http: Http, cluster: FakeCluster) -> None:
