@@ -43,6 +43,7 @@ from swarmpy.model.objects import Cluster
 from swarmpy.model.root_ca import JoinTokens, RetiredRoot, RootCA
 from swarmpy.model.states import NodeRole
 from swarmpy.pki import Identity, Role, Subject, Validity
+from swarmpy.pki.limits import RECHECKED_AT_ONCE_MAX
 from swarmpy.rpc_errors import abort_with as abort_with
 from swarmpy.rpc_errors import error_from_rpc as error_from_rpc
 from swarmpy.rpc_errors import translate_errors as translate_errors
@@ -221,11 +222,18 @@ class AuthorizingInterceptor(grpc.aio.ServerInterceptor):
         before, self._roots = self._roots, trust.roots
         self._joiners = dict(_joiners(trust.join_tokens))
         self._peers.clear()
-        if self._roots == before:
-            return
-        for bound, certificate in self._lasting.items():
-            if not _is_vouched_for(certificate, self._roots):
+        if self._roots != before:
+            self._look_again(list(self._lasting))
+
+    def _look_again(self, waiting: list[asyncio.Timeout]) -> None:
+        """End lasting calls whose callers no root vouches for now. A few at a time: there are thousands."""
+        for _ in range(min(len(waiting), RECHECKED_AT_ONCE_MAX)):
+            bound = waiting.pop()
+            certificate = self._lasting.get(bound)
+            if certificate is not None and not _is_vouched_for(certificate, self._roots):
                 bound.reschedule(0)
+        if waiting:
+            asyncio.get_running_loop().call_soon(self._look_again, waiting)
 
     def authorize(self, method: str, certificate: bytes) -> Peer:
         """The peer with this certificate (PEM, intermediates may follow), if it may call the method now."""

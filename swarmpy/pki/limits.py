@@ -13,3 +13,5 @@ ROOT_DOWN_GRACE_S = 10.0
 """A change of the root waits for a node until it has been down for so long."""
 ROOT_RENEWALS_MAX = 30
 """Nodes that renew their certificates at a time because the root is being changed."""
+RECHECKED_AT_ONCE_MAX = 20
+"""Certificates behind open calls that are judged anew in one go when the roots change."""
