@@ -19,7 +19,7 @@ import asyncio
 import os
 import signal as signals
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,14 +52,14 @@ from agent.executor.images.store import ImageStore
 from agent.executor.native import cgroups, folders, launcher, looking, preflight, process, processes, shims
 from agent.executor.native.attached import Readers, Watched, of_removed
 from agent.executor.native.folders import TaskState
-from agent.executor.native.image_users import image_users, layers_in_use
 from agent.executor.native.inside import Inside, not_running
 from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.log_reader import read_log
 from agent.executor.native.making import Maker
 from agent.executor.native.task_files import TaskFiles
+from agent.executor.native.task_images import Fetch, TaskImages
 from agent.volumes import Volumes
-from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected, Unavailable
+from swarmpy.errors import SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import (
     EXECUTOR_THREADS_MAX,
     RETRY_DELAY_MIN_S,
@@ -74,9 +74,6 @@ from swarmpy.runtime import Clock, SystemClock
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-Fetch = Callable[[str, str], Awaitable[object]]
-"""Brings an image of this name to the node, asked for by whom an X-Registry-Auth says; or SwarmError."""
-
 _SHIM_LOST = "the task's shim was killed, and the task with it"
 _KILLED = 128 + signals.SIGKILL
 
@@ -111,7 +108,6 @@ class NativeExecutor:
         fetch: Fetch | None = None,
     ) -> None:
         data_dir = data_dir.absolute()
-        self._fetch = fetch
         self._clock = clock or SystemClock()
         self._tasks_dir = data_dir / "tasks"
         self._logs_dir = log_folder(data_dir)
@@ -132,6 +128,7 @@ class NativeExecutor:
         )
         self._launcher = launcher.Launcher(data_dir / "shim.log")
         self._pool = ThreadPoolExecutor(EXECUTOR_THREADS_MAX, thread_name_prefix="native")
+        self._images = TaskImages(self.images, self._tasks_dir, fetch, self._run)
         self._inside = Inside(self._launcher, self._folder, self._run)
         self._tasks: dict[TaskId, _Task] = {}
         self._ended: deque[ExitEvent] = deque()
@@ -200,39 +197,15 @@ class NativeExecutor:
     # --- images
 
     async def ensure_image(self, reference: str, *, registry_auth: str = "") -> ImageConfig:
-        try:
-            return await self._run(partial(self.images.config, reference))
-        except InvalidArgument as error:
-            raise TaskRejected(str(error)) from None
-        except NotFound as error:
-            return await self._fetch_image(reference, registry_auth, str(error))
-
-    async def _fetch_image(self, reference: str, registry_auth: str, reason: str) -> ImageConfig:
-        """As docker does: that no registry gave it is logged, that it is not here ends the task."""
-        if self._fetch is None:
-            raise TaskRejected(reason)
-        try:
-            await self._fetch(reference, registry_auth)
-            return await self._run(partial(self.images.config, reference))
-        except SwarmError as error:
-            log.warning("image_not_pulled", image=reference, reason=str(error))
-            raise TaskRejected(reason) from None
+        return await self._images.ensure(reference, registry_auth)
 
     async def load_image(self, path: Path, name: str = "") -> list[str]:
         """Load an archive or OCI layout; the references that it brought."""
-        return await self._run(partial(self.images.load, path, name=name))
+        return await self._images.load(path, name)
 
     async def remove_image(self, reference: str) -> None:
         """Refused while a task on this node was created from it."""
-
-        def remove() -> None:
-            self.images.remove(
-                reference,
-                users=image_users(self._tasks_dir, self.images.images()),
-                layers_in_use=layers_in_use(self._tasks_dir),
-            )
-
-        await self._run(remove)
+        await self._images.remove(reference)
 
     # --- one task
 
