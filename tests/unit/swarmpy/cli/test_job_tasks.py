@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from manager.api.container_refs import ContainerRef, find_container, name_of
 from manager.explain.words import task_title
 from swarmpy.model.changes import Update
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.defaults import place_text
 from swarmpy.model.ids import ServiceId, TaskId
 from swarmpy.model.objects import Task
@@ -43,7 +44,7 @@ def test_the_first_task_of_a_job_is_slot_0_everywhere(run: Run, cluster: FakeClu
     assert name_of(cluster.store, ContainerRef(task=task)) == f"count.0.{TASK}"
     assert task_title(service, task) == "count.0"
     for name in ("count.0", f"count.0.{TASK[:5]}", f"/count.0.{TASK}", TASK[:5]):
-        assert find_container(cluster.store, name, here=FIRST).id == TASK
+        assert find_container(cluster.store, name, here=FIRST).id == container_id(TASK)
     assert "count.0" in run("service", "ps", "count").out
     assert f"count.0.{TASK}" in run("top", "count").out
     late = run("node", "drain", "--wait", "--timeout", "10ms", "node-1").err
@@ -53,9 +54,9 @@ def test_the_first_task_of_a_job_is_slot_0_everywhere(run: Run, cluster: FakeClu
 def test_a_task_of_a_cron_job_is_found_by_its_run(run: Run, cluster: FakeCluster) -> None:
     id_ = job(run, cluster, "--mode", "cron", "--schedule", "@daily")
     cluster.add_task(OTHER, id_, slot=1)
-    assert find_container(cluster.store, "count.0.0", here=FIRST).id == TASK
-    assert find_container(cluster.store, "count.0.1", here=FIRST).id == OTHER
-    assert find_container(cluster.store, "count.1", here=FIRST).id == OTHER
+    assert find_container(cluster.store, "count.0.0", here=FIRST).id == container_id(TASK)
+    assert find_container(cluster.store, "count.0.1", here=FIRST).id == container_id(OTHER)
+    assert find_container(cluster.store, "count.1", here=FIRST).id == container_id(OTHER)
 
 
 def test_what_follows_a_services_name() -> None:

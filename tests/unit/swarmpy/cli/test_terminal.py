@@ -31,7 +31,7 @@ def test_keys_that_detach(typed: list[bytes], sent: bytes, is_over: bool) -> Non
 
 def figures(cpu_ns: int, at: int) -> Json:
     return {
-        "id": "t1",
+        "name": "/web.1.t1",
         "cpu_stats": {"cpu_usage": {"total_usage": cpu_ns}, "system_cpu_usage": at * 2, "online_cpus": 2},
         "memory_stats": {"usage": 1 << 20, "limit": 4 << 20},
         "pids_stats": {"current": 3},
