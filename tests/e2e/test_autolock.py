@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -159,14 +160,20 @@ def test_the_life_of_an_unlock_key(lab: Lab, docker: Docker) -> None:
     wait_for(lambda: processes(MARK), lambda found: len(found) == 3, what="three processes again")
 
     for name in ("node-1", "node-2", "node-3"):  # a cold start of them all
-        lab.stop(name)
+        lab.kill(name)
     for name in ("node-1", "node-2", "node-3"):
         lab.start(name, wait=name == "node-3")
     for name in ("node-1", "node-2", "node-3"):
         wait_for(
             partial(docker.state, name), lambda state: state == "locked", what=f"{name} should be locked"
         )
-        lab.exec(name, ["swarmpy", "unlock"], text=f"{second}\n", timeout_s=DEADLINE_S)
+    with ThreadPoolExecutor() as users:  # each waits a while for the others
+        argv = ["swarmpy", "unlock"]
+        asked = [
+            users.submit(lab.exec, name, argv, text=f"{second}\n", timeout_s=DEADLINE_S)
+            for name in ("node-1", "node-2", "node-3")
+        ]
+    assert [each.result().returncode for each in asked] == [0, 0, 0]
     wait_for(lambda: docker("service", "ls", "-q").code, lambda code: code == 0, what="a swarm again")
 
     assert docker.good("swarm", "update", "--autolock=false") == "Swarm updated."
