@@ -395,9 +395,7 @@ class Dispatcher:
             assert before is not None
             if before.id in self._sessions:
                 self._sessions[before.id].close("the node was removed")
-        elif after.id in self._sessions and (
-            before is None or _told(before) != _told(after)
-        ):
+        elif after.id in self._sessions and (before is None or _told(before) != _told(after)):
             self._sessions[after.id].notify(self._node_notice(after.id))
 
     def _welcome(self, session: Session) -> pb.ManagerMessage:

@@ -1,5 +1,5 @@
-"""Containers started by hand: whatever users, processes, nodes and leaders do, one task runs at most, no start is
-lost or made twice, and all comes to rest as the users left it.
+"""Containers started by hand: whatever users, processes, nodes and leaders do, one task runs at most, no
+start is lost or made twice, and all comes to rest as the users left it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class ContainersMachine(RuleBasedStateMachine):
         try:
             self.ask(changes.remove(view, self.service, is_forced=is_forced, now=now))
         except Conflict:
-            assert is_busy and not is_forced
+            assert is_busy
+            assert not is_forced
         else:
             assert self.service is None
 
@@ -129,9 +130,10 @@ class ContainersMachine(RuleBasedStateMachine):
     @rule(state=st.sampled_from([TaskState.COMPLETE, TaskState.FAILED, TaskState.REJECTED]))
     def process_ends(self, state: TaskState) -> None:
         for task in self.tasks():
-            if TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING and self.is_heard():
-                if state is not TaskState.REJECTED or task.status.state < TaskState.STARTING:
-                    self.world.report(task.id, state)
+            is_live = TaskState.ASSIGNED <= task.status.state <= TaskState.RUNNING
+            may_end_so = state is not TaskState.REJECTED or task.status.state < TaskState.STARTING
+            if is_live and may_end_so and self.is_heard():
+                self.world.report(task.id, state)
 
     @precondition(lambda self: self.world.has_node(NODE))
     @rule(state=st.sampled_from([NodeState.READY, NodeState.DOWN, NodeState.DISCONNECTED]))

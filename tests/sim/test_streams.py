@@ -12,6 +12,7 @@ from agent.executor.base import Command, Output
 from agent.executor.fake_exec import Reply
 from manager.streams import LEADER_CHANGED, require
 from swarmpy.errors import Unavailable
+from swarmpy.model.container_ids import container_id
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.model.objects import Task
 from swarmpy.model.states import TaskState
@@ -81,7 +82,7 @@ def test_calls_and_copies_through_any_manager() -> None:
             top = await fleet.call(host, "GET", "/containers/web.1/top")
             assert top.json["Titles"] == ["PID", "CMD"]
             stats = await fleet.call(host, "GET", "/swarmpy/stats")
-            assert [row["id"] for row in stats.json["Tasks"]] == [task.id]
+            assert [row["id"] for row in stats.json["Tasks"]] == [container_id(task.id)]
 
     simulate(scenario)
 

@@ -33,7 +33,7 @@ UNSEEN_HEADERS: Final = frozenset({"date", "content-length", "transfer-encoding"
 COUNTS: Final = frozenset(
     {"Containers", "ContainersRunning", "ContainersStopped", "NFd", "NGoroutines", "NEventsListener"}
 )
-"""What is counted of a whole daemon, which other tests have used as well."""
+"""What is counted or listed of a whole daemon, which other tests have used as well."""
 
 _EVEN: Final = (
     (re.compile(r"\b0001-01-01T00:00:00Z\b"), "<never>"),
@@ -44,7 +44,7 @@ _EVEN: Final = (
     (re.compile(r"\AM[A-Za-z0-9+/]{20,}={0,2}\Z"), "<der>"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "<hex>"),
     (re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b"), "<mac>"),
-    (re.compile(r"\b(?=[0-9a-z]*\d)[0-9a-z]{25}\b"), "<id>"),
+    (re.compile(r"\b[0-9a-z]{25}\b"), "<id>"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b"), "<address>"),
 )
 _NAMED: Final = re.compile(r"\$(\w+)")
@@ -95,10 +95,10 @@ class Side:
         """The value without what no two clusters have in common."""
         if isinstance(value, dict):
             return {self.even(name): self.even(part, name) for name, part in value.items()}
+        if key in COUNTS and isinstance(value, int | list):
+            return "<count>"
         if isinstance(value, list):
             return [self.even(part) for part in value]
-        if key in COUNTS:
-            return "<count>"
         if key in ("Index", "Pid", "PID", "Created") and isinstance(value, int) and value:
             return "<number>"
         if isinstance(value, str):
