@@ -6,6 +6,7 @@ the checkers of the history allow for, and all others see what it does to tasks.
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ from swarmpy.sim.fleet import Fleet
 from swarmpy.sim.host import Disconnected, Host
 from swarmpy.sim.http import Answer
 
+_RETRY_S = 0.5
 PAUSED = ("paused", "rollback_paused")
 
 
@@ -48,6 +50,26 @@ async def steer(fleet: Fleet, host: Host, dice: Random) -> None:
     if history is not None and history.status == HTTPStatus.OK and dice.random() < 0.5:
         query["to"] = str(dice.choice(history.json["Revisions"])["Number"])
     await _ask(fleet, host, "POST", f"{path}/rollback", query=query)
+
+
+def turn_to(spec: dict[str, Any], image: str) -> None:
+    """Another image, and no canary: what an update has not reached may be of one that never runs."""
+    template = spec["TaskTemplate"]
+    spec["TaskTemplate"] = {**template, "ContainerSpec": {**template["ContainerSpec"], "Image": image}}
+    if spec.get("UpdateConfig"):
+        spec["UpdateConfig"] = {**spec["UpdateConfig"], "PauseAfter": 0}
+
+
+async def let_go_on(fleet: Fleet, service_id: str) -> None:
+    """Let what is held of a service's update go on; patiently."""
+    while True:
+        service = (await fleet.call_any("GET", f"/services/{service_id}")).json
+        if (service.get("UpdateStatus") or {}).get("State") not in PAUSED:
+            return
+        query = {"version": str(service["Version"]["Index"])}
+        for host in fleet.managers()[:1]:
+            await _ask(fleet, host, "POST", f"/swarmpy/services/{service_id}/resume", query=query)
+        await asyncio.sleep(_RETRY_S)
 
 
 async def _ask(

@@ -316,11 +316,11 @@ class Workload:
                 return
             spec = {**known[0]["Spec"], "Labels": {MARK_LABEL: self._mark()}}
             template = spec["TaskTemplate"]
-            container = template["ContainerSpec"]
             kind = "finishing" if _is_job(spec) else STEADY
-            if container["Image"].startswith(kind) and "CronJob" not in spec["Mode"]:
+            if template["ContainerSpec"]["Image"].startswith(kind) and "CronJob" not in spec["Mode"]:
+                await steering.let_go_on(self._fleet, known[0]["ID"])
                 return
-            spec["TaskTemplate"] = {**template, "ContainerSpec": {**container, "Image": f"{kind}:0"}}
+            steering.turn_to(spec, f"{kind}:0")
             if "CronJob" in spec["Mode"]:
                 spec["Mode"] = {"CronJob": {**spec["Mode"]["CronJob"], "Suspended": True}}
             managers = self._fleet.managers()
