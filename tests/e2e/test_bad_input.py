@@ -179,7 +179,8 @@ def test_a_negative_number_of_replicas(cli: Cli) -> None:
     wish = spec("minus") | {"Mode": {"Replicated": {"Replicas": -1}}}
     reply = cli.lab.request("node-1", "POST", "/services/create", wish)
     assert reply.status == 400
-    assert reply.message == INVALID + "Number of replicas must be non-negative"
+    where = "json: cannot unmarshal number -1 into Go struct field ReplicatedService.Mode.Replicated.Replicas"
+    assert reply.message == f"{where} of type uint64"
 
 
 @pytest.mark.parametrize(

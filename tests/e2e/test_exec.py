@@ -22,6 +22,7 @@ from lab_services import DEADLINE_S, lab_of
 
 from swarmpy.lab import process
 from swarmpy.lab.cluster import Lab
+from swarmpy.model.container_ids import short_container_id
 
 NODE = "node-4"
 AT = "node-2"
@@ -102,7 +103,8 @@ def test_a_command_with_streams_environment_and_exit_code(cli: Cli) -> None:
     assert cli("exec", "-i", "web.1", "wc", "-c", text="x" * 300_000).out.strip() == "300000"
     assert cli.good("exec", "-u", "nobody", "web", "id", "-un", at="node-1") == "nobody\n"
     hostname = cli.good("exec", "web", "hostname").strip()
-    assert cli.lab.tasks({"service": ["web"], "desired-state": ["running"]})[0]["ID"].startswith(hostname)
+    (task,) = cli.lab.tasks({"service": ["web"], "desired-state": ["running"]})[:1]
+    assert hostname == short_container_id(task["ID"])
 
 
 def test_what_cannot_be_run(cli: Cli) -> None:

@@ -19,6 +19,8 @@ import pytest
 from lab_cli import DEADLINE_S, reason, state, tasks_of, wait_for
 from net_hosts import EchoServer, Frame, command_in, is_reachable, run_in
 from net_lab import (
+
+from swarmpy.model.container_ids import container_id
     PORT,
     SERVER,
     NetLab,
@@ -423,11 +425,11 @@ def test_inspect_tells_the_truth(lab: NetLab) -> None:
         for table in plane["NodeTables"]:
             assert f"table {table}\n" in command_in(lab.path(task.node), "nft", "list", "tables")
     mine = [task for task in tasks if task.node == "node-1"]
-    assert set(shown["Containers"]) == {task.id for task in mine}
+    assert set(shown["Containers"] or {}) == {container_id(task.id) for task in mine}
     for task in mine:
         [link] = json.loads(command_in(task.path, "ip", "-json", "link", "show", "eth0"))
-        assert shown["Containers"][task.id]["MacAddress"] == link["address"]
-        assert shown["Containers"][task.id]["IPv4Address"] == task.at["shop"] + "/24"
+        assert shown["Containers"][container_id(task.id)]["MacAddress"] == link["address"]
+        assert shown["Containers"][container_id(task.id)]["IPv4Address"] == task.at["shop"] + "/24"
 
 
 def test_an_ingress_network_of_another_subnet(whole: NetLab) -> None:

@@ -48,7 +48,7 @@ FILTERS = [
     ({"name": ["web"]}, True),
     ({"name": ["^/web.1"]}, True),
     ({"name": ["other"]}, False),
-    ({"id": ["74"]}, True),
+    ({"id": ["bd"]}, True),
     ({"label": ["com.docker.swarm.task"]}, True),
     ({"label": ["com.docker.swarm.service.name=web"]}, True),
     ({"label": ["com.docker.swarm.service.name=other"]}, False),

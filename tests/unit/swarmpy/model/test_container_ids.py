@@ -20,6 +20,7 @@ def test_ids_are_as_clients_expect_them_and_never_an_objects_own(one: str, other
     assert made.startswith(short_container_id(one))
     assert (made == container_id(other)) == (one == other)
     assert not one.startswith(made[:25])
+    assert not short_container_id(one).isdigit(), "a name of digits alone is an address to many programs"
 
 
 @given(IDS, st.integers(0, 64))
@@ -31,5 +32,5 @@ def test_a_beginning_leads_to_the_beginning_of_the_objects_id(one: str, length: 
 
 
 def test_what_begins_no_containers_id() -> None:
-    for text in ("web", "xyz", "ff", "3" * 65, "w.1", "3é"):
+    for text in ("web", "xyz", "ff", "3" * 65, "w.1", "3é", "74"):
         assert object_prefix(text) is None, text
