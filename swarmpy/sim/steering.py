@@ -17,7 +17,9 @@ from swarmpy.sim.host import Disconnected, Host
 from swarmpy.sim.http import Answer
 
 _RETRY_S = 0.5
+_RETRIES_MAX = 120
 PAUSED = ("paused", "rollback_paused")
+UNDER_WAY = ("updating", "rollback_started")
 
 
 def update_config(dice: Random) -> dict[str, Any]:
@@ -61,13 +63,15 @@ def turn_to(spec: dict[str, Any], image: str) -> None:
 
 
 async def let_go_on(fleet: Fleet, service_id: str) -> None:
-    """Let what is held of a service's update go on; patiently."""
-    while True:
+    """Wait for a service's update, and let it go on where it is held. One that takes too long is left to
+    whoever judges the swarm."""
+    for _ in range(_RETRIES_MAX):
         service = (await fleet.call_any("GET", f"/services/{service_id}")).json
-        if (service.get("UpdateStatus") or {}).get("State") not in PAUSED:
+        state = (service.get("UpdateStatus") or {}).get("State", "")
+        if state not in (*PAUSED, *UNDER_WAY):
             return
         query = {"version": str(service["Version"]["Index"])}
-        for host in fleet.managers()[:1]:
+        for host in fleet.managers()[:1] if state in PAUSED else ():
             await _ask(fleet, host, "POST", f"/swarmpy/services/{service_id}/resume", query=query)
         await asyncio.sleep(_RETRY_S)
 

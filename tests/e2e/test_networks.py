@@ -19,8 +19,6 @@ import pytest
 from lab_cli import DEADLINE_S, reason, state, tasks_of, wait_for
 from net_hosts import EchoServer, Frame, command_in, is_reachable, run_in
 from net_lab import (
-
-from swarmpy.model.container_ids import container_id
     PORT,
     SERVER,
     NetLab,
@@ -33,6 +31,8 @@ from swarmpy.model.container_ids import container_id
     reverse,
     wait_same,
 )
+
+from swarmpy.model.container_ids import container_id
 
 DOCKER = shutil.which("docker")
 SUBNET = "10.50.0.0/24"
