@@ -122,26 +122,31 @@ class SlotWork(Generic[K]):
         lost = [task for task in wished if not self._is_fine(task)]
         if not lost:
             pass
-        elif wished[-1] is not lost[-1] or any(self._is_keeper(task) for task in fine):
+        elif wished[-1] is not lost[-1] or any(self._stands_in(task) for task in fine):
             # a newer task stands in for them already, or the one that they were to take over from
             self._stop(self._without_leaving(lost, fine))
         else:
-            self._replace_lost(key, tasks, lost)
+            fine = self._replace_lost(key, tasks, lost, fine)
         if len(fine) > 1 and self._builder.has_room():
             fine = self._end_overlap(fine)
         for task in fine:
             if task.desired_state == TaskState.READY and self._builder.has_room():
                 self._let_run(task, tasks)
 
+    def _stands_in(self, task: Task) -> bool:
+        """Unless updates start first, what runs of a revision before is all that a slot may have."""
+        return self._is_keeper(task) or (not self._is_start_first and self._is_up(task))
+
     def _stop(self, tasks: Sequence[Task]) -> None:
         if tasks:
             self._builder.add(*(change for task in tasks for change in self._builder.stop(task)))
 
     def _without_leaving(self, lost: Sequence[Task], fine: Sequence[Task]) -> Sequence[Task]:
-        """Those to stop now: what leaves a drained node stays until another task of the slot is up."""
+        """Those to stop now: the newest that leaves a drained node stays until another of the slot is up."""
         if any(self._is_up(task) for task in fine):
             return lost
-        return [task for task in lost if not self._is_leaving(task)]
+        leaving = [task for task in lost if self._is_leaving(task)][-1:]
+        return [task for task in lost if task not in leaving]
 
     def _is_leaving(self, task: Task) -> bool:
         return (
@@ -150,13 +155,17 @@ class SlotWork(Generic[K]):
             and self._fitness.is_draining(task.node_id)
         )
 
-    def _replace_lost(self, key: K, tasks: Sequence[Task], lost: Sequence[Task]) -> None:
+    def _replace_lost(
+        self, key: K, tasks: Sequence[Task], lost: Sequence[Task], fine: list[Task]
+    ) -> list[Task]:
+        """``fine``: what is older, of a revision before. Returns what stays of it: nothing beside one that is
+        to leave when another is up, or the slot had three."""
         newest = lost[-1]
         if is_terminal(newest.status.state) and not is_displaced(newest) and is_delayed(newest, self._now):
             # it failed while it was being prepared, before its own delay was over: the next one is prepared
             # at once too, so to replace it now would turn the pace of the delays into that of failing
             self._builder.wake(newest.not_before)
-            return
+            return fine
         restart = self.restart_of(newest, tasks)
         if restart is None:
             self._stop(lost)
@@ -164,16 +173,18 @@ class SlotWork(Generic[K]):
             self._builder.note(
                 "restart_declined", service_id=self._service.id, task_id=newest.id, reason=reason
             )
-            return
-        lost = self._without_leaving(lost, ())
-        stops = [change for task in lost for change in self._builder.stop(task)]
-        waits_for = [task for task in lost if self.is_alive(task)]
+            return fine
+        ending: Sequence[Task] = self._without_leaving(lost, fine)
+        waits_for = [task for task in ending if self.is_alive(task)]
+        superseded: Sequence[Task] = fine if len(ending) < len(lost) else ()
+        stops = [change for task in (*ending, *superseded) for change in self._builder.stop(task)]
         revision_id = self.follows(newest)
         task = self.new_task(key, revision_id=revision_id, restart=restart, is_waiting=bool(waits_for))
         if restart.not_before:
             self._builder.wake(restart.not_before)
         self._builder.create(task, *stops)
         self._replaced.add(key)
+        return [] if superseded else fine
 
     def follows(self, task: Task) -> RevisionId:
         """The revision of the task that follows."""

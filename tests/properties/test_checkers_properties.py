@@ -131,6 +131,9 @@ def history_of(seed: int) -> tuple[HeardWorld, Checkers]:
 
 @given(seed=st.integers(0, 2**32))
 @example(seed=219)  # a start-first update whose new task finds no node
+@example(seed=76)  # the new one leaves a drained node while the old one has not begun to run
+@example(seed=556)  # both leave a drained node
+@example(seed=665)  # the next update stops first
 @settings(max_examples=30, deadline=None)
 def test_what_reconcilers_do_offends_no_checker(seed: int) -> None:
     world, checkers = history_of(seed)
