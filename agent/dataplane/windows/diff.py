@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 
 from msgspec.structs import replace
 
@@ -297,7 +298,7 @@ def _balancer_steps(
         is_whole = len(survivors) == len(each.backend_ids)
         wish = wished.get(value.front) or _orphans_wish(each, desired)
         if wish is None:
-            if (desired.is_complete and _is_own(each, sources)) or not is_whole:
+            if (desired.is_complete and _is_own(each, sources, observed)) or not is_whole:
                 shrunk.append(DeleteBalancer(id=each.id))
             continue
         is_first = wish.front not in kept
@@ -315,12 +316,23 @@ def _balancer_steps(
     return shrunk, built
 
 
-def _is_own(found: FoundBalancer, sources: AbstractSet[str]) -> bool:
-    """One that leads nowhere is known by its source."""
+def _is_own(found: FoundBalancer, sources: AbstractSet[str], observed: Observed) -> bool:
+    """One that leads nowhere is known by its source; if that is gone as well, by the network it was on."""
     value = found.value
     if any(is_ours(name) for name in value.backends):
         return True
-    return not value.network and (bool(found.backend_ids) or value.source in sources)
+    if value.network:
+        return False
+    return bool(found.backend_ids) or value.source in sources or _is_on_ours(value.source, observed)
+
+
+def _is_on_ours(address: str, observed: Observed) -> bool:
+    return bool(address) and any(
+        ip_address(address) in ip_network(subnet.cidr, strict=False)
+        for network in observed.networks
+        if is_ours(network.value.name)
+        for subnet in network.value.subnets
+    )
 
 
 def _differs_in_backends(value: HnsBalancer, wish: HnsBalancer) -> bool:
