@@ -29,6 +29,23 @@ def address_of(packet: bytes, address: str) -> bytes:
     return answer_to(packet, records=record, count=1)
 
 
+def _bound(address: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """One port for both ways. Of one that is chosen for UDP, TCP's may be another's: then another is."""
+    while True:
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        udp.bind((address, port))
+        try:
+            tcp.bind((address, udp.getsockname()[1]))
+        except OSError:
+            udp.close()
+            tcp.close()
+            if port:
+                raise
+        else:
+            return udp, tcp
+
+
 class Upstream:
     """Answers each query with what ``answer`` makes of it: nothing, one message, or several."""
 
@@ -36,11 +53,8 @@ class Upstream:
         self.address = address
         self.asked: list[tuple[str, bytes]] = []
         self._answer = answer
-        self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._udp.bind((address, port))
+        self._udp, self._tcp = _bound(address, port)
         self.port: int = self._udp.getsockname()[1]
-        self._tcp.bind((address, self.port))
         self._tcp.listen()
         self._threads = [threading.Thread(target=run) for run in (self._serve_udp, self._serve_tcp)]
 

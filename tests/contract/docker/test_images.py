@@ -105,7 +105,10 @@ def test_imports(both: Both, web: None) -> None:
 
 
 def test_disk_usage(both: Both, web: None) -> None:
-    both("GET", "/system/df")
+    """What is on the disk is what all tests have left there; it is told in the same way."""
+    docker, swarmpy = (reply.json for reply in _both_of(both.send("GET", "/system/df")))
+    assert docker.keys() == swarmpy.keys()
+    assert docker["Images"][0].keys() == swarmpy["Images"][0].keys()
     both("POST", "/build/prune")
 
 

@@ -12,7 +12,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from manager_rig import DEADLINE_S, Host, managers_in, until
@@ -50,16 +50,36 @@ def stored(folder: Path, key: bytes) -> str:
     return digest(store)
 
 
-async def written(host: Host, folder: Path) -> tuple[dict[str, int], Path, Path]:
+class States:
+    """Every state that a store was in, with the number of the last change that was acknowledged by then: the
+    leader makes changes of its own in between."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seen: dict[str, int] = {}
+        self.number = 0
+        self.store: Store | None = None
+        apply = Store.apply
+
+        def noting(store: Store, *args: Any, **more: Any) -> Any:
+            applied = apply(store, *args, **more)
+            if store is self.store:
+                self.seen.setdefault(digest(store), self.number)
+            return applied
+
+        monkeypatch.setattr(Store, "apply", noting)
+
+
+async def written(host: Host, folder: Path, states: States) -> tuple[dict[str, int], Path, Path]:
     """The states of a store as changes are acknowledged, a copy of the live files, and the closed ones."""
     manager = await host.start() if host.manager is None else host.running
     store = manager.access.view
     assert isinstance(store, Store)
-    seen = {digest(store): 0}
+    states.store, seen = store, states.seen
+    seen[digest(store)] = 0
     for number in range(1, 3 * SNAPSHOT_ENTRIES):
         config = Config(id=ConfigId(f"c{number}"), spec=ConfigSpec(name=f"c{number}", data=b"x" * number))
         await manager.propose((Create(object=config),))
-        seen[digest(store)] = number
+        states.number = seen[digest(store)] = number
         if number == 2 * SNAPSHOT_ENTRIES:
             await until((host.config.folder / "raft.snapshot").exists)
     live, closed = folder / "live", folder / "closed"
@@ -78,9 +98,10 @@ async def test_a_flipped_byte_of_a_managers_files_is_never_served(
         return RaftConfig(folder=config.folder, sealer=sealer, snapshot_entries=SNAPSHOT_ENTRIES)
 
     monkeypatch.setattr(manager_module, "_raft_config", small)
+    states = States(monkeypatch)
     async with managers_in(tmp_path) as managers:
         host = await managers.found()
-        seen, live, closed = await written(host, tmp_path)
+        seen, live, closed = await written(host, tmp_path, states)
     key, last = host.config.key, max(seen.values())
     assert seen[stored(closed, key)] == last
     assert seen[stored(live, key)] == last
