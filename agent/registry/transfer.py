@@ -152,7 +152,7 @@ class Transfers:
             async with asyncio.TaskGroup() as tasks:
                 for layer in missing:
                     tasks.create_task(one(layer))
-        except ExceptionGroup as group:
+        except ExceptionGroup as group:  # the first failure is told: the others were broken off by it
             raise group.exceptions[0] from None
         return tuple(layer.digest for layer in missing)
 

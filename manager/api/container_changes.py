@@ -15,15 +15,16 @@ from msgspec.structs import replace
 from manager.api.container_plan import limits_of, name_clash, restart_policy_of
 from manager.api.container_refs import ContainerRef, ContainerState, run_order, state_of
 from manager.api.container_request import HostConfig
+from manager.api.revisions import following
 from manager.reconcile.standalone import is_over
 from manager.store.view import View
 from swarmpy.errors import Conflict, InvalidArgument, SwarmError
 from swarmpy.model import standalone, validate
 from swarmpy.model.changes import Change, Create, Delete, Update
 from swarmpy.model.container_ids import container_id
-from swarmpy.model.ids import Duration, RevisionId, Timestamp
-from swarmpy.model.objects import Kind, Revision, Service, StopWish, Task
-from swarmpy.model.specs import ResourceRequirements, ServiceSpec, Standalone
+from swarmpy.model.ids import Duration, Timestamp
+from swarmpy.model.objects import Kind, Service, StopWish, Task
+from swarmpy.model.specs import ResourceRequirements, ServiceSpec
 from swarmpy.model.states import is_terminal
 
 Changes = tuple[Change, ...]
@@ -45,22 +46,22 @@ def is_started(view: View, service: Service, now: Timestamp) -> bool:
 def start(view: View, service: Service, now: Timestamp) -> Changes:
     if is_started(view, service, now):
         return ()
-    return _with_mode(service, run=_mode(service).run + 1, is_wanted=True)
+    return _with_mode(service, run=standalone.mode_of(service.spec).run + 1, is_wanted=True)
 
 
 def restart(service: Service, wish: StopWish) -> Changes:
-    return _with_mode(service, run=_mode(service).run + 1, is_wanted=True, wish=wish)
+    return _with_mode(service, run=standalone.mode_of(service.spec).run + 1, is_wanted=True, wish=wish)
 
 
 def stop(view: View, service: Service, wish: StopWish, now: Timestamp) -> Changes:
     if not is_started(view, service, now):
         return ()
-    return _with_mode(service, run=_mode(service).run, is_wanted=False, wish=wish)
+    return _with_mode(service, run=standalone.mode_of(service.spec).run, is_wanted=False, wish=wish)
 
 
 def withdraw(service: Service, run: int) -> Changes:
     """That start ``run`` could not be made is the user's to know, and not to be tried for ever."""
-    mode = _mode(service)
+    mode = standalone.mode_of(service.spec)
     return _with_mode(service, run=run, is_wanted=False) if mode.run == run and mode.is_wanted else ()
 
 
@@ -101,7 +102,7 @@ def rename(view: View, service: Service, name: str, *, revision_id: str) -> Chan
         standalone.check_name(name)
     except InvalidArgument as error:
         raise InvalidArgument(f"Error when allocating new name: {error}".replace("(", "(/", 1)) from None
-    stored = standalone.store_name(_mode(service).node_id, name)
+    stored = standalone.store_name(standalone.mode_of(service.spec).node_id, name)
     clash = name_clash(view, stored, but=service.id)
     if clash is not None:
         raise type(clash)(f"Error when allocating new name: {clash}")
@@ -122,7 +123,7 @@ def update(view: View, service: Service, wish: HostConfig, *, revision_id: str, 
         )
     if wish.restart_policy.name:
         policy = restart_policy_of(wish.restart_policy)
-        if _mode(service).auto_remove and wish.restart_policy.name != "no":
+        if standalone.mode_of(service.spec).auto_remove and wish.restart_policy.name != "no":
             raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
         template = replace(template, restart_policy=policy)
     if given:
@@ -130,7 +131,9 @@ def update(view: View, service: Service, wish: HostConfig, *, revision_id: str, 
         before = resources.limits
         changed = replace(before, **given) if before is not None else limits
         template = replace(template, resources=replace(resources, limits=changed))
-    mode = replace(_mode(service), request=_with_update(_mode(service).request, wish))
+    mode = replace(
+        standalone.mode_of(service.spec), request=_with_update(standalone.mode_of(service.spec).request, wish)
+    )
     spec = replace(spec, task_template=template, mode=replace(spec.mode, standalone=mode))
     if spec == service.spec:
         return ()
@@ -165,23 +168,20 @@ def by_hand(container: ContainerRef, *, what: str) -> Service:
     return container.service
 
 
-def _mode(service: Service) -> Standalone:
-    mode = service.spec.mode.standalone
-    assert mode is not None
-    return mode
-
-
 def _with_mode(service: Service, *, run: int, is_wanted: bool, wish: StopWish | None = None) -> Changes:
     wish = wish or StopWish()
     mode = replace(
-        _mode(service), run=run, is_wanted=is_wanted, stop_signal=wish.signal, stop_timeout=wish.timeout
+        standalone.mode_of(service.spec),
+        run=run,
+        is_wanted=is_wanted,
+        stop_signal=wish.signal,
+        stop_timeout=wish.timeout,
     )
     spec = replace(service.spec, mode=replace(service.spec.mode, standalone=mode))
     return (Update(object=replace(service, spec=spec)),)
 
 
 def _revised(view: View, service: Service, spec: ServiceSpec, revision_id: str) -> Changes:
-    number = max((revision.number for revision in view.revisions_of(service.id)), default=0) + 1
-    revision = Revision(id=RevisionId(revision_id), service_id=service.id, number=number, spec=spec)
+    revision = following(view, service, spec, revision_id=revision_id)
     changed = replace(service, spec=spec, revision_id=revision.id, template_id=revision.id)
     return (Create(object=revision), Update(object=changed))

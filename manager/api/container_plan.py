@@ -13,20 +13,20 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from manager.allocate.ports import endpoint_of
 from manager.api import container_request
 from manager.api.container_limits import CONTAINER_PORTS_MAX
 from manager.api.container_request import ContainerCreate, HostConfig, HostDeviceRequest
 from manager.api.lookup import find_or_none
 from manager.api.network_joins import EndpointSettings, wish_of
 from manager.api.predefined import find_predefined
+from manager.api.revisions import founded
 from manager.store.view import View
 from swarmpy.errors import AlreadyExists, InvalidArgument, PermissionDenied, SwarmError
 from swarmpy.model import container_rules, signals, standalone, validate
 from swarmpy.model.changes import Change, Create
 from swarmpy.model.container_ids import container_id
-from swarmpy.model.ids import SECOND_NS, Duration, NodeId, RevisionId, ServiceId
-from swarmpy.model.objects import Endpoint, Kind, Network, Revision, Service
+from swarmpy.model.ids import SECOND_NS, Duration, NodeId
+from swarmpy.model.objects import Kind, Network, Service
 from swarmpy.model.specs import (
     AppArmorOptions,
     BindOptions,
@@ -100,14 +100,7 @@ def spec_of(view: View, body: ContainerCreate, *, name: str, node_id: NodeId, re
 def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str) -> tuple[Change, ...]:
     if (clash := name_clash(view, spec.name)) is not None:
         raise clash
-    revision = Revision(id=RevisionId(revision_id), service_id=ServiceId(service_id), number=1, spec=spec)
-    service = Service(
-        id=ServiceId(service_id),
-        spec=spec,
-        revision_id=revision.id,
-        template_id=revision.id,
-        endpoint=endpoint_of(spec, Endpoint()),
-    )
+    service, revision = founded(spec, service_id=service_id, revision_id=revision_id)
     return (Create(object=service), Create(object=revision))
 
 

@@ -26,6 +26,7 @@ from swarmpy.model.defaults import is_standalone, place_text
 from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Service, Task
 from swarmpy.model.specs import ServiceSpec, Standalone
+from swarmpy.model.standalone import mode_of
 from swarmpy.model.states import TaskState
 
 _MATCHES_MAX: Final = 100
@@ -69,8 +70,7 @@ class ContainerRef:
     def standalone(self) -> Standalone:
         """Of a container that was started by hand only."""
         assert self.service is not None
-        assert self.service.spec.mode.standalone is not None
-        return self.service.spec.mode.standalone
+        return mode_of(self.service.spec)
 
 
 def find_container(view: View, reference: str, *, here: NodeId, has_task_ids: bool = True) -> ContainerRef:

@@ -16,6 +16,7 @@ from manager.api import file_pins, job_plan, texts
 from manager.api.lookup import find
 from manager.api.network_plan import SWARM_SCOPE
 from manager.api.predefined import find_predefined
+from manager.api.revisions import following, founded
 from manager.reconcile.outdated import concerns_tasks
 from manager.reconcile.return_to import obstacle
 from manager.reconcile.update import PAUSED, is_going, is_under_way, resumed, rollback_begun
@@ -26,8 +27,8 @@ from swarmpy.errors import InvalidArgument, PermissionDenied, Rejected, Stale, U
 from swarmpy.model import forms, network_rules, validate
 from swarmpy.model.changes import Change, Create, Update
 from swarmpy.model.defaults import publish_mode
-from swarmpy.model.ids import RevisionId, ServiceId, Timestamp
-from swarmpy.model.objects import Config, Endpoint, Kind, Network, Revision, Secret, Service, UpdateStatus
+from swarmpy.model.ids import Timestamp
+from swarmpy.model.objects import Config, Kind, Network, Revision, Secret, Service, UpdateStatus
 from swarmpy.model.specs import ContainerSpec, NetworkAttachmentConfig, PortConfig, ServiceSpec
 from swarmpy.model.states import PublishMode
 
@@ -65,14 +66,7 @@ def create(view: View, spec: ServiceSpec, *, service_id: str, revision_id: str, 
     """``spec`` is an accepted one."""
     if view.by_name(Kind.SERVICE, spec.name) is not None:
         raise texts.name_taken("service", spec.name)
-    revision = Revision(id=RevisionId(revision_id), service_id=ServiceId(service_id), number=1, spec=spec)
-    service = Service(
-        id=ServiceId(service_id),
-        spec=spec,
-        revision_id=revision.id,
-        template_id=revision.id,
-        endpoint=endpoint_of(spec, Endpoint()),
-    )
+    service, revision = founded(spec, service_id=service_id, revision_id=revision_id)
     return (Create(object=job_plan.begun(service, now=now)), Create(object=revision))
 
 
@@ -92,8 +86,7 @@ def update(
     _check_unchangeable(before, spec)
     if spec == before:
         return ()
-    number = max((revision.number for revision in view.revisions_of(service.id)), default=0) + 1
-    revision = Revision(id=RevisionId(revision_id), service_id=service.id, number=number, spec=spec)
+    revision = following(view, service, spec, revision_id=revision_id)
     has_other_tasks = concerns_tasks(before, spec)
     is_amid_update = not has_other_tasks and is_under_way(service)
     changed = replace(

@@ -45,7 +45,7 @@ from swarmpy.model.defaults import is_standalone, restart_policy
 from swarmpy.model.ids import SECOND_NS, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Kind, Node, Service, StopWish, Task
 from swarmpy.model.specs import ServiceSpec, Standalone
-from swarmpy.model.standalone import START_FAILED
+from swarmpy.model.standalone import START_FAILED, mode_of
 from swarmpy.model.states import HealthState, RestartCondition, TaskState, is_terminal
 
 SLOT: Final = 1
@@ -126,8 +126,7 @@ def has_not_started(task: Task) -> bool:
 
 def is_over(service: Service, tasks: Iterable[Task], now: Timestamp) -> bool:
     """Whether the last start has come to its end, or was told to: the next one is another."""
-    mode = service.spec.mode.standalone
-    assert mode is not None
+    mode = mode_of(service.spec)
     if not mode.is_wanted:
         return True
     newest = max((task for task in tasks if task.job_iteration == mode.run), key=_age, default=None)

@@ -1,6 +1,6 @@
 """Containers that were started by hand: what they are called in the store, and what their clients call them.
 
-Such a container is a service of mode ``standalone``. Its container id is the service's, so it stays from run
+Such a container is a service of mode ``standalone``. Its id is made of the service's, so it stays from run
 to run. Its name is its node's alone: the store knows it as ``container/NODE/NAME``, which no service can be
 called, and which is unique for each node because names of services are.
 """
@@ -13,10 +13,8 @@ from typing import Final
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.container_ids import short_container_id
 from swarmpy.model.ids import NodeId
-from swarmpy.model.specs import EndpointSpec, ServiceSpec
+from swarmpy.model.specs import EndpointSpec, ServiceSpec, Standalone
 from swarmpy.model.states import EndpointMode, PublishMode
-
-"""What clients show of a container's id; the container answers to it in networks."""
 
 START_FAILED: Final = "starting container failed"
 """How the error of a task begins whose process could not be started."""
@@ -24,6 +22,12 @@ START_FAILED: Final = "starting container failed"
 _PREFIX: Final = "container/"
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z")
 _NAME_CHARS_MAX: Final = 255
+
+
+def mode_of(spec: ServiceSpec) -> Standalone:
+    """Of a container that was started by hand only."""
+    assert spec.mode.standalone is not None
+    return spec.mode.standalone
 
 
 def store_name(node_id: NodeId, name: str) -> str:

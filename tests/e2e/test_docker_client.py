@@ -6,16 +6,15 @@ Two managers and a worker, shared; every test removes its services.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab_cli import DEADLINE_S, Said, running, wait_for, wait_running
+from docker_cli import DockerCli
+from lab_cli import Said, running, wait_for, wait_running
 from lab_services import lab_of
 
 from swarmpy.lab.cluster import Lab
@@ -33,20 +32,7 @@ class Docker:
         self._folder = folder
 
     def __call__(self, *words: str, at: str = "node-1") -> Said:
-        done = subprocess.run(
-            [DOCKER or "docker", *words],
-            env={
-                "PATH": os.environ["PATH"],
-                "HOME": str(self._folder),
-                "DOCKER_CONFIG": str(self._folder),
-                "DOCKER_HOST": self.lab.docker_host(at),
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=DEADLINE_S,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
+        return DockerCli(DOCKER or "docker", self.lab.docker_host(at), self._folder)(*words)
 
     def good(self, *words: str, at: str = "node-1") -> str:
         said = self(*words, at=at)

@@ -159,9 +159,17 @@ def test_connections_of_a_task_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyP
         assert third.recv(1) == b""
     kept.pop().close()
     deadline = time.monotonic() + 10
-    while not client.ask_stream(ask("web")):
+    while not answer_if_taken(client):
         assert time.monotonic() < deadline
     kept.pop().close()
+
+
+def answer_if_taken(client: Client) -> bytes:
+    """b"" for a connection that was refused: closed before the query came, or, with it unread, reset."""
+    try:
+        return client.ask_stream(ask("web"))
+    except ConnectionError:
+        return b""
 
 
 def test_a_client_that_does_not_read_is_cut_off(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
