@@ -1,0 +1,25 @@
+"""Bounds of what is asked of an engine, beside those of ``agent/executor/limits``."""
+
+ENGINE_CALLS_PARALLEL_MAX = 16
+"""Calls that are under way at a time; more wait for their turn."""
+ENGINE_STREAMS_MAX = 1_024
+"""Streams that are open at a time: logs, archives, events, images."""
+ENGINE_CONNECT_TIMEOUT_S = 5.0
+ENGINE_CALL_TIMEOUT_S = 60.0
+ENGINE_STREAM_BYTES = 64 << 10
+"""One read of a stream."""
+ENGINE_HEAD_BYTES_MAX = 64 << 10
+"""Of an answer to a request for a raw stream."""
+ENGINE_ANSWER_BYTES_MAX = 64 << 20
+ENGINE_EVENT_BYTES_MAX = 1 << 20
+"""One event: it has all labels of its container in it."""
+ENGINE_RETRY_MIN_S = 0.1
+ENGINE_RETRY_MAX_S = 5.0
+ENGINE_RECONCILE_S = 30.0
+"""How often containers are compared with what is known of them, should an event ever be missed."""
+ENGINE_EVENTS_OVERLAP_S = 5
+"""Events of so long ago are asked for again after a reconnection: their clock counts whole seconds."""
+ENGINE_PULL_TIMEOUT_S = 3_600.0
+ENGINE_SERVICE_START_TIMEOUT_S = 15.0
+ENGINE_SERVICE_STOP_TIMEOUT_S = 5.0
+PAUSE_START_TIMEOUT_S = 10.0
