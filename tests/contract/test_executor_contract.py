@@ -67,6 +67,11 @@ def reopen(machine: FakeMachine, executor: Executor) -> suite.Reopen:
 
 
 @pytest.fixture
+def image() -> str:
+    return "host"
+
+
+@pytest.fixture
 def sandbox() -> suite.MakeSandbox:
     async def make(task_id: TaskId) -> Sandbox:
         return Sandbox(netns=f"/fake/netns/{task_id}")

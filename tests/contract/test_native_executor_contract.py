@@ -1,4 +1,4 @@
-"""The native executor keeps the contract, on real processes."""
+"""The native executor keeps the contract, on real processes: of an image, and of the node's own root."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import exec_suite
 import executor_suite as suite
 import inside_suite
 import pytest
+import suite_image
 from native_rig import NativeRig
 
 from agent.executor.base import Executor, Sandbox
@@ -22,8 +23,8 @@ pytestmark = [
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[NativeRig]:
-    rig = NativeRig(tmp_path)
+async def rig(data_dir: Path) -> AsyncIterator[NativeRig]:
+    rig = NativeRig(data_dir.parent)
     yield rig
     await rig.close()
 
@@ -31,6 +32,17 @@ async def rig(tmp_path: Path) -> AsyncIterator[NativeRig]:
 @pytest.fixture
 async def executor(rig: NativeRig) -> Executor:
     return await rig.open()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return suite_image.write_archive(tmp_path_factory.mktemp("image") / "suite.tar")
+
+
+@pytest.fixture
+async def image(rig: NativeRig, executor: Executor, archive: Path) -> str:
+    await rig.executor.load_image(archive)
+    return suite_image.IMAGE
 
 
 @pytest.fixture
@@ -58,4 +70,22 @@ class TestCommandsInNativeTasks(exec_suite.ExecContract):
 
 
 class TestInsideNativeTasks(inside_suite.InsideContract):
+    pass
+
+
+class OnHost:
+    @pytest.fixture
+    def image(self) -> str:
+        return "host"
+
+
+class TestNativeExecutorOnHost(OnHost, suite.ExecutorContract):
+    pass
+
+
+class TestCommandsInNativeTasksOnHost(OnHost, exec_suite.ExecContract):
+    pass
+
+
+class TestInsideNativeTasksOnHost(OnHost, inside_suite.InsideContract):
     pass

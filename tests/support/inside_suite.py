@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 from exec_suite import first_output, printed
-from executor_suite import DEADLINE_S, RUN_ON, MakeSandbox, make_launch, run, task_id
+from executor_suite import DEADLINE_S, RUN_ON, Suite, Tasks, task_id
 from msgspec.structs import replace
 
 from agent.executor.base import Executor, NotRunning, NotThere
@@ -44,8 +44,8 @@ async def copied(executor: Executor, id_: TaskId, path: str) -> dict[str, bytes]
         return {each.name: file.read() for each in members if (file := tar.extractfile(each)) is not None}
 
 
-async def run_with_input(executor: Executor, sandbox: MakeSandbox) -> TaskId:
-    launch = await make_launch(executor, sandbox, 1, RUN_ON)
+async def run_with_input(executor: Executor, tasks: Tasks) -> TaskId:
+    launch = await tasks.launch(1, RUN_ON)
     spec = replace(launch.spec, command=("/bin/sh", "-c", "exec cat # " + RUN_ON), open_stdin=True)
     if executor.name == "fake":
         spec = replace(launch.spec, open_stdin=True)
@@ -54,11 +54,11 @@ async def run_with_input(executor: Executor, sandbox: MakeSandbox) -> TaskId:
     return launch.task_id
 
 
-class InsideContract:
+class InsideContract(Suite):
     """The suite."""
 
-    async def test_being_attached(self, executor: Executor, sandbox: MakeSandbox) -> None:
-        id_ = await run_with_input(executor, sandbox)
+    async def test_being_attached(self, executor: Executor, tasks: Tasks) -> None:
+        id_ = await run_with_input(executor, tasks)
         first = await executor.attach(id_)
         await first.write(b"one\n")
         assert (await first_output(first)).data == b"one\n"
@@ -73,22 +73,22 @@ class InsideContract:
         assert await second.exit_code() == 128 + signal.SIGKILL
         await second.close()
 
-    async def test_its_processes(self, executor: Executor, sandbox: MakeSandbox) -> None:
-        id_ = await run(executor, sandbox, 1, RUN_ON)
+    async def test_its_processes(self, executor: Executor, tasks: Tasks) -> None:
+        id_ = await tasks.run(1, RUN_ON)
         table = await executor.top(id_)
         assert {"PID", "CMD"} <= set(table.titles)
         assert all(len(row) == len(table.titles) for row in table.rows)
         assert any(RUN_ON in row[table.titles.index("CMD")] for row in table.rows)
 
-    async def test_files_out(self, executor: Executor, sandbox: MakeSandbox) -> None:
-        id_ = await run(executor, sandbox, 1, RUN_ON)
+    async def test_files_out(self, executor: Executor, tasks: Tasks) -> None:
+        id_ = await tasks.run(1, RUN_ON)
         assert list(await copied(executor, id_, "/etc/hostname")) == ["hostname"]
         assert "etc/hostname" in await copied(executor, id_, "etc")
         with pytest.raises(NotThere, match="Could not find the file /nowhere/at/all in container"):
             await copied(executor, id_, "/nowhere/at/all")
 
-    async def test_files_in(self, executor: Executor, sandbox: MakeSandbox) -> None:
-        id_ = await run(executor, sandbox, 1, RUN_ON)
+    async def test_files_in(self, executor: Executor, tasks: Tasks) -> None:
+        id_ = await tasks.run(1, RUN_ON)
         # nowhere but in the task's own file system, whatever its root is
         folder, name = ("/dev/shm", "swarmpy-copied") if executor.name != "fake" else ("/etc", "copied")
         data = bytes(range(256)) * 1000

@@ -24,7 +24,7 @@ class NativeRig:
 
     def __init__(self, folder: Path) -> None:
         self.data_dir = folder / "node"
-        self.data_dir.mkdir()
+        self.data_dir.mkdir(exist_ok=True)
         self.parent = f"/swarmpy-test/{os.getpid()}-{folder.name}"
         self.executor: NativeExecutor = self._make()
         self._left: list[NativeExecutor] = []
