@@ -15,6 +15,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,21 +207,7 @@ class Cgroups:
         return found
 
     def stats(self, task_id: str) -> Stats:
-        roots = self._layout.roots
-        if self.version == 2:
-            folder = roots["memory"] / task_id
-            return Stats(
-                cpu_ns=_field(folder / "cpu.stat", "usage_usec") * 1_000,
-                memory_bytes=_number(folder / "memory.current"),
-                pids=_number(folder / "pids.current"),
-            )
-        return Stats(
-            cpu_ns=_number(roots["cpuacct"] / task_id / "cpuacct.usage") if "cpuacct" in roots else 0,
-            memory_bytes=_number(roots["memory"] / task_id / "memory.usage_in_bytes")
-            if "memory" in roots
-            else 0,
-            pids=_number(roots["pids"] / task_id / "pids.current") if "pids" in roots else 0,
-        )
+        return stats_of(self._layout, task_id)
 
     def in_full(self, stats: Stats, task_id: str, pid: int) -> Stats:
         """The same and all the rest that there is to tell."""
@@ -256,14 +243,36 @@ class Cgroups:
 
     def pids(self, task_id: str) -> set[int]:
         """All processes of a task; none if there are no control groups here."""
-        pids: set[int] = set()
-        for folder in self._layout.folders(task_id):
-            for below, _, _ in os.walk(folder):
-                try:
-                    pids.update(map(int, Path(below, "cgroup.procs").read_text().split()))
-                except OSError:
-                    continue  # the group went while we looked
-        return pids - {0}  # a process of a foreign pid namespace; to kill(2), 0 is the caller's own group
+        return pids_of(self._layout.folders(task_id))
+
+
+def stats_of(layout: Layout, task_id: str) -> Stats:
+    """What is cheap to tell of a task's groups."""
+    roots = layout.roots
+    if layout.version == 2:
+        folder = roots["memory"] / task_id
+        return Stats(
+            cpu_ns=_field(folder / "cpu.stat", "usage_usec") * 1_000,
+            memory_bytes=_number(folder / "memory.current"),
+            pids=_number(folder / "pids.current"),
+        )
+    return Stats(
+        cpu_ns=_number(roots["cpuacct"] / task_id / "cpuacct.usage") if "cpuacct" in roots else 0,
+        memory_bytes=_number(roots["memory"] / task_id / "memory.usage_in_bytes") if "memory" in roots else 0,
+        pids=_number(roots["pids"] / task_id / "pids.current") if "pids" in roots else 0,
+    )
+
+
+def pids_of(groups: Iterable[Path]) -> set[int]:
+    """The processes in these groups and in those below them."""
+    pids: set[int] = set()
+    for group in groups:
+        for below, _, _ in os.walk(group):
+            try:
+                pids.update(map(int, Path(below, "cgroup.procs").read_text().split()))
+            except OSError:
+                continue  # the group went while we looked
+    return pids - {0}  # a process of a foreign pid namespace; to kill(2), 0 is the caller's own group
 
 
 def _has_lesser_access(demands: Demands) -> bool:
