@@ -44,7 +44,7 @@ DEFAULT_CAPABILITIES = frozenset(
 )  # fmt: skip
 """Docker's default set."""
 
-_RLIMITS = {
+RLIMITS = {
     "as": resource.RLIMIT_AS,
     "core": resource.RLIMIT_CORE,
     "cpu": resource.RLIMIT_CPU,
@@ -284,7 +284,7 @@ def _sysctls(wanted: dict[str, str], *, has_own_network: bool) -> dict[str, str]
 
 
 def _rlimit(ulimit: Ulimit) -> tuple[int, int, int]:
-    number = _RLIMITS.get(ulimit.name.lower().removeprefix("rlimit_"))
+    number = RLIMITS.get(ulimit.name.lower().removeprefix("rlimit_"))
     if number is None:
         raise TaskRejected(f"invalid ulimit type: {ulimit.name}")
     soft, hard = ulimit.soft, ulimit.hard
