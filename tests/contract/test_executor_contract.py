@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import exec_suite
 import executor_suite as suite
@@ -56,9 +56,12 @@ async def executor(machine: FakeMachine) -> AsyncIterator[Executor]:
 
 @pytest.fixture
 def reopen(machine: FakeMachine, executor: Executor) -> suite.Reopen:
-    async def again(*, is_clean: bool = True) -> Executor:
+    async def again(
+        *, is_clean: bool = True, meanwhile: Callable[[], Awaitable[None]] = suite.nothing
+    ) -> Executor:
         if is_clean:
             await executor.shut_down()
+        await meanwhile()
         successor = FakeExecutor(machine)
         await successor.start_up()
         return successor

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import exec_suite
 import executor_suite as suite
 import inside_suite
+import life_suite
 import pytest
 import suite_image
 from native_rig import NativeRig
@@ -47,10 +48,25 @@ async def image(rig: NativeRig, executor: Executor, archive: Path) -> str:
 
 @pytest.fixture
 def reopen(rig: NativeRig, executor: Executor) -> suite.Reopen:
-    async def again(*, is_clean: bool = True) -> Executor:
-        return await rig.reopen(is_clean=is_clean)
+    async def again(
+        *, is_clean: bool = True, meanwhile: Callable[[], Awaitable[None]] = suite.nothing
+    ) -> Executor:
+        return await rig.reopen(is_clean=is_clean, meanwhile=meanwhile)
 
     return again
+
+
+@pytest.fixture
+def left(rig: NativeRig) -> life_suite.Left:
+    async def left() -> list[str]:
+        """Control groups of tasks."""
+        roots = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+        folders = [root / rig.parent.strip("/") for root in roots]
+        return [
+            str(path) for folder in folders if folder.is_dir() for path in folder.iterdir() if path.is_dir()
+        ]
+
+    return left
 
 
 @pytest.fixture
@@ -70,6 +86,14 @@ class TestCommandsInNativeTasks(exec_suite.ExecContract):
 
 
 class TestInsideNativeTasks(inside_suite.InsideContract):
+    pass
+
+
+class TestLifeOfNativeTasks(life_suite.LifeContract):
+    pass
+
+
+class TestAdoptionOfNativeTasks(life_suite.AdoptionContract):
     pass
 
 

@@ -13,7 +13,8 @@ A module gives these fixtures, as functions of the module:
   that it made. A real engine is a fixture of scope "module" below it, with the images loaded once;
 * ``reopen``: ``await reopen()`` shuts the present executor down and returns a new, started one over the same
   state, as a restart of the daemon does (``await reopen(is_clean=False)``: without shutting down; the former
-  one is let go at the end);
+  one is let go at the end). ``await reopen(meanwhile=call)``: ``await call()`` after the one is down and
+  before the other is made;
 * ``sandbox``: ``await sandbox(task_id)`` returns the network namespace to run a task in;
 * ``image(executor)``: the image to run. ``suite_image.IMAGE`` out of ``suite_image.write_archive(path)``,
   which the fixture has loaded into the executor's store (all three images of it); or ``host``, for the first
@@ -52,8 +53,14 @@ SPEAK_AND_RUN = "trap 'exit 0' TERM; echo one; sleep 3600 & wait"
 MakeSandbox = Callable[[TaskId], Awaitable[Sandbox]]
 
 
+async def nothing() -> None:
+    """What happens while no daemon runs."""
+
+
 class Reopen(Protocol):
-    def __call__(self, *, is_clean: bool = True) -> Awaitable[Executor]: ...
+    def __call__(
+        self, *, is_clean: bool = True, meanwhile: Callable[[], Awaitable[None]] = nothing
+    ) -> Awaitable[Executor]: ...
 
 
 def task_id(number: int) -> TaskId:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent.executor.base import ExitEvent, Launch, LogLine, LogQuery, Sandbox
@@ -36,12 +36,16 @@ class NativeRig:
         await self.executor.start_up()
         return self.executor
 
-    async def reopen(self, *, is_clean: bool = True) -> NativeExecutor:
+    async def reopen(
+        self, *, is_clean: bool = True, meanwhile: Callable[[], Awaitable[None]] | None = None
+    ) -> NativeExecutor:
         """As a restart of the daemon; not clean: the former one is left as it is."""
         if is_clean:
             await self.executor.shut_down()
         else:
             self._left.append(self.executor)
+        if meanwhile is not None:
+            await meanwhile()
         self.executor = self._make()
         await self.executor.start_up()
         return self.executor
