@@ -1,4 +1,8 @@
-"""A task's /dev: a few harmless device files, those that it asked for, or, privileged, all of the node's."""
+"""A task's /dev: a few harmless device files, those that it asked for, or, privileged, all of the node's.
+
+Device files are the node's own, bound in. Read-only: a device is written to all the same, but its owner, mode
+and times, which are the node's, are out of the task's reach.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from agent.executor.native.shim.kernel import (
     MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
+    MS_RDONLY,
+    MS_REMOUNT,
     MS_STRICTATIME,
 )
 
@@ -35,11 +41,12 @@ _SHM_BYTES = 64 << 20
 
 def mount_dev(job: Job, root: str) -> None:
     # the node's device files must still be reachable once a fresh /dev lies over them
-    wanted = [(f"{_NODE}/{name}", _hold(f"{_NODE}/{name}")) for name in _DEVICES]
-    wanted += [(device["target"], _hold(device["source"])) for device in job["devices"]]
     every = _node_devices() if job["privileged"] else []
+    names = () if job["privileged"] else _DEVICES
+    wanted = [(f"{_NODE}/{name}", _hold(f"{_NODE}/{name}")) for name in names]
+    wanted += [(device["target"], _hold(device["source"])) for device in job["devices"]]
     dev = root + _NODE
-    flags = MS_NOSUID | MS_NOEXEC | MS_STRICTATIME | (0 if job["privileged"] else MS_NODEV)
+    flags = MS_NOSUID | MS_STRICTATIME | (0 if job["privileged"] else MS_NODEV)
     kernel.mount("tmpfs", dev, "tmpfs", flags, "mode=755,size=65536k")
     for name in _OWN:
         os.mkdir(f"{dev}/{name}")
@@ -82,6 +89,14 @@ def _bind(root_fd: int, target: str, device: int, *, is_made: bool) -> None:
     kernel.mount(places.path_of(device), places.path_of(place), flags=MS_BIND)
     os.close(place)
     os.close(device)
+    bound = kernel.open_in_root(root_fd, target)
+    guard(places.path_of(bound))
+    os.close(bound)
+
+
+def guard(path: str) -> None:
+    """Keep a device file of the node that is bound there from being changed, as a file, by the task."""
+    kernel.mount("", path, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
 
 
 def _node_devices() -> list[tuple[str, os.stat_result]]:

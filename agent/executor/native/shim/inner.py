@@ -37,6 +37,8 @@ NOT_EXECUTABLE = 126
 NOT_STARTED = 128
 
 _ACCOUNTS_BYTES_MAX = 8 << 20
+_NULL = "/dev/null"
+_NULL_DEVICE = os.makedev(1, 3)
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41
 
@@ -92,7 +94,7 @@ def execute(job: Job, stdio: tuple[int, int, int], status: int, *, makes_workdir
     )
     _apply_limits(job)
     _enter_workdir(job["workdir"], account, is_made=makes_workdir)
-    _use_stdio(stdio, is_terminal=job["tty"])
+    _use_stdio(stdio, account, is_terminal=job["tty"])
     privileges.drop(job, account)
     env = _environment(job["env"], account)
     path = _find_command(job["argv"][0], env)
@@ -173,12 +175,27 @@ def _enter_workdir(workdir: str, account: accounts.Account, *, is_made: bool) ->
         raise _NotStarted(f'chdir to cwd ("{workdir}") failed: {_phrase(error)}', code) from None
 
 
-def _use_stdio(stdio: tuple[int, int, int], *, is_terminal: bool) -> None:
+def _use_stdio(stdio: tuple[int, int, int], account: accounts.Account, *, is_terminal: bool) -> None:
+    """As in docker, the account may open its own streams again by name (/dev/stdout)."""
     os.setsid()
     for target, fd in enumerate(stdio):
-        os.dup2(fd, target)
+        if _is_null(fd):
+            # by way of a descriptor of the node's, its device file could be changed
+            own = os.open(_NULL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+            if not _is_null(own):
+                raise OSError(errno.ENODEV, f"{_NULL} of the task is no null device")
+            os.dup2(own, target)
+            os.close(own)
+        else:
+            os.dup2(fd, target)
+            os.fchown(target, account.uid, -1)
     if is_terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _is_null(fd: int) -> bool:
+    found = os.fstat(fd)
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == _NULL_DEVICE
 
 
 def _environment(pairs: list[str], account: accounts.Account) -> dict[str, str]:

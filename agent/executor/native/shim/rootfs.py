@@ -142,6 +142,7 @@ def _mask(path: str) -> None:
         kernel.mount("tmpfs", path, "tmpfs", _SEALED | MS_RDONLY, "size=0k")
     else:
         kernel.mount("/dev/null", path, flags=MS_BIND)
+        dev.guard(path)
 
 
 def _bind_file(source: str, target: str, root: str, *, is_host: bool) -> None:
