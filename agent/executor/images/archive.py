@@ -164,12 +164,13 @@ def decompressed(file: IO[bytes]) -> IO[bytes]:
     return file
 
 
-def read_images(archive: Archive) -> list[ImageSource]:
-    """The images inside; empty for a plain root file system."""
+def read_images(archive: Archive, architecture: str = "") -> list[ImageSource]:
+    """The images inside; empty for a plain root file system. Of an image for several platforms the one for
+    this machine, or for ``architecture``."""
     if archive.has("manifest.json"):
         return _read_docker(archive)
     if archive.has("index.json"):
-        return _read_layout(archive)
+        return _read_layout(archive, architecture or own_architecture())
     return []
 
 
@@ -199,9 +200,9 @@ def _read_docker(archive: Archive) -> list[ImageSource]:
 # --- OCI layout
 
 
-def _read_layout(archive: Archive) -> list[ImageSource]:
+def _read_layout(archive: Archive, architecture: str) -> list[ImageSource]:
     found: list[tuple[str, str]] = []
-    _find_manifests(archive, archive.read_json("index.json"), "", found)
+    _find_manifests(archive, archive.read_json("index.json"), "", found, architecture=architecture)
     images: dict[str, ImageSource] = {}
     for digest, name in found[:IMAGE_MANIFESTS_MAX]:
         image = _read_manifest(archive, digest, name)
@@ -211,12 +212,14 @@ def _read_layout(archive: Archive) -> list[ImageSource]:
     return list(images.values())
 
 
-def _find_manifests(archive: Archive, index: Any, name: str, found: list[tuple[str, str]]) -> None:
-    """(digest, name) of every image for this machine, also in indexes within the index."""
+def _find_manifests(
+    archive: Archive, index: Any, name: str, found: list[tuple[str, str]], *, architecture: str
+) -> None:
+    """(digest, name) of every image for such a machine, also in indexes within the index."""
     entries = index.get("manifests") if isinstance(index, dict) else None
     if not isinstance(entries, list):
         raise InvalidArgument("the image archive's index holds no list of manifests")
-    fitting = [entry for entry in entries if isinstance(entry, dict) and _fits(entry.get("platform"))]
+    fitting = [entry for entry in entries if isinstance(entry, dict) and _fits(entry, architecture)]
     for entry in fitting:
         marks = entry.get("annotations") or {}
         own = next((str(marks[mark]) for mark in _NAME_MARKS if marks.get(mark)), "")
@@ -226,16 +229,18 @@ def _find_manifests(archive: Archive, index: Any, name: str, found: list[tuple[s
         if "index" in str(entry.get("mediaType", "")) or "manifest.list" in str(entry.get("mediaType", "")):
             if len(found) > IMAGE_MANIFESTS_MAX:
                 raise InvalidArgument("the image archive's indexes are nested too deep")
-            _find_manifests(archive, archive.read_json(_blob(digest), digest), own or name, found)
+            inner = archive.read_json(_blob(digest), digest)
+            _find_manifests(archive, inner, own or name, found, architecture=architecture)
         else:
             found.append((digest, own or name))
 
 
-def _fits(wanted: Any) -> bool:
-    """Whether a manifest's platform is this machine's; one that names none fits."""
+def _fits(entry: dict[str, Any], architecture: str) -> bool:
+    """Whether a manifest's platform is that machine's; one that names none fits."""
+    wanted = entry.get("platform")
     if not isinstance(wanted, dict) or not wanted.get("architecture"):
         return True
-    return wanted.get("os") == "linux" and wanted.get("architecture") == own_architecture()
+    return wanted.get("os") == "linux" and wanted.get("architecture") == architecture
 
 
 def own_architecture() -> str:
