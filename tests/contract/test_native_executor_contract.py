@@ -10,6 +10,7 @@ import exec_suite
 import executor_suite as suite
 import inside_suite
 import life_suite
+import log_suite
 import pytest
 import suite_image
 from native_rig import NativeRig
@@ -94,6 +95,14 @@ class TestLifeOfNativeTasks(life_suite.LifeContract):
 
 
 class TestAdoptionOfNativeTasks(life_suite.AdoptionContract):
+    pass
+
+
+class TestLogsOfNativeTasks(log_suite.LogContract):
+    pass
+
+
+class TestProcessesInNativeTasks(exec_suite.ProcessExecContract):
     pass
 
 

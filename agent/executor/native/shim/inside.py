@@ -6,12 +6,17 @@ every namespace, root, account, privileges; so it ends with the task. The child 
 namespace only, and works there on its own: links in the task's files cannot lead it out, and nothing of the
 task can reach it, for it is in none of its other namespaces and loads no code once it is inside.
 
+Among the task's processes nothing is ever seen that has the node's root or folder: another command, which for
+a moment has all rights, could be led there by a link to ``/proc/PID/root``. So a process between enters every
+other namespace first, and the command's process is forked by it, to be adopted by the one outside.
+
 The daemon lets go by closing the socket: then the command is killed with all of its session, unless it is
 detached, which nobody feeds or listens to and only its task's end outlives.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -52,6 +57,9 @@ _NAMESPACES = (
 )
 """The mount namespace last: after it, nothing of the node can be opened."""
 _READ_BYTES = 65_536
+_PTMX = os.makedev(5, 2)
+_UNLOCK = 0x40045431  # TIOCSPTLCK
+_OPEN_PEER = 0x5441  # TIOCGPTPEER
 
 
 class _NotRunning(Exception):
@@ -75,48 +83,62 @@ def run(folder: str, sock: int) -> None:
         with open(f"{folder}/started", encoding="utf-8") as file:
             started: StartRecord = json.load(file)
         entrances = _open_namespaces(started)
+        terminal = _open_terminal(started) if order["verb"] == "exec" and order["tty"] else ()
+        _check_same(started)
     except (OSError, ValueError, _NotRunning):
         _fail(sock, {"kind": "gone", "code": inner.NOT_STARTED, "message": ""})
         return
-    _carry_out(sock, order, job, entrances)
+    _carry_out(sock, order, job, (entrances, terminal))
 
 
 def _open_namespaces(started: StartRecord) -> dict[str, int]:
-    """Of the very process that was started: they are opened first, then its start time is compared."""
     pid = started["pid"]
-    found = {
+    return {
         name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
         for name in ("pid", *(name for name, _ in _NAMESPACES))
     }
-    with open(f"/proc/{pid}/stat", "rb") as file:
+
+
+def _open_terminal(started: StartRecord) -> tuple[int, ...]:
+    """Both ends of a terminal of the task's own, so that it has a name there; or else of the node's."""
+    try:
+        ours = os.open(f"/proc/{started['pid']}/root/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return os.openpty()
+    if os.fstat(ours).st_rdev != _PTMX:
+        os.close(ours)
+        return os.openpty()
+    fcntl.ioctl(ours, _UNLOCK, bytes(4))
+    return ours, fcntl.ioctl(ours, _OPEN_PEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _check_same(started: StartRecord) -> None:
+    """It is of the very process that was started: all is opened first, then its start time is compared."""
+    with open(f"/proc/{started['pid']}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     if int(fields[19]) != started["pid_start"] or fields[0] in (b"Z", b"X"):
         raise _NotRunning
-    return found
 
 
-def _carry_out(sock: int, order: Order, job: Job, entrances: dict[str, int]) -> None:
+def _carry_out(sock: int, order: Order, job: Job, opened: tuple[dict[str, int], tuple[int, ...]]) -> None:
+    """``opened``: the task's namespaces, and the ends of the terminal if there is one."""
+    entrances, ends = opened
     is_command = order["verb"] == "exec"
     theirs, outputs, feed, terminal = _open_stdio(order)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
+    fds = theirs, status_write
     if is_command:
-        kernel.setns(entrances["pid"], kernel.CLONE_NEWPID)
+        pid = _fork_command(order, job, entrances, fds)
     else:
         _load_copying()
-    try:
         pid = os.fork()  # noqa: TID251 - this process has one thread and is not the daemon
-    except OSError:  # the pid namespace has ended
-        _fail(sock, {"kind": "gone", "code": inner.NOT_STARTED, "message": ""})
-        return
-    if not pid:
-        os.close(status_read)
-        if is_command:
-            inner.run_reporting(
-                lambda: _become_command(order, job, entrances, (theirs, status_write)), status_write
-            )
-        inner.run_reporting(lambda: _copy(order, entrances, (theirs, status_write)), status_write)
+        if not pid:
+            inner.run_reporting(lambda: _copy(order, entrances, fds), status_write)
     for fd in {*theirs, status_write, *entrances.values()}:
         os.close(fd)
+    if not pid:
+        _fail(sock, json.loads(inner.read_status(status_read) or _GONE))
+        return
     child = os.pidfd_open(pid)
     failure = wait_begun(status_read, sock)
     if failure is None:
@@ -165,10 +187,10 @@ def _tell(sock: int, kind: int, number: int) -> None:
         pass  # the daemon has let go: nobody asks any more
 
 
-def _open_stdio(order: Order) -> tuple[tuple[int, int, int], dict[int, int], int, int]:
+def _open_stdio(order: Order, ends: tuple[int, ...]) -> tuple[tuple[int, int, int], dict[int, int], int, int]:
     """The command's ends; ours (fd -> kind of frame), the end that feeds it, and the terminal (-1: none)."""
-    if order["tty"]:
-        ours, theirs = os.openpty()
+    if ends:
+        ours, theirs = ends
         if order.get("rows") and order.get("columns"):
             relay.resize(ours, f"{order['rows']} {order['columns']}".encode())
         return (theirs, theirs, theirs), {ours: frames.STDOUT}, ours, ours
@@ -184,13 +206,62 @@ def _open_stdio(order: Order) -> tuple[tuple[int, int, int], dict[int, int], int
     return (theirs_in, out_write, error_write), {out_read: frames.STDOUT, error_read: frames.STDERR}, feed, -1
 
 
-def _become_command(
+def _fork_command(
     order: Order, job: Job, entrances: dict[str, int], fds: tuple[tuple[int, int, int], int]
+) -> int:
+    """The command's process, a child of ours. 0 if there is none: the status pipe says why, if anything."""
+    kernel.adopt_orphans()
+    told_read, told_write = os.pipe2(os.O_CLOEXEC)
+    go_read, go_write = os.pipe2(os.O_CLOEXEC)
+    between = os.fork()  # noqa: TID251 - this process has one thread and is not the daemon
+    if not between:
+        os.close(go_write)
+        inner.run_reporting(lambda: _enter(order, job, entrances, (*fds, told_write, go_read)), fds[1])
+    os.close(told_write)
+    os.close(go_read)
+    os.waitpid(between, 0)  # from now on its child is ours
+    pid = int(os.read(told_read, _NUMBER_BYTES) or b"0")
+    os.close(told_read)
+    try:
+        if pid:
+            inner.join_cgroups(job, pid)
+            os.write(go_write, b".")
+    except ProcessLookupError:
+        pass  # the task has killed it: that is how it ended
+    except OSError as error:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        inner.report(fds[1], "failed", inner.NOT_STARTED, error.strerror or str(error))
+        pid = 0
+    finally:
+        os.close(go_write)
+    return pid
+
+
+def _enter(
+    order: Order, job: Job, entrances: dict[str, int], fds: tuple[tuple[int, int, int], int, int, int]
 ) -> None:
-    stdio, status = fds
-    inner.join_cgroups(job)
+    """Of the process between: into the task, but for its processes; then fork the one that goes there."""
+    stdio, status, told, go = fds
+    inner.seal_imports()
     for name, kind in _NAMESPACES:
         kernel.setns(entrances[name], kind)
+    kernel.setns(entrances["pid"], kernel.CLONE_NEWPID)
+    try:
+        pid = os.fork()  # noqa: TID251 - one thread, not the daemon
+    except OSError:  # the pid namespace has ended
+        os._exit(inner.NOT_STARTED)
+    if pid:
+        os.write(told, str(pid).encode())
+        os._exit(0)
+    os.close(told)
+    # its parent has to be the one outside before it asks to die with its parent
+    if not os.read(go, 1):
+        os._exit(inner.NOT_STARTED)
+    _become_command(order, job, stdio, status)
+
+
+def _become_command(order: Order, job: Job, stdio: tuple[int, int, int], status: int) -> None:
     own: Job = {
         **job,
         "argv": order["argv"],
@@ -218,7 +289,7 @@ def _copy(order: Order, entrances: dict[str, int], fds: tuple[tuple[int, int, in
     # no program is executed, so nothing closes by itself: not the other end of its own input either
     os.closerange(len(stdio), status)
     os.closerange(status + 1, os.sysconf("SC_OPEN_MAX"))
-    archive.seal_imports()
+    inner.seal_imports()
     if order["verb"] == "read":
         archive.send(order["path"], status)
     else:
