@@ -29,3 +29,12 @@ IMAGE_NAMES_MAX = 1_000
 """Names in one request to save images."""
 IMAGE_CHANGES_CHARS_MAX = 64 << 10
 IMAGE_BLOB_CHUNK_BYTES = 1 << 18
+
+IMAGE_PIN_TIMEOUT_S = 5.0
+"""Who creates a service waits so long at most for a registry to tell the digest of its image."""
+IMAGE_PINS_MAX = 32
+"""Digests asked for at a time by one manager; more wait."""
+IMAGE_PIN_SLOW_S = 0.5
+"""A registry that takes so long to fail is left alone: first for a while, then longer."""
+IMAGE_PIN_AWAY_S = 60.0
+IMAGE_PIN_AWAY_MAX_S = 480.0

@@ -10,8 +10,9 @@ from manager.api import engine_rules, requests, service_plan, versions
 from manager.api.context import Api
 from manager.api.docker_json import Json
 from manager.api.fill import with_defaults
+from manager.api.image_pins import ImagePins, Pinned
 from manager.api.job_shapes import service_status
-from manager.api.lookup import find
+from manager.api.lookup import find, find_or_none
 from manager.api.names import random_name
 from manager.api.registry_auth import HEADER as REGISTRY_AUTH
 from manager.api.service_auth import PREVIOUS_SPEC, kept_auth, with_auth
@@ -30,6 +31,7 @@ REGISTRY_AUTH_FROM = ("", "spec", PREVIOUS_SPEC)
 class Services:
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._pins = ImagePins(api)
 
     def routes(self) -> Iterable[web.RouteDef]:
         return (
@@ -56,7 +58,10 @@ class Services:
         return await self._api.answer_list(services, shape)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        spec = with_auth(await _read_spec(request), request.headers.get(REGISTRY_AUTH, ""))
+        auth = request.headers.get(REGISTRY_AUTH, "")
+        wished = with_auth(await _read_spec(request), auth)
+        self._api.cluster()  # else nobody has to wait for a registry
+        spec, warnings = await self._pins.settle(request, wished, auth=auth)
         entropy = self._api.env.entropy
         if not spec.name:
             spec = service_plan.renamed(spec, random_name(entropy.token_bytes(8)))
@@ -69,7 +74,7 @@ class Services:
             )
 
         await self._api.decide(plan, is_guarded=True)
-        return self._api.answer({"ID": service_id, "Warnings": None}, status=201)
+        return self._api.answer({"ID": service_id, "Warnings": warnings or None}, status=201)
 
     async def inspect(self, request: web.Request) -> web.StreamResponse:
         view = await self._api.read(request)
@@ -86,7 +91,9 @@ class Services:
         source = request.query.get("registryAuthFrom", "")
         if source not in REGISTRY_AUTH_FROM:
             raise InvalidArgument("unsupported registryAuthFrom value")
-        spec = ServiceSpec() if how == "previous" else await _read_spec(request)
+        wished = Pinned(ServiceSpec())
+        if how != "previous":
+            wished = await self._pinned(request, base_version, source)
         revision_id = self._api.new_id()
 
         def plan(view: View) -> service_plan.Changes:
@@ -94,7 +101,7 @@ class Services:
             if how == "previous":
                 return service_plan.rollback(view, service, base_version=base_version, now=self._api.now())
             auth = request.headers.get(REGISTRY_AUTH, "") or kept_auth(view, service, source=source)
-            accepted = service_plan.accept(view, with_auth(spec, auth), of=service)
+            accepted = service_plan.accept(view, with_auth(wished.spec, auth), of=service)
             now = self._api.now()
             changes = service_plan.update(
                 view, service, accepted, base_version=base_version, revision_id=revision_id, now=now
@@ -106,7 +113,22 @@ class Services:
 
         # the base version is the client's, so a change that came in between ends in Stale, not in a repeat
         await self._api.decide(plan, is_guarded=True)
-        return self._api.answer({"Warnings": None})
+        return self._api.answer({"Warnings": wished.warnings or None})
+
+    async def _pinned(self, request: web.Request, base_version: int, source: str) -> Pinned:
+        """What an update asks for. If the service is of another version than the client's, the update is
+        refused later, so nobody asks a registry for it."""
+        spec = await _read_spec(request)
+        access = self._api.cluster()
+        name = request.match_info["id"]
+        service = _standing(access.view, name, base_version)
+        if service is None:
+            await access.read_barrier()
+            service = _standing(access.view, name, base_version)
+        if service is None:
+            return Pinned(spec)
+        auth = request.headers.get(REGISTRY_AUTH, "") or kept_auth(access.view, service, source=source)
+        return await self._pins.settle(request, spec, of=service, auth=auth)
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
         api = self._api
@@ -115,6 +137,11 @@ class Services:
         service = find(access.view, Service, request.match_info["id"])
         await api.commit([Delete(kind=Kind.SERVICE, id=service.id)])
         return web.Response()
+
+
+def _standing(view: View, name: str, version: int) -> Service | None:
+    service = find_or_none(view, Service, name)
+    return service if service is not None and service.version == version else None
 
 
 async def _read_spec(request: web.Request) -> ServiceSpec:

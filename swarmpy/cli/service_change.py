@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
 from swarmpy.cli import values
@@ -38,9 +38,8 @@ def create(session: Session, arguments: list[str], options: Options) -> int:
         if references:
             put(spec, f"TaskTemplate.ContainerSpec.{field}", references)
     _apply_credential_spec(session, spec, options)
-    answer = session.client.post("/services/create", spec)
-    for warning in answer.get("Warnings") or []:
-        tell(warning)
+    answer = session.client.post("/services/create", spec, resolving(options))
+    _tell_warnings(answer)
     print(answer["ID"], flush=True)
     return _wait(session, answer["ID"], options)
 
@@ -99,7 +98,7 @@ def update(session: Session, arguments: list[str], options: Options) -> int:
         _change_networks(session, spec, options)
         _apply_credential_spec(session, spec, options)
 
-    id_ = change(session, name, edit)
+    id_ = change(session, name, edit, query=resolving(options))
     print(name, flush=True)
     return _wait(session, id_, options)
 
@@ -124,15 +123,27 @@ def _roll_back(session: Session, name: str, options: Options, *, revision: str =
     return _wait(session, service["ID"], options)
 
 
-def change(session: Session, name: str, edit: Callable[[Json], None]) -> str:
+def _tell_warnings(answer: Json) -> None:
+    for warning in answer.get("Warnings") or []:
+        tell(warning)
+
+
+def resolving(options: Options) -> dict[str, str]:
+    """The query that says whether a digest of the image is wanted."""
+    return {"resolveImage": "never"} if options.on("no-resolve-image") else {}
+
+
+def change(
+    session: Session, name: str, edit: Callable[[Json], None], *, query: Mapping[str, str] | None = None
+) -> str:
     """Read, edit, write; again from the start if somebody else wrote in between. Returns the id."""
     for attempt in range(STALE_RETRIES_MAX):
         service = session.client.get(f"/services/{quote(name, safe='')}")
         edit(service["Spec"])
         try:
-            session.client.post(
-                f"/services/{service['ID']}/update", service["Spec"], {"version": version_of(service)}
-            )
+            versioned: dict[str, str | int | bool] = {**(query or {}), "version": version_of(service)}
+            answer = session.client.post(f"/services/{service['ID']}/update", service["Spec"], versioned)
+            _tell_warnings(answer)
         except ErrorAnswer as error:
             if not is_stale(error) or attempt + 1 == STALE_RETRIES_MAX:
                 raise

@@ -322,7 +322,7 @@ _ONLY_WHOLE: Final = frozenset({"cap-add", "cap-drop", "log-opt"})
 COMMON_FLAGS: Final = (
     switch("detach", "Exit immediately instead of waiting for the service to converge", short="d"),
     switch("quiet", "Suppress progress output", short="q"),
-    switch("no-resolve-image", "Accepted; images are never looked up in a registry"),
+    switch("no-resolve-image", "Do not ask the registry for the image's digest"),
     switch("with-registry-auth", "Accepted; images are never pulled with a client's credentials"),
     switch("no-healthcheck", "Disable any container-specified HEALTHCHECK"),
     switch("no-readiness", "Do not check readiness"),

@@ -114,7 +114,9 @@ COMMANDS = {
             switch("detach", _DETACH + "services to converge", short="d"),
             switch("quiet", "Suppress progress output", short="q"),
             text(
-                "resolve-image", "Taken for docker's sake: nodes resolve images themselves", default="always"
+                "resolve-image",
+                "Ask registries for digests of images that are new to a service (always, changed, never)",
+                default="always",
             ),
             switch("with-registry-auth", "Taken for docker's sake: nodes have their own credentials"),
         ),

@@ -57,6 +57,8 @@ class _Deployment:
     data: Data
     standing: Standing
     steps: list[Step]
+    resolving: Mapping[str, str]
+    """The query that says whether digests of images are wanted."""
     done: list[Step] = field(default_factory=list)
 
 
@@ -69,7 +71,8 @@ def deploy(session: Session, arguments: list[str], options: Options) -> int:
         return CHANGES if planned.changes else 0
     if not planned.changes:
         print(f"Stack {stack.name} is as its files say: nothing to change", flush=True)
-    deployment = _Deployment(session.client, stack, data, standing, planned.changes)
+    resolving = {"resolveImage": "never"} if options.text("resolve-image") == "never" else {}
+    deployment = _Deployment(session.client, stack, data, standing, planned.changes, resolving)
     try:
         return _carry_out(deployment, is_detached=options.on("detach"), is_quiet=options.on("quiet"))
     except (ErrorAnswer, Unavailable) as error:
@@ -267,7 +270,7 @@ def _service(deployment: _Deployment, step: Step) -> None:
         print(f"Creating service {step.name}", flush=True)
         spec = wished_spec(service.spec, None, deployment.standing)
         body = msgspec.to_builtins(with_ids(spec, deployment.standing))
-        _tell_warnings(deployment.client.post("/services/create", body))
+        _tell_warnings(deployment.client.post("/services/create", body, deployment.resolving))
         return
     item = _item(deployment, step)
     print(f"Updating service {step.name} (id: {item['ID']})", flush=True)
@@ -281,7 +284,8 @@ def _update(deployment: _Deployment, service: NamedSpec, item: Json, query: dict
     if spec == old:
         return
     body = msgspec.to_builtins(with_ids(spec, deployment.standing))
-    _tell_warnings(deployment.client.post(f"/services/{item['ID']}/update", body, query))
+    path = f"/services/{item['ID']}/update"
+    _tell_warnings(deployment.client.post(path, body, {**deployment.resolving, **query}))
 
 
 def _tell_warnings(answer: Json | None) -> None:

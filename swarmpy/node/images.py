@@ -15,7 +15,6 @@ from agent.executor.images import reference as references
 from agent.executor.images import saving
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.imports import changed, image_config
-from agent.executor.images.loading import HOST
 from agent.executor.images.removal import ImageUser
 from agent.executor.images.store import ImageStore, StoredImage
 from agent.executor.native.image_users import image_users, layers_in_use
@@ -26,6 +25,7 @@ from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.image_limits import IMAGE_NAMES_MAX, REGISTRY_NAME_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
 from swarmpy.model.ids import SECOND_NS, Timestamp
+from swarmpy.model.image_names import HOST
 from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts, Progress
 from swarmpy.model.registry_auth import decode_credentials
 from swarmpy.runtime import Env

@@ -262,7 +262,7 @@ DIFFERENCES: Final[dict[str, tuple[Difference, ...]]] = {
         Difference(
             "POST /services/create",
             "Warnings",
-            "Always there, as it is since 25.0; no registry is asked, so none is missed.",
+            "Always there, as it is since 25.0.",
         ),
         Difference(
             "POST /services/create",

@@ -24,9 +24,9 @@ from agent.executor.images.unpack import Unpacker
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import IMAGE_BYTES_MAX
 from swarmpy.model.ids import Duration
+from swarmpy.model.image_names import HOST
 from swarmpy.model.specs import Healthcheck
 
-HOST = "host"
 _LAYER_CHARS = 20
 """Of a digest, in a layer's name: 80 bits, and 128 names fit in the one page that mount(2) takes."""
 _READ_BYTES = 1 << 20

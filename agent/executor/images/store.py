@@ -28,10 +28,9 @@ from msgspec.structs import replace
 
 from agent.executor.base import ImageConfig
 from agent.executor.images import reference as references
-from agent.executor.images.archive import open_archive, own_architecture, read_images
+from agent.executor.images.archive import Archive, open_archive, own_architecture, read_images
 from agent.executor.images.imports import image_config
 from agent.executor.images.loading import (
-    HOST,
     ConfigOf,
     Loader,
     checked_name,
@@ -43,6 +42,7 @@ from agent.executor.images.removal import ImageUser, Removal, chain_ids, plan_re
 from agent.file_lock import holding
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.model.ids import Timestamp
+from swarmpy.model.image_names import HOST
 
 __all__ = ["HOST", "ImageRecord", "ImageStore", "StoredImage"]
 
@@ -157,6 +157,17 @@ class ImageStore:
             record = Loader(self.layers_dir, self.blobs_dir, work, is_private=True).load(archive, source)
             self._name([(record, tuple(names))])
         return self.find(record.id)
+
+    def bring(
+        self,
+        folder: Path,
+        records_of: Callable[[Loader, Archive], Sequence[tuple[ImageRecord, Sequence[str]]]],
+    ) -> list[str]:
+        """Bring in what ``records_of`` makes of a folder that nobody else writes to; the names that were
+        given. Nothing is removed meanwhile."""
+        with self._loading(folder) as work, open_archive(folder, work) as archive:
+            loader = Loader(self.layers_dir, self.blobs_dir, work, is_private=True)
+            return self._name(records_of(loader, archive))
 
     def import_rootfs(self, path: Path, config_of: ConfigOf, *, name: str = "") -> str:
         """The id of an image of one layer; without a name, nothing but the id names it."""

@@ -418,3 +418,18 @@ def test_clients_of_older_versions(both: Both, api: str) -> None:
     job = spec("job", Mode={"ReplicatedJob": {}}, template=NOWHERE)
     both.name("job", both("POST", "/services/create", job, api=api))
     both("GET", "/services/$job", api=api)
+
+
+def test_clients_whose_images_the_daemon_resolves(both: Both) -> None:
+    """There is no registry, so what each says of that is the same."""
+    both.name("web", both("POST", "/services/create", spec(), api="1.29"))
+    both("GET", "/services/$web", api="1.29")
+    both.read_version("version", "/services/$web")
+    both("POST", "/services/$web/update", spec(Labels={"a": "b"}), api="1.29", version="$version")
+    both("GET", "/services/$web", api="1.29")
+    for name, image in (
+        ("long", "docker.io/library/box@sha256:" + "a" * 64),
+        ("tagged", "docker.io/joe/box:1@sha256:" + "a" * 64),
+    ):
+        both.name(name, both("POST", "/services/create", spec(name, container={"Image": image}), api="1.29"))
+        both("GET", f"/services/${name}", api="1.29")
