@@ -105,7 +105,7 @@ class AttachedChannel:
         if self._wish.replays and self._place is not None:
             reader = LogReader(self._folder, end=self._place)
             while records := await self._run(reader.read):
-                for part in _joined(records):
+                for part in joined(records):
                     yield part
             for stream, rest in self._rests.items():
                 if rest:
@@ -124,7 +124,7 @@ class AttachedChannel:
         while True:
             is_final = self._has_ended()
             records = await self._run(reader.read)
-            for part in _joined(records):
+            for part in joined(records):
                 skipped = min(left.get(part.stream, 0), len(part.data))
                 left[part.stream] = left.get(part.stream, 0) - skipped
                 if skipped < len(part.data):
@@ -168,7 +168,7 @@ class AttachedChannel:
             await self._socket.close()
 
 
-def _joined(records: Iterable[bytes]) -> Iterator[Output]:
+def joined(records: Iterable[bytes]) -> Iterator[Output]:
     """What lines in a row of one stream say together: to a client, a line alone costs as much as many."""
     lines = (line for record in records if (line := parse_record(record)) is not None)
     for stream, row in groupby(lines, key=lambda line: line.stream):

@@ -177,13 +177,16 @@ class NativeExecutor:
         self.images.prepare()
         self._launcher.start()
 
+    def _read_state(self, folder: Path) -> TaskState:
+        return folders.read_state(folder)
+
     def _scan(self) -> list[tuple[TaskId, TaskState]]:
         """Every task that was created. Rubbish is removed: half-made folders, groups without a folder."""
         found = []
         for entry in sorted(os.scandir(self._tasks_dir), key=lambda entry: entry.name):
             folder = Path(entry.path)
             if folders.is_created(folder):
-                found.append((TaskId(entry.name), folders.read_state(folder)))
+                found.append((TaskId(entry.name), self._read_state(folder)))
             else:
                 self._kill_leftovers(entry.name)
                 folders.remove_tree(folder)
@@ -437,7 +440,7 @@ class NativeExecutor:
     def _settle(self, task_id: TaskId) -> tuple[StartRecord | None, ExitRecord | None]:
         """The final word of a task without a shim. One that was lost gets its exit file here."""
         folder = self._folder(task_id)
-        state = folders.read_state(folder)
+        state = self._read_state(folder)
         if state.ended is not None or state.started is None:
             return state.started, state.ended
         self._kill_leftovers(task_id)

@@ -19,7 +19,8 @@ def image_users(tasks_dir: Path, images: Iterable[StoredImage]) -> dict[str, tup
         if job is None or job["is_host"]:
             continue
         image_id = job.get("image_id") or by_name.get(job["image"], "")
-        is_running = folders.read_state(folder).shim != 0
+        state = folders.read_state(folder)
+        is_running = state.shim != 0 or (state.started is not None and state.ended is None)
         users.setdefault(image_id, []).append(ImageUser(job["task_id"], is_running))
     return {
         image_id: tuple(sorted(found, key=lambda user: (not user.is_running, user.task_id)))

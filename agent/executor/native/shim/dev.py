@@ -41,7 +41,7 @@ _SHM_BYTES = 64 << 20
 
 def mount_dev(job: Job, root: str) -> None:
     # the node's device files must still be reachable once a fresh /dev lies over them
-    every = _node_devices() if job["privileged"] else []
+    every = node_devices() if job["privileged"] else []
     names = () if job["privileged"] else _DEVICES
     wanted = [(f"{_NODE}/{name}", _hold(f"{_NODE}/{name}")) for name in names]
     wanted += [(device["target"], _hold(device["source"])) for device in job["devices"]]
@@ -99,7 +99,7 @@ def guard(path: str) -> None:
     kernel.mount("", path, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NOEXEC)
 
 
-def _node_devices() -> list[tuple[str, os.stat_result]]:
+def node_devices() -> list[tuple[str, os.stat_result]]:
     """All device files of the node, by their path below /dev; not those that every task has of its own."""
     found = []
     for folder, inner, names in os.walk(_NODE):

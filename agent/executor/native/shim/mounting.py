@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from agent.executor.native.shim import copy_up, kernel, places
 from agent.executor.native.shim.kernel import (
@@ -44,9 +45,9 @@ def stage(job: Job) -> dict[str, int]:
     trees = {}
     for mount in job["mounts"]:
         if mount["type"] == "bind":
-            _require_source(mount)
+            require_source(mount)
             if mount["propagation"] in (*_SHARED, *_SLAVE):
-                _require_ties(mount)
+                require_ties(mount)
                 trees[mount["target"]] = kernel.clone_tree(mount["source"])
     # slave: the node's later unmounts reach a task on its root, so it keeps no disk of the node busy
     kernel.mount("", "/", flags=MS_REC | (MS_SLAVE if job["is_host"] else MS_PRIVATE))
@@ -79,7 +80,9 @@ def mount_all(job: Job, root: str, trees: dict[str, int]) -> None:
 
 def _mount(job: Job, mount: JobMount, root_fd: int, tree: int | None) -> None:
     if mount["type"] == "tmpfs":
-        _mount_tmpfs(mount, _target(job, mount, root_fd, is_folder=True))
+        found = places.find(root_fd, mount["target"])
+        own = 0o1777 if found is None else stat.S_IMODE(os.stat(places.path_of(found)).st_mode)
+        _mount_tmpfs(mount, _target(job, mount, root_fd, is_folder=True), mount["mode"] or own)
         return
     if mount["layers"]:
         _mount_layers(job, mount)
@@ -124,7 +127,7 @@ def _source(mount: JobMount) -> int:
     return found
 
 
-def _require_source(mount: JobMount) -> None:
+def require_source(mount: JobMount) -> None:
     if mount["makes_source"]:
         try:
             os.makedirs(mount["source"], 0o755, exist_ok=True)
@@ -136,10 +139,11 @@ def _require_source(mount: JobMount) -> None:
         )
 
 
-def _mount_tmpfs(mount: JobMount, target: int) -> None:
+def _mount_tmpfs(mount: JobMount, target: int, mode: int) -> None:
+    """Without a mode of its own it has that of the folder it lies over, as in docker."""
     size = f",size={mount['size']}" if mount["size"] else ""
     flags = _SEALED | (MS_RDONLY if mount["read_only"] else 0)
-    options = f"mode={mount['mode'] or 0o1777:o}{size}"
+    options = f"mode={mode:o}{size}"
     kernel.mount("tmpfs", places.path_of(target), "tmpfs", flags, options)
 
 
@@ -188,7 +192,7 @@ def _restrict_top(target: int, attributes: int, propagation: int) -> None:
     kernel.mount("", path, flags=MS_BIND | MS_REMOUNT | attributes)
 
 
-def _require_ties(mount: JobMount) -> None:
+def require_ties(mount: JobMount) -> None:
     """Docker's rule: what is to be shared must lie on a mount that the node shares."""
     source = os.path.realpath(mount["source"])
     at, ties = "", ""

@@ -12,6 +12,7 @@ exception to all of this: it has the node's devices, /sys and control groups, an
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 _SEALED = MS_NOSUID | MS_NODEV | MS_NOEXEC
 _CGROUPS = "/sys/fs/cgroup"
-_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-_MASKED = (
+READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+MASKED = (
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -66,18 +67,20 @@ def enter(job: Job, trees: dict[str, int]) -> None:
         root = job["root"]
         _mount_overlay(job, root)
     _mount_system(job, root)
-    _write_sysctls(job["sysctls"], root)
+    _write_sysctls(job, root)
     if not job["privileged"]:
-        for path in _READ_ONLY:
+        for path in READ_ONLY:
             _bind_read_only(root + path)
-        for path in _MASKED:
+        for path in MASKED:
             _mask(root + path)
     for source, target in job["files"]:
-        _bind_file(source, target, root, is_host=job["is_host"])
+        _bind_file(job, source, target, root)
     mounting.mount_all(job, root, trees)
     given.mount_all(files, root, is_host=job["is_host"])
     if root:
         _pivot(root)
+        _link_mounts()
+        _make_workdir(job["workdir"])
     if job["read_only"]:
         _remount_read_only("/", 0 if job["privileged"] else MS_NODEV)
 
@@ -104,22 +107,44 @@ def _mount_system(job: Job, root: str) -> None:
         if root and not stat.S_ISDIR(os.lstat(root + path).st_mode):
             # a link would be followed on the node, whose root is still ours
             raise Unmountable(f'"{path}" in the image is not a folder, so the task cannot have its own there')
-    groups = os.open(_CGROUPS, os.O_PATH | os.O_CLOEXEC) if job["privileged"] else -1
+    groups = _hold_groups(job)
     kernel.mount("proc", root + "/proc", "proc", _SEALED)
     kernel.mount("sysfs", root + "/sys", "sysfs", _SEALED | (0 if job["privileged"] else MS_RDONLY))
     dev.mount_dev(job, root)
-    if groups >= 0 and os.path.isdir(root + _CGROUPS):
-        # as the node has them; unprivileged tasks see none
-        kernel.mount(places.path_of(groups), root + _CGROUPS, flags=MS_BIND | MS_REC)
-        os.close(groups)
+    if groups and os.path.isdir(root + _CGROUPS):
+        _mount_groups(groups, root + _CGROUPS, is_whole=job["privileged"])
 
 
-def _write_sysctls(sysctls: dict[str, str], root: str) -> None:
-    for name, value in sysctls.items():
+def _hold_groups(job: Job) -> list[tuple[int, str]]:
+    """The task's own groups and what they are called; of a privileged task, all as the node has them."""
+    wanted = [(_CGROUPS, "")] if job["privileged"] else job.get("cgroup_mounts", [])
+    return [(os.open(folder, os.O_PATH | os.O_CLOEXEC), name) for folder, name in wanted]
+
+
+def _mount_groups(groups: list[tuple[int, str]], place: str, *, is_whole: bool) -> None:
+    """To be read, so that programs find their limits. v1 has a folder for each hierarchy, v2 is one."""
+    if any(name for _, name in groups):
+        kernel.mount("tmpfs", place, "tmpfs", _SEALED, "mode=755")
+    for held, name in groups:
+        target = f"{place}/{name}" if name else place
+        if name:
+            os.mkdir(target)
+        for controller in name.split(",") if "," in name else ():
+            os.symlink(name, f"{place}/{controller}")
+        kernel.mount(places.path_of(held), target, flags=MS_BIND | (MS_REC if is_whole else 0))
+        if not is_whole:
+            _remount_read_only(target, _SEALED)
+        os.close(held)
+
+
+def _write_sysctls(job: Job, root: str) -> None:
+    for name, value in (*job.get("default_sysctls", {}).items(), *job["sysctls"].items()):
         try:
             with open(f"{root}/proc/sys/{name.replace('.', '/')}", "w", encoding="utf-8") as file:
                 file.write(value)
         except OSError as error:
+            if name not in job["sysctls"] and error.errno == errno.ENOENT:
+                continue  # a kernel without it
             raise Unmountable(f'sysctl "{name}" cannot be set to "{value}": {error.strerror}') from None
 
 
@@ -145,9 +170,9 @@ def _mask(path: str) -> None:
         dev.guard(path)
 
 
-def _bind_file(source: str, target: str, root: str, *, is_host: bool) -> None:
+def _bind_file(job: Job, source: str, target: str, root: str) -> None:
     """One of our own files (resolv.conf, hosts, hostname) over the image's."""
-    if is_host:
+    if job["is_host"]:
         if os.path.isfile(target):
             kernel.mount(source, target, flags=MS_BIND)
         return
@@ -155,7 +180,25 @@ def _bind_file(source: str, target: str, root: str, *, is_host: bool) -> None:
     place = places.make(root_fd, target, is_folder=False)
     kernel.mount(source, places.path_of(place), flags=MS_BIND)
     os.close(place)
+    if job["read_only"]:
+        bound = kernel.open_in_root(root_fd, target)
+        _remount_read_only(places.path_of(bound), 0)
+        os.close(bound)
     os.close(root_fd)
+
+
+def _link_mounts() -> None:
+    """What old programs read to learn of file systems, where the image has nothing of its own."""
+    if os.path.isdir("/etc") and not os.path.lexists("/etc/mtab"):
+        os.symlink("/proc/mounts", "/etc/mtab")
+
+
+def _make_workdir(path: str) -> None:
+    """Docker makes one that the image lacks, root's. On the node's own disk we do not."""
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise OSError(errno.ENOTDIR, f"Cannot mkdir: {path} is not a directory") from None
 
 
 def _pivot(root: str) -> None:

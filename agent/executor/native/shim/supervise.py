@@ -106,7 +106,7 @@ def _supervise(folder: str, job: Job, report: int) -> None:
     code = code if code >= 0 else 128 - code
     ended: ExitRecord = {
         "code": code,
-        "is_oom_killed": _has_oom_kill(job["oom_file"]),
+        "is_oom_killed": has_oom_kill(job["oom_file"]),
         "at": time.time_ns(),
         "message": "",
         "kind": "ended",
@@ -200,7 +200,7 @@ def _copy(fd: int, stream: int, log: LogWriter, audience: attach.Audience) -> bo
     return bool(data)
 
 
-def _has_oom_kill(path: str) -> bool:
+def has_oom_kill(path: str) -> bool:
     """v1's memory.oom_control and v2's memory.events both have a line ``oom_kill N``."""
     if not path:
         return False
