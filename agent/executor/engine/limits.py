@@ -23,3 +23,5 @@ ENGINE_PULL_TIMEOUT_S = 3_600.0
 ENGINE_SERVICE_START_TIMEOUT_S = 15.0
 ENGINE_SERVICE_STOP_TIMEOUT_S = 5.0
 PAUSE_START_TIMEOUT_S = 10.0
+ENGINE_LOG_OVERLAP_NS = 100_000_000
+"""So much of a log is read twice when it is asked for again: its two streams are out of order by less."""

@@ -1,0 +1,321 @@
+"""``Logs``: the logs of tasks that are containers of an engine, while there is a container and afterwards.
+
+While there is one, its log is the engine's: Podman's is a file, read like a native task's; Docker's is asked
+for, again and again from where it was read to (``log_forms.Cursor``), so that an engine that is started anew
+costs nobody a line. An engine drops a log with its container. So before that, ``keep`` writes it down in the
+form and within the bounds of native's logs: beside its place first, and then renamed. Whatever breaks that
+off, the container is still there, and it is done again from the beginning.
+
+Lines are the same either way; only what has no line end yet is told at the task's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from agent.executor.base import LogLine, LogQuery
+from agent.executor.engine.client import Engine, Flavour
+from agent.executor.engine.limits import ENGINE_LOG_OVERLAP_NS
+from agent.executor.engine.log_forms import (
+    Cursor,
+    Garbled,
+    Joiner,
+    MessageReader,
+    Piece,
+    parse_k8s,
+    start_of_last,
+)
+from agent.executor.engine.task import EngineTask
+from agent.executor.native import folders
+from agent.executor.native.attached import Readers
+from agent.executor.native.log_reader import matches, read_log
+from agent.executor.native.shim.log_writer import LogWriter
+from swarmpy.errors import NotFound, Unavailable
+from swarmpy.limits import (
+    LOG_FILE_BYTES_MAX,
+    LOG_FILES_MAX,
+    LOG_FOLLOW_PERIOD_S,
+    LOG_LINE_BYTES_MAX,
+    LOG_READ_BYTES,
+    LOG_TAIL_LINES_MAX,
+)
+from swarmpy.model.ids import SECOND_NS, TaskId
+
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
+_HALF_KEPT: Final = ".new-"
+
+
+def log_config(flavour: Flavour) -> dict[str, Any]:
+    """How a container is to log: within the bounds of a native task's log, and exact to the byte.
+
+    Docker's own default writes text only: bytes that are none it replaces.
+    """
+    if flavour == "podman":
+        # one file, and a full one is dropped as a whole
+        return {"Type": "k8s-file", "Config": {"max-size": f"{LOG_FILES_MAX * LOG_FILE_BYTES_MAX >> 20}m"}}
+    bounds = {"max-size": f"{LOG_FILE_BYTES_MAX >> 20}m", "max-file": str(LOG_FILES_MAX), "compress": "false"}
+    return {"Type": "local", "Config": bounds}
+
+
+class Logs:
+    """``find`` says None for a task that was removed; ``run`` calls what blocks in a thread."""
+
+    def __init__(
+        self, engine: Engine, find: Callable[[TaskId], EngineTask | None], *, logs_dir: Path, run: Run
+    ) -> None:
+        self._engine = engine
+        self._find = find
+        self._logs_dir = logs_dir
+        self._run = run
+        self._readers = Readers()
+
+    def prepare(self) -> None:
+        """Drop what a crash left half kept. Blocks."""
+        for folder in self._logs_dir.glob(f"{_HALF_KEPT}*"):
+            folders.remove_tree(folder)
+
+    async def read(self, task_id: TaskId, query: LogQuery) -> AsyncIterator[LogLine]:
+        task = self._find(task_id)
+        kept = self._logs_dir / task_id
+        if task is None or not task.container or await self._run(kept.is_dir):
+            async for line in read_log(kept, query, has_ended=lambda: True, run=self._run):
+                yield line
+            return
+        self._readers.enter(task_id)
+        try:
+            lines = self.lines(task, query)
+            async with aclosing(lines):
+                async for line in lines:
+                    yield line
+        finally:
+            self._readers.leave(task_id)
+
+    async def lines(self, task: EngineTask, query: LogQuery) -> AsyncGenerator[LogLine]:
+        """Out of the engine's log."""
+        source = _Source(self._engine, task, self._run, since=query.since)
+        joiner = self._joiner()
+        try:
+            if query.tail >= 0:
+                for line in await self._last(source, joiner, query, task):
+                    yield line
+            while True:
+                has_ended = task.ended.is_set()
+                is_final = has_ended or not query.is_following
+                async for pieces in source.read(follows=not is_final):
+                    for line in joiner.feed(pieces):
+                        if matches(line, query):
+                            yield line
+                        if 0 < query.until < line.timestamp:
+                            return
+                if is_final:
+                    break
+                await asyncio.sleep(LOG_FOLLOW_PERIOD_S)
+            for line in joiner.finish() if has_ended else ():
+                if matches(line, query):
+                    yield line
+        finally:
+            source.close()
+
+    def _joiner(self) -> Joiner:
+        return Joiner(ends_by_time=self._engine.flavour == "docker")
+
+    async def _last(
+        self, source: _Source, joiner: Joiner, query: LogQuery, task: EngineTask
+    ) -> Iterable[LogLine]:
+        """The tail counts lines that the query lets through."""
+        wanted = min(query.tail, LOG_TAIL_LINES_MAX)
+        has_ended = task.ended.is_set()
+        kept: deque[LogLine] = deque(maxlen=wanted)
+        # all that is let through is at the end of what is there, so it need not be read whole
+        hint = wanted if query.stdout and query.stderr and not query.until else -1
+        async for pieces in source.read(follows=False, tail=hint):
+            kept.extend(line for line in joiner.feed(pieces) if matches(line, query))
+        if has_ended:
+            kept.extend(line for line in joiner.finish() if matches(line, query))
+        return kept
+
+    # --- what stays of a task
+
+    async def keep(self, task: EngineTask) -> None:
+        """Write down the log of a task that has ended, before its container goes. May be repeated."""
+        task_id = task.record.task_id
+        place, fresh = self._logs_dir / task_id, self._logs_dir / f"{_HALF_KEPT}{task_id}"
+        if not task.container or await self._run(place.is_dir):
+            return
+        await self._readers.wait_gone(task_id)
+        await self._run(lambda: folders.remove_tree(fresh))
+        writer: LogWriter = await self._run(lambda: _writer(fresh))
+        source, joiner = _Source(self._engine, task, self._run), self._joiner()
+        try:
+            async for pieces in source.read(follows=False):
+                await self._run(partial(_write, writer, list(joiner.feed(pieces))))
+            await self._run(partial(_write, writer, list(joiner.finish())))
+            await self._run(partial(writer.finish, source.newest))
+        except NotFound:
+            pass  # somebody else has removed the container: what was read of it is all there will be
+        finally:
+            source.close()
+            writer.close()
+        await self._run(lambda: os.rename(fresh, place))
+
+    async def forget(self, task_id: TaskId) -> None:
+        """The log goes for good."""
+        if folders.is_task_id(task_id):
+            await self._readers.wait_gone(task_id)
+            await self._run(lambda: folders.remove_tree(self._logs_dir / task_id))
+
+
+def _writer(folder: Path) -> LogWriter:
+    return LogWriter(
+        str(folder),
+        file_bytes_max=LOG_FILE_BYTES_MAX,
+        files_max=LOG_FILES_MAX,
+        line_bytes_max=LOG_LINE_BYTES_MAX,
+    )
+
+
+def _write(writer: LogWriter, lines: Iterable[LogLine]) -> None:
+    for line in lines:
+        writer.feed(line.stream, line.data, line.timestamp)
+
+
+class _Source:
+    """One reader's place in the engine's log of one task. ``read`` brings what has come since.
+
+    ``since``: what is older need not be brought.
+    """
+
+    def __init__(self, engine: Engine, task: EngineTask, run: Run, *, since: int = 0) -> None:
+        self._engine = engine
+        self._task = task
+        self._run = run
+        self._file: K8sFile | None = None
+        self._cursor = Cursor()
+        self._oldest = max(since - ENGINE_LOG_OVERLAP_NS, 0)
+        self.newest = 0
+
+    async def read(self, *, follows: bool, tail: int = -1) -> AsyncIterator[list[Piece]]:
+        """To the end of what there is now; with ``follows`` perhaps on, perhaps not. ``tail``: at the first
+        time, so many lines at least, if there are so many, are enough."""
+        read = self._of_podman if self._engine.flavour == "podman" else self._of_docker
+        async for pieces in read(follows=follows, tail=tail):
+            if pieces:
+                self.newest = max(self.newest, pieces[-1].at)
+                yield pieces
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    async def _of_podman(self, *, follows: bool, tail: int) -> AsyncIterator[list[Piece]]:
+        del follows  # to be asked again is as good
+        if self._file is None:
+            path = await log_path(self._engine, self._task)
+            self._file = K8sFile(path)
+            if tail >= 0:
+                await self._run(partial(self._file.seek_last, tail))
+        reader = self._file
+        while pieces := await self._run(reader.read):
+            yield pieces
+
+    async def _of_docker(self, *, follows: bool, tail: int) -> AsyncIterator[list[Piece]]:
+        since = max(self._cursor.rewind(), self._oldest if tail < 0 else 0)
+        params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": "1" if follows else "0"}
+        if since:
+            params["since"] = f"{since // SECOND_NS}.{since % SECOND_NS:09d}"
+        elif tail >= 0:
+            found = await self._tail(params, tail)
+            if found is not None:
+                yield self._cursor.admit(found)
+                since = self._cursor.rewind()
+                params["since"] = f"{since // SECOND_NS}.{since % SECOND_NS:09d}"
+                window = [piece async for pieces in self._messages(params) for piece in pieces]
+                yield self._cursor.adopt(window)
+                return
+        async for pieces in self._messages(params):
+            yield self._cursor.admit(pieces)
+
+    async def _tail(self, params: dict[str, str], tail: int) -> list[Piece] | None:
+        """None if more has to be read: of long lines Docker counts each piece."""
+        found: list[Piece] = []
+        async for pieces in self._messages({**params, "tail": str(max(tail, 1))}):
+            found += pieces
+        return found if all(piece.data.endswith(b"\n") for piece in found) else None
+
+    async def _messages(self, params: dict[str, str]) -> AsyncIterator[list[Piece]]:
+        path = f"/containers/{self._task.container}/logs"
+        reader = MessageReader(is_terminal=self._task.record.tty)
+        try:
+            async with self._engine.stream("GET", path, params=params) as content:
+                async for chunk in self._engine.chunks(content):
+                    yield reader.feed(chunk)
+            yield reader.finish()
+        except Garbled as error:
+            raise Unavailable(f"docker's log of task {self._task.record.task_id}: {error}") from None
+
+
+async def log_path(engine: Engine, task: EngineTask) -> Path:
+    """Of Podman's file."""
+    inspected = await engine.call("GET", f"/containers/{task.container}/json")
+    return Path(str((inspected or {}).get("LogPath") or "/nonexistent"))
+
+
+class K8sFile:
+    """A place in Podman's log file. Blocks.
+
+    One that is full is replaced by an empty one: it is held open, and read to its end, before the next.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._rest = b""
+
+    def read(self) -> list[Piece]:
+        """What has come since, a bounded number of bytes; empty when there is nothing new now."""
+        while True:
+            if self._fd < 0 and not self._open():
+                return []
+            data = os.read(self._fd, LOG_READ_BYTES)
+            if not data and not self._is_replaced():
+                return []
+            if not data and not (data := os.read(self._fd, LOG_READ_BYTES)):
+                self.close()  # more may have been written between our read and its replacement
+                continue
+            *records, self._rest = (self._rest + data).split(b"\n")
+            pieces = [piece for record in records if (piece := parse_k8s(record)) is not None]
+            if pieces:
+                return pieces
+
+    def seek_last(self, lines: int) -> None:
+        if self._open():
+            data = b"".join(iter(lambda: os.read(self._fd, LOG_READ_BYTES), b""))
+            os.lseek(self._fd, start_of_last(data, lines), os.SEEK_SET)
+
+    def close(self) -> None:
+        self._rest = b""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> bool:
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _is_replaced(self) -> bool:
+        own = os.fstat(self._fd)
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return False  # it went with its container: this one is the last
+        return (found.st_ino, found.st_dev) != (own.st_ino, own.st_dev)
