@@ -2,6 +2,10 @@
 
 The launcher (``shim/launcher``) is the only process that the daemon itself starts; everything it forks is
 on its own afterwards.
+
+Tasks can get hold of the program that it runs, the node's interpreter: an image's command may be a link to
+``/proc/self/exe``, and the first process of a task with ``init`` is one. So it is run from a mount of its own
+that is read-only: by way of /proc, root in a task changes neither its content nor its mode.
 """
 
 from __future__ import annotations
@@ -13,11 +17,17 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import structlog
+
+from agent.executor.native.shim import kernel
 from agent.executor.native.shim.launcher import ENTER, START
 from swarmpy.errors import Unavailable
 from swarmpy.limits import TASK_START_TIMEOUT_S
+
+log = structlog.get_logger(__name__)
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[3]
 _PROGRAM = (
@@ -76,13 +86,14 @@ class Launcher:
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(TASK_START_TIMEOUT_S)
-        with theirs, open(self._log_path, "ab") as log:
+        with theirs, open(self._log_path, "ab") as words, _read_only(sys.executable) as program:
             try:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-c", _PROGRAM, str(_SOURCE_ROOT)],
+                    executable=program,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    stderr=log,
+                    stderr=words,
                     cwd="/",
                     env={"LC_ALL": "C.UTF-8"},
                 )
@@ -100,3 +111,22 @@ class Launcher:
                 self._process.kill()
             self._process.wait()
             self._process = None
+
+
+@contextlib.contextmanager
+def _read_only(program: str) -> Iterator[str]:
+    """A path by which the program is executed from a mount that nothing is written through."""
+    tree = -1
+    try:
+        tree = kernel.clone_tree(program)
+        kernel.set_mount(tree, kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID)
+        # not /proc/self: the process that executes it has not got this descriptor
+        path = f"/proc/{os.getpid()}/fd/{tree}"
+    except OSError as error:  # before Linux 5.12
+        log.warning("interpreter_unguarded", reason=error.strerror)
+        path = program
+    try:
+        yield path
+    finally:
+        if tree >= 0:
+            os.close(tree)

@@ -1,7 +1,7 @@
 """Tar archives of a task's files, made and unpacked by a process inside the task's mount namespace.
 
 What is at a path is what the task would see there. Owners are numbers only: looking up names would load code
-out of the task's files. Nothing is imported once the process is inside (``seal_imports``).
+out of the task's files. Nothing is imported once the process is inside (``inner.seal_imports``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import errno
 import os
 import posixpath
 import stat
-import sys
 import tarfile
 
 from agent.executor.native.shim import inner, rootfs
@@ -19,16 +18,9 @@ _COPY_BYTES = 65_536
 
 
 def prepare() -> None:
-    """Before the task is entered: no lookups of names from now on, and every codec that is needed loaded."""
+    """Before the task is entered: no lookups of names from now on."""
     for name in ("pwd", "grp"):
         setattr(tarfile, name, None)
-    for codec in ("utf-8", "ascii", "iso8859-1"):
-        "".encode(codec)
-
-
-def seal_imports() -> None:
-    sys.path.clear()
-    sys.meta_path.clear()
 
 
 def send(path: str, status: int) -> None:

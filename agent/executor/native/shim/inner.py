@@ -11,6 +11,7 @@ of account would clear it), and the status pipe then tells whether the shim was 
 from __future__ import annotations
 
 import _socket
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -21,6 +22,7 @@ import select
 import signal
 import stat
 import struct
+import sys
 import termios
 
 from agent.executor.native.shim import accounts, kernel, privileges, rootfs
@@ -37,6 +39,8 @@ NOT_EXECUTABLE = 126
 NOT_STARTED = 128
 
 _ACCOUNTS_BYTES_MAX = 8 << 20
+for _codec in ("utf-8", "ascii", "iso8859-1"):
+    codecs.lookup(_codec)  # which would be loaded at its first use, too late: see ``seal_imports``
 _NULL = "/dev/null"
 _NULL_DEVICE = os.makedev(1, 3)
 _SIOCSIFFLAGS = 0x8914
@@ -61,21 +65,22 @@ def run_reporting(steps: Callable[[], None], status: int) -> NoReturn:
     try:
         steps()
     except rootfs.Unmountable as error:
-        _report(status, "rejected", NOT_STARTED, str(error))
+        report(status, "rejected", NOT_STARTED, str(error))
     except accounts.UnknownAccount as error:
-        _report(status, "failed", NOT_STARTED, str(error))
+        report(status, "failed", NOT_STARTED, str(error))
     except _NotStarted as error:
-        _report(status, "failed", error.code, str(error))
+        report(status, "failed", error.code, str(error))
     except OSError as error:
         # errors made by kernel.py carry the call's name in their text
-        _report(status, "failed", NOT_STARTED, error.strerror or str(error))
+        report(status, "failed", NOT_STARTED, error.strerror or str(error))
     except Exception as error:  # noqa: BLE001 - the top of a process: silence would read as success
-        _report(status, "failed", NOT_STARTED, f"the task's first steps broke: {error!r}")
+        report(status, "failed", NOT_STARTED, f"the task's first steps broke: {error!r}")
     finally:
         os._exit(NOT_FOUND)
 
 
 def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
+    seal_imports()
     kernel.unshare(kernel.CLONE_NEWNS)
     trees = rootfs.stage(job)
     join_cgroups(job)
@@ -111,11 +116,18 @@ def execute(job: Job, stdio: tuple[int, int, int], status: int, *, makes_workdir
         raise _not_started(job["argv"][0], error) from None
 
 
-def join_cgroups(job: Job) -> None:
+def seal_imports() -> None:
+    """From now on no code is loaded: what lies where the interpreter would look is about to be the task's."""
+    sys.path.clear()
+    sys.meta_path.clear()
+
+
+def join_cgroups(job: Job, pid: int = 0) -> None:
+    """Have a process, or this one, in the task's control groups."""
     for folder in job["cgroups"]:
         try:
             with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
-                file.write("0")
+                file.write(str(pid))
         except OSError as error:
             raise OSError(error.errno, f"cannot join cgroup {folder}: {error.strerror}") from None
 
@@ -296,5 +308,6 @@ def read_accounts(path: str) -> str:
     return content.decode(errors="surrogateescape")
 
 
-def _report(status: int, kind: str, code: int, message: str) -> None:
+def report(status: int, kind: str, code: int, message: str) -> None:
+    """To who reads the status pipe: the shim, or who waits for a command to begin."""
     os.write(status, json.dumps({"kind": kind, "code": code, "message": message}).encode())

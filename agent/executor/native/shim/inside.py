@@ -26,6 +26,7 @@ from agent.executor.native.shim import frames, inner, kernel, relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TypedDict
 
     from agent.executor.native.job import Job, StartRecord
@@ -57,6 +58,8 @@ _NAMESPACES = (
 )
 """The mount namespace last: after it, nothing of the node can be opened."""
 _READ_BYTES = 65_536
+_NUMBER_BYTES = 32
+_GONE = b'{"kind": "gone", "code": 128, "message": ""}'
 _PTMX = os.makedev(5, 2)
 _UNLOCK = 0x40045431  # TIOCSPTLCK
 _OPEN_PEER = 0x5441  # TIOCGPTPEER
@@ -124,23 +127,23 @@ def _carry_out(sock: int, order: Order, job: Job, opened: tuple[dict[str, int], 
     """``opened``: the task's namespaces, and the ends of the terminal if there is one."""
     entrances, ends = opened
     is_command = order["verb"] == "exec"
-    theirs, outputs, feed, terminal = _open_stdio(order)
-    status_read, status_write = os.pipe2(os.O_CLOEXEC)
-    fds = theirs, status_write
+    theirs, outputs, feed, terminal = _open_stdio(order, ends)
+    status_read, status_write = status = os.pipe2(os.O_CLOEXEC)
     if is_command:
-        pid = _fork_command(order, job, entrances, fds)
+        pid = _fork_command(order, job, entrances, theirs, status)
     else:
         _load_copying()
         pid = os.fork()  # noqa: TID251 - this process has one thread and is not the daemon
         if not pid:
-            inner.run_reporting(lambda: _copy(order, entrances, fds), status_write)
+            os.close(status_read)
+            inner.run_reporting(lambda: _copy(order, entrances, (theirs, status_write)), status_write)
     for fd in {*theirs, status_write, *entrances.values()}:
         os.close(fd)
+    failure = wait_begun(status_read, sock)
     if not pid:
-        _fail(sock, json.loads(inner.read_status(status_read) or _GONE))
+        _fail(sock, json.loads(failure or _GONE))
         return
     child = os.pidfd_open(pid)
-    failure = wait_begun(status_read, sock)
     if failure is None:
         os.kill(pid, signal.SIGKILL)
         return
@@ -207,7 +210,11 @@ def _open_stdio(order: Order, ends: tuple[int, ...]) -> tuple[tuple[int, int, in
 
 
 def _fork_command(
-    order: Order, job: Job, entrances: dict[str, int], fds: tuple[tuple[int, int, int], int]
+    order: Order,
+    job: Job,
+    entrances: dict[str, int],
+    stdio: tuple[int, int, int],
+    status: tuple[int, int],
 ) -> int:
     """The command's process, a child of ours. 0 if there is none: the status pipe says why, if anything."""
     kernel.adopt_orphans()
@@ -215,8 +222,12 @@ def _fork_command(
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     between = os.fork()  # noqa: TID251 - this process has one thread and is not the daemon
     if not between:
+        os.close(status[0])
         os.close(go_write)
-        inner.run_reporting(lambda: _enter(order, job, entrances, (*fds, told_write, go_read)), fds[1])
+        inner.run_reporting(
+            lambda: _enter(entrances, told_write, go_read, lambda: _become(order, job, stdio, status[1])),
+            status[1],
+        )
     os.close(told_write)
     os.close(go_read)
     os.waitpid(between, 0)  # from now on its child is ours
@@ -226,23 +237,20 @@ def _fork_command(
         if pid:
             inner.join_cgroups(job, pid)
             os.write(go_write, b".")
-    except ProcessLookupError:
+    except (ProcessLookupError, BrokenPipeError):
         pass  # the task has killed it: that is how it ended
     except OSError as error:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        inner.report(fds[1], "failed", inner.NOT_STARTED, error.strerror or str(error))
+        inner.report(status[1], "failed", inner.NOT_STARTED, error.strerror or str(error))
         pid = 0
     finally:
         os.close(go_write)
     return pid
 
 
-def _enter(
-    order: Order, job: Job, entrances: dict[str, int], fds: tuple[tuple[int, int, int], int, int, int]
-) -> None:
+def _enter(entrances: dict[str, int], told: int, go: int, become: Callable[[], None]) -> None:
     """Of the process between: into the task, but for its processes; then fork the one that goes there."""
-    stdio, status, told, go = fds
     inner.seal_imports()
     for name, kind in _NAMESPACES:
         kernel.setns(entrances[name], kind)
@@ -258,10 +266,10 @@ def _enter(
     # its parent has to be the one outside before it asks to die with its parent
     if not os.read(go, 1):
         os._exit(inner.NOT_STARTED)
-    _become_command(order, job, stdio, status)
+    become()
 
 
-def _become_command(order: Order, job: Job, stdio: tuple[int, int, int], status: int) -> None:
+def _become(order: Order, job: Job, stdio: tuple[int, int, int], status: int) -> None:
     own: Job = {
         **job,
         "argv": order["argv"],

@@ -74,6 +74,7 @@ _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
 _PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -186,9 +187,24 @@ def set_process_name(name: str) -> None:
     _check(_libc.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0), "prctl(PR_SET_NAME)")
 
 
+def set_command_line(text: str) -> None:
+    """What is shown as this process's arguments, in the room that its first ones took."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    if start:
+        ctypes.memset(start, 0, end - start)
+        ctypes.memmove(start, text.encode()[: end - start - 1], min(len(text.encode()), end - start - 1))
+
+
 def forbid_looking_in() -> None:
     """Until the next program, nobody but a tracer by right sees this process's memory, files and program."""
     _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what a child of this process leaves behind."""
+    _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def set_no_new_privileges() -> None:
