@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import container_suite
 import exec_suite
 import executor_suite as suite
 import inside_suite
@@ -13,6 +14,7 @@ import life_suite
 import log_suite
 import pytest
 import suite_image
+import trouble_suite
 from native_rig import NativeRig
 
 from agent.executor.base import Executor, Sandbox
@@ -103,6 +105,18 @@ class TestLogsOfNativeTasks(log_suite.LogContract):
 
 
 class TestProcessesInNativeTasks(exec_suite.ProcessExecContract):
+    pass
+
+
+class TestSurroundingsOfNativeTasks(container_suite.ContainerContract):
+    pass
+
+
+class TestTroubleWithNativeTasks(trouble_suite.TroubleContract):
+    pass
+
+
+class TestNativeOnAFullDisk(trouble_suite.FullDiskContract):
     pass
 
 

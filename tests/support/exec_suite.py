@@ -95,7 +95,7 @@ class ExecContract(Suite):
             await executor.exec(ended, Command(argv=ECHO))
 
 
-async def _said(executor: Executor, id_: TaskId, script: str, **fields: Any) -> bytes:
+async def said(executor: Executor, id_: TaskId, script: str, **fields: Any) -> bytes:
     """What a script that ends well says on stdout, run as a command inside the task."""
     command = Command(argv=("/bin/sh", "-c", script), **fields)
     channel = await executor.exec(id_, command)
@@ -122,11 +122,11 @@ class ProcessExecContract(Suite):
     async def test_where_and_as_whom_it_runs(self, executor: Executor, tasks: Tasks) -> None:
         id_ = await tasks.run(1, RUN_ON, env=("FIRST=1", "SECOND=2"), user="app", dir="/data/deep")
         own = "echo $(id -u) $(id -g) $PWD $FIRST $SECOND"
-        assert await _said(executor, id_, own) == b"1001 1001 /data/deep 1 2\n"
-        other = await _said(executor, id_, own, env=("SECOND=other",), user="0:0", workdir="/tmp")
+        assert await said(executor, id_, own) == b"1001 1001 /data/deep 1 2\n"
+        other = await said(executor, id_, own, env=("SECOND=other",), user="0:0", workdir="/tmp")
         assert other == b"0 0 /tmp 1 other\n"
-        assert await _said(executor, id_, "cat; echo end") == b"end\n"  # no input: nothing to wait for
-        table = await _said(executor, id_, "cat /proc/1/cmdline")
+        assert await said(executor, id_, "cat; echo end") == b"end\n"  # no input: nothing to wait for
+        table = await said(executor, id_, "cat /proc/1/cmdline")
         assert b"trap" in table, "it is in the task's process namespace"
         with pytest.raises(TaskRejected, match="nobody-here"):
             await executor.exec(id_, Command(argv=ECHO, user="nobody-here"))
@@ -191,11 +191,11 @@ class ProcessExecContract(Suite):
         channel = await executor.exec(id_, Command(argv=("/bin/sh", "-c", script), is_detached=True))
         await channel.close()
         waits = "while ! cat /tmp/there 2>/dev/null; do sleep 0.05; done"
-        assert await _said(executor, id_, waits) == b"there\n"
+        assert await said(executor, id_, waits) == b"there\n"
 
     async def test_twenty_at_once(self, executor: Executor, tasks: Tasks) -> None:
         id_ = await tasks.run(1, RUN_ON)
-        said = await asyncio.gather(*(_said(executor, id_, f"echo {number}") for number in range(20)))
+        said = await asyncio.gather(*(said(executor, id_, f"echo {number}") for number in range(20)))
         assert said == [b"%d\n" % number for number in range(20)]
 
     async def test_twenty_in_a_task_that_ends(self, executor: Executor, tasks: Tasks) -> None:

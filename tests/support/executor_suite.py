@@ -2,9 +2,9 @@
 
 * here ``ExecutorContract``, in ``exec_suite`` ``ExecContract``, in ``inside_suite`` ``InsideContract``: every
   executor, also the one without processes, which knows the scripts by their text;
-* those with processes also take ``life_suite.LifeContract``, ``log_suite.LogContract``,
-  ``exec_suite.ProcessExecContract``, ``container_suite.ContainerContract``,
-  ``trouble_suite.TroubleContract``.
+* those with processes also take ``life_suite``'s ``LifeContract`` and ``AdoptionContract``,
+  ``log_suite.LogContract``, ``exec_suite.ProcessExecContract``, ``container_suite.ContainerContract``, and
+  ``trouble_suite``'s ``TroubleContract`` and ``FullDiskContract``.
 
 A module gives these fixtures, as functions of the module:
 
