@@ -195,8 +195,8 @@ class ProcessExecContract(Suite):
 
     async def test_twenty_at_once(self, executor: Executor, tasks: Tasks) -> None:
         id_ = await tasks.run(1, RUN_ON)
-        said = await asyncio.gather(*(said(executor, id_, f"echo {number}") for number in range(20)))
-        assert said == [b"%d\n" % number for number in range(20)]
+        each = await asyncio.gather(*(said(executor, id_, f"echo {number}") for number in range(20)))
+        assert each == [b"%d\n" % number for number in range(20)]
 
     async def test_twenty_in_a_task_that_ends(self, executor: Executor, tasks: Tasks) -> None:
         """Each has come to an end, too, or was never begun."""
