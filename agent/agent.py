@@ -7,10 +7,11 @@ the tasks of a former life and takes them over; when it ends, for whatever reaso
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from signal import SIGTERM
+from types import MappingProxyType
 
 import structlog
 from msgspec.structs import replace
@@ -30,7 +31,7 @@ from agent.logs import LogPublisher
 from agent.managers import Managers
 from agent.session import Greeting, Listener, Session
 from agent.signals import Signals
-from agent.streams import Call, StreamServer
+from agent.streams import Call, StreamServer, Talk
 from agent.task import Run
 from agent.usage import UsageMeter
 from swarmpy.errors import Retry, Unavailable
@@ -78,6 +79,7 @@ class Agent:
         on_node: Callable[[Node, bytes], Awaitable[None]] = ignore_node,
         on_removed: Callable[[str], None] = ignore_removal,
         on_retired: Callable[[TLSInfo | None], None] = lambda shown: None,
+        talks: Mapping[str, Talk] = MappingProxyType({}),
     ) -> None:
         self._executor = executor
         self._backend = backend
@@ -90,7 +92,7 @@ class Agent:
         self._core = Core(NodeContext(node_id=config.node_id, description=config.describe()))
         inside = self._inside = Inside(executor, env.clock, service_of=self._service_of)
         calls: dict[str, Call] = {name: partial(executor.volume_call, name) for name in volume_calls.NAMES}
-        self.streams = StreamServer(link, calls={**inside.calls, **calls}, talks=inside.talks)
+        self.streams = StreamServer(link, calls={**inside.calls, **calls}, talks={**inside.talks, **talks})
         self.streams.add_calls(Signals(executor, run_of=self._run_of).calls)
         self._session = Session(
             link,

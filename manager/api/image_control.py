@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from manager.image_push import Parcel
 from swarmpy.model.ids import Timestamp
+from swarmpy.model.image_offers import PushSource
 from swarmpy.model.images import (
     Credentials,
     Image,
@@ -38,6 +41,13 @@ class ImageControl(Protocol):
 
     def save(self, names: tuple[str, ...]) -> AsyncIterator[bytes]:
         """Images as one archive. NotFound, before the first bytes, if one is not here."""
+        ...
+
+    def parcel(
+        self, source: PushSource, chunks: AsyncIterator[bytes], *, architectures: Collection[str]
+    ) -> AbstractAsyncContextManager[Parcel]:
+        """What a push to nodes of these architectures sends; there as long as the context is. InvalidArgument
+        if what comes is no archive that can be read, NotFound if the image is not here."""
         ...
 
     async def tag(self, name: str, repository: str, tag: str) -> None: ...

@@ -37,6 +37,7 @@ from manager.api.exec import Execs
 from manager.api.explain import Explanations
 from manager.api.file_versions import FileVersions
 from manager.api.files import Files
+from manager.api.image_push import ImagePushes
 from manager.api.images import Images
 from manager.api.listening import UnixListener, listen_tcp, listen_unix
 from manager.api.logs import Logs
@@ -141,6 +142,7 @@ def make_app(api: Api) -> web.Application:
         FileVersions(api, Secret),
         FileVersions(api, Config),
         Images(api),
+        ImagePushes(api),
         Registries(api),
         DiskUsage(api),
         Events(api),

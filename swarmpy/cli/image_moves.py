@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import IO, Any, Final
 from urllib.parse import quote
 
 from swarmpy.cli.flags import Command, Options, UsageError, listed, switch, text
+from swarmpy.cli.image_files import chunks
 from swarmpy.cli.output import FORMAT, LIST_FLAGS, NO_TRUNC, Listing, parse_filters, show_items, show_list
 from swarmpy.cli.render import duration, size
 from swarmpy.cli.session import Session, each, tell
@@ -113,16 +114,11 @@ def import_(session: Session, arguments: list[str], options: Options) -> int:
     except OSError as error:
         tell(f"Error: {path} cannot be read: {error.strerror}")
         return 1
-    with source as file, session.client.stream("/images/create", given, upload=_chunks(file)) as response:
+    with source as file, session.client.stream("/images/create", given, upload=chunks(file)) as response:
         for line in response:
             if line.strip():
                 print(json.loads(line)["status"])
     return 0
-
-
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK_BYTES):
-        yield chunk
 
 
 def pull(session: Session, arguments: list[str], options: Options) -> int:
@@ -134,7 +130,7 @@ def pull(session: Session, arguments: list[str], options: Options) -> int:
         return _tell_story(response, is_quiet=options.on("quiet"))
 
 
-def push(session: Session, arguments: list[str], options: Options) -> int:
+def push_to_registry(session: Session, arguments: list[str], options: Options) -> int:
     name = _with_tag(arguments[0])
     repository, _, tag = name.rpartition(":")
     headers = {_AUTH: urlsafe_b64encode(b"{}").decode(), **_auth(options)}
@@ -190,7 +186,7 @@ def prune(session: Session, arguments: list[str], options: Options) -> int:
     return 0
 
 
-_REGISTRY_FLAGS = (
+REGISTRY_FLAGS = (
     text("username", "Who asks the registry", short="u"),
     switch("password-stdin", "Read the password from standard input"),
     switch("quiet", "Tell nothing but errors", short="q"),
@@ -224,10 +220,7 @@ COMMANDS = {
         "NAME[:TAG|@DIGEST]",
         1,
         1,
-        (text("platform", "For this platform (os/architecture), if there is a choice"), *_REGISTRY_FLAGS),
-    ),
-    "push": Command(
-        push, "Give an image to the registry that its name leads to", "NAME[:TAG]", 1, 1, _REGISTRY_FLAGS
+        (text("platform", "For this platform (os/architecture), if there is a choice"), *REGISTRY_FLAGS),
     ),
     "save": Command(
         save,

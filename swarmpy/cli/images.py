@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-import tarfile
-import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 from urllib.parse import quote
 
-from swarmpy.cli import image_moves
+from swarmpy.cli import image_moves, image_push
 from swarmpy.cli.flags import Command, Options, UsageError, switch, text
+from swarmpy.cli.image_files import chunks, open_source
 from swarmpy.cli.output import LIST_FLAGS, NO_TRUNC, Listing, show_list
 from swarmpy.cli.render import duration, size
 from swarmpy.cli.session import Session, each, tell
 
-_CHUNK_BYTES: Final = 1 << 20
 _ID_CHARS: Final = 12
 _COLUMNS = {
     "Repository": "REPOSITORY",
@@ -65,33 +60,15 @@ def load(session: Session, arguments: list[str], options: Options) -> int:
     query = {"name": options.text("name"), "filename": "" if path == "-" else Path(path).resolve().name}
     given = {key: value for key, value in query.items() if value}
     try:
-        source = _open(path)
+        source = open_source(path)
     except OSError as error:
         tell(f"Error: {path} cannot be read: {error.strerror}")
         return 1
-    with source as file, session.client.stream("/images/load", given, upload=_chunks(file)) as response:
+    with source as file, session.client.stream("/images/load", given, upload=chunks(file)) as response:
         for line in response:
             if line.strip():
                 print(json.loads(line)["stream"].rstrip("\n"))
     return 0
-
-
-def _open(path: str) -> AbstractContextManager[IO[bytes]]:
-    """The archive; a folder (an OCI layout) becomes one on the way."""
-    if path == "-":
-        return nullcontext(sys.stdin.buffer)
-    if not Path(path).is_dir():
-        return open(path, "rb")
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
-    with tarfile.open(fileobj=spool, mode="w") as archive:
-        archive.add(path, arcname=".")
-    spool.seek(0)
-    return spool
-
-
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK_BYTES):
-        yield chunk
 
 
 def rm(session: Session, arguments: list[str], options: Options) -> int:
@@ -107,6 +84,7 @@ def rm(session: Session, arguments: list[str], options: Options) -> int:
 
 COMMANDS = {
     **image_moves.COMMANDS,
+    **image_push.COMMANDS,
     "ls": Command(ls, "List images", flags=(*LIST_FLAGS, NO_TRUNC)),
     "load": Command(
         load,

@@ -8,7 +8,7 @@ last: nobody else knows of its cluster before. A joiner writes it first: the clu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from agent.dataplane.base import Backend
 from agent.executor.base import Executor
 from agent.identity import IdentityFiles
 from agent.journal import Journal
+from agent.streams import Talk
 from manager.api.context import LOCKED, NO_SWARM, SWARM_EXISTS, USE_INIT
 from manager.api.control import (
     ClusterAccess,
@@ -66,6 +67,11 @@ class Images(ImageControl, Protocol):
 
     def prepare(self) -> None:
         """Called once, before the others."""
+        ...
+
+    @property
+    def talks(self) -> Mapping[str, Talk]:
+        """What managers may ask of them over streams, while the node is in a swarm."""
         ...
 
 
@@ -405,6 +411,7 @@ class Daemon:
             describe=lambda: replace(self._machine.describe(), data_path_addr=state.data_path_addr),
             on_fatal=self._end,
             on_removed=self._removed,
+            talks=self._machine.images.talks,
         )
         return Part(identity, state, config, self._keys, self._env)
 

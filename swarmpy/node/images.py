@@ -6,28 +6,35 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 from agent.executor.images import reference as references
-from agent.executor.images import saving
+from agent.executor.images import saving, shipping
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.imports import changed, image_config
+from agent.executor.images.intake import StoreIntake
 from agent.executor.images.removal import ImageUser
 from agent.executor.images.store import ImageStore, StoredImage
 from agent.executor.native.image_users import image_users, layers_in_use
+from agent.image_receiver import ImageReceiver
+from agent.received import ReceivedBlobs
 from agent.registry.client import Registries
 from agent.registry.transfer import Transfers
+from agent.streams import Talk
 from manager.api.docker_json import rfc3339
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.image_limits import IMAGE_NAMES_MAX, REGISTRY_NAME_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.image_names import HOST
+from swarmpy.model.image_offers import PushSource
 from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts, Progress
 from swarmpy.model.registry_auth import decode_credentials
+from swarmpy.node.image_shipping import FolderParcel
 from swarmpy.runtime import Env
 
 
@@ -54,12 +61,20 @@ class Images:
         registries = Registries(self._clock, names, insecure=insecure_registries, is_offline=is_offline)
         self._registries = registries
         self._transfers = Transfers(registries, self._store, self._spool)
+        received = ReceivedBlobs(data_dir / "images" / "received")
+        self._receiver = ImageReceiver(StoreIntake(self._store), received, self._clock)
 
     def prepare(self) -> None:
         """Make the folders; drop archives that a crash left half received."""
         self._store.prepare()
         shutil.rmtree(self._spool, ignore_errors=True)
         self._spool.mkdir(mode=0o700)
+        self._receiver.prepare()
+
+    @property
+    def talks(self) -> Mapping[str, Talk]:
+        """What managers may ask of the images here, over streams."""
+        return self._receiver.talks
 
     def now(self) -> Timestamp:
         return self._clock.now()
@@ -156,6 +171,38 @@ class Images:
             raise FailedPrecondition(f"cannot store the image: {error.strerror or error}") from None
         if size == 0:
             raise InvalidArgument("the archive is empty: send the image as the request's body")
+
+    @asynccontextmanager
+    async def parcel(
+        self, source: PushSource, chunks: AsyncIterator[bytes], *, architectures: Collection[str]
+    ) -> AsyncGenerator[FolderParcel]:
+        """What a push to nodes of these architectures sends; there as long as the context is."""
+        with tempfile.TemporaryDirectory(dir=self._spool) as spool:
+            try:
+                shipment = await self._shipment(source, chunks, Path(spool), architectures)
+            except OSError as error:
+                raise FailedPrecondition(f"cannot store the image: {error.strerror or error}") from None
+            yield FolderParcel(shipment)
+
+    async def _shipment(
+        self, source: PushSource, chunks: AsyncIterator[bytes], folder: Path, architectures: Collection[str]
+    ) -> shipping.Shipment:
+        if not source.image:
+            with tempfile.TemporaryDirectory(dir=self._spool) as spool:
+                path = Path(spool, Path(source.filename).name or "image.tar")
+                await self._receive(chunks, path)
+                return await asyncio.to_thread(
+                    shipping.of_archive, path, folder, name=source.name, architectures=architectures
+                )
+
+        def linked() -> shipping.Shipment:
+            wanted = [
+                (image, (source.name,) if source.name else names or image.tags)
+                for image, names in self._wanted((source.image,))
+            ]
+            return shipping.of_stored(self._store, wanted, folder, architectures=architectures)
+
+        return await asyncio.to_thread(linked)
 
     async def save(self, names: tuple[str, ...]) -> AsyncIterator[bytes]:
         if len(names) > IMAGE_NAMES_MAX:

@@ -16,9 +16,9 @@ So they are on a manager that is locked (``keys.py``): its agent runs, and can't
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from agent.executor.base import Executor
 from agent.identity import IdentityFiles, Renewal
 from agent.journal import JOURNAL_NAME, Journal
 from agent.link import GrpcLink
+from agent.streams import Talk
 from manager.api.context import LOCKED
 from swarmpy.errors import Corrupt, NodeRemoved, Rejected, Retry, SwarmError, Unavailable
 from swarmpy.limits import JOIN_TIMEOUT_S, LEAVE_TIMEOUT_S, RENEW_FAILED_S, RENEW_RETRY_MIN_S
@@ -61,6 +62,8 @@ class PartConfig:
     on_fatal: Callable[[str], None]
     on_removed: Callable[[str], None]
     """The node was removed: its tasks run elsewhere, and it can come back only as another node."""
+    talks: Mapping[str, Talk] = field(default_factory=dict)
+    """What else managers may ask of this node over streams."""
 
     @property
     def journal(self) -> Path:
@@ -104,6 +107,7 @@ class Part:
             on_node=self._node_noticed,
             on_removed=config.on_removed,
             on_retired=self._certificate_retired,
+            talks=config.talks,
         )
         self._renewal = self._make_renewal()
         self._wanted_role = identity.role

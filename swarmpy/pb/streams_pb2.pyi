@@ -712,6 +712,33 @@ class DiskStats(_message.Message):
 Global___DiskStats: _TypeAlias = DiskStats  # noqa: Y015
 
 @_typing.final
+class BlobPart(_message.Message):
+    """In the data of "image.receive", to the node: a piece of one of the blobs that it has asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    offset: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "digest", b"digest", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlobPart: _TypeAlias = BlobPart  # noqa: Y015
+
+@_typing.final
 class LogBatch(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

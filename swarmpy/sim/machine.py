@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 
+from agent.streams import Talk
 from manager.api.control import SystemInfo
 from manager.api.image_control import Report
+from manager.image_push import Parcel
 from swarmpy.config import NodeConfig
 from swarmpy.errors import NotFound, Unimplemented
 from swarmpy.model.generic_resources import parse
 from swarmpy.model.ids import Timestamp
+from swarmpy.model.image_offers import PushSource
 from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.specs import Platform, Resources
@@ -55,6 +59,10 @@ class NoImages:
     def prepare(self) -> None:
         """There is nothing to prepare."""
 
+    @property
+    def talks(self) -> Mapping[str, Talk]:
+        return {}
+
     def now(self) -> Timestamp:
         return Timestamp(0)
 
@@ -70,6 +78,11 @@ class NoImages:
         raise Unimplemented(_NO_IMAGES)
 
     def save(self, names: tuple[str, ...]) -> AsyncIterator[bytes]:
+        raise Unimplemented(_NO_IMAGES)
+
+    def parcel(
+        self, source: PushSource, chunks: AsyncIterator[bytes], *, architectures: Collection[str]
+    ) -> AbstractAsyncContextManager[Parcel]:
         raise Unimplemented(_NO_IMAGES)
 
     async def tag(self, name: str, repository: str, tag: str) -> None:
