@@ -16,7 +16,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.executor.base import Stats
@@ -39,6 +39,8 @@ class Layout:
 
     version: int
     roots: dict[str, Path]
+    names: dict[Path, str] = field(default_factory=dict)
+    """What the hierarchy of each root is called where it is mounted; v2's has no name."""
 
     def folders(self, task_id: str, extra: tuple[str, ...] = EXTRA) -> list[Path]:
         """A task's groups, each once (v2 has one for all controllers)."""
@@ -49,6 +51,7 @@ class Layout:
 def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
     """The layout out of /proc/self/mountinfo and /proc/self/cgroup. Pure."""
     v1: dict[str, Path] = {}
+    names: dict[Path, str] = {}
     v2: Path | None = None
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
@@ -61,9 +64,10 @@ def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
         elif kinds[0] == "cgroup":
             for controller in kinds[2].split(","):
                 if controller in (*WANTED, *EXTRA) and controller not in v1:
-                    v1[controller] = mount_point / _below(parent, _own_path(own, controller), mount_root)
+                    root = mount_point / _below(parent, _own_path(own, controller), mount_root)
+                    v1[controller], names[root] = root, mount_point.name
     if v1:
-        return Layout(version=1, roots=v1)
+        return Layout(version=1, roots=v1, names=names)
     if v2 is None:
         return Layout(version=0, roots={})
     return Layout(version=2, roots=dict.fromkeys(_V2, v2))
@@ -109,7 +113,7 @@ class Cgroups:
             if "cpuset" in usable:
                 _inherit_cpuset(layout.roots["cpuset"])
         roots = {name: root for name, root in layout.roots.items() if name in usable}
-        self._layout = Layout(version=layout.version if roots else 0, roots=roots)
+        self._layout = Layout(version=layout.version if roots else 0, roots=roots, names=layout.names)
 
     def missing(self) -> tuple[str, ...]:
         """Sentences for the controllers that limits need and this node lacks."""
@@ -126,6 +130,12 @@ class Cgroups:
         memory = self._layout.roots.get("memory")
         name = "memory.events" if self.version == 2 else "memory.oom_control"
         return folders, str(memory / task_id / name) if memory else ""
+
+    def mounts(self, task_id: str, demands: Demands) -> list[tuple[str, str]]:
+        """The same groups, and in which folder of /sys/fs/cgroup the task finds each ("": it is all)."""
+        names = self._layout.names
+        folders = self._layout.folders(task_id, demands.extra)
+        return [(str(folder), names.get(folder.parent, "")) for folder in folders]
 
     def create(self, task_id: str, demands: Demands) -> None:
         """Make the task's groups and set its limits; of groups that stand, set them again."""

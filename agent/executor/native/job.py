@@ -6,10 +6,11 @@ arguments, the environment, the capabilities, the mounts. The shim carries it ou
 
 from __future__ import annotations
 
+import posixpath
 import resource
 from typing import NotRequired, TypedDict
 
-from agent.executor.base import Launch
+from agent.executor.base import ImageConfig, Launch
 from agent.executor.native.confinement import confine
 from agent.executor.native.devices import JobDevice
 from agent.executor.native.mounts import JobMount, JobVolume, plan_mounts, plan_volumes
@@ -61,6 +62,11 @@ RLIMITS = {
     "stack": resource.RLIMIT_STACK,
 }
 
+_NETWORK_SYSCTLS = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+"""As in docker: in a network of its own, any account may take any port, and send pings."""
+
+_OOM_SCORE_MAX = 1000
+
 _SYSCTLS = ("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm")
 """The settings that belong to a namespace; any other would change the node."""
 
@@ -97,6 +103,8 @@ class Job(TypedDict):
     apparmor: NotRequired[str]
     read_only: bool
     sysctls: dict[str, str]
+    default_sysctls: NotRequired[dict[str, str]]
+    """Set where the kernel has them."""
     capabilities: list[int]
     rlimits: list[tuple[int, int, int]]
     oom_score_adj: int
@@ -104,6 +112,8 @@ class Job(TypedDict):
     open_stdin: NotRequired[bool]
     init: bool
     cgroups: list[str]
+    cgroup_mounts: NotRequired[list[tuple[str, str]]]
+    """Of the same groups, and where below /sys/fs/cgroup the task sees them."""
     oom_file: str
     hidden: list[str]
     given: NotRequired[list[tuple[str, str]]]
@@ -146,6 +156,7 @@ class Places(TypedDict):
     log_dir: str
     layers_dir: str
     cgroups: list[str]
+    cgroup_mounts: NotRequired[list[tuple[str, str]]]
     oom_file: str
     hidden: list[str]
     given: list[tuple[str, str]]
@@ -157,7 +168,9 @@ def plan_job(launch: Launch, places: Places, around: Surroundings | None = None)
     around = around or Surroundings()
     is_host = image.reference == HOST_IMAGE
     hostname = launch.hostname or spec.hostname or launch.task_id[:12]
+    has_own_network = launch.sandbox.netns != HOST_NETWORK
     held = capabilities(spec, is_host=is_host)
+    _check_held(spec, around.capabilities)
     confinement = confine(spec, held, is_host=is_host, has_apparmor=around.has_apparmor)
     env = environment((*image.env, *spec.env), hostname, has_terminal=spec.tty)
     return Job(
@@ -167,7 +180,7 @@ def plan_job(launch: Launch, places: Places, around: Surroundings | None = None)
         image_id=image.digest,
         argv=command_line(launch),
         env=[*env, *(f"{name}={value}" for name, value in around.devices.env.items())],
-        workdir=spec.dir or image.workdir or "/",
+        workdir=_workdir(spec, image),
         user=spec.user or image.user,
         groups=list(spec.groups),
         hostname=hostname,
@@ -188,14 +201,16 @@ def plan_job(launch: Launch, places: Places, around: Surroundings | None = None)
         no_new_privileges=confinement.no_new_privileges,
         apparmor=confinement.apparmor,
         read_only=spec.read_only,
-        sysctls=_sysctls(spec.sysctls, has_own_network=launch.sandbox.netns != HOST_NETWORK),
+        sysctls=_sysctls(spec.sysctls, has_own_network=has_own_network),
+        default_sysctls=_NETWORK_SYSCTLS if has_own_network else {},
         capabilities=sorted(CAPABILITIES.index(name) for name in held),
         rlimits=[_rlimit(ulimit) for ulimit in spec.ulimits],
-        oom_score_adj=spec.oom_score_adj,
+        oom_score_adj=_oom_score(spec.oom_score_adj),
         tty=spec.tty,
         open_stdin=spec.open_stdin,
         init=bool(spec.init),
         cgroups=places["cgroups"],
+        cgroup_mounts=places.get("cgroup_mounts", []),
         oom_file=places["oom_file"],
         hidden=places["hidden"],
         given=places["given"],
@@ -257,6 +272,19 @@ def capabilities(spec: ContainerSpec, *, is_host: bool) -> frozenset[str]:
     return frozenset(kept - {"ALL"})
 
 
+def _check_held(spec: ContainerSpec, own: frozenset[int] | None) -> None:
+    """What is asked for by name is there or refused; ``ALL`` and privileged tasks get what the node has."""
+    if own is None or spec.privileged:
+        return
+    for name in spec.capability_add:
+        short = _capability(name)
+        if short != "ALL" and CAPABILITIES.index(short) not in own:
+            raise TaskRejected(
+                f'the capability "{short}" cannot be given to tasks of this node: its daemon does not have '
+                "it; take it out, or place the service on other nodes"
+            )
+
+
 def _capability(name: str) -> str:
     short = name.upper().removeprefix("CAP_")
     if short != "ALL" and short not in CAPABILITIES:
@@ -281,6 +309,18 @@ def _sysctls(wanted: dict[str, str], *, has_own_network: bool) -> dict[str, str]
         if name.startswith("net.") and not has_own_network:
             raise TaskRejected(f'sysctl "{name}" not allowed in host network namespace')
     return dict(wanted)
+
+
+def _workdir(spec: ContainerSpec, image: ImageConfig) -> str:
+    if spec.dir and not spec.dir.startswith("/"):
+        raise TaskRejected(f"the working directory '{spec.dir}' is invalid, it needs to be an absolute path")
+    return posixpath.join("/", spec.dir or image.workdir)
+
+
+def _oom_score(score: int) -> int:
+    if not -_OOM_SCORE_MAX <= score <= _OOM_SCORE_MAX:
+        raise TaskRejected(f"Invalid value {score}, range for oom score adj is [-1000, 1000]")
+    return score
 
 
 def _rlimit(ulimit: Ulimit) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ from agent.executor.base import ImageConfig
 from agent.executor.native import folders
 from agent.executor.native.job import Job
 from agent.executor.native.shim.log_writer import file_name, file_numbers
+from agent.executor.native.shim.supervise import has_oom_kill
 from swarmpy.errors import InvalidArgument, NotFound
 from swarmpy.model.containers import ContainerFacts, ContainerMount
 from swarmpy.model.ids import TaskId, Timestamp
@@ -47,7 +48,7 @@ def look(
         started_at=Timestamp(started["at"] if started else 0),
         ended_at=Timestamp(ended["at"] if ended else 0),
         exit_code=ended["code"] if ended else 0,
-        is_oom_killed=bool(ended and ended["is_oom_killed"]),
+        is_oom_killed=ended["is_oom_killed"] if ended else has_oom_kill(job["oom_file"]),
         log_path=str(Path(job["log_dir"], file_name(numbers[-1]))) if numbers else "",
         mounts=tuple(_mounts(job, folder)),
         size_rw=size_of(Path(job["upper"])) if has_sizes else -1,

@@ -62,6 +62,7 @@ class Maker:
             log_dir=str(self.logs_dir / task_id),
             layers_dir=str(self.images.layers_dir),
             cgroups=groups,
+            cgroup_mounts=self.cgroups.mounts(task_id, demands),
             oom_file=oom_file,
             hidden=[str(path) for path in self.hidden],
             given=self.files.mounts(task_id, launch.files),

@@ -155,6 +155,10 @@ def _volume_folder(mount: Mount, place: str, volumes: Mapping[str, NodeVolume]) 
     """
     if mount.source:
         return volumes[mount.source].mountpoint
+    if mount.read_only:
+        raise TaskRejected(
+            'invalid mount config for type "volume": must not set ReadOnly mode when using anonymous volumes'
+        )
     options = mount.volume_options
     if options is not None and options.driver_config is not None and options.driver_config.options:
         raise TaskRejected("a volume with driver options needs a name: give the mount a source")

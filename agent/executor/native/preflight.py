@@ -15,7 +15,7 @@ def find_missing(data_dir: Path) -> tuple[str, ...]:
     missing = []
     if sys.platform != "linux":
         return ("The native executor runs on Linux only.",)
-    if os.geteuid() != 0 or not _has_capability(_CAP_SYS_ADMIN):
+    if os.geteuid() != 0 or not has_capability(_CAP_SYS_ADMIN):
         missing.append("The daemon must run as root with CAP_SYS_ADMIN to make namespaces.")
     missing += [
         f"The kernel has no {name} namespaces; rebuild it with CONFIG_NAMESPACES."
@@ -29,8 +29,14 @@ def find_missing(data_dir: Path) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _has_capability(number: int) -> bool:
+def has_capability(number: int) -> bool:
+    return number in capabilities()
+
+
+def capabilities() -> frozenset[int]:
+    """The daemon's own, by number."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> number & 1)
-    return False
+            mask = int(line.split()[1], 16)
+            return frozenset(number for number in range(mask.bit_length()) if mask >> number & 1)
+    return frozenset()

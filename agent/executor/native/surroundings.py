@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.executor.images.store import ImageStore
-from agent.executor.native import devices, mounts
+from agent.executor.native import devices, mounts, preflight
 from agent.executor.native.devices import DevicePlan
 from swarmpy.errors import InvalidArgument, NotFound, TaskRejected
 from swarmpy.model.objects import NodeVolume
@@ -28,6 +28,8 @@ class Surroundings:
     addresses: Mapping[str, str] = field(default_factory=dict)
     devices: DevicePlan = _NO_DEVICES
     has_apparmor: bool = False
+    capabilities: frozenset[int] | None = None
+    """What the daemon has to give, where a task asks for more than is usual."""
 
 
 def look(
@@ -46,6 +48,7 @@ def look(
         addresses={name: _address(name) for name in sorted(mounts.server_names(volumes))},
         devices=devices.plan(spec, found, gpus) if found or spec.device_requests else _NO_DEVICES,
         has_apparmor=has_apparmor(),
+        capabilities=preflight.capabilities() if spec.capability_add else None,
     )
 
 

@@ -1,10 +1,15 @@
 """Who a task runs as: ``user[:group]`` looked up in the root filesystem's own passwd and group files.
 
-Pure. Docker's rules: names or numbers; a number needs no entry; with an explicit group the supplementary
-groups of the user do not apply; error texts are Docker's.
+Pure. Docker's rules: names or numbers; what is a number is an id, and needs no entry; with an explicit group
+the supplementary groups of the user do not apply; error texts are Docker's.
 """
 
 from __future__ import annotations
+
+import re
+
+_ID_MAX = 2147483647
+_NUMBER = re.compile(r"[+-]?[0-9]+")
 
 
 class UnknownAccount(Exception):
@@ -26,9 +31,9 @@ def resolve(user: str, extra_groups: list[str], passwd: str, group: str) -> Acco
     wanted, has_group, wanted_group = user.partition(":")
     wanted = wanted or "0"
     entry = _find(_rows(passwd, 6), wanted)
-    if entry is None and not wanted.isdecimal():
+    if entry is None and not _NUMBER.fullmatch(wanted):
         raise UnknownAccount(f"unable to find user {wanted}: no matching entries in passwd file")
-    uid = int(entry[2]) if entry is not None else int(wanted)
+    uid = int(entry[2]) if entry is not None else _checked(int(wanted))
     gid = int(entry[3]) if entry is not None and entry[3].isdecimal() else 0
     home = entry[5] if entry is not None else "/"
     group_rows = _rows(group, 3)
@@ -37,28 +42,29 @@ def resolve(user: str, extra_groups: list[str], passwd: str, group: str) -> Acco
         gid = _group_id(group_rows, wanted_group)
     elif entry is not None:
         groups = [int(row[2]) for row in group_rows if len(row) > 3 and entry[0] in row[3].split(",")]
-    groups += [_group_id(group_rows, name) for name in extra_groups]
+    groups += [_group_id(group_rows, name, "Unable") for name in extra_groups]
     return Account(uid, gid, sorted({gid, *groups}), home or "/")
 
 
-def _group_id(rows: list[list[str]], wanted: str) -> int:
+def _group_id(rows: list[list[str]], wanted: str, unable: str = "unable") -> int:
     row = _find(rows, wanted)
     if row is not None:
         return int(row[2])
-    if not wanted.isdecimal():
-        raise UnknownAccount(f"unable to find group {wanted}: no matching entries in group file")
-    return int(wanted)
+    if not _NUMBER.fullmatch(wanted):
+        raise UnknownAccount(f"{unable} to find group {wanted}: no matching entries in group file")
+    return _checked(int(wanted))
+
+
+def _checked(number: int) -> int:
+    if not 0 <= number <= _ID_MAX:
+        raise UnknownAccount(f"uids and gids must be in range 0-{_ID_MAX}")
+    return number
 
 
 def _find(rows: list[list[str]], wanted: str) -> list[str] | None:
-    """By name first, then by number, as Docker does."""
-    for row in rows:
-        if row[0] == wanted:
-            return row
-    for row in rows:
-        if row[2] == wanted:
-            return row
-    return None
+    if _NUMBER.fullmatch(wanted):
+        return next((row for row in rows if int(row[2]) == int(wanted)), None)
+    return next((row for row in rows if row[0] == wanted), None)
 
 
 def _rows(text: str, fields: int) -> list[list[str]]:

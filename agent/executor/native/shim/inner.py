@@ -41,6 +41,7 @@ NOT_STARTED = 128
 _ACCOUNTS_BYTES_MAX = 8 << 20
 for _codec in ("utf-8", "ascii", "iso8859-1"):
     codecs.lookup(_codec)  # which would be loaded at its first use, too late: see ``seal_imports``
+_INIT = "swarmpy-init"
 _NULL = "/dev/null"
 _NULL_DEVICE = os.makedev(1, 3)
 _SIOCSIFFLAGS = 0x8914
@@ -89,16 +90,16 @@ def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
     if job["hostname"]:
         kernel.set_hostname(job["hostname"])
     rootfs.enter(job, trees)
-    execute(job, stdio, status, makes_workdir=not job["is_host"])
+    execute(job, stdio, status)
 
 
-def execute(job: Job, stdio: tuple[int, int, int], status: int, *, makes_workdir: bool) -> None:
+def execute(job: Job, stdio: tuple[int, int, int], status: int) -> None:
     """Account, privileges, command: what is left to do once the task's namespaces and root are ours."""
     account = accounts.resolve(
         job["user"], job["groups"], read_accounts("/etc/passwd"), read_accounts("/etc/group")
     )
     _apply_limits(job)
-    _enter_workdir(job["workdir"], account, is_made=makes_workdir)
+    _enter_workdir(job["workdir"])
     _use_stdio(stdio, account, is_terminal=job["tty"])
     privileges.drop(job, account)
     env = _environment(job["env"], account)
@@ -107,6 +108,8 @@ def execute(job: Job, stdio: tuple[int, int, int], status: int, *, makes_workdir
     os.umask(0o022)
     kernel.set_parent_death_signal(signal.SIGKILL)
     _require_shim(status)
+    if job["init"]:
+        _become_init()
     privileges.confine(job, account)
     if job["init"]:
         _reap_for_child()
@@ -156,12 +159,24 @@ def _apply_limits(job: Job) -> None:
     for number, soft, hard in job["rlimits"]:
         try:
             resource.setrlimit(number, (soft, hard))
-        except (OSError, ValueError) as error:
+        except ValueError:  # how the library says that it is not permitted
+            own = resource.getrlimit(number)[1]
             raise rootfs.Unmountable(
-                f"the ulimit {soft}:{hard} cannot be set on this node: {error}"
+                f"the ulimit {_ulimit_name(number)}={soft}:{hard} cannot be set on this node: operation not "
+                f"permitted; more than {own} needs a daemon with CAP_SYS_RESOURCE"
+            ) from None
+        except OSError as error:
+            raise rootfs.Unmountable(
+                f"the ulimit {_ulimit_name(number)}={soft}:{hard} cannot be set on this node: "
+                f"{_phrase(error)}"
             ) from None
     if job["oom_score_adj"]:
         _set_oom_score(job["oom_score_adj"])
+
+
+def _ulimit_name(number: int) -> str:
+    names = (name for name in dir(resource) if name.startswith("RLIMIT_"))
+    return next(name for name in names if getattr(resource, name) == number).removeprefix("RLIMIT_").lower()
 
 
 def _set_oom_score(score: int) -> None:
@@ -175,11 +190,7 @@ def _set_oom_score(score: int) -> None:
         ) from None
 
 
-def _enter_workdir(workdir: str, account: accounts.Account, *, is_made: bool) -> None:
-    """Docker creates an image's missing working directory; on the node's own disk we do not."""
-    if is_made and not os.path.exists(workdir):
-        os.makedirs(workdir, 0o755, exist_ok=True)
-        os.chown(workdir, account.uid, account.gid)
+def _enter_workdir(workdir: str) -> None:
     try:
         os.chdir(workdir)
     except OSError as error:
@@ -224,7 +235,6 @@ def _find_command(name: str, env: dict[str, str]) -> str:
         except OSError as error:
             raise _NotStarted(f'exec: "{name}": stat {name}: {_phrase(error)}', NOT_FOUND) from None
         return name
-    is_forbidden = False
     for folder in env.get("PATH", "").split(":"):
         path = f"{folder or '.'}/{name}"
         try:
@@ -233,9 +243,6 @@ def _find_command(name: str, env: dict[str, str]) -> str:
             continue
         if stat.S_ISREG(mode) and os.access(path, os.X_OK):
             return path
-        is_forbidden = is_forbidden or stat.S_ISREG(mode)
-    if is_forbidden:
-        raise _NotStarted(f'exec: "{name}": permission denied', NOT_EXECUTABLE)
     raise _NotStarted(f'exec: "{name}": executable file not found in $PATH', NOT_FOUND)
 
 
@@ -262,6 +269,13 @@ def _require_shim(status: int) -> None:
     poll.register(status, 0)
     if any(event & select.POLLERR for _, event in poll.poll(0)):
         os._exit(NOT_STARTED)
+
+
+def _become_init() -> None:
+    """Process 1 loads no program of its own, so what it is on the node must not show in the task."""
+    kernel.set_process_name(_INIT)
+    kernel.set_command_line(_INIT)
+    kernel.forbid_looking_in()
 
 
 def _reap_for_child() -> None:

@@ -282,7 +282,7 @@ def _become(order: Order, job: Job, stdio: tuple[int, int, int], status: int) ->
     }
     if order["privileged"]:
         own["seccomp"] = ""
-    inner.execute(own, stdio, status, makes_workdir=False)
+    inner.execute(own, stdio, status)
 
 
 def _copy(order: Order, entrances: dict[str, int], fds: tuple[tuple[int, int, int], int]) -> None:

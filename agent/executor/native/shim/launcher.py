@@ -30,6 +30,7 @@ _FD_BYTES = 4
 def main() -> None:
     kernel.set_process_name("swarmpy-launch")
     os.setsid()
+    os.umask(0o022)  # what tasks find is made with modes that must not depend on the daemon's
     orders = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, os.dup(0))
     os.set_inheritable(orders.fileno(), False)
     null = os.open("/dev/null", os.O_RDONLY)

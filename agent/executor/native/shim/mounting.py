@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 
 from agent.executor.native.shim import copy_up, kernel, places
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from agent.executor.native.job import Job
     from agent.executor.native.mounts import JobMount
 
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 _SHARED = ("shared", "rshared")
 _SLAVE = ("slave", "rslave")
 _SEALED = MS_NOSUID | MS_NODEV | MS_NOEXEC
@@ -192,6 +194,12 @@ def _restrict_top(target: int, attributes: int, propagation: int) -> None:
     kernel.mount("", path, flags=MS_BIND | MS_REMOUNT | attributes)
 
 
+def _plain(field: str) -> str:
+    """A path as the kernel lists it, with its spaces and line ends spelled out in octal."""
+    raw = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), os.fsencode(field))
+    return os.fsdecode(raw)
+
+
 def require_ties(mount: JobMount) -> None:
     """Docker's rule: what is to be shared must lie on a mount that the node shares."""
     source = os.path.realpath(mount["source"])
@@ -200,7 +208,7 @@ def require_ties(mount: JobMount) -> None:
         for line in file:
             left, _, _ = line.partition(" - ")
             fields = left.split()
-            point = fields[4].encode().decode("unicode_escape")
+            point = _plain(fields[4])
             is_above = point == "/" or source == point or source.startswith(f"{point}/")
             if is_above and len(point) >= len(at):
                 at, ties = point, " ".join(fields[6:])

