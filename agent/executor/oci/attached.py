@@ -1,0 +1,219 @@
+"""``LogChannel``: being attached to a task of conmon's: what it prints out of its log, what it is told by
+conmon.
+
+The log has each byte at once and once, so a client that is slow, or comes late, misses nothing and holds
+nobody up, as long as the log goes back that far.
+
+The input of a task without a terminal is written to conmon's own end of the pipe, which is opened for each
+write and never held: so all that wait for its end find it when one of its clients closes it, which conmon
+does as soon as a client of its socket leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from agent.executor.base import Attachment, Output
+from agent.executor.native import folders
+from agent.executor.native.attached import Watched
+from agent.executor.native.log_reader import BEGINNING, LogReader, Place
+from agent.executor.oci import logs, monitor, records
+from agent.executor.oci.limits import ATTACH_READ_PERIOD_S, INPUT_CHUNK_BYTES
+from swarmpy.errors import Unavailable
+
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class LogChannel:
+    """``task_input``: None if the task has none, or has ended. To be closed."""
+
+    def __init__(
+        self, folder: Path, *, start: Place, task: Watched, task_input: TaskInput | None, run: Run
+    ) -> None:
+        self._folder = folder
+        self._start = start
+        self._task = task
+        self._input = task_input
+        self._run = run
+        self._is_closed = False
+        task.readers.enter(task.task_id)
+
+    @classmethod
+    async def to(
+        cls, logs_dir: Path, wish: Attachment, task: Watched, *, folder: Path, run: Run
+    ) -> LogChannel:
+        """``folder``: the task's own."""
+        start = BEGINNING if wish.replays else await run(lambda: logs.end_of(logs_dir))
+        task_input = await run(lambda: find_input(folder))
+        return cls(logs_dir, start=start, task=task, task_input=task_input, run=run)
+
+    @property
+    def pid(self) -> int:
+        return 0
+
+    async def output(self) -> AsyncIterator[Output]:
+        reader = LogReader(self._folder, start=self._start)
+
+        def read() -> list[bytes]:
+            logs.give_number(self._folder)
+            return reader.read()
+
+        while True:
+            is_final = self._is_closed or self._task.exit() is not None
+            found = await self._run(read)
+            pieces = [piece for record in found if (piece := logs.parse_record(record)) is not None]
+            for stream, row in groupby(pieces, key=lambda piece: piece.stream):
+                yield Output(stream, b"".join(piece.data for piece in row))
+            if not found and is_final:
+                return
+            if not found:
+                await asyncio.sleep(ATTACH_READ_PERIOD_S)
+
+    async def write(self, data: bytes) -> None:
+        if self._input is not None and not self._is_closed:
+            await self._input.write(data)
+
+    async def close_input(self) -> None:
+        if self._input is not None and not self._is_closed:
+            await self._run(self._input.close_for_all)
+
+    async def resize(self, *, rows: int, columns: int) -> None:
+        if self._input is not None and self._input.is_terminal:
+            folder = self._input.folder
+            await self._run(lambda: monitor.resize(folder, rows=rows, columns=columns))
+
+    async def exit_code(self) -> int:
+        if self._is_closed:
+            raise Unavailable("the task was let go of")
+        await self._task.ended.wait()
+        found = self._task.exit()
+        if found is None:
+            raise Unavailable("the task was removed before it was known how it ended")
+        return found["code"]
+
+    async def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._task.readers.leave(self._task.task_id)
+            if self._input is not None:
+                self._input.leave()
+
+
+class TaskInput:
+    """Of a task that has a terminal or an open input."""
+
+    def __init__(self, folder: Path, made: records.Made, *, is_terminal: bool, is_fed: bool) -> None:
+        self.folder = folder
+        self.is_terminal = is_terminal
+        self._is_fed = is_fed
+        self._made = made
+        self._socket: socket.socket | None = None
+
+    async def write(self, data: bytes) -> None:
+        """Nothing happens if the task takes none, or no more."""
+        if not self._is_fed:
+            return
+        try:
+            if self.is_terminal:
+                await self._write_to_terminal(data)
+            else:
+                await self._write_to_pipe(data)
+        except OSError:
+            return  # it has ended: its output says so
+
+    async def _write_to_terminal(self, data: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        if self._socket is None:
+            self._socket = _connect(self.folder)
+        for at in range(0, len(data), INPUT_CHUNK_BYTES):
+            await loop.sock_sendall(self._socket, data[at : at + INPUT_CHUNK_BYTES])
+
+    async def _write_to_pipe(self, data: bytes) -> None:
+        fd = _open_pipe(self._made)
+        if fd is None:
+            return
+        try:
+            left = memoryview(data)
+            while left:
+                try:
+                    left = left[os.write(fd, left) :]
+                except BlockingIOError:
+                    await _wait_writable(fd)
+        finally:
+            os.close(fd)
+
+    def close_for_all(self) -> None:
+        """A terminal has no such end."""
+        if self._is_fed and not self.is_terminal:
+            with contextlib.suppress(OSError):  # the task has ended
+                _connect(self.folder).close()
+
+    def leave(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def find_input(folder: Path) -> TaskInput | None:
+    """Blocks. None if the task has neither input nor terminal, or has ended."""
+    job, made = folders.read_job(folder), records.read_made(folder)
+    if job is None or made is None or not records.is_watched(made):
+        return None
+    is_fed = job.get("open_stdin", False)
+    if not is_fed and not job["tty"]:
+        return None
+    return TaskInput(folder, made, is_terminal=job["tty"], is_fed=is_fed)
+
+
+def _open_pipe(made: records.Made) -> int | None:
+    """The end of the pipe that conmon writes to; None if it is closed. Only what conmon itself holds is
+    looked at: a task may have made anything of its own end."""
+    wanted = f"pipe:[{made['stdin']}]"
+    folder = f"/proc/{made['conmon']}/fd"
+    if not records.is_watched(made):
+        return None
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(f"{folder}/{name}") == wanted:
+                return os.open(f"{folder}/{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return None
+
+
+async def _wait_writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    writable: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, _resolve, writable)
+    try:
+        await writable
+    finally:
+        loop.remove_writer(fd)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _connect(folder: Path) -> socket.socket:
+    """To conmon. It would wait for who does not read what the task prints: that is not for us to hear."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # by way of /proc, since a socket's path may have 107 bytes only
+            sock.connect(f"/proc/self/fd/{fd}/attach")
+        finally:
+            os.close(fd)
+        sock.shutdown(socket.SHUT_RD)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,50 @@
+"""An oci executor on a scratch folder, and what may be left of its tasks: groups, mounts, processes, states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from native_rig import NativeRig
+
+from agent.executor.oci import roots
+from agent.executor.oci.executor import OciExecutor
+
+
+class OciRig(NativeRig):
+    """``close`` leaves nothing behind."""
+
+    executor: OciExecutor
+
+    def _make(self) -> OciExecutor:
+        return OciExecutor(self.data_dir, cgroup_parent=self.parent)
+
+    def left(self) -> list[str]:
+        """What there is of tasks outside of their folders."""
+        groups = [Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()]
+        found = [
+            str(path)
+            for folder in (root / self.parent.strip("/") for root in groups)
+            if folder.is_dir()
+            for path in folder.iterdir()
+            if path.is_dir()
+        ]
+        found += roots.mounts_below(self.data_dir / "tasks", Path("/proc/self/mountinfo").read_bytes())
+        states = self.data_dir / "oci"
+        found += [str(path) for path in states.iterdir()] if states.is_dir() else []
+        return found + [f"process {pid}" for pid in self.processes()]
+
+    def processes(self) -> list[int]:
+        """Those that name the data folder: conmon and runtimes do."""
+        wanted = str(self.data_dir / "tasks").encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if Path(words[0].decode(errors="replace")).name in ("conmon", "crun", "runc") and any(
+                    wanted in word for word in words
+                ):
+                    found.append(int(entry.name))
+        return found
