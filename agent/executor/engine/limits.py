@@ -25,3 +25,16 @@ ENGINE_SERVICE_STOP_TIMEOUT_S = 5.0
 PAUSE_START_TIMEOUT_S = 10.0
 ENGINE_LOG_OVERLAP_NS = 100_000_000
 """So much of a log is read twice when it is asked for again: its two streams are out of order by less."""
+ENGINE_LIST_TIMEOUT_S = 120.0
+ENGINE_END_POLL_S = 1.0
+"""Who waits for a task's end looks for itself so often, should the event be late."""
+ENGINE_JOIN_POLL_S = 0.005
+ENGINE_EXEC_POLL_S = 0.02
+"""How often an engine is asked whether a command has begun, or has ended."""
+ENGINE_SERVICE_POLL_S = 0.05
+ATTACHED_BACKLOG_BYTES_MAX = 1 << 20
+"""So far behind may be a client that nobody waits for."""
+ATTACHED_OVERLAP_BYTES_MAX = 16 << 10
+"""Of what a terminal has said, and may come a second time to who is attached to it."""
+ENGINE_BREAK_S = 5.0
+"""A task's end is known so long after its streams have ended, or it is the engine that has ended them."""

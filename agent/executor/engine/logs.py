@@ -14,13 +14,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
-from agent.executor.base import LogLine, LogQuery
+from agent.executor.base import Attachment, Channel, LogLine, LogQuery
 from agent.executor.engine.client import Engine, Flavour
 from agent.executor.engine.limits import ENGINE_LOG_OVERLAP_NS
 from agent.executor.engine.log_forms import (
@@ -33,8 +34,9 @@ from agent.executor.engine.log_forms import (
     start_of_last,
 )
 from agent.executor.engine.task import EngineTask
+from agent.executor.limits import ATTACH_POLL_S
 from agent.executor.native import folders
-from agent.executor.native.attached import Readers
+from agent.executor.native.attached import Readers, of_removed
 from agent.executor.native.log_reader import matches, read_log
 from agent.executor.native.shim.log_writer import LogWriter
 from swarmpy.errors import NotFound, Unavailable
@@ -74,7 +76,7 @@ class Logs:
         self._find = find
         self._logs_dir = logs_dir
         self._run = run
-        self._readers = Readers()
+        self.readers = Readers()
 
     def prepare(self) -> None:
         """Drop what a crash left half kept. Blocks."""
@@ -88,14 +90,14 @@ class Logs:
             async for line in read_log(kept, query, has_ended=lambda: True, run=self._run):
                 yield line
             return
-        self._readers.enter(task_id)
+        self.readers.enter(task_id)
         try:
             lines = self.lines(task, query)
             async with aclosing(lines):
                 async for line in lines:
                     yield line
         finally:
-            self._readers.leave(task_id)
+            self.readers.leave(task_id)
 
     async def lines(self, task: EngineTask, query: LogQuery) -> AsyncGenerator[LogLine]:
         """Out of the engine's log."""
@@ -120,6 +122,30 @@ class Logs:
             for line in joiner.finish() if has_ended else ():
                 if matches(line, query):
                     yield line
+        finally:
+            source.close()
+
+    async def words(
+        self, task: EngineTask, *, begins: bool, follows: bool, is_over: Callable[[], bool]
+    ) -> AsyncGenerator[tuple[int, bytes]]:
+        """What the task says, by stream, as soon as the engine's log has it. ``begins``: from its first byte,
+        else from now on, which only Podman's log can."""
+        source = _Source(self._engine, task, self._run)
+        joiner = self._joiner() if self._engine.flavour == "docker" else None
+        try:
+            if not begins:
+                await source.skip()
+            while True:
+                has_ended = task.ended.is_set()
+                is_final = has_ended or not follows or is_over()
+                async for pieces in source.read(follows=not is_final):
+                    for part in _in_a_row(joiner.feed(pieces) if joiner is not None else pieces):
+                        yield part
+                if is_final:
+                    break
+                await asyncio.sleep(ATTACH_POLL_S)
+            for part in _in_a_row(joiner.finish()) if joiner is not None and has_ended else ():
+                yield part
         finally:
             source.close()
 
@@ -149,7 +175,7 @@ class Logs:
         place, fresh = self._logs_dir / task_id, self._logs_dir / f"{_HALF_KEPT}{task_id}"
         if not task.container or await self._run(place.is_dir):
             return
-        await self._readers.wait_gone(task_id)
+        await self.readers.wait_gone(task_id)
         await self._run(lambda: folders.remove_tree(fresh))
         writer: LogWriter = await self._run(lambda: _writer(fresh))
         source, joiner = _Source(self._engine, task, self._run), self._joiner()
@@ -165,11 +191,21 @@ class Logs:
             writer.close()
         await self._run(lambda: os.rename(fresh, place))
 
+    def of_removed(self, task_id: TaskId, wish: Attachment) -> Channel:
+        """To be attached to what was kept. NotRunning if there is nothing, or none of it is wished."""
+        return of_removed(self._logs_dir, task_id, wish, readers=self.readers, run=self._run)
+
     async def forget(self, task_id: TaskId) -> None:
         """The log goes for good."""
         if folders.is_task_id(task_id):
-            await self._readers.wait_gone(task_id)
+            await self.readers.wait_gone(task_id)
             await self._run(lambda: folders.remove_tree(self._logs_dir / task_id))
+
+
+def _in_a_row(pieces: Iterable[Piece | LogLine]) -> Iterator[tuple[int, bytes]]:
+    """What pieces of one stream say together: to a client, a line alone costs as much as many."""
+    for stream, row in groupby(pieces, key=lambda piece: piece.stream):
+        yield stream, b"".join(piece.data for piece in row)
 
 
 def _writer(folder: Path) -> LogWriter:
@@ -209,6 +245,11 @@ class _Source:
             if pieces:
                 self.newest = max(self.newest, pieces[-1].at)
                 yield pieces
+
+    async def skip(self) -> None:
+        """Stand at the end of what there is now."""
+        async for _ in self.read(follows=False, tail=0):
+            continue
 
     def close(self) -> None:
         if self._file is not None:
