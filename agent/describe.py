@@ -12,6 +12,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from agent.dataplane.base import BackendCapabilities
+from swarmpy.model.executors import EXECUTOR_PLUGIN
 from swarmpy.model.objects import EngineDescription, EnginePlugin, NodeDescription, TLSInfo
 from swarmpy.model.specs import GenericResource, Platform, Resources
 from swarmpy.pki import Identity, issuer_of_identity
@@ -33,12 +34,14 @@ _PLUGINS = (
 
 def describe(
     *,
+    executor: str = "",
     hostname: str = "",
     labels: Mapping[str, str] | None = None,
     generic_resources: tuple[GenericResource, ...] = (),
     tls_info: TLSInfo | None = None,
 ) -> NodeDescription:
     """The node's description; ``hostname`` replaces the machine's own name if it is given."""
+    plugins = (*_PLUGINS, EnginePlugin(type=EXECUTOR_PLUGIN, name=executor)) if executor else _PLUGINS
     return NodeDescription(
         hostname=hostname or socket.gethostname(),
         platform=Platform(architecture=platform.machine(), os=platform.system().lower()),
@@ -47,7 +50,7 @@ def describe(
             memory_bytes=_memory_bytes(),
             generic_resources=generic_resources,
         ),
-        engine=EngineDescription(engine_version=VERSION, labels=dict(labels or {}), plugins=_PLUGINS),
+        engine=EngineDescription(engine_version=VERSION, labels=dict(labels or {}), plugins=plugins),
         tls_info=tls_info,
         boot_id=_boot_id(),
         store_format=STORE_FORMAT,

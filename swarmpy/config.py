@@ -26,6 +26,7 @@ class NodeConfig:
 
     ``listen_address`` and ``advertise_address`` are defaults for init and join requests that name none;
     the advertise address is an address or an interface, with or without a port, empty to find it.
+    ``executor``: empty for the first that can run tasks here. ``engine_socket``: empty for the engine's own.
     ``insecure_registries``: hosts or subnets whose certificates are not checked, or that have none.
     ``api_addresses`` are ``host:port`` on which the API is also served over TCP; with TLS if the three files
     are given, of which ``api_ca`` is whose clients are let in. ``api_group`` owns the API's unix socket.
@@ -43,7 +44,8 @@ class NodeConfig:
     listen_address: str = LISTEN_ADDRESS
     advertise_address: str = ""
     data_path_address: str = ""
-    executor: str = "native"
+    executor: str = ""
+    engine_socket: str = ""
     cgroup_parent: str = CGROUP_PARENT
     labels: dict[str, str] = field(default_factory=dict)
     generic_resources: tuple[GenericResource, ...] = ()

@@ -1,7 +1,8 @@
 """Placement constraints: parse ``key==value`` and ``key!=value``, and match them against a node.
 
 Keys: ``node.id``, ``node.hostname``, ``node.ip`` (address or CIDR), ``node.role``, ``node.platform.os``,
-``node.platform.arch``, ``node.labels.NAME``, ``engine.labels.NAME``, all but the label's NAME in any case.
+``node.platform.arch``, ``node.executor``, ``node.labels.NAME``, ``engine.labels.NAME``, in any case but the
+label's NAME.
 Values are compared whole, in any case; there are no globs. A key that is none of these parses and never
 matches, whatever the operator, as in swarm mode. Error texts are swarm mode's. An expression with neither
 operator, which swarm mode refuses, may be one of ours (``predicates``).

@@ -16,7 +16,7 @@ ENGINE_LABEL_PREFIX: Final = "engine.labels."
 ADDRESS_KEY: Final = "node.ip"
 ARCHITECTURE_KEY: Final = "node.platform.arch"
 AMOUNT_KEYS: Final = ("node.cpus", "node.memory")
-TEXT_KEYS: Final = ("node.id", "node.hostname", "node.role", "node.platform.os")
+TEXT_KEYS: Final = ("node.id", "node.hostname", "node.role", "node.platform.os", "node.executor")
 
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _CPU_NANOS: Final = 1_000_000_000
@@ -33,6 +33,8 @@ def text_of(key: str, node: Node) -> str | None:
             return node.role
         case "node.platform.os":
             return node.description.platform.os
+        case "node.executor":
+            return node.description.engine.executor
         case _:
             return label_of(key, node)
 

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError, listed, switch, text
+from swarmpy.cli.render import table
 from swarmpy.cli.session import Session
 from swarmpy.config import CGROUP_PARENT, DATA_DIR, LISTEN_ADDRESS, RUN_DIR, NodeConfig
 from swarmpy.errors import InvalidArgument
 from swarmpy.lean import lean_imports
 from swarmpy.model import generic_resources
+from swarmpy.model.executors import EXECUTORS
 from swarmpy.model.specs import GenericResource
+
+if TYPE_CHECKING:
+    from agent.executor.base import Capabilities
 
 _LEVELS = ("debug", "info", "warning", "error")
 _FORMATS = ("text", "json")
-_EXECUTORS = ("native",)
 
 
 def daemon(session: Session, arguments: list[str], options: Options) -> int:
     config = node_config(options)
     with lean_imports():
-        from swarmpy.node import run
+        from swarmpy.node import probe, run
 
+    if options.on("probe"):
+        print(_found(probe(config)))
+        return 0
     code: int = run(config)
     return code
+
+
+def _found(executors: Sequence[Capabilities]) -> str:
+    rows = [["EXECUTOR", "USABLE", "NOTES"]]
+    for each in executors:
+        first, *others = each.missing or ("",)
+        rows.append([each.name, "yes" if each.is_usable else "no", first])
+        rows += [["", "", other] for other in others]
+    return table(rows)
 
 
 def node_config(options: Options) -> NodeConfig:
@@ -41,7 +58,8 @@ def node_config(options: Options) -> NodeConfig:
         listen_address=options.text("listen-addr"),
         advertise_address=options.text("advertise-addr"),
         data_path_address=options.text("data-path-addr"),
-        executor=_one_of(options.text("executor"), _EXECUTORS, "executor"),
+        executor=_one_of(options.text("executor"), ("", *EXECUTORS), "executor"),
+        engine_socket=_socket(options.text("engine-socket")),
         cgroup_parent=options.text("cgroup-parent"),
         labels=dict(values.pair(entry, what="label") for entry in options.many("label")),
         generic_resources=_generic_resources(options.many("generic-resource")),
@@ -83,6 +101,10 @@ def _generic_resources(entries: list[str]) -> tuple[GenericResource, ...]:
         raise UsageError(str(error)) from None
 
 
+def _socket(path: str) -> str:
+    return path and str(_absolute(path.removeprefix("unix://"), "engine-socket"))
+
+
 def _absolute(path: str, flag: str) -> Path:
     if not path.startswith("/"):
         raise UsageError(f'invalid argument "{path}" for "--{flag}" flag: give an absolute path')
@@ -91,7 +113,8 @@ def _absolute(path: str, flag: str) -> Path:
 
 def _one_of(value: str, choices: tuple[str, ...], flag: str) -> str:
     if value not in choices:
-        raise UsageError(f'invalid argument "{value}" for "--{flag}" flag: give one of {", ".join(choices)}')
+        known = ", ".join(filter(None, choices))
+        raise UsageError(f'invalid argument "{value}" for "--{flag}" flag: give one of {known}')
     return value
 
 
@@ -113,7 +136,12 @@ COMMANDS = {
             text("listen-addr", "Listen address of the swarm", default=LISTEN_ADDRESS),
             text("advertise-addr", "Advertised address, if init or join name none"),
             text("data-path-addr", "Address of data path traffic, if init or join name none"),
-            text("executor", "What runs tasks (native)", default="native"),
+            text(
+                "executor",
+                f"What runs tasks ({', '.join(EXECUTORS)}; default the one before, or the first that can)",
+            ),
+            text("engine-socket", "Unix socket of podman or docker (default the engine's own)"),
+            switch("probe", "Print which executors can run tasks on this machine, and end"),
             text("cgroup-parent", "Cgroup below which tasks run", default=CGROUP_PARENT),
             listed("label", "Label of this node's engine (key=value)"),
             listed("generic-resource", "Resource that tasks can reserve (KIND=NAME or KIND=NUMBER)"),

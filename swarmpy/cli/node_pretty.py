@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swarmpy.cli.render import binary_size, capital
 from swarmpy.client import Json
+from swarmpy.model.executors import EXECUTOR_PLUGIN, FIRST_EXECUTOR
 from swarmpy.model.quantities import duration_text
 
 _CPU_NANOS = 1_000_000_000
@@ -61,14 +62,24 @@ def _machine(description: Json) -> list[str]:
         lines.append("Plugins:")
         by_type: dict[str, list[str]] = {}
         for plugin in engine["Plugins"]:
-            by_type.setdefault(plugin["Type"], []).append(plugin["Name"])
+            if plugin["Type"] != EXECUTOR_PLUGIN:
+                by_type.setdefault(plugin["Type"], []).append(plugin["Name"])
         lines += [f" {type_}:\t\t{', '.join(names)}" for type_, names in sorted(by_type.items())]
-    lines.append(f"Engine Version:\t\t{engine.get('EngineVersion', '')}")
+    lines += [
+        f"Engine Version:\t\t{engine.get('EngineVersion', '')}",
+        f"Executor:\t\t{executor_of(engine)}",
+    ]
     lines += _labels("Engine Labels", engine.get("Labels"))
     volumes = [volume["Name"] for volume in description.get("Volumes") or ()]
     if volumes:
         lines += ["Volumes:", *(f" - {name}" for name in volumes)]
     return lines
+
+
+def executor_of(engine: Json) -> str:
+    """What runs the node's tasks; its daemon may be of before there was more than one."""
+    plugins = engine.get("Plugins") or ()
+    return next((each["Name"] for each in plugins if each["Type"] == EXECUTOR_PLUGIN), FIRST_EXECUTOR)
 
 
 def _generic(resource: Json) -> str:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from swarmpy.cli import node_drain, values
 from swarmpy.cli.flags import Command, Options, UsageError, listed, switch, text
 from swarmpy.cli.node_change import change, path_of
-from swarmpy.cli.node_pretty import pretty
+from swarmpy.cli.node_pretty import executor_of, pretty
 from swarmpy.cli.output import FORMAT, LIST_FLAGS, NO_TRUNC, Listing, parse_filters, show_items, show_list
 from swarmpy.cli.render import capital
 from swarmpy.cli.session import Session, each
@@ -37,6 +37,7 @@ def ls(session: Session, arguments: list[str], options: Options) -> int:
 def _row(node: Json, own: str, *, is_marked: bool) -> dict[str, str]:
     manager = node.get("ManagerStatus") or {}
     is_self = node["ID"] == own
+    engine = (node.get("Description") or {}).get("Engine") or {}
     mark = (" *" if is_self else "  ") if is_marked else ""
     return {
         "ID": node["ID"] + mark,
@@ -45,7 +46,8 @@ def _row(node: Json, own: str, *, is_marked: bool) -> dict[str, str]:
         "Status": capital(node["Status"]["State"]),
         "Availability": capital(node["Spec"].get("Availability", "")),
         "ManagerStatus": "Leader" if manager.get("Leader") else capital(manager.get("Reachability", "")),
-        "EngineVersion": ((node["Description"] or {}).get("Engine") or {}).get("EngineVersion", ""),
+        "EngineVersion": engine.get("EngineVersion", ""),
+        "Executor": executor_of(engine),
         "TLSStatus": "Ready",
     }
 

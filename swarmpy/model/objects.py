@@ -19,6 +19,7 @@ from swarmpy.model.cluster_specs import (
     SecretSpec,
     VolumeSpec,
 )
+from swarmpy.model.executors import EXECUTOR_PLUGIN, FIRST_EXECUTOR
 from swarmpy.model.ids import (
     ClusterId,
     ConfigId,
@@ -121,6 +122,11 @@ class EngineDescription(Value, frozen=True, kw_only=True):
     engine_version: str = ""
     labels: dict[str, str] = {}
     plugins: tuple[EnginePlugin, ...] = ()
+
+    @property
+    def executor(self) -> str:
+        """What runs the node's tasks."""
+        return next((each.name for each in self.plugins if each.type == EXECUTOR_PLUGIN), FIRST_EXECUTOR)
 
 
 class TLSInfo(Value, frozen=True, kw_only=True):

@@ -19,15 +19,16 @@ from agent.dataplane.base import Backend
 from agent.dataplane.linux.backend import LinuxBackend
 from agent.dataplane.windows.backend import WindowsBackend
 from agent.describe import describe
-from agent.executor.native.executor import NativeExecutor
+from agent.executor.base import Capabilities
 from agent.journal import Journal
 from manager.api.server import ApiServer
 from manager.api.tls import TlsServer
 from swarmpy.config import NodeConfig
-from swarmpy.errors import InvalidArgument, SwarmError
+from swarmpy.errors import SwarmError
 from swarmpy.lean import return_memory
 from swarmpy.limits import DAEMON_FILES_MAX
 from swarmpy.log import configure
+from swarmpy.node import executors
 from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.node.images import Images
 from swarmpy.node.lock import locked
@@ -65,7 +66,8 @@ async def serve(config: NodeConfig, env: Env) -> int:
         loop.add_signal_handler(number, stopping.set)
     with locked(config.data_dir):  # before anything is touched: a second daemon ends here
         async with AsyncExitStack() as stack:
-            daemon = Daemon(config, env, make_machine(config, env))
+            executor = await executors.choose(config, env, partial(executors.make_executor, config, env))
+            daemon = Daemon(config, env, make_machine(executor, config, env))
             daemon.fatal.add_done_callback(lambda _: stopping.set())
             stack.push_async_callback(daemon.stop)
             server = ApiServer(daemon, env)
@@ -108,26 +110,23 @@ async def _until(work: Coroutine[None, None, None], stopping: asyncio.Event) -> 
         working.result()
 
 
-def make_machine(config: NodeConfig, env: Env) -> Machine:
-    """This machine, with the executor and the network backend that the settings name."""
-    if config.executor != NativeExecutor.name:
-        raise InvalidArgument(f"unknown executor {config.executor!r}: this version has 'native'")
-    netns_dir = config.run_dir / "netns"
+def probe(config: NodeConfig) -> tuple[Capabilities, ...]:
+    """What each executor needs that this machine does not have. Nothing stays of it."""
+    configure("error", config.log_format)
+    return asyncio.run(executors.probe_all(config, Env()))
+
+
+def make_machine(executor: str, config: NodeConfig, env: Env) -> Machine:
+    """This machine, with this executor and its own network backend."""
     images = Images(config.data_dir, env, insecure_registries=config.insecure_registries)
     return Machine(
-        executor_name=NativeExecutor.name,
-        make_executor=lambda: NativeExecutor(
-            config.data_dir,
-            cgroup_parent=config.cgroup_parent,
-            hidden=(netns_dir,),
-            files_dir=config.run_dir / "files",
-            clock=env.clock,
-            fetch=images.fetch,
-        ),
+        executor_name=executor,
+        make_executor=lambda: executors.make_executor(config, env, executor, fetch=images.fetch),
         make_backend=lambda: make_backend(config, env),
         open_journal=Journal,
         describe=partial(
             describe,
+            executor=executor,
             hostname=config.hostname,
             labels=config.labels,
             generic_resources=config.generic_resources,

@@ -162,6 +162,8 @@ class NativeExecutor:
 
     async def probe(self) -> Capabilities:
         missing = await self._run(partial(preflight.find_missing, self._tasks_dir.parent))
+        if not missing:
+            await self._run(self._cgroups.prepare)  # it may be asked without having been started
         return Capabilities(
             name=self.name,
             is_usable=not missing,

@@ -1,0 +1,173 @@
+"""Which executor runs this node's tasks, and how it is made.
+
+Decided once and kept in the data folder (``executor.json``), so that a daemon that starts again adopts its
+tasks, whatever else has been installed meanwhile:
+
+* while there are tasks of an executor in the folder, that one is used, and no other one can be;
+* else the one that the settings name, if its probe says that tasks can run; if it does not, the daemon ends;
+* else, with none named, the first of ``EXECUTORS`` that is usable, but before them the one used last.
+
+Another one may be named as soon as no task of the former runs: what ended ones have left is then taken down
+by the executor that made it. A folder without a record is of a version that had ``native`` only.
+
+Probing makes nothing that stays. An executor that is probed is not started.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import structlog
+
+from agent.executor.base import Capabilities, Executor
+from agent.executor.native.executor import NativeExecutor
+from agent.executor.native.task_images import Fetch
+from swarmpy.config import NodeConfig
+from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument, SwarmError
+from swarmpy.model.executors import ENGINES, EXECUTORS, FIRST_EXECUTOR
+from swarmpy.runtime import Disk, Env
+
+log = structlog.get_logger(__name__)
+
+Make = Callable[[str], Executor]
+
+
+class _Kept(msgspec.Struct, frozen=True, kw_only=True):
+    executor: str
+
+
+def kept_executor(disk: Disk, data_dir: Path) -> str:
+    """Which one was used last here; empty if none is on record."""
+    path = _record(data_dir)
+    if not disk.exists(path):
+        return ""
+    try:
+        return msgspec.json.decode(disk.read(path), type=_Kept).executor
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Corrupt(
+            f"{path} is damaged: {error}; remove it, and name the --executor whose tasks run here"
+        ) from error
+
+
+def candidates(wanted: str, used: str) -> tuple[str, ...]:
+    """Which ones to probe, one after the other, on a node that has no tasks. Pure."""
+    if wanted:
+        return (wanted,)
+    return tuple(dict.fromkeys(name for name in (used, *EXECUTORS) if name))
+
+
+async def choose(config: NodeConfig, env: Env, make: Make) -> str:
+    """The executor of this daemon. FailedPrecondition if there is none, with the reasons."""
+    if config.executor and config.executor not in EXECUTORS:
+        raise InvalidArgument(f"unknown executor {config.executor!r}: give one of {', '.join(EXECUTORS)}")
+    kept = kept_executor(env.disk, config.data_dir)
+    has_tasks = _has_tasks(config.data_dir)
+    used = kept or (FIRST_EXECUTOR if has_tasks else "")
+    if has_tasks and config.executor in ("", used):
+        chosen = used  # nothing is probed: its tasks are here, and nobody else can look after them
+    else:
+        chosen = await _first_usable(candidates(config.executor, used), make)
+        if has_tasks:
+            await _clear_away(make(used), config)
+    if chosen != kept:
+        record = msgspec.json.encode(_Kept(executor=chosen))
+        env.disk.write_atomic(_record(config.data_dir), record)
+    log.info("executor_chosen", executor=chosen, is_new=chosen != kept)
+    return chosen
+
+
+async def probe_all(config: NodeConfig, env: Env) -> tuple[Capabilities, ...]:
+    """What each one needs that is not here. Tried apart from what a daemon may have in use."""
+    parent = next(folder for folder in (config.data_dir, *config.data_dir.parents) if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix="swarmpy-probe-", dir=parent) as folder:
+        scratch = Path(folder)
+        apart = replace(config, data_dir=scratch, run_dir=scratch / "run")
+        return tuple([await _probe(name, partial(make_executor, apart, env)) for name in EXECUTORS])
+
+
+async def _first_usable(names: tuple[str, ...], make: Make) -> str:
+    reasons = []
+    for name in names:
+        found = await _probe(name, make)
+        if found.is_usable:
+            return found.name
+        reasons += [f"{found.name}: {reason}" for reason in found.missing]
+    what = f'The executor "{names[0]}" cannot' if len(names) == 1 else "No executor can"
+    raise FailedPrecondition(f"{what} run tasks on this machine. {' '.join(reasons)}")
+
+
+async def _probe(name: str, make: Make) -> Capabilities:
+    async with _opened(make(name)) as executor:
+        try:
+            return await executor.probe()
+        except SwarmError as error:
+            return Capabilities(name=name, is_usable=False, missing=(str(error),))
+
+
+async def _clear_away(former: Executor, config: NodeConfig) -> None:
+    """Take down what ended tasks of another executor have left; FailedPrecondition if any may still run."""
+    name = former.name
+    async with _opened(former, starts=True) as executor:
+        found = await executor.list()
+        going = [item for item in found if item.exit is None]
+        if going:
+            tasks = "1 task" if len(going) == 1 else f"{len(going)} tasks"
+            raise FailedPrecondition(
+                f'{tasks} of this node are run by the executor "{name}", and no other can take them over. '
+                f'Start the daemon with --executor {name}, run "swarmpy node drain '
+                f'{config.hostname or "NODE"}", and change it then; or stay with {name}.'
+            )
+        for item in found:
+            await executor.remove(item.task_id, keep_log=True)
+    log.info("former_executor_cleared", executor=name, tasks=len(found))
+
+
+@asynccontextmanager
+async def _opened(executor: Executor, *, starts: bool = False) -> AsyncIterator[Executor]:
+    try:
+        if starts:
+            await executor.start_up()
+        yield executor
+    finally:
+        await executor.shut_down()
+
+
+def _has_tasks(data_dir: Path) -> bool:
+    folder = data_dir / "tasks"
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _record(data_dir: Path) -> Path:
+    return data_dir / "executor.json"
+
+
+def make_executor(config: NodeConfig, env: Env, name: str, *, fetch: Fetch | None = None) -> Executor:
+    """An executor over this node's data folder. ``fetch``: for those whose images are in it, too."""
+    if name in ENGINES:
+        from agent.executor.engine.client import Flavour
+        from agent.executor.engine.executor import EngineExecutor
+
+        return EngineExecutor(
+            config.data_dir,
+            flavour=cast(Flavour, name),
+            socket=config.engine_socket,
+            files_dir=config.run_dir / "files",
+            clock=env.clock,
+        )
+    if name == "oci":
+        from agent.executor.oci.executor import OciExecutor
+    return (OciExecutor if name == "oci" else NativeExecutor)(
+        config.data_dir,
+        cgroup_parent=config.cgroup_parent,
+        hidden=(config.run_dir / "netns",),
+        files_dir=config.run_dir / "files",
+        clock=env.clock,
+        fetch=fetch,
+    )
