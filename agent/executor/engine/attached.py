@@ -31,7 +31,7 @@ from agent.executor.engine.limits import (
     ATTACHED_OVERLAP_BYTES_MAX,
     ENGINE_BREAK_S,
 )
-from agent.executor.engine.logs import Logs
+from agent.executor.engine.logs import Logs, Source
 from agent.executor.engine.task import EngineTask
 from agent.executor.limits import ATTACH_POLL_S
 from agent.executor.native.inside import not_running
@@ -62,7 +62,10 @@ async def attach(engine: Engine, task: EngineTask, wish: Attachment, *, logs: Lo
             )
         except NotFound:
             raise not_running(task.record.task_id) from None
-    return Attached(task, wish, live=live, is_whole=not has_past, parts=(engine, logs, run))
+    source = logs.source(task)
+    if live is None and not wish.replays:
+        await source.skip()
+    return Attached(source, wish, live=live, is_whole=not has_past, parts=(engine, logs, run))
 
 
 class Live:
@@ -128,18 +131,20 @@ class Live:
 
 
 class Attached:
-    """A ``Channel``. ``is_whole``: what comes live begins with the task's first byte."""
+    """A ``Channel``. ``source``: where the log is read from. ``is_whole``: what comes live begins with the
+    task's first byte."""
 
     def __init__(
         self,
-        task: EngineTask,
+        source: Source,
         wish: Attachment,
         *,
         live: Live | None,
         is_whole: bool,
         parts: tuple[Engine, Logs, Run],
     ) -> None:
-        self._task = task
+        self._source = source
+        self._task = task = source.task
         self._wish = wish
         self._live = live
         self._is_whole = is_whole
@@ -189,8 +194,7 @@ class Attached:
     async def _from_log(self, passed: dict[int, int], *, is_following: bool) -> AsyncIterator[Output]:
         """To the task's end, without what was passed on already."""
         left = dict(passed)
-        begins = self._wish.replays or bool(passed)
-        words = self._logs.words(self._task, begins=begins, follows=is_following, is_over=self._is_over)
+        words = self._logs.words(self._source, follows=is_following, is_over=self._is_over)
         async with aclosing(words):
             async for stream, data in words:
                 skipped = min(left.get(stream, 0), len(data))
@@ -233,6 +237,7 @@ class Attached:
         self._is_closed = True
         self._logs.readers.leave(self._task.record.task_id)
         self._input.close()
+        self._source.close()
         if self._live is not None:
             await self._live.close()
 

@@ -101,7 +101,7 @@ class Logs:
 
     async def lines(self, task: EngineTask, query: LogQuery) -> AsyncGenerator[LogLine]:
         """Out of the engine's log."""
-        source = _Source(self._engine, task, self._run, since=query.since)
+        source = Source(self._engine, task, self._run, since=query.since)
         joiner = self._joiner()
         try:
             if query.tail >= 0:
@@ -125,35 +125,32 @@ class Logs:
         finally:
             source.close()
 
+    def source(self, task: EngineTask) -> Source:
+        return Source(self._engine, task, self._run)
+
     async def words(
-        self, task: EngineTask, *, begins: bool, follows: bool, is_over: Callable[[], bool]
+        self, source: Source, *, follows: bool, is_over: Callable[[], bool]
     ) -> AsyncGenerator[tuple[int, bytes]]:
-        """What the task says, by stream, as soon as the engine's log has it. ``begins``: from its first byte,
-        else from now on, which only Podman's log can."""
-        source = _Source(self._engine, task, self._run)
+        """What the task says, by stream, as soon as the engine's log has it."""
+        task = source.task
         joiner = self._joiner() if self._engine.flavour == "docker" else None
-        try:
-            if not begins:
-                await source.skip()
-            while True:
-                has_ended = task.ended.is_set()
-                is_final = has_ended or not follows or is_over()
-                async for pieces in source.read(follows=not is_final):
-                    for part in _in_a_row(joiner.feed(pieces) if joiner is not None else pieces):
-                        yield part
-                if is_final:
-                    break
-                await asyncio.sleep(ATTACH_POLL_S)
-            for part in _in_a_row(joiner.finish()) if joiner is not None and has_ended else ():
-                yield part
-        finally:
-            source.close()
+        while True:
+            has_ended = task.ended.is_set()
+            is_final = has_ended or not follows or is_over()
+            async for pieces in source.read(follows=not is_final):
+                for part in _in_a_row(joiner.feed(pieces) if joiner is not None else pieces):
+                    yield part
+            if is_final:
+                break
+            await asyncio.sleep(ATTACH_POLL_S)
+        for part in _in_a_row(joiner.finish()) if joiner is not None and has_ended else ():
+            yield part
 
     def _joiner(self) -> Joiner:
         return Joiner(ends_by_time=self._engine.flavour == "docker")
 
     async def _last(
-        self, source: _Source, joiner: Joiner, query: LogQuery, task: EngineTask
+        self, source: Source, joiner: Joiner, query: LogQuery, task: EngineTask
     ) -> Iterable[LogLine]:
         """The tail counts lines that the query lets through."""
         wanted = min(query.tail, LOG_TAIL_LINES_MAX)
@@ -178,7 +175,7 @@ class Logs:
         await self.readers.wait_gone(task_id)
         await self._run(lambda: folders.remove_tree(fresh))
         writer: LogWriter = await self._run(lambda: _writer(fresh))
-        source, joiner = _Source(self._engine, task, self._run), self._joiner()
+        source, joiner = Source(self._engine, task, self._run), self._joiner()
         try:
             async for pieces in source.read(follows=False):
                 await self._run(partial(_write, writer, list(joiner.feed(pieces))))
@@ -222,15 +219,15 @@ def _write(writer: LogWriter, lines: Iterable[LogLine]) -> None:
         writer.feed(line.stream, line.data, line.timestamp)
 
 
-class _Source:
-    """One reader's place in the engine's log of one task. ``read`` brings what has come since.
+class Source:
+    """One reader's place in the engine's log of one task. ``read`` brings what has come since; ``close`` it.
 
     ``since``: what is older need not be brought.
     """
 
     def __init__(self, engine: Engine, task: EngineTask, run: Run, *, since: int = 0) -> None:
+        self.task = task
         self._engine = engine
-        self._task = task
         self._run = run
         self._file: K8sFile | None = None
         self._cursor = Cursor()
@@ -258,7 +255,7 @@ class _Source:
     async def _of_podman(self, *, follows: bool, tail: int) -> AsyncIterator[list[Piece]]:
         del follows  # to be asked again is as good
         if self._file is None:
-            path = await log_path(self._engine, self._task)
+            path = await log_path(self._engine, self.task)
             self._file = K8sFile(path)
             if tail >= 0:
                 await self._run(partial(self._file.seek_last, tail))
@@ -291,15 +288,15 @@ class _Source:
         return found if all(piece.data.endswith(b"\n") for piece in found) else None
 
     async def _messages(self, params: dict[str, str]) -> AsyncIterator[list[Piece]]:
-        path = f"/containers/{self._task.container}/logs"
-        reader = MessageReader(is_terminal=self._task.record.tty)
+        path = f"/containers/{self.task.container}/logs"
+        reader = MessageReader(is_terminal=self.task.record.tty)
         try:
             async with self._engine.stream("GET", path, params=params) as content:
                 async for chunk in self._engine.chunks(content):
                     yield reader.feed(chunk)
             yield reader.finish()
         except Garbled as error:
-            raise Unavailable(f"docker's log of task {self._task.record.task_id}: {error}") from None
+            raise Unavailable(f"docker's log of task {self.task.record.task_id}: {error}") from None
 
 
 async def log_path(engine: Engine, task: EngineTask) -> Path:

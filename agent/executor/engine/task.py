@@ -16,10 +16,16 @@ from swarmpy.model.containers import ContainerMount
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.model.value import Value
 
-LABEL_TASK = "io.swarmpy.task"
 LABEL_NODE = "io.swarmpy.node"
-LABEL_PAUSE = "io.swarmpy.pause"
-"""On the container that holds a task's network for Docker; its value is the task's id."""
+"""The key of the data folder whose container it is: several nodes may share an engine."""
+LABEL_TASK = "io.swarmpy.task"
+LABEL_KIND = "io.swarmpy.kind"
+"""What the container is to its task, as follows."""
+KIND_TASK = "task"
+KIND_PAUSE = "pause"
+"""It holds the task's network, for Docker."""
+KIND_COPY = "copy"
+"""It never runs: what an image has for an empty volume is read out of it."""
 
 
 class Record(Value, frozen=True, kw_only=True):
@@ -57,14 +63,17 @@ class Ended(Value, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True)
 class EngineTask:
-    """``container`` is the container's id, "" while there is none. ``ended`` is set when the end is known."""
+    """``container``, ``pause``: ids, "" while there is none. ``ended`` is set when the end is known."""
 
     record: Record
     container: str = ""
+    pause: str = ""
     started: Started | None = None
     end: Ended | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    is_created: bool = False
+    """Whether it was acknowledged: until then it is made or unmade as a whole."""
 
     @property
     def is_running(self) -> bool:
