@@ -98,9 +98,9 @@ async def _first_usable(names: tuple[str, ...], make: Make) -> str:
         found = await _probe(name, make)
         if found.is_usable:
             return found.name
-        reasons += [f"{found.name}: {reason}" for reason in found.missing]
+        reasons += [f"\n  {found.name}: {reason}" for reason in found.missing]
     what = f'The executor "{names[0]}" cannot' if len(names) == 1 else "No executor can"
-    raise FailedPrecondition(f"{what} run tasks on this machine. {' '.join(reasons)}")
+    raise FailedPrecondition(f"{what} run tasks on this machine:{''.join(reasons)}")
 
 
 async def _probe(name: str, make: Make) -> Capabilities:
@@ -118,10 +118,11 @@ async def _clear_away(former: Executor, config: NodeConfig) -> None:
         found = await executor.list()
         going = [item for item in found if item.exit is None]
         if going:
-            tasks = "1 task" if len(going) == 1 else f"{len(going)} tasks"
+            one = len(going) == 1
+            tasks = "1 task on this node was" if one else f"{len(going)} tasks on this node were"
             raise FailedPrecondition(
-                f'{tasks} of this node are run by the executor "{name}", and no other can take them over. '
-                f'Start the daemon with --executor {name}, run "swarmpy node drain '
+                f'{tasks} started by the executor "{name}", and no other can take {"it" if one else "them"} '
+                f'over. Start the daemon with --executor {name}, run "swarmpy node drain '
                 f'{config.hostname or "NODE"}", and change it then; or stay with {name}.'
             )
         for item in found:

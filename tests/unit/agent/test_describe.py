@@ -25,6 +25,14 @@ def test_describe() -> None:
     assert renamed.engine.labels == {"a": "b"}
 
 
+def test_the_executor_is_told() -> None:
+    told = describe(executor="podman")
+    assert told.engine.executor == "podman"
+    network = BackendCapabilities(name="test", is_usable=True, drivers=("bridge",))
+    assert with_network(told, network, epoch="").engine.executor == "podman"
+    assert describe().engine.executor == "native", "as of a daemon that does not say"
+
+
 def test_what_the_network_can_do_is_told() -> None:
     bare = describe()
     network = BackendCapabilities(

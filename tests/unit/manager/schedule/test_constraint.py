@@ -9,7 +9,7 @@ from world import make_node
 from manager.schedule.constraint import Equality, is_match, parse_constraints
 from manager.schedule.needs import parsed_or_never
 from swarmpy.errors import InvalidArgument
-from swarmpy.model.objects import EngineDescription, Node
+from swarmpy.model.objects import EngineDescription, EnginePlugin, Node
 from swarmpy.model.specs import Platform
 from swarmpy.model.states import NodeRole
 
@@ -70,7 +70,9 @@ NODE = replace(
         NODE.description,
         hostname="Fo*o",
         platform=Platform(architecture="x86_64", os="linux"),
-        engine=EngineDescription(labels={"zone": "eu"}),
+        engine=EngineDescription(
+            labels={"zone": "eu"}, plugins=(EnginePlugin(type="Executor", name="podman"),)
+        ),
     ),
 )
 
@@ -89,6 +91,10 @@ NODE = replace(
         ("node.platform.arch==x86_64", True),
         ("node.platform.arch!=amd64", False),
         ("node.platform.arch==arm64", False),
+        ("node.executor==Podman", True),
+        ("node.executor!=podman", False),
+        ("node.executor==native", False),
+        ("node.executor in (docker, podman)", True),
         ("node.labels.disk==ssd", True),
         ("Node.Labels.disk==ssd", True),
         ("node.labels.Disk==ssd", False),  # a label's name keeps its case
@@ -113,6 +119,11 @@ NODE = replace(
 )
 def test_matches(expression: str, expected: bool) -> None:
     assert is_match(parse_constraints([expression]), NODE) is expected
+
+
+def test_a_node_that_names_no_executor_has_the_first() -> None:
+    assert is_match(parse_constraints(["node.executor==native"]), make_node("node-2"))
+    assert is_match(parse_constraints(["node.executor!=oci"]), make_node("node-2"))
 
 
 def test_all_must_hold() -> None:
