@@ -99,8 +99,8 @@ async def test_none_is_usable(node: _Node) -> None:
     with pytest.raises(FailedPrecondition) as failed:
         await node.choose()
     assert str(failed.value) == (
-        "No executor can run tasks on this machine:\n  native: native is broken.\n  oci: oci does not answer\n"
-        "  podman: podman is broken.\n  docker: docker is broken."
+        "No executor can run tasks on this machine:\n  native: native is broken.\n"
+        "  oci: oci does not answer\n  podman: podman is broken.\n  docker: docker is broken."
     )
     with pytest.raises(FailedPrecondition, match='The executor "podman" cannot run tasks on this machine'):
         await node.choose("podman")
