@@ -1,0 +1,66 @@
+"""The engine executor keeps the contract with a real Docker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import executor_suite as suite
+import pytest
+import suite_image
+from docker_rig import docker_daemon, has_docker
+from engine_rig import EngineRig, SharedEngine
+
+from agent.executor.base import Executor, Sandbox
+from swarmpy.model.ids import TaskId
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(not has_docker(), reason="needs root and dockerd")]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[SharedEngine]:
+    with docker_daemon() as (_, engine):
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return suite_image.write_archive(tmp_path_factory.mktemp("image") / "suite.tar")
+
+
+@pytest.fixture
+async def rig(data_dir: Path, engine: SharedEngine) -> AsyncIterator[EngineRig]:
+    rig = EngineRig(data_dir, engine)
+    yield rig
+    await rig.close()
+
+
+@pytest.fixture
+async def executor(rig: EngineRig) -> Executor:
+    return await rig.open()
+
+
+@pytest.fixture
+async def image(rig: EngineRig, executor: Executor, archive: Path) -> str:
+    await rig.load(archive)
+    return suite_image.IMAGE
+
+
+@pytest.fixture
+def reopen(rig: EngineRig, executor: Executor) -> suite.Reopen:
+    async def again(*, is_clean: bool = True) -> Executor:
+        return await rig.reopen(is_clean=is_clean)
+
+    return again
+
+
+@pytest.fixture
+def sandbox(rig: EngineRig) -> suite.MakeSandbox:
+    async def make(task_id: TaskId) -> Sandbox:
+        return rig.sandbox()
+
+    return make
+
+
+class TestDockerExecutor(suite.ExecutorContract):
+    pass
