@@ -17,7 +17,6 @@ import fcntl
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ import msgspec
 import structlog
 
 from agent.file_lock import holding
+from agent.trees import files_below, remove_tree
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from swarmpy.limits import VOLUME_RECORD_BYTES_MAX, VOLUMES_REPORTED_BYTES_MAX, VOLUMES_REPORTED_MAX
 from swarmpy.model.ids import SECOND_NS, Timestamp
@@ -229,7 +229,7 @@ class Volumes:
         try:
             os.rename(new, place)
         except OSError:
-            shutil.rmtree(new)
+            remove_tree(new)
             if not place.is_dir():  # else another task wanted it at the same moment
                 raise
         _sync(self._folder)
@@ -256,7 +256,7 @@ class Volumes:
 
     def _delete(self, aside: Path) -> None:
         try:
-            shutil.rmtree(aside)
+            remove_tree(aside)
         except OSError as error:
             raise Unavailable(
                 f"the volume is gone, but its data in {aside} could not be deleted: {error.strerror or error}"
@@ -319,20 +319,13 @@ def _bounded(volumes: tuple[NodeVolume, ...]) -> tuple[NodeVolume, ...]:
 
 
 def _size(folder: Path) -> int:
-    total = 0
-    for root, _, files in os.walk(folder / DATA):
-        for file in files:
-            try:
-                total += os.lstat(os.path.join(root, file)).st_size
-            except OSError:
-                continue  # it went while we looked
-    return total
+    return sum(found.st_size for found in files_below(folder / DATA))
 
 
 def _clear(path: str) -> None:
     """What cannot be deleted (a file that is pinned, a failing disk) must not keep the node from starting."""
     try:
-        shutil.rmtree(path)
+        remove_tree(Path(path))
     except OSError as error:
         log.warning("volume_remains", path=path, error=str(error))
 

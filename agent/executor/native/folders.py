@@ -14,8 +14,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
-import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ import structlog
 
 from agent.executor.native.job import ExitRecord, Job, StartRecord
 from agent.executor.native.shim.supervise import write_record
+from agent.trees import remove_tree as remove_tree
 from swarmpy.errors import TaskRejected, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -133,25 +132,6 @@ def remove(folder: Path) -> None:
     """``job.json`` first: whatever interrupts this, the rest is then known to be rubbish."""
     (folder / "job.json").unlink(missing_ok=True)
     remove_tree(folder)
-
-
-def remove_tree(folder: Path) -> None:
-    """Delete all below, also where an image left folders without write permission."""
-    if folder.exists():
-        shutil.rmtree(folder, onerror=_unprotect)
-
-
-def _unprotect(retry: object, path: str, _: object) -> None:
-    """Called by rmtree: a file that went by itself is fine, a protected folder is opened up."""
-    if not os.path.lexists(path):
-        return
-    parent = os.path.dirname(path)
-    os.chmod(parent, stat.S_IRWXU)
-    if os.path.isdir(path) and not os.path.islink(path):
-        os.chmod(path, stat.S_IRWXU)
-        shutil.rmtree(path)
-    else:
-        os.unlink(path)
 
 
 def _read_json(path: Path, *, torn: StartRecord | None = None) -> Any:

@@ -5,7 +5,6 @@ Blocks. What is not there any more is left out: a task may be removed while it i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from agent.executor.native import folders
 from agent.executor.native.job import Job
 from agent.executor.native.shim.log_writer import file_name, file_numbers
 from agent.executor.native.shim.supervise import has_oom_kill
+from agent.trees import files_below
 from swarmpy.errors import InvalidArgument, NotFound
 from swarmpy.model.containers import ContainerFacts, ContainerMount
 from swarmpy.model.ids import TaskId, Timestamp
@@ -41,6 +41,9 @@ def look(
         image_env=image.env,
         image_user=image.user,
         image_workdir=image.workdir,
+        image_volumes=image.volumes,
+        image_ports=image.exposed_ports,
+        image_labels=image.labels,
         stop_signal=image.stop_signal,
         argv=tuple(job["argv"]),
         hostname=job["hostname"],
@@ -82,13 +85,8 @@ def _root_of(job: Job) -> Iterator[Path]:
 def size_of(folder: Path) -> int:
     """Bytes of all files below, each inode once."""
     total, seen = 0, set()
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                found = os.lstat(os.path.join(path, name))
-            except FileNotFoundError:
-                continue
-            if (found.st_dev, found.st_ino) not in seen:
-                seen.add((found.st_dev, found.st_ino))
-                total += found.st_size
+    for found in files_below(folder):
+        if (found.st_dev, found.st_ino) not in seen:
+            seen.add((found.st_dev, found.st_ino))
+            total += found.st_size
     return total
