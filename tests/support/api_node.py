@@ -241,7 +241,8 @@ class FakeNode:
         self.access = FakeCluster()
         self.state = LocalNode()
         self._folder = tempfile.TemporaryDirectory()
-        self._images = Images(Path(self._folder.name), Env(), is_offline=True)
+        self.folder = Path(self._folder.name)
+        self._images = Images(self.folder, Env(), is_offline=True)
         self._images.prepare()
         self.volume_users: dict[str, tuple[str, ...]] = {}
         self.volumes = Volumes(Path(self._folder.name, "volumes"), lambda: self.volume_users, lambda: AT)

@@ -6,8 +6,8 @@ The node is cut off by ``cut``, and the term ended by ``hub.close``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from types import SimpleNamespace
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import cast
 
 from agent_rig import loop_env
@@ -17,7 +17,7 @@ from agent.executor.base import ImageConfig, Launch, Sandbox
 from agent.executor.fake import FakeExecutor, FakeMachine
 from agent.inside import Inside
 from agent.link import AttendedStream, Link
-from agent.streams import StreamServer
+from agent.streams import StreamServer, Talk
 from manager.dispatcher import Dispatcher
 from manager.leader import Leader
 from manager.raft.proposer import RaftLog
@@ -73,7 +73,13 @@ class _Attended:
 class StreamRig:
     """A node with a session, and on it the running task ``t1``, which is open for input."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, *, node_id: NodeId = NODE) -> None:
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        *,
+        node_id: NodeId = NODE,
+        talks: Mapping[str, Talk] = MappingProxyType({}),
+    ) -> None:
         self._tasks = tasks
         self.node_id = node_id
         env = loop_env()
@@ -87,7 +93,7 @@ class StreamRig:
         self.executor = FakeExecutor(self.machine)
         self.services: dict[TaskId, ServiceId] = {TASK: ServiceId("web")}
         inside = Inside(self.executor, env.clock, service_of=self.services.get)
-        self.server = StreamServer(cast("Link", self), calls=inside.calls, talks=inside.talks)
+        self.server = StreamServer(cast("Link", self), calls=inside.calls, talks={**inside.talks, **talks})
 
     async def start(self) -> None:
         spec = ContainerSpec(image="host", command=("sleep", "1000"), open_stdin=True)
