@@ -50,6 +50,11 @@ class ImageConfig(Value, frozen=True, kw_only=True):
     stop_signal: str = ""
     layers: tuple[str, ...] = ()
     healthcheck: Healthcheck | None = None
+    volumes: tuple[str, ...] = ()
+    """Folders that are volumes: nameless ones of the task, where its mounts have nothing else there."""
+    exposed_ports: tuple[str, ...] = ()
+    """Such as ``80/tcp``: told, and nothing else."""
+    labels: dict[str, str] = {}
 
 
 class Sandbox(Value, frozen=True, kw_only=True):

@@ -264,7 +264,11 @@ def _config(view: View, container: ContainerRef, spec: ContainerSpec, facts: Con
         f"{each.target_port}/{protocol_of(each)}": {}
         for each in ports_of(container, condition_of(container, facts))
     }
-    exposed: dict[str, Any] = {**ports, **(asked.get("ExposedPorts") or {})}
+    exposed: dict[str, Any] = {
+        **{port: {} for port in known.image_ports},
+        **ports,
+        **(asked.get("ExposedPorts") or {}),
+    }
     config: Json = {
         "Hostname": known.hostname or spec.hostname or container.id[:SHORT_ID_CHARS],
         "Domainname": asked.get("Domainname") or "",
@@ -286,11 +290,11 @@ def _config(view: View, container: ContainerRef, spec: ContainerSpec, facts: Con
         config["Healthcheck"] = shape(spec.healthcheck)
     config |= {
         "Image": asked.get("Image") or spec.image,
-        "Volumes": asked.get("Volumes") or None,
+        "Volumes": {**{path: {} for path in known.image_volumes}, **(asked.get("Volumes") or {})} or None,
         "WorkingDir": spec.dir or known.image_workdir,
         "Entrypoint": entrypoint or None,
         "OnBuild": None,
-        "Labels": labels_of(view, container),
+        "Labels": {**known.image_labels, **labels_of(view, container)},
     }
     signal = spec.stop_signal or known.stop_signal
     if signal:

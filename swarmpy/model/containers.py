@@ -41,6 +41,9 @@ class ContainerFacts(Value, frozen=True, kw_only=True):
     image_env: tuple[str, ...] = ()
     image_user: str = ""
     image_workdir: str = ""
+    image_volumes: tuple[str, ...] = ()
+    image_ports: tuple[str, ...] = ()
+    image_labels: dict[str, str] = {}
     stop_signal: str = ""
     argv: tuple[str, ...] = ()
     hostname: str = ""

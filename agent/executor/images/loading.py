@@ -18,7 +18,8 @@ from msgspec.structs import replace
 
 from agent.executor.base import ImageConfig
 from agent.executor.images import reference as references
-from agent.executor.images.archive import Archive, ImageSource, LayerSource, decompressed, digest_of
+from agent.executor.images.archive import Archive, ImageSource, LayerSource, digest_of
+from agent.executor.images.compression import decompressed
 from agent.executor.images.records import ImageRecord
 from agent.executor.images.unpack import Unpacker
 from swarmpy.errors import InvalidArgument
@@ -260,6 +261,9 @@ def record_of(source: ImageSource) -> ImageRecord:
         stop_signal=str(wish.get("StopSignal") or ""),
         layers=tuple(layer_id(layer.diff_id) for layer in source.layers),
         healthcheck=_healthcheck(wish),
+        volumes=_names(wish, "Volumes"),
+        exposed_ports=_names(wish, "ExposedPorts"),
+        labels=_labels(wish),
     )
     return ImageRecord(
         config=config,
@@ -303,6 +307,21 @@ def _whole(check: dict[str, Any], key: str) -> int:
     if not isinstance(value, int) or not 0 <= value < 1 << 63:
         raise InvalidArgument(f"the image's Healthcheck has a {key} that makes no sense: {value!r}")
     return value
+
+
+def _names(config: dict[str, Any], key: str) -> tuple[str, ...]:
+    """The specification's way to write a set: an object with empty objects."""
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"the image's configuration has {key} that are no object")
+    return tuple(sorted(value))
+
+
+def _labels(config: dict[str, Any]) -> dict[str, str]:
+    value = config.get("Labels") or {}
+    if not isinstance(value, dict):
+        raise InvalidArgument("the image's configuration has Labels that are no object")
+    return {name: str(text) for name, text in value.items()}
 
 
 def _words(config: dict[str, Any], key: str) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ from agent.executor.native.log_reader import read_log
 from agent.executor.native.making import Maker
 from agent.executor.native.task_files import TaskFiles
 from agent.executor.native.task_images import Fetch, TaskImages
+from agent.trees import make_private
 from agent.volumes import Volumes
 from swarmpy.errors import SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import (
@@ -173,7 +174,7 @@ class NativeExecutor:
 
     def _prepare_node(self) -> None:
         for folder in (self._tasks_dir, self._logs_dir):
-            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            make_private(folder)
         self.volumes.prepare()
         self._cgroups.prepare()
         self.images.prepare()

@@ -13,7 +13,7 @@ from typing import NotRequired, TypedDict
 from agent.executor.base import ImageConfig, Launch
 from agent.executor.native.confinement import confine
 from agent.executor.native.devices import JobDevice
-from agent.executor.native.mounts import JobMount, JobVolume, plan_mounts, plan_volumes
+from agent.executor.native.mounts import JobMount, JobVolume, image_volumes, plan_mounts, plan_volumes
 from agent.executor.native.surroundings import Surroundings
 from swarmpy.errors import TaskRejected
 from swarmpy.limits import LOG_FILE_BYTES_MAX, LOG_FILES_MAX, LOG_LINE_BYTES_MAX
@@ -193,7 +193,12 @@ def plan_job(launch: Launch, places: Places, around: Surroundings | None = None)
         work=f"{folder}/work",
         files=_files(launch, folder),
         volumes=plan_volumes(around.volumes, around.addresses),
-        mounts=plan_mounts(spec.mounts, folder=folder, volumes=around.volumes, layers=around.layers),
+        mounts=plan_mounts(
+            (*spec.mounts, *image_volumes(image, spec.mounts)),
+            folder=folder,
+            volumes=around.volumes,
+            layers=around.layers,
+        ),
         devices=around.devices.devices,
         privileged=spec.privileged,
         shm_size=spec.shm_size,

@@ -7,9 +7,11 @@ mounted before what lies in it.
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Mapping
 from typing import Final, TypedDict
 
+from agent.executor.base import ImageConfig
 from agent.executor.native.shim.kernel import MOUNT_FLAGS, MS_BIND, MS_REC
 from swarmpy.errors import TaskRejected
 from swarmpy.model.objects import NodeVolume
@@ -64,6 +66,13 @@ def volume_requests(mounts: tuple[Mount, ...]) -> tuple[VolumeRequest, ...]:
                 labels=options.labels,
             )
     return tuple(requests.values())
+
+
+def image_volumes(image: ImageConfig, mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
+    """The volumes that the image itself asks for, but where the task has mounts of its own."""
+    taken = {os.path.normpath(mount.target) for mount in mounts}
+    wanted = dict.fromkeys(posixpath.normpath(posixpath.join("/", path)) for path in image.volumes)
+    return tuple(Mount(type=MountType.VOLUME, target=path) for path in wanted if path not in taken | {"/"})
 
 
 def plan_mounts(

@@ -6,8 +6,10 @@ and times, which are the node's, are out of the task's reach.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import struct
 
 from agent.executor.native.shim import kernel, places
 from agent.executor.native.shim.kernel import (
@@ -37,9 +39,12 @@ _LINKS = (
 _OWN = ("pts", "shm", "mqueue")
 """File systems of the task's own."""
 _SHM_BYTES = 64 << 20
+_UNLOCK = 0x40045431  # TIOCSPTLCK
+_NUMBER_OF = 0x80045430  # TIOCGPTN
 
 
-def mount_dev(job: Job, root: str) -> None:
+def mount_dev(job: Job, root: str) -> tuple[int, int] | None:
+    """The ends of the task's terminal, if it is to have one: ours, which is to leave the task, and its."""
     # the node's device files must still be reachable once a fresh /dev lies over them
     every = node_devices() if job["privileged"] else []
     names = () if job["privileged"] else _DEVICES
@@ -66,6 +71,19 @@ def mount_dev(job: Job, root: str) -> None:
     shm_bytes = job["shm_size"] or _SHM_BYTES
     kernel.mount("shm", f"{dev}/shm", "tmpfs", _SEALED, f"mode=1777,size={shm_bytes}")
     kernel.mount("mqueue", f"{dev}/mqueue", "mqueue", _SEALED)
+    return _open_terminal(dev) if job["tty"] else None
+
+
+def _open_terminal(dev: str) -> tuple[int, int]:
+    """Of the task's own, so that it has a name there; it is the console as well."""
+    ours = os.open(f"{dev}/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(ours, _UNLOCK, bytes(4))
+    [number] = struct.unpack("i", fcntl.ioctl(ours, _NUMBER_OF, bytes(4)))
+    own = f"{dev}/pts/{number}"
+    theirs = os.open(own, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    os.close(os.open(f"{dev}/console", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    kernel.mount(own, f"{dev}/console", flags=MS_BIND)
+    return ours, theirs
 
 
 def _hold(path: str) -> int:

@@ -11,6 +11,7 @@ of account would clear it), and the status pipe then tells whether the shim was 
 from __future__ import annotations
 
 import _socket
+import array
 import codecs
 import contextlib
 import errno
@@ -89,8 +90,20 @@ def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
     kernel.unshare(kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
     if job["hostname"]:
         kernel.set_hostname(job["hostname"])
-    rootfs.enter(job, trees)
+    terminal = rootfs.enter(job, trees)
+    if terminal is not None:
+        stdio = _hand_over(terminal, stdio[0])
     execute(job, stdio, status)
+
+
+def _hand_over(terminal: tuple[int, int], sock: int) -> tuple[int, int, int]:
+    """Our end of the task's terminal goes to the shim, by the socket that stood in for the task's streams."""
+    ours, theirs = terminal
+    outside = _socket.socket(fileno=sock)
+    outside.sendmsg([b"t"], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [ours]))])
+    outside.detach()
+    os.close(ours)
+    return theirs, theirs, theirs
 
 
 def execute(job: Job, stdio: tuple[int, int, int], status: int) -> None:

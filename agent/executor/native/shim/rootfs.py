@@ -56,8 +56,8 @@ def stage(job: Job) -> dict[str, int]:
     return mounting.stage(job)
 
 
-def enter(job: Job, trees: dict[str, int]) -> None:
-    """Give this process the task's root. ``trees`` is what ``stage`` gave."""
+def enter(job: Job, trees: dict[str, int]) -> tuple[int, int] | None:
+    """Give this process the task's root. ``trees`` is what ``stage`` gave. The ends of its terminal."""
     files = given.stage(job)
     for path in job["hidden"]:
         _detach(path)
@@ -66,7 +66,7 @@ def enter(job: Job, trees: dict[str, int]) -> None:
     else:
         root = job["root"]
         _mount_overlay(job, root)
-    _mount_system(job, root)
+    terminal = _mount_system(job, root)
     _write_sysctls(job, root)
     if not job["privileged"]:
         for path in READ_ONLY:
@@ -83,6 +83,7 @@ def enter(job: Job, trees: dict[str, int]) -> None:
         _make_workdir(job["workdir"])
     if job["read_only"]:
         _remount_read_only("/", 0 if job["privileged"] else MS_NODEV)
+    return terminal
 
 
 def _mount_overlay(job: Job, root: str) -> None:
@@ -100,7 +101,7 @@ def _mount_overlay(job: Job, root: str) -> None:
     os.chdir("/")
 
 
-def _mount_system(job: Job, root: str) -> None:
+def _mount_system(job: Job, root: str) -> tuple[int, int] | None:
     for path in ("/proc", "/sys", "/dev"):
         if root and not os.path.lexists(root + path):
             os.mkdir(root + path, 0o755)
@@ -110,9 +111,10 @@ def _mount_system(job: Job, root: str) -> None:
     groups = _hold_groups(job)
     kernel.mount("proc", root + "/proc", "proc", _SEALED)
     kernel.mount("sysfs", root + "/sys", "sysfs", _SEALED | (0 if job["privileged"] else MS_RDONLY))
-    dev.mount_dev(job, root)
+    terminal = dev.mount_dev(job, root)
     if groups and os.path.isdir(root + _CGROUPS):
         _mount_groups(groups, root + _CGROUPS, is_whole=job["privileged"])
+    return terminal
 
 
 def _hold_groups(job: Job) -> list[tuple[int, str]]:

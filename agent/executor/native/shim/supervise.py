@@ -17,6 +17,8 @@ closes as soon as the command runs.
 
 from __future__ import annotations
 
+import _socket
+import array
 import errno
 import fcntl
 import json
@@ -67,7 +69,8 @@ def run(folder: str, report: int) -> None:
 
 
 def _supervise(folder: str, job: Job, report: int) -> None:
-    stdio, outputs, feed = _open_stdio(is_terminal=job["tty"], is_fed=job.get("open_stdin", False))
+    is_fed = job.get("open_stdin", False)
+    stdio, outputs, feed = _open_stdio(is_terminal=job["tty"], is_fed=is_fed)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
     kernel.unshare(kernel.CLONE_NEWPID)
     pid = os.fork()  # noqa: TID251 - the shim has one thread and is not the daemon
@@ -91,7 +94,10 @@ def _supervise(folder: str, job: Job, report: int) -> None:
         "at": time.time_ns(),
     }
     poll = select.poll()
-    terminal = next(iter(outputs)) if job["tty"] else -1
+    terminal = -1
+    if job["tty"]:
+        terminal = _take_terminal(feed)
+        outputs, feed = {terminal: 1}, os.dup(terminal) if is_fed else -1
     log = _open_log(job)
     # before it is known to have started: who finds it started may rely on the socket
     audience = attach.Audience(
@@ -130,11 +136,13 @@ def _end_unstarted(folder: str, failure: dict[str, str | int], report: int) -> N
 def _open_stdio(*, is_terminal: bool, is_fed: bool) -> tuple[tuple[int, int, int], dict[int, int], int]:
     """The task's ends (stdin, stdout, stderr), ours (fd -> stream number), and what feeds its input (or -1).
 
-    Its input is held open as long as it runs: clients that are attached come and go.
+    Its input is held open as long as it runs: clients that are attached come and go. A terminal is made by
+    the task, inside of it: until then both are a socket on which it comes.
     """
     if is_terminal:
-        ours, theirs = os.openpty()
-        return (theirs, theirs, theirs), {ours: 1}, os.dup(ours) if is_fed else -1
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        inside = theirs.detach()
+        return (inside, inside, inside), {}, ours.detach()
     if is_fed:
         theirs_in, feed = os.pipe2(os.O_CLOEXEC)
     else:
@@ -142,6 +150,19 @@ def _open_stdio(*, is_terminal: bool, is_fed: bool) -> tuple[tuple[int, int, int
     out_read, out_write = os.pipe2(os.O_CLOEXEC)
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     return (theirs_in, out_write, error_write), {out_read: 1, error_read: 2}, feed
+
+
+def _take_terminal(sock: int) -> int:
+    """What ``inner`` has sent before it executed the command."""
+    inside = _socket.socket(fileno=sock)
+    _, ancillary, _, _ = inside.recvmsg(1, _socket.CMSG_SPACE(4))
+    inside.close()
+    if not ancillary:
+        raise OSError(errno.EPIPE, "the task was killed before it had its terminal")
+    [(_, _, data)] = ancillary
+    [terminal] = array.array("i", data[:4])
+    os.set_inheritable(terminal, False)
+    return int(terminal)
 
 
 def _open_log(job: Job) -> LogWriter:

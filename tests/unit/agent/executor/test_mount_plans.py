@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agent.executor.native.mounts import plan_mounts
+from agent.executor.base import ImageConfig
+from agent.executor.native.mounts import image_volumes, plan_mounts
 from swarmpy.model.specs import Mount
 from swarmpy.model.states import MountType
 
@@ -16,3 +17,9 @@ def test_nameless_volumes_have_places_of_their_own_in_the_tasks_folder() -> None
     for source in sources:
         assert source.startswith("/tasks/t/volumes/")
         assert all(part not in (".", "..") and len(part) < 100 for part in source.split("/"))
+
+
+def test_an_images_volumes_give_way_to_the_tasks_mounts() -> None:
+    image = ImageConfig(reference="x:1", volumes=("/data/", "/log", "rel/./x", "/rel/x", "/"))
+    own = (Mount(type=MountType.TMPFS, target="/log/"),)
+    assert [mount.target for mount in image_volumes(image, own)] == ["/data", "/rel/x"]

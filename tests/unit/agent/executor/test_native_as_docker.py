@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from box_image import box, run, said
+from box_image import box, layer, run, said
+from image_files import write_layout
 from native_rig import NativeRig
 
 from agent.executor.native.preflight import has_capability
@@ -183,3 +184,51 @@ async def test_the_init_process_shows_nothing_of_the_node(rig: NativeRig) -> Non
 
 async def test_mtab_leads_to_the_mounts(rig: NativeRig) -> None:
     assert await said(rig, "ls -l /etc/mtab | grep -o '/proc/mounts'") == ["/proc/mounts"]
+
+
+async def test_a_terminal_has_a_name_in_its_task_and_is_its_console(rig: NativeRig) -> None:
+    script = (
+        "readlink /proc/self/fd/0; stat -c '%u %g %a' /dev/console; echo said > /dev/console; ls /dev/pts/0"
+    )
+    assert [line.rstrip("\r") for line in await said(rig, script, tty=True, user="app")] == [
+        "/dev/pts/0",
+        "1001 5 620",
+        "said",
+        "/dev/pts/0",
+    ]
+
+
+# --- what an image asks for
+
+
+async def test_volumes_that_the_image_asks_for(rig: NativeRig, tmp_path: Path) -> None:
+    archive = write_layout(
+        tmp_path / "image",
+        [layer()],
+        name="kept:1",
+        Entrypoint=["/bin/sh", "-c"],
+        Volumes={"/data": {}, "/log": {}},
+        ExposedPorts={"80/tcp": {}},
+        Labels={"of": "the image"},
+    )
+    await rig.executor.load_image(archive)
+    spec = ContainerSpec(
+        image="kept:1",
+        args=(
+            "cat /data/first; stat -c %u /data; echo x > /data/new; grep -c ' /data \\| /log ' /proc/mounts",
+        ),
+        mounts=(Mount(type=MountType.VOLUME, source="named", target="/log"),),
+    )
+    task = await run(rig, spec)
+    assert (await rig.output(task)).splitlines() == ["of the image", "1001", "2"]
+    facts = await rig.executor.look(task)
+    assert facts is not None
+    assert (facts.image_volumes, facts.image_ports) == (("/data", "/log"), ("80/tcp",))
+    assert facts.image_labels == {"of": "the image"}
+    places = {mount.target: Path(mount.source) for mount in facts.mounts}
+    assert [mount.name for mount in facts.mounts] == ["", "named"]
+    assert (places["/data"] / "new").read_text() == "x\n"
+    assert facts.size_rw == -1
+    await rig.executor.remove(task)
+    assert not places["/data"].exists()
+    assert places["/log"].exists()
