@@ -1,22 +1,34 @@
-"""An oci executor on a scratch folder, and what may be left of its tasks: groups, mounts, processes, states."""
+"""An oci executor on a scratch folder, and what may be left of its tasks: groups, mounts, processes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from native_rig import NativeRig
 
 from agent.executor.oci import roots
 from agent.executor.oci.executor import OciExecutor
+from agent.executor.oci.runtimes import Runtime
 
 
 class OciRig(NativeRig):
     """``close`` leaves nothing behind."""
 
     executor: OciExecutor
+    known: Runtime | None = None
+    """What works on this machine: found once, by the first rig."""
 
     def _make(self) -> OciExecutor:
-        return OciExecutor(self.data_dir, cgroup_parent=self.parent)
+        executor = OciExecutor(self.data_dir, cgroup_parent=self.parent)
+        if OciRig.known is not None:
+            executor.life.runtime = replace(OciRig.known, root=executor.life.runtime_root)
+        return executor
+
+    async def open(self) -> OciExecutor:
+        await super().open()
+        OciRig.known = self.executor.life.runtime
+        return self.executor
 
     def left(self) -> list[str]:
         """What there is of tasks outside of their folders."""

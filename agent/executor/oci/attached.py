@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import groupby
 from pathlib import Path
@@ -38,7 +39,8 @@ class LogChannel:
         self, folder: Path, *, start: Place, task: Watched, task_input: TaskInput | None, run: Run
     ) -> None:
         self._folder = folder
-        self._start = start
+        self._reader = LogReader(folder, start=start)
+        self._ready: deque[Output] = deque()
         self._task = task
         self._input = task_input
         self._run = run
@@ -59,22 +61,22 @@ class LogChannel:
         return 0
 
     async def output(self) -> AsyncIterator[Output]:
-        reader = LogReader(self._folder, start=self._start)
-
-        def read() -> list[bytes]:
-            logs.give_number(self._folder)
-            return reader.read()
-
         while True:
+            while self._ready:
+                yield self._ready.popleft()
             is_final = self._is_closed or self._task.exit() is not None
-            found = await self._run(read)
+            found = await self._run(self._read)
             pieces = [piece for record in found if (piece := logs.parse_record(record)) is not None]
             for stream, row in groupby(pieces, key=lambda piece: piece.stream):
-                yield Output(stream, b"".join(piece.data for piece in row))
+                self._ready.append(Output(stream, b"".join(piece.data for piece in row)))
             if not found and is_final:
                 return
             if not found:
                 await asyncio.sleep(ATTACH_READ_PERIOD_S)
+
+    def _read(self) -> list[bytes]:
+        logs.give_number(self._folder)
+        return self._reader.read()
 
     async def write(self, data: bytes) -> None:
         if self._input is not None and not self._is_closed:

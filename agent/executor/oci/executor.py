@@ -77,10 +77,10 @@ class OciExecutor(NativeExecutor):
         )
         # beside secrets and configs: what a runtime knows of containers must not outlive a boot either
         runtime_root = self._files.folder.parent / "oci"
-        self._life = Life(
+        self.life = Life(
             tasks_dir=self._tasks_dir, runtime_root=runtime_root, cgroups=self._cgroups, clock=self._clock
         )
-        self._trial = Trial(folder=data_dir.absolute() / "oci-trial", maker=self._maker, life=self._life)
+        self._trial = Trial(folder=data_dir.absolute() / "oci-trial", maker=self._maker, life=self.life)
         self._only = runtime
         self._reasons: tuple[str, ...] = ()
         self._choosing = asyncio.Lock()
@@ -90,7 +90,7 @@ class OciExecutor(NativeExecutor):
     # --- life
 
     async def start_up(self) -> None:
-        self._life.conmon = runtimes.find("conmon")
+        self.life.conmon = runtimes.find("conmon")
         await super().start_up()
         await self._choose()
         self._rotating = asyncio.get_running_loop().create_task(self._rotate_logs())
@@ -106,7 +106,7 @@ class OciExecutor(NativeExecutor):
         missing = await self._run(partial(preflight.find_missing, self._tasks_dir.parent))
         if not missing:
             await self._choose()
-        is_usable = not missing and self._life.runtime is not None
+        is_usable = not missing and self.life.runtime is not None
         return Capabilities(
             name=self.name,
             is_usable=is_usable,
@@ -117,16 +117,16 @@ class OciExecutor(NativeExecutor):
     async def _choose(self) -> None:
         """Find a runtime that works here, by having each run a task until one does."""
         async with self._choosing:
-            if self._life.runtime is None:
-                self._life.runtime, self._reasons = await self._run(partial(self._trial.choose, self._only))
-                if self._life.runtime is None:
+            if self.life.runtime is None:
+                self.life.runtime, self._reasons = await self._run(partial(self._trial.choose, self._only))
+                if self.life.runtime is None:
                     log.warning("no_oci_runtime", reasons=self._reasons)
 
     # --- one task
 
     async def _start(self, task_id: TaskId, task: _Task) -> None:
         async with self._starts:
-            state = await self._run(partial(self._life.start, task_id))
+            state = await self._run(partial(self.life.start, task_id))
         task.started = state.started
         if state.shim:
             self._watch(task_id, task, state.shim)
@@ -134,8 +134,8 @@ class OciExecutor(NativeExecutor):
             await self._end(task_id, task)
 
     def _remove(self, task_id: TaskId, *, keep_log: bool) -> None:
-        self._life.take_down(task_id)
-        self._life.remove_groups(task_id)
+        self.life.take_down(task_id)
+        self.life.remove_groups(task_id)
         super()._remove(task_id, keep_log=keep_log)
         self._reopened.pop(task_id, None)
 
@@ -194,7 +194,7 @@ class OciExecutor(NativeExecutor):
     # --- watching
 
     def _read_state(self, folder: Path) -> TaskState:
-        return self._life.recover(folder.name)
+        return self.life.recover(folder.name)
 
     def _watch(self, task_id: TaskId, task: _Task, shim: int) -> None:
         """Whether conmon lives is asked after its pidfd was opened: the number may be another's by now."""
@@ -215,18 +215,18 @@ class OciExecutor(NativeExecutor):
 
     def _release(self, task_id: TaskId) -> None:
         try:
-            self._life.release(task_id, records.read_made(self._folder(task_id)))
+            self.life.release(task_id, records.read_made(self._folder(task_id)))
         except (SwarmError, OSError) as error:
             log.warning(
                 "container_not_released", task_id=task_id, error=str(error)
             )  # its removal tries again
 
     def _settle(self, task_id: TaskId) -> tuple[StartRecord | None, ExitRecord | None]:
-        state = self._life.settle(task_id)
+        state = self.life.settle(task_id)
         return state.started, state.ended
 
     def _kill_leftovers(self, task_id: str) -> None:
-        self._life.take_down(task_id)
+        self.life.take_down(task_id)
 
 
 UNKNOWN = ExitRecord(code=-1, is_oom_killed=False, at=0, message="", kind="ended")

@@ -2,8 +2,9 @@
 
 Each step finds in the task's folder how far the ones before it came (``records``), so a daemon may die
 between any two. The order of a start: whatever an attempt before has left is taken away; root, log and
-config.json are made; conmon has the runtime make the container; ``made`` is written; the runtime is told to run it;
-``started`` is written. A container without ``made`` is taken down; one with it is asked for whether it runs.
+config.json are made; conmon has the runtime make the container; ``made`` is written; the runtime is told to
+run it; ``started`` is written. A container without ``made`` is taken down; one with it is asked for
+whether it runs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import contextlib
 import json
 import os
 import signal as signals
-from dataclasses import dataclass
+import threading
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -39,6 +42,7 @@ log = structlog.get_logger(__name__)
 _KILLED = 128 + signals.SIGKILL
 _LOST = "the task's conmon was killed, and the task with it"
 _CREATED = "created"
+_LOCKS = 16
 
 
 @dataclass(kw_only=True)
@@ -51,6 +55,10 @@ class Life:
     clock: Clock
     conmon: str = ""
     runtime: Runtime | None = None
+    locks: tuple[threading.Lock, ...] = field(
+        default_factory=lambda: tuple(threading.Lock() for _ in range(_LOCKS))
+    )
+    """One of them for each task: what is released as a task ends may just be removed, too."""
 
     def start(self, task_id: str) -> TaskState:
         """Run a created task; what became of it. Unavailable: nothing of it runs."""
@@ -132,14 +140,15 @@ class Life:
 
     def release(self, task_id: str, made: Made | None) -> None:
         """Of a task whose processes are gone: what the runtime and the kernel keep of it."""
-        runtime = self._runtime_of(made)
-        if runtime is not None and runtime.knows(task_id):
-            try:
-                runtime.call("delete", "--force", task_id)
-            except Unavailable as error:
-                log.warning("container_not_deleted", task_id=task_id, error=str(error))
-                folders.remove_tree(runtime.root / task_id)  # torn by a power failure, or by a death in it
-        roots.take_apart(self.tasks_dir / task_id)
+        with self.locks[zlib.crc32(task_id.encode()) % _LOCKS]:
+            runtime = self._runtime_of(made)
+            if runtime is not None and runtime.knows(task_id):
+                try:
+                    runtime.call("delete", "--force", task_id)
+                except Unavailable as error:
+                    log.warning("container_not_deleted", task_id=task_id, error=str(error))
+                    folders.remove_tree(runtime.root / task_id)  # torn by a death in the middle of a call
+            roots.take_apart(self.tasks_dir / task_id)
 
     # --- steps of a start
 

@@ -174,16 +174,16 @@ def place_of_last(folder: Path, lines: int) -> Place:
             data = (folder / file_name(number)).read_bytes()
         except FileNotFoundError:
             continue
-        offset, wanted = _offset_of_last(data, wanted)
+        offset, wanted = _offset_of_last(data, wanted, is_newest=number == numbers[-1])
         if offset:
             return Place(number, offset)
     return log_reader.BEGINNING
 
 
-def _offset_of_last(data: bytes, wanted: int) -> tuple[int, int]:
+def _offset_of_last(data: bytes, wanted: int, *, is_newest: bool) -> tuple[int, int]:
     """Where to begin to have that many lines, 0 if not in ``data``; and how many were not in it."""
     end = data.rfind(b"\n") + 1  # a torn record counts for nothing
-    is_last = True
+    is_last = is_newest
     while end > 0:
         start = data.rfind(b"\n", 0, end - 1) + 1
         is_piece = data[start : start + 80].split(b" ", 3)[2:3] == [b"P"]
