@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import typer
 
 from swarmpy.errors import NotFound, SwarmError
-from swarmpy.lab import process
+from swarmpy.lab import engines, process
 from swarmpy.lab.cluster import HostStatus, Lab
 from swarmpy.lab.network import Way
 
@@ -46,12 +46,17 @@ def _told() -> Iterator[None]:
 def up(
     managers: Annotated[int, typer.Option(help="How many managers.")] = 3,
     workers: Annotated[int, typer.Option(help="How many workers.")] = 2,
+    executor: Annotated[
+        list[str] | None,
+        typer.Option(help="What runs tasks: NAME on all nodes, NODE=NAME on one; several by commas."),
+    ] = None,
     name: Name = DEFAULT_NAME,
 ) -> None:
     """Make the hosts, start a daemon on each and form a swarm."""
     with _told():
         begin = time.monotonic()
-        lab = Lab.up(managers=managers, workers=workers, name=name)
+        chosen = engines.parse(executor or [])
+        lab = Lab.up(managers=managers, workers=workers, name=name, executors=chosen)
         took_s = time.monotonic() - begin
         _print_status(lab.status())
     print(f"\n{managers + workers} nodes are ready after {took_s:.1f} s.")

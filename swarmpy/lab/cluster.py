@@ -12,9 +12,10 @@ import signal
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -72,6 +73,7 @@ class Lab:
         workers: int = 2,
         name: str = "lab",
         daemon_command: Sequence[str] = DAEMON_COMMAND,
+        executors: Mapping[str, str] | None = None,
         has_swarm: bool = True,
     ) -> Lab:
         """Make hosts, start their daemons and, unless told otherwise, the swarm; return when ready.
@@ -79,7 +81,11 @@ class Lab:
         Whatever fails or interrupts, nothing stays behind.
         """
         plan = layout.plan_lab(
-            name=name, managers=managers, workers=workers, daemon_command=tuple(daemon_command)
+            name=name,
+            managers=managers,
+            workers=workers,
+            daemon_command=tuple(daemon_command),
+            executors=executors,
         )
         process.check_tools()
         layout.STATE_ROOT.mkdir(mode=0o700, exist_ok=True)
@@ -137,8 +143,8 @@ class Lab:
             hosts.prepare(self.layout, host)
         layout.save(self.layout)
         hosts.power_on(self.layout, self.layout.hosts)
-        for host in self.layout.hosts:
-            hosts.start_daemon(self.layout, host)
+        with ThreadPoolExecutor(LAB_PARALLEL_MAX) as pool:  # some have engines to wait for
+            list(pool.map(partial(hosts.start_daemon, self.layout), self.layout.hosts))
         for host in self.layout.hosts:
             self._wait_daemon(host)
 

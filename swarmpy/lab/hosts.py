@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from swarmpy.errors import FailedPrecondition, Unavailable
-from swarmpy.lab import network, process
+from swarmpy.lab import engines, network, process
 from swarmpy.lab.layout import DATA_ROOT, MARK, STATE_ROOT, Host, Layout
 from swarmpy.lab.limits import LAB_DAEMON_STOP_TIMEOUT_S, LAB_KILL_TIMEOUT_S, LAB_PARALLEL_MAX
 from swarmpy.lab.network import Way
@@ -105,7 +105,9 @@ def start_daemon(layout: Layout, host: Host) -> Running:
     if daemon(host) is not None:
         raise FailedPrecondition(f"The daemon of {host.name} is running already.")
     host.socket.unlink(missing_ok=True)
-    running = process.launch(pid, host.daemon_argv(layout.daemon_command), log=host.log)
+    engines.start(host, pid)
+    argv = [*engines.environment(host), *host.daemon_argv(layout.daemon_command)]
+    running = process.launch(pid, argv, log=host.log)
     _daemon_record(host).write_bytes(msgspec.json.encode(running))
     return running
 
@@ -151,12 +153,15 @@ def remove(lab: str) -> bool:
     """Take away everything of a lab, whatever state it is in. False if there was nothing."""
     killed = process.end_inits(lab)
     found = killed > 0
+    engine_groups = [group for data in (DATA_ROOT / lab).glob("*") for group in engines.podman_groups(data)]
     for folder in (STATE_ROOT / lab, DATA_ROOT / lab):
         if folder.exists():
             found = True
             shutil.rmtree(folder)
         with contextlib.suppress(OSError):  # another lab's folder stands beside ours
             folder.parent.rmdir()
+    for group in engine_groups:
+        _remove_cgroups(group)
     return _remove_cgroups(Path(MARK, lab)) or found
 
 

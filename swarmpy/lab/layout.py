@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     number: int
     is_manager: bool = False
+    executor: str = ""
+    """What runs its tasks; empty: what its daemon finds first."""
 
     @property
     def address(self) -> str:
@@ -92,7 +95,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
             "address": self.address,
             "cgroup_parent": self.cgroup_parent,
         }
-        return [re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), word) for word in template]
+        words = [re.sub(r"\{(\w+)\}", lambda m: values.get(m[1], m[0]), word) for word in template]
+        return [*words, "--executor", self.executor] if self.executor else words
 
 
 class Layout(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,9 +135,17 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan_lab(
-    *, name: str, managers: int, workers: int, daemon_command: tuple[str, ...] = DAEMON_COMMAND
+    *,
+    name: str,
+    managers: int,
+    workers: int,
+    daemon_command: tuple[str, ...] = DAEMON_COMMAND,
+    executors: Mapping[str, str] | None = None,
 ) -> Layout:
-    """Number the hosts, managers first. Refuses names and counts that a lab cannot have."""
+    """Number the hosts, managers first. Refuses names and counts that a lab cannot have.
+
+    ``executors``: by the host's name; "" is for the others.
+    """
     check_name(name)
     if managers < 1 or workers < 0:
         raise InvalidArgument(
@@ -143,10 +155,20 @@ def plan_lab(
         raise InvalidArgument(
             f"A lab has at most {LAB_HOSTS_MAX} nodes; {managers + workers} were asked for."
         )
+    wanted = dict(executors or {})
+    rest = wanted.pop("", "")
     hosts = tuple(
-        Host(lab=name, name=f"node-{number}", number=number, is_manager=number <= managers)
+        Host(
+            lab=name,
+            name=f"node-{number}",
+            number=number,
+            is_manager=number <= managers,
+            executor=wanted.pop(f"node-{number}", rest),
+        )
         for number in range(1, managers + workers + 1)
     )
+    if wanted:
+        raise InvalidArgument(f'An executor is named for "{min(wanted)}", and the lab has no such node.')
     return Layout(name=name, hosts=hosts, daemon_command=daemon_command)
 
 
