@@ -12,6 +12,14 @@ REGISTRIES_AWAY_MAX = 256
 REGISTRY_NAME_THREADS = 2
 REGISTRY_TRIES_MAX = 4
 REGISTRY_RETRY_DELAY_S = 0.5
+"""Before the first repetition; twice as long before each that follows."""
+REGISTRY_RETRY_DELAY_MAX_S = 8.0
+REGISTRY_RETRY_AFTER_MAX_S = 30.0
+"""A registry that wants to be left alone for longer is asked again all the same."""
+REGISTRY_BLOB_TRIES_MAX = 5
+"""Of a layer's transfer, in a row, without a byte that came."""
+REGISTRY_BLOB_PIECES_MAX = 200
+"""In which a layer may come, however small they are."""
 REGISTRY_TOKEN_BYTES_MAX = 64 << 10
 REGISTRY_ERROR_BYTES_MAX = 16 << 10
 REGISTRY_AUTH_CHARS_MAX = 64 << 10
@@ -38,3 +46,21 @@ IMAGE_PIN_SLOW_S = 0.5
 """A registry that takes so long to fail is left alone: first for a while, then longer."""
 IMAGE_PIN_AWAY_S = 60.0
 IMAGE_PIN_AWAY_MAX_S = 480.0
+
+IMAGE_GC_AGE_S = 14 * 24 * 3600
+"""An image that no task has used for so long goes, unless the node's settings say otherwise."""
+IMAGE_GC_AGE_MIN_S = 60
+"""Between an image's use being noted and its task being made there is less than that."""
+IMAGE_GC_HIGH_PERCENT = 85
+IMAGE_GC_LOW_PERCENT = 75
+IMAGE_GC_FRESH_S = 3600
+"""However full the disk is, an image that was used or brought less than so long ago stays."""
+IMAGE_GC_FIRST_S = 600.0
+"""After the daemon's start: tasks that were to go on have been found, or made anew."""
+IMAGE_GC_PERIOD_S = 600.0
+
+IMAGE_INFLATED_FLOOR_BYTES = 1 << 30
+IMAGE_INFLATED_RATIO_MAX = 200
+"""What is compressed may unpack to this many times its size, beyond the first GiB."""
+IMAGE_ZSTD_WINDOW_BYTES_MAX = 128 << 20
+IMAGE_READ_BYTES = 1 << 18

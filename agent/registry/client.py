@@ -13,7 +13,7 @@ import hashlib
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -34,7 +34,6 @@ from swarmpy.image_limits import (
     REGISTRY_CONNECT_TIMEOUT_S,
     REGISTRY_ERROR_BYTES_MAX,
     REGISTRY_REDIRECTS_MAX,
-    REGISTRY_RETRY_DELAY_S,
     REGISTRY_TOKEN_BYTES_MAX,
     REGISTRY_TRIES_MAX,
 )
@@ -62,7 +61,7 @@ class Denied(RegistryFailed):
 
 class Registries:
     """All registries that a node may ask. ``names``: the threads that look up hosts, apart from all others,
-    since a lookup may hang. ``is_offline``: none is asked."""
+    since a lookup may hang. ``mirrors``: URLs, for docker's own registry. ``is_offline``: none is asked."""
 
     def __init__(
         self,
@@ -70,16 +69,22 @@ class Registries:
         names: Executor,
         *,
         insecure: Collection[str] = (),
+        mirrors: Sequence[str] = (),
         is_offline: bool = False,
     ) -> None:
         self._clock = clock
         self._names = names
         self._insecure = frozenset(insecure)
+        self._mirrors = tuple(mirrors)
         self._is_offline = is_offline
         self._away: dict[str, tuple[float, str]] = {}
 
     def remote(self, name: str) -> Remote:
         return remotes.remote_of(name, self._insecure)
+
+    def sources(self, name: str) -> tuple[Remote, ...]:
+        """Where an image of this name may be had: mirrors first."""
+        return remotes.sources_of(self.remote(name), self._mirrors, self._insecure)
 
     @asynccontextmanager
     async def open(
@@ -106,12 +111,15 @@ class Registries:
             headers={"User-Agent": f"swarmpy/{VERSION}"},
             auto_decompress=False,
         ) as session:
-            repository = Repository(session, remote, credentials, actions)
+            # who we are to a registry is no affair of its mirrors
+            who = Credentials() if remote.is_mirror else credentials
+            repository = Repository(session, remote, who, actions)
             try:
                 await repository.begin()
             except RegistryAway as error:
                 self._note_away(remote.host, str(error))
                 raise
+            self._away.pop(remote.host, None)
             yield repository
 
     async def log_in(self, server: str, credentials: Credentials) -> str:
@@ -155,8 +163,11 @@ class Repository:
 
     async def begin(self) -> None:
         """Find out how the registry is reached and what it wants to know of us."""
-        if not self._remote.is_insecure:
-            await self._ping("https", True)
+        if self._remote.scheme == "http":
+            await self._ping("http", True)
+            return
+        if self._remote.scheme or not self._remote.is_insecure:
+            await self._ping("https", not self._remote.is_insecure)
             return
         try:
             await self._ping("https", False)
@@ -166,18 +177,26 @@ class Repository:
     async def _ping(self, scheme: str, check: bool) -> None:
         self._base = f"{scheme}://{self._remote.host}"
         self._ssl = check
-        async with self._send("GET", f"{self._base}/v2/", {}) as response:
-            await _read(response, REGISTRY_ERROR_BYTES_MAX)
-            if response.status == HTTPStatus.UNAUTHORIZED:
-                found = [
-                    remotes.parse_challenge(text) for text in response.headers.getall("WWW-Authenticate", [])
-                ]
-                known = [challenge for challenge in found if challenge is not None]
-                self._challenge = min(known, key=lambda each: each.kind != "bearer", default=None)
-            elif response.status not in _OK:
-                raise RegistryFailed(
-                    f'Get "{self._base}/v2/": the registry answers {response.status} {response.reason}'
-                )
+        for tries_left in reversed(range(REGISTRY_TRIES_MAX)):
+            async with self._send("GET", f"{self._base}/v2/", {}) as response:
+                await _read(response, REGISTRY_ERROR_BYTES_MAX)
+            if response.status not in _TRANSIENT or not tries_left:
+                break
+            await _rest(response, tries_left)
+        self._learn(response)
+
+    def _learn(self, response: aiohttp.ClientResponse) -> None:
+        """What it wants to know of us."""
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            found = [
+                remotes.parse_challenge(text) for text in response.headers.getall("WWW-Authenticate", [])
+            ]
+            known = [challenge for challenge in found if challenge is not None]
+            self._challenge = min(known, key=lambda each: each.kind != "bearer", default=None)
+        elif response.status not in _OK:
+            raise RegistryFailed(
+                f'Get "{self._base}/v2/": the registry answers {response.status} {response.reason}'
+            )
 
     async def _authorize(self, url: str, method: str) -> None:
         """Say who we are, in the way that the registry asked for. RegistryFailed if we are nobody."""
@@ -339,7 +358,7 @@ class Repository:
             elif response.status not in _TRANSIENT or not tries_left:
                 raise failure
             else:
-                await asyncio.sleep(REGISTRY_RETRY_DELAY_S)
+                await _rest(response, tries_left)
         raise failure
 
     @asynccontextmanager
@@ -423,9 +442,14 @@ def _error_of(status: int, reason: str, body: bytes, url: str, method: str) -> S
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return Denied(text or "unauthorized: authentication required")
     shown = text or f"unexpected status from the registry: {status} {reason}"
-    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
+    if HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _TRANSIENT:
         return InvalidArgument(shown)
     return RegistryFailed(f'{method.capitalize()} "{url}": {shown}')
+
+
+async def _rest(response: aiohttp.ClientResponse, tries_left: int) -> None:
+    attempt = REGISTRY_TRIES_MAX - 1 - tries_left
+    await asyncio.sleep(remotes.retry_delay(attempt, response.headers.get("Retry-After", "")))
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -9,9 +9,15 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from swarmpy.image_limits import (
+    REGISTRY_RETRY_AFTER_MAX_S,
+    REGISTRY_RETRY_DELAY_MAX_S,
+    REGISTRY_RETRY_DELAY_S,
+)
 
 DEFAULT_HOST = "registry-1.docker.io"
 _DEFAULT_NAMES = ("docker.io", "index.docker.io", DEFAULT_HOST)
@@ -19,11 +25,14 @@ _PARAMETER = re.compile(r'([A-Za-z_]+)="((?:[^"\\]|\\.)*)"|([A-Za-z_]+)=([^",\s]
 
 
 class Remote(NamedTuple):
-    """A repository in a registry. ``host`` has its port, if one was given."""
+    """A repository in a registry. ``host`` has its port, if one was given. ``scheme``: empty to find out.
+    ``is_mirror``: it has copies of another's images, so whoever asks here remains unknown."""
 
     host: str
     path: str
     is_insecure: bool = False
+    scheme: str = ""
+    is_mirror: bool = False
 
 
 class Challenge(NamedTuple):
@@ -37,11 +46,31 @@ def remote_of(name: str, insecure: Collection[str] = ()) -> Remote:
     """``name`` is a ``Reference.name``: without the parts that go without saying."""
     host, slash, path = name.partition("/")
     if not slash or not ("." in host or ":" in host or host == "localhost"):
-        path = name if "/" in name else f"library/{name}"
-        return Remote(DEFAULT_HOST, path)
-    if host in _DEFAULT_NAMES:
-        return Remote(DEFAULT_HOST, path)
+        host, path = DEFAULT_HOST, name if "/" in name else f"library/{name}"
+    elif host in _DEFAULT_NAMES:
+        host = DEFAULT_HOST
     return Remote(host, path, is_insecure(host, insecure))
+
+
+def sources_of(remote: Remote, mirrors: Sequence[str], insecure: Collection[str] = ()) -> tuple[Remote, ...]:
+    """Where a repository's images may be had, in the order in which to ask. ``mirrors``: URLs of those of
+    docker's own registry, the only one that has any."""
+    if remote.host != DEFAULT_HOST:
+        return (remote,)
+    copies = []
+    for url in mirrors:
+        parts = urlsplit(url)
+        is_lax = parts.scheme == "http" or is_insecure(parts.netloc, insecure)
+        copies.append(Remote(parts.netloc, remote.path, is_lax, parts.scheme, is_mirror=True))
+    return (*copies, remote)
+
+
+def retry_delay(attempt: int, retry_after: str = "") -> float:
+    """Seconds before the next try; ``attempt`` is the number of those before. A registry may say when it
+    wants to be asked again, within bounds."""
+    if retry_after.strip().isdecimal():
+        return min(float(retry_after), REGISTRY_RETRY_AFTER_MAX_S)
+    return min(REGISTRY_RETRY_DELAY_S * 2.0**attempt, REGISTRY_RETRY_DELAY_MAX_S)
 
 
 def is_insecure(host: str, insecure: Collection[str]) -> bool:

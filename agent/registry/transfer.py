@@ -14,31 +14,37 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, TypeVar
 
-from agent.executor.images.archive import decompressed
+import structlog
+
+from agent.executor.images.compression import decompressed
 from agent.executor.images.loading import digest_of_file
 from agent.executor.images.records import StoredImage
 from agent.executor.images.reference import Reference
 from agent.executor.images.removal import short
 from agent.executor.images.store import ImageStore
-from agent.registry import manifests
-from agent.registry.client import Denied, Registries, RegistryAway, RegistryFailed, Repository
+from agent.registry import manifests, remotes
+from agent.registry.client import Denied, Registries, RegistryFailed, Repository
 from agent.registry.manifests import DOCKER_CONFIG, DOCKER_LAYER, DOCKER_MANIFEST, Descriptor, Manifest
-from swarmpy.errors import FailedPrecondition, NotFound
+from agent.registry.remotes import Remote
+from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, SwarmError
 from swarmpy.image_limits import (
     IMAGE_BLOB_CHUNK_BYTES,
     IMAGE_PULLS_MAX,
+    REGISTRY_BLOB_PIECES_MAX,
+    REGISTRY_BLOB_TRIES_MAX,
     REGISTRY_INDEX_DEPTH_MAX,
-    REGISTRY_RETRY_DELAY_S,
     REGISTRY_TRANSFERS_MAX,
-    REGISTRY_TRIES_MAX,
 )
 from swarmpy.model.images import Credentials, ManifestFacts, Platform, Progress
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 Report = Callable[[Progress], None]
 
@@ -64,15 +70,32 @@ class Transfers:
 
     async def look(self, name: Reference, credentials: Credentials) -> ManifestFacts:
         """What the registry has under a name; nothing is fetched but what says so."""
-        remote = self._registries.remote(name.name)
-        async with self._registries.open(remote, credentials, is_hurried=True) as repository:
-            top = await repository.manifest(name.digest or name.tag)
-            if top.config is None:
-                found = manifests.platforms(top)
-            else:
-                config = json.loads(await repository.small_blob(top.config.digest))
-                found = (manifests.platform_of(config),)
-        return ManifestFacts(media_type=top.media_type, digest=top.digest, size=len(top.raw), platforms=found)
+
+        async def ask(remote: Remote) -> ManifestFacts:
+            async with self._registries.open(remote, credentials, is_hurried=True) as repository:
+                top = await repository.manifest(name.digest or name.tag)
+                if top.config is None:
+                    found = manifests.platforms(top)
+                else:
+                    config = json.loads(await repository.small_blob(top.config.digest))
+                    found = (manifests.platform_of(config),)
+            return ManifestFacts(
+                media_type=top.media_type, digest=top.digest, size=len(top.raw), platforms=found
+            )
+
+        return await self._first(name, ask)
+
+    async def _first(self, name: Reference, ask: Callable[[Remote], Awaitable[T]]) -> T:
+        """The answer of the first that has one. What a mirror lacks is no error: its origin decides."""
+        *mirrors, origin = self._registries.sources(name.name)
+        for remote in mirrors:
+            try:
+                return await ask(remote)
+            except SwarmError as error:
+                if isinstance(error, FailedPrecondition):
+                    raise  # our own disk is at fault
+                log.info("mirror_passed_over", mirror=remote.host, image=name.key, reason=str(error))
+        return await ask(origin)
 
     # --- pulling
 
@@ -90,19 +113,33 @@ class Transfers:
         ``is_hurried``: nobody asked for it now, so a registry that was away a moment ago is not tried.
         """
         wanted = manifests.parse_platform(platform)
-        remote = self._registries.remote(name.name)
         who = credentials or Credentials()
-        async with self._turns, self._registries.open(remote, who, is_hurried=is_hurried) as repository:
-            fetched = await self._find(repository, name, wanted)
-            report(Progress(status=f"Pulling from {remote.path}", id=name.key if name.digest else name.tag))
+
+        async def ask(remote: Remote) -> StoredImage:
+            async with self._registries.open(remote, who, is_hurried=is_hurried) as repository:
+                fetched = await self._find(repository, name, wanted)
+                tag = name.key if name.digest else name.tag
+                report(Progress(status=f"Pulling from {remote.path}", id=tag))
+                return await self._bring(repository, name, fetched, report)
+
+        async with self._turns:
+            return await self._first(name, ask)
+
+    async def _bring(
+        self, repository: Repository, name: Reference, fetched: _Fetched, report: Report
+    ) -> StoredImage:
+        """Into a folder of its own first, which is gone afterwards in any case."""
+        try:
             folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._spool))
             try:
                 is_new = await self._gather(repository, fetched, folder, report)
                 image = await self._store_it(name, fetched, folder)
-            except OSError as error:
-                raise FailedPrecondition(f"cannot store the image {name.key}: {error.strerror}") from None
             finally:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot store the image {name.key}: {error.strerror or error}"
+            ) from None
         for layer in is_new:
             report(Progress(status="Pull complete", id=short(layer), is_measured=True))
         report(Progress(status=f"Digest: {fetched.top.digest}"))
@@ -169,15 +206,23 @@ class Transfers:
         return tuple(missing.values())
 
     async def _fetch(self, repository: Repository, layer: Descriptor, target: Path, report: Report) -> None:
-        for tries_left in reversed(range(REGISTRY_TRIES_MAX)):
+        fruitless = 0
+        for _ in range(REGISTRY_BLOB_PIECES_MAX):
+            before = _size(target)
             try:
                 await self._fetch_rest(repository, layer, target, report)
                 break
-            except (RegistryFailed, RegistryAway):
-                if not tries_left:
+            except RegistryFailed as error:
+                fruitless = 0 if _size(target) > before else fruitless + 1
+                if fruitless == REGISTRY_BLOB_TRIES_MAX or isinstance(error, Denied):
                     raise
-                report(Progress(status="Retrying in 1 second", id=short(layer.digest), is_measured=True))
-                await asyncio.sleep(REGISTRY_RETRY_DELAY_S)
+                delay_s = remotes.retry_delay(fruitless)
+                shown = max(round(delay_s), 1)
+                text = f"Retrying in {shown} second{'s' * (shown > 1)}"
+                report(Progress(status=text, id=short(layer.digest), is_measured=True))
+                await asyncio.sleep(delay_s)
+        else:
+            raise RegistryFailed(f"{layer.digest} comes in more than {REGISTRY_BLOB_PIECES_MAX} pieces")
         report(Progress(status="Verifying Checksum", id=short(layer.digest), is_measured=True))
         if await asyncio.to_thread(digest_of_file, target) != layer.digest:
             raise RegistryFailed(f"filesystem layer verification failed for digest {layer.digest}")
@@ -187,7 +232,7 @@ class Transfers:
         self, repository: Repository, layer: Descriptor, target: Path, report: Report
     ) -> None:
         """What is not in the file yet; all of it where the registry knows no parts."""
-        offset = target.stat().st_size if target.exists() else 0
+        offset = _size(target)
         if offset and offset >= layer.size:
             return
         async with repository.blob(layer.digest, offset=offset) as response:
@@ -197,7 +242,7 @@ class Transfers:
                 async for chunk in response.content.iter_chunked(IMAGE_BLOB_CHUNK_BYTES):
                     done += len(chunk)
                     if done > layer.size:
-                        raise FailedPrecondition(
+                        raise InvalidArgument(
                             f"the registry sends more than the {layer.size} bytes of {layer.digest}"
                         )
                     await asyncio.to_thread(file.write, chunk)
@@ -338,6 +383,10 @@ def _write_layout(fetched: _Fetched, folder: Path) -> None:
     (blobs / _hex(image.digest)).write_bytes(image.raw)
     entry = {"mediaType": image.media_type, "digest": image.digest, "size": len(image.raw)}
     (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _hex(digest: str) -> str:

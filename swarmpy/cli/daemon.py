@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
+from urllib.parse import urlsplit
 
 from swarmpy.cli import values
 from swarmpy.cli.flags import Command, Options, UsageError, listed, switch, text
@@ -13,9 +14,11 @@ from swarmpy.cli.render import table
 from swarmpy.cli.session import Session
 from swarmpy.config import CGROUP_PARENT, DATA_DIR, LISTEN_ADDRESS, RUN_DIR, NodeConfig
 from swarmpy.errors import InvalidArgument
+from swarmpy.image_limits import IMAGE_GC_AGE_S, IMAGE_GC_HIGH_PERCENT, IMAGE_GC_LOW_PERCENT
 from swarmpy.lean import lean_imports
 from swarmpy.model import generic_resources
 from swarmpy.model.executors import EXECUTORS
+from swarmpy.model.ids import Duration
 from swarmpy.model.specs import GenericResource
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ def node_config(options: Options) -> NodeConfig:
         labels=dict(values.pair(entry, what="label") for entry in options.many("label")),
         generic_resources=_generic_resources(options.many("generic-resource")),
         insecure_registries=tuple(options.many("insecure-registry")),
+        registry_mirrors=tuple(_mirror(url) for url in options.many("registry-mirror")),
+        image_gc_age=_age(options.text("image-gc-age"), "image-gc-age"),
+        image_gc_disk=_percentages(options.text("image-gc-disk"), "image-gc-disk"),
         log_level=_one_of(options.text("log-level"), _LEVELS, "log-level"),
         log_format=_one_of(options.text("log-format"), _FORMATS, "log-format"),
     )
@@ -99,6 +105,32 @@ def _generic_resources(entries: list[str]) -> tuple[GenericResource, ...]:
         return generic_resources.parse(entries)
     except InvalidArgument as error:
         raise UsageError(str(error)) from None
+
+
+def _mirror(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
+        raise UsageError(f'invalid argument "{url}" for "--registry-mirror" flag: give http(s)://HOST[:PORT]')
+    if parts.username or parts.query or parts.fragment:
+        raise UsageError(f'invalid argument "{url}" for "--registry-mirror" flag: give no more than a host')
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _age(text: str, flag: str) -> Duration:
+    age = values.duration_ns(text)
+    if age < 0:
+        raise UsageError(f'invalid argument "{text}" for "--{flag}" flag: give 0 or more')
+    return Duration(age)
+
+
+def _percentages(text: str, flag: str) -> tuple[int, int]:
+    """``HIGH:LOW``, or 0 for none."""
+    if text == "0":
+        return 0, 0
+    high, _, low = text.partition(":")
+    if high.isdecimal() and low.isdecimal() and 0 < int(low) <= int(high) <= 100:
+        return int(high), int(low)
+    raise UsageError(f'invalid argument "{text}" for "--{flag}" flag: give HIGH:LOW in percent, or 0')
 
 
 def _socket(path: str) -> str:
@@ -146,6 +178,18 @@ COMMANDS = {
             listed("label", "Label of this node's engine (key=value)"),
             listed("generic-resource", "Resource that tasks can reserve (KIND=NAME or KIND=NUMBER)"),
             listed("insecure-registry", "Registry (HOST[:PORT] or subnet) that may be without good TLS"),
+            listed("registry-mirror", "URL that is asked for docker.io's images before docker.io is"),
+            text(
+                "image-gc-age",
+                "Remove pulled images that no task has used for so long (0: keep them)",
+                default=f"{IMAGE_GC_AGE_S // 3600}h",
+            ),
+            text(
+                "image-gc-disk",
+                "Above HIGH percent of the disk remove pulled images that no task uses, longest unused "
+                "first, until LOW (HIGH:LOW, 0: keep them)",
+                default=f"{IMAGE_GC_HIGH_PERCENT}:{IMAGE_GC_LOW_PERCENT}",
+            ),
             text("log-level", "How much to log (debug, info, warning, error)", default="info"),
             text("log-format", "How to log (text, json)", default="text"),
         ),

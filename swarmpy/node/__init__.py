@@ -20,6 +20,7 @@ from agent.dataplane.linux.backend import LinuxBackend
 from agent.dataplane.windows.backend import WindowsBackend
 from agent.describe import describe
 from agent.executor.base import Capabilities
+from agent.executor.images.collection import Rules
 from agent.journal import Journal
 from manager.api.server import ApiServer
 from manager.api.tls import TlsServer
@@ -30,6 +31,7 @@ from swarmpy.limits import DAEMON_FILES_MAX
 from swarmpy.log import configure
 from swarmpy.node import executors
 from swarmpy.node.daemon import Daemon, Machine
+from swarmpy.node.image_gc import ImageCollector
 from swarmpy.node.images import Images
 from swarmpy.node.lock import locked
 from swarmpy.node.system import read_system
@@ -84,12 +86,20 @@ async def serve(config: NodeConfig, env: Env) -> int:
             gc.collect()
             gc.freeze()  # what was loaded stays: the collector need not look at it again
             log.info("daemon_started", socket=str(config.socket), state=daemon.local().state.value)
-            await _until(return_memory(), stopping)
+            await _until(_keep_house(config, env), stopping)
             await stopping.wait()
             if daemon.fatal.done():
                 log.error("daemon_failed", reason=daemon.fatal.result())
                 return EXIT_FATAL
             return 0
+
+
+async def _keep_house(config: NodeConfig, env: Env) -> None:
+    """What is done now and then for as long as the daemon runs."""
+    rules = Rules(config.image_gc_age, *config.image_gc_disk)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(return_memory())
+        tasks.create_task(ImageCollector(config.data_dir, env, rules).run())
 
 
 def _nothing_to_reload() -> None:
@@ -118,7 +128,12 @@ def probe(config: NodeConfig) -> tuple[Capabilities, ...]:
 
 def make_machine(executor: str, config: NodeConfig, env: Env) -> Machine:
     """This machine, with this executor and its own network backend."""
-    images = Images(config.data_dir, env, insecure_registries=config.insecure_registries)
+    images = Images(
+        config.data_dir,
+        env,
+        insecure_registries=config.insecure_registries,
+        registry_mirrors=config.registry_mirrors,
+    )
     return Machine(
         executor_name=executor,
         make_executor=lambda: executors.make_executor(config, env, executor, fetch=images.fetch),

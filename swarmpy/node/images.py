@@ -23,6 +23,7 @@ from agent.executor.native.image_users import image_users, layers_in_use
 from agent.image_receiver import ImageReceiver
 from agent.received import ReceivedBlobs
 from agent.registry.client import Registries
+from agent.registry.sharing import SharedFetches
 from agent.registry.transfer import Transfers
 from agent.streams import Talk
 from manager.api.docker_json import rfc3339
@@ -41,8 +42,8 @@ from swarmpy.runtime import Env
 class Images:
     """``ImageControl`` of a daemon, beside the executor that runs what is here.
 
-    ``insecure_registries``: hosts, or subnets, that need not prove who they are. ``is_offline``: no registry
-    is asked at all.
+    ``insecure_registries``: hosts, or subnets, that need not prove who they are. ``registry_mirrors``: URLs
+    that are asked before docker's own registry. ``is_offline``: no registry is asked at all.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Images:
         env: Env,
         *,
         insecure_registries: Collection[str] = (),
+        registry_mirrors: Sequence[str] = (),
         is_offline: bool = False,
     ) -> None:
         self._clock = env.clock
@@ -58,9 +60,16 @@ class Images:
         self._tasks_dir = data_dir / "tasks"
         self._spool = data_dir / "images" / "incoming"
         names = env.threads("registry-names", REGISTRY_NAME_THREADS)
-        registries = Registries(self._clock, names, insecure=insecure_registries, is_offline=is_offline)
+        registries = Registries(
+            self._clock,
+            names,
+            insecure=insecure_registries,
+            mirrors=registry_mirrors,
+            is_offline=is_offline,
+        )
         self._registries = registries
         self._transfers = Transfers(registries, self._store, self._spool)
+        self._fetches = SharedFetches()
         received = ReceivedBlobs(data_dir / "images" / "received")
         self._receiver = ImageReceiver(StoreIntake(self._store), received, self._clock)
 
@@ -295,7 +304,12 @@ class Images:
     async def fetch(self, name: str, registry_auth: str) -> None:
         """For a task that needs it; nobody watches."""
         who = decode_credentials(registry_auth) if registry_auth else Credentials()
-        await self._transfers.pull(references.parse(name), lambda _: None, credentials=who, is_hurried=True)
+        parsed = references.parse(name)
+
+        async def fetch() -> None:
+            await self._transfers.pull(parsed, lambda _: None, credentials=who, is_hurried=True)
+
+        await self._fetches.run((parsed.key, registry_auth), fetch)
 
     async def push(
         self,

@@ -7,18 +7,16 @@ Compressed archives are decompressed to a temporary file first, since their part
 
 from __future__ import annotations
 
-import bz2
 import contextlib
-import gzip
 import hashlib
 import json
-import lzma
 import platform
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
+from agent.executor.images.compression import decompressed
 from swarmpy.errors import InvalidArgument
 from swarmpy.limits import (
     IMAGE_BYTES_MAX,
@@ -127,15 +125,18 @@ def open_archive(path: Path, work: Path) -> Iterator[Archive]:
         except OSError as error:
             raise InvalidArgument(f"cannot read {path}: {error.strerror}") from None
         plain = decompressed(raw)
-        try:
-            if plain is not raw:
-                target = stack.enter_context(open(work / "archive.tar", "w+b"))
+        if plain is not raw:
+            target = stack.enter_context(open(work / "archive.tar", "w+b"))
+            try:
                 _copy_bounded(plain, target)
-                target.seek(0)
-                raw = target
+            except InvalidArgument as error:
+                raise InvalidArgument(f"{path} is no readable image archive: {error}") from None
+            target.seek(0)
+            raw = target
+        try:
             archive = stack.enter_context(tarfile.open(fileobj=raw, mode="r:"))
             opened = Archive(None, archive)
-        except (tarfile.TarError, OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        except (tarfile.TarError, EOFError, ValueError) as error:
             raise InvalidArgument(f"{path} is no readable image archive: {error}") from None
         yield opened
 
@@ -147,21 +148,6 @@ def _copy_bounded(source: IO[bytes], target: IO[bytes]) -> None:
         if left < 0:
             raise InvalidArgument(f"the image archive holds more than {IMAGE_BYTES_MAX >> 30} GiB")
         target.write(chunk)
-
-
-def decompressed(file: IO[bytes]) -> IO[bytes]:
-    """``file`` itself, or a reader of what is compressed in it. ``file`` must be seekable."""
-    start = file.read(6)
-    file.seek(0)
-    if start.startswith(b"\x1f\x8b"):
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=file, mode="rb"))
-    if start.startswith(b"BZh"):
-        return cast("IO[bytes]", bz2.BZ2File(file))
-    if start.startswith(b"\xfd7zXZ\0"):
-        return cast("IO[bytes]", lzma.LZMAFile(file))
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
-        raise InvalidArgument("zstd compression is not supported: recompress the image with gzip")
-    return file
 
 
 def read_images(archive: Archive, architecture: str = "") -> list[ImageSource]:

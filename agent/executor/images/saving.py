@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from agent.executor.images.archive import decompressed
+from agent.executor.images.compression import decompressed
 from agent.executor.images.records import StoredImage
 from agent.executor.images.store import ImageStore
 from swarmpy.image_limits import IMAGE_BLOB_CHUNK_BYTES

@@ -16,12 +16,12 @@ from agent.executor.images.archive import (
     Archive,
     ImageSource,
     LayerSource,
-    decompressed,
     digest_of,
     open_archive,
     own_architecture,
     read_images,
 )
+from agent.executor.images.compression import decompressed
 from agent.executor.images.imports import image_config
 from agent.executor.images.loading import HashingReader, checked_name, layer_id, name_from, names_of
 from agent.executor.images.records import StoredImage

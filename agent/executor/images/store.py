@@ -37,6 +37,7 @@ from agent.executor.images.loading import (
     name_from,
     names_of,
 )
+from agent.executor.images.marks import UseMarks
 from agent.executor.images.records import ImageRecord, Records, StoredImage, group
 from agent.executor.images.removal import ImageUser, Removal, chain_ids, plan_removal
 from agent.file_lock import holding
@@ -59,12 +60,14 @@ class ImageStore:
         self.blobs_dir = folder / "blobs"
         self._records = Records(folder / "records")
         self._work_dir = folder / "work"
+        self.marks = UseMarks(folder / "used")
 
     def prepare(self) -> None:
         """Make the folders and clear what a crash left unfinished."""
         for folder in (self.layers_dir, self.blobs_dir, self._work_dir):
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._records.prepare()
+        self.marks.prepare()
         try:
             with self._holding(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 for left in self._work_dir.iterdir():
@@ -81,6 +84,14 @@ class ImageStore:
         if reference in (HOST, f"{HOST}:latest"):
             return ImageConfig(reference=HOST)
         return self.inspect(reference).config
+
+    def use(self, reference: str) -> ImageConfig:
+        """``config``, for a task that is about to be made: the image stays for a while whatever happens."""
+        with self._holding(fcntl.LOCK_SH):
+            config = self.config(reference)
+            if config.digest:
+                self.marks.note(config.digest, self._now())
+        return config
 
     def inspect(self, reference: str) -> ImageRecord:
         """The record of that name, or of the image whose id begins so."""
@@ -208,6 +219,23 @@ class ImageStore:
         for folder in moved:
             shutil.rmtree(folder, ignore_errors=True)
         return plan.untagged, gone
+
+    def give_up(self, id_: str, *, last_used: Timestamp, layers_in_use: Collection[str]) -> bool:
+        """Remove an image that no task was made from, with all of its names; False if it was used or named
+        since ``last_used``, which may be by a task that is being made."""
+        with self._holding(fcntl.LOCK_EX):
+            image = next((each for each in self.images() if each.id == id_), None)
+            if image is None or self.last_used(image) != last_used:
+                return False
+            _, moved = self._carry_out(image, Removal(image.references, True), layers_in_use)
+        for folder in moved:
+            shutil.rmtree(folder, ignore_errors=True)
+        return True
+
+    def last_used(self, image: StoredImage) -> Timestamp | None:
+        """By a task, or since when it has its newest name; None if no use of it was ever noted."""
+        noted = self.marks.last(image.id)
+        return None if noted is None else max(noted, image.tagged_at)
 
     def _carry_out(
         self, image: StoredImage, plan: Removal, layers_in_use: Collection[str]

@@ -14,7 +14,6 @@ import os
 import shutil
 import stat
 import tarfile
-import zlib
 from pathlib import Path
 from typing import IO, Protocol, cast
 
@@ -50,7 +49,7 @@ class Unpacker:
             with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
                 for member in archive:
                     self._add(archive, member)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, EOFError) as error:
             raise InvalidArgument(f"the layer is no readable tar archive: {error}") from None
         for path, mtime in reversed(self._folder_times):
             os.utime(path, (mtime, mtime), follow_symlinks=False)

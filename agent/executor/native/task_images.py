@@ -12,7 +12,7 @@ import structlog
 from agent.executor.base import ImageConfig
 from agent.executor.images.store import ImageStore
 from agent.executor.native.image_users import image_users, layers_in_use
-from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected
+from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound, SwarmError, TaskRejected
 
 log = structlog.get_logger(__name__)
 
@@ -39,18 +39,22 @@ class TaskImages:
             return await self._bring(reference, registry_auth, str(error))
 
     async def _bring(self, reference: str, registry_auth: str, reason: str) -> ImageConfig:
-        """As docker does: that no registry gave it is logged, that it is not here ends the task."""
+        """As docker does: that no registry gave it is logged, that it is not here ends the task. What is
+        wrong with an image that came, or with this node's disk, is told."""
         if self._fetch is None:
             raise TaskRejected(reason)
         try:
             await self._fetch(reference, registry_auth)
             return await self._config(reference)
+        except (InvalidArgument, FailedPrecondition) as error:  # a broken image, a full disk
+            log.warning("image_not_pulled", image=reference, reason=str(error))
+            raise TaskRejected(f"{reason}: {error}") from None
         except SwarmError as error:
             log.warning("image_not_pulled", image=reference, reason=str(error))
             raise TaskRejected(reason) from None
 
     async def _config(self, reference: str) -> ImageConfig:
-        config: ImageConfig = await self._run(partial(self._images.config, reference))
+        config: ImageConfig = await self._run(partial(self._images.use, reference))
         return config
 
     async def load(self, path: Path, name: str) -> list[str]:

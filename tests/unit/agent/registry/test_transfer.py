@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -9,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,13 @@ from image_files import image_config, tar_of
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.reference import parse
 from agent.executor.images.store import ImageStore
+from agent.registry import remotes
 from agent.registry.client import Denied, Registries, RegistryAway, RegistryFailed
 from agent.registry.manifests import OCI_INDEX, OCI_MANIFEST
+from agent.registry.sharing import SharedFetches
 from agent.registry.transfer import Transfers
-from swarmpy.errors import InvalidArgument, NotFound, Unauthenticated
-from swarmpy.image_limits import REGISTRY_AWAY_S
+from swarmpy.errors import InvalidArgument, NotFound, SwarmError, Unauthenticated
+from swarmpy.image_limits import REGISTRY_AWAY_S, REGISTRY_RETRY_AFTER_MAX_S
 from swarmpy.model.images import Credentials, Progress
 from swarmpy.runtime import SystemClock
 
@@ -40,12 +44,15 @@ def digest(data: bytes) -> str:
 
 @dataclass
 class FakeRegistry:
-    """``faults``: what becomes of the next requests for blobs: "cut", "busy", "lie"."""
+    """``faults``: what becomes of the next requests for blobs: "cut", "busy", "lie", "drop", "less".
+    ``refusals``: of those for anything: a status, and what its Retry-After says."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     wants_token: bool = False
     faults: list[str] = field(default_factory=list)
+    refusals: list[tuple[int, str]] = field(default_factory=list)
+    who: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     host: str = ""
 
@@ -71,6 +78,10 @@ class FakeRegistry:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
+        self.who.append(request.headers.get("Authorization", ""))
+        if self.refusals:
+            status, retry_after = self.refusals.pop(0)
+            return web.Response(status=status, headers={"Retry-After": retry_after} if retry_after else {})
         if request.path == "/token":
             basic = "Basic " + base64.b64encode(b"joe:secret").decode()
             if request.headers.get("Authorization") != basic:
@@ -83,7 +94,7 @@ class FakeRegistry:
             return web.json_response({}, status=401, headers={"WWW-Authenticate": challenge})
         if request.path == "/v2/":
             return web.json_response({})
-        _, _, repository, kind, name = request.path.split("/")
+        *_, repository, kind, name = request.path.split("/")
         found = self.manifests.get(name) if kind == "manifests" and repository == "app" else None
         if found is not None:
             return web.Response(body=found[1], content_type=found[0])
@@ -97,11 +108,19 @@ class FakeRegistry:
             return web.Response(status=503)
         if fault == "lie":
             return web.Response(body=bytes(len(data)))
+        if fault == "less":
+            return web.Response(body=data[:-1])
+        if fault == "drop":
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
         start = int(request.headers.get("Range", "bytes=0-")[6:-1])
         if fault == "cut":
-            response = web.StreamResponse(headers={"Content-Length": str(len(data) - start)})
+            length = {"Content-Length": str(len(data) - start)}
+            response = web.StreamResponse(status=206 if start else 200, headers=length)
             await response.prepare(request)
-            await response.write(data[start : start + len(data) // 3])
+            # more than the other side keeps unread, so that some of it is there when the end is noticed
+            await response.write(data[start : start + len(data) * 2 // 3])
             assert request.transport is not None
             request.transport.close()
             return response
@@ -110,6 +129,12 @@ class FakeRegistry:
 
 @pytest.fixture
 async def registry() -> AsyncIterator[FakeRegistry]:
+    async with served() as registry:
+        yield registry
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[FakeRegistry]:
     registry = FakeRegistry()
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", registry.answer)
@@ -143,13 +168,35 @@ class Node:
         return image.id
 
 
+def node_in(folder: Path, *, mirrors: tuple[str, ...] = ()) -> Node:
+    store, clock = ImageStore(folder / "images"), Clock()
+    store.prepare()
+    (folder / "spool").mkdir()
+    registries = Registries(clock, ThreadPoolExecutor(1), mirrors=mirrors)
+    return Node(store, Transfers(registries, store, folder / "spool"), clock)
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    store, clock = ImageStore(tmp_path / "images"), Clock()
-    store.prepare()
-    (tmp_path / "spool").mkdir()
-    registries = Registries(clock, ThreadPoolExecutor(1))
-    return Node(store, Transfers(registries, store, tmp_path / "spool"), clock)
+    return node_in(tmp_path)
+
+
+def left_in_spool(node: Node) -> list[str]:
+    return [path.name for path in (node.store.layers_dir.parent.parent / "spool").iterdir()]
+
+
+@pytest.fixture
+def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was to be waited before each repetition; nothing is waited."""
+    noted: list[float] = []
+    real = remotes.retry_delay
+
+    def noting(attempt: int, retry_after: str = "") -> float:
+        noted.append(real(attempt, retry_after))
+        return 0.0
+
+    monkeypatch.setattr(remotes, "retry_delay", noting)
+    return noted
 
 
 async def test_an_index_with_tokens(registry: FakeRegistry, node: Node) -> None:
@@ -240,3 +287,170 @@ async def test_a_registry_that_is_away_is_left_alone_for_a_while(registry: FakeR
         RegistryAway, match=r'Get "http://127.0.0.1:1/v2/": dial tcp 127.0.0.1:1: connect: co'
     ):
         await node.pull("127.0.0.1:1/app:1")
+
+
+async def test_a_busy_registry_is_asked_again_when_it_says(
+    registry: FakeRegistry, node: Node, delays: list[float]
+) -> None:
+    registry.add_image("1")
+    registry.refusals = [(429, "7"), (503, ""), (500, "99999")]
+    await node.pull(f"{registry.host}/app:1")
+    assert delays == [7.0, 1.0, REGISTRY_RETRY_AFTER_MAX_S]
+    registry.refusals = [(429, "1")] * 4
+    with pytest.raises(RegistryFailed, match="the registry answers 429 Too Many Requests"):
+        await node.pull(f"{registry.host}/app:1")
+    registry.refusals = [(200, ""), *[(429, "1")] * 4]
+    with pytest.raises(RegistryFailed, match="unexpected status from the registry: 429 Too Many Requests"):
+        await node.pull(f"{registry.host}/app:1")
+    assert registry.refusals == []
+
+
+async def test_a_registry_that_dies_in_the_middle(
+    registry: FakeRegistry, node: Node, delays: list[float]
+) -> None:
+    registry.add_image("1", layers=LAYERS[:1])
+    # what has come counts anew each time that anything comes
+    registry.faults = ["drop"] * 4 + ["cut"] + ["drop"] * 4 + ["less", "cut"]
+    await node.pull(f"{registry.host}/app:1")
+    assert registry.faults == []
+    registry.add_image("2", layers=(tar_of(("etc/c", os.urandom(9_000))),))
+    registry.faults = ["drop"] * 20
+    with pytest.raises(RegistryFailed, match="Server disconnected"):
+        await node.pull(f"{registry.host}/app:2")
+    registry.faults.clear()
+    assert left_in_spool(node) == []
+    await node.pull(f"{registry.host}/app:2")
+    registry.add_image("3", layers=(tar_of(("etc/d", os.urandom(9_000))),))
+    registry.faults = ["less"] * 20
+    with pytest.raises(RegistryFailed, match="unexpected EOF"):
+        await node.pull(f"{registry.host}/app:3")
+    assert left_in_spool(node) == []
+
+
+def put(registry: FakeRegistry, name: str, *, layer: bytes, config: bytes) -> None:
+    registry.put(
+        {
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": registry.blob(config),
+            "layers": [registry.blob(layer)],
+        },
+        OCI_MANIFEST,
+        name,
+    )
+
+
+async def test_broken_images(registry: FakeRegistry, node: Node, delays: list[float]) -> None:
+    good = gzip.compress(LAYERS[1], mtime=0)
+    noise = os.urandom(2_000)
+    put(registry, "layer", layer=noise, config=image_config([noise]))
+    put(registry, "gzip", layer=good[:-9], config=image_config([LAYERS[1]]))
+    put(registry, "json", layer=good, config=b"{")
+    put(registry, "list", layer=good, config=b"[]")
+    put(registry, "other", layer=good, config=image_config([LAYERS[0]]))
+    put(registry, "more", layer=good, config=image_config(list(LAYERS)))
+    put(registry, "gone", layer=b"x" * 2_000, config=image_config([b"x" * 2_000]))
+    del registry.blobs[digest(b"x" * 2_000)]
+    for tag, error, text in (
+        ("layer", InvalidArgument, "the layer is no readable tar archive"),
+        ("gzip", InvalidArgument, "what is compressed here cannot be read"),
+        ("json", InvalidArgument, "is no JSON"),
+        ("list", InvalidArgument, "does not name as many layers as the image has"),
+        ("other", InvalidArgument, "does not unpack to the digest"),
+        ("more", InvalidArgument, "does not name as many layers as the image has"),
+        ("gone", NotFound, "manifest unknown: gone"),
+    ):
+        with pytest.raises(error, match=text):
+            await node.pull(f"{registry.host}/app:{tag}")
+        assert left_in_spool(node) == []
+    assert node.store.images() == ()
+    assert list(node.store.blobs_dir.iterdir()) == []
+    assert list(node.store.layers_dir.iterdir()) == []
+
+
+async def test_a_mirror_is_asked_first_and_not_told_who_asks(
+    registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with served() as mirror:
+        monkeypatch.setattr(remotes, "DEFAULT_HOST", registry.host)
+        node = node_in(tmp_path, mirrors=("http://127.0.0.1:1", f"http://{mirror.host}"))
+        mirror.add_image("1")
+        registry.add_image("2", layers=LAYERS[:1])
+        registry.wants_token = True
+        await node.pull("app:1", credentials=WHO)
+        assert (await node.transfers.look(parse("app:1"), WHO)).digest in mirror.manifests
+        assert registry.asked == []
+        with pytest.raises(Unauthenticated):
+            await node.pull("app:2")
+        registry.wants_token = False
+        await node.pull("app:2", credentials=WHO)
+        assert node.store.find("app:2").digests == node.store.find("library/app:2").digests
+        # a mirror that gives what it should not is passed over, too
+        registry.add_image("3", layers=LAYERS[1:])
+        mirror.add_image("3", layers=LAYERS[1:])
+        mirror.blobs = dict.fromkeys(mirror.blobs, b"{}")
+        await node.pull("app:3")
+        mirror.asked.clear()
+        name = registry.host.replace("127.0.0.1", "localhost")
+        await node.pull(f"{name}/app:2")  # it is none of another registry's
+        assert mirror.asked == []
+        assert set(mirror.who) == {""}
+
+
+@pytest.mark.parametrize(
+    ("attempt", "retry_after", "expected"),
+    [(0, "", 0.5), (1, "", 1.0), (9, "", 8.0), (3, "2", 2.0), (0, "90", 30.0), (0, "Wed, 21 Oct", 0.5)],
+)
+def test_delays(attempt: int, retry_after: str, expected: float) -> None:
+    assert remotes.retry_delay(attempt, retry_after) == expected
+
+
+class Fetching:
+    def __init__(self) -> None:
+        self.shared = SharedFetches()
+        self.going = asyncio.Event()
+        self.count = 0
+        self.error: SwarmError | None = None
+
+    async def fetch(self) -> None:
+        self.count += 1
+        await self.going.wait()
+        if self.error is not None:
+            raise self.error
+
+    def start(self, name: str = "a") -> asyncio.Task[None]:
+        return asyncio.create_task(self.shared.run((name, ""), self.fetch))
+
+
+async def test_tasks_that_need_the_same_image_fetch_it_once() -> None:
+    fetching = Fetching()
+    tasks = [fetching.start() for _ in range(3)] + [fetching.start("b")]
+    await asyncio.sleep(0)
+    fetching.going.set()
+    await asyncio.gather(*tasks)
+    assert fetching.count == 2
+    await fetching.start()
+    assert fetching.count == 3
+
+
+async def test_who_waits_hears_the_error_or_fetches_itself() -> None:
+    fetching = Fetching()
+    fetching.error = NotFound("there is none")
+    tasks = [fetching.start() for _ in range(3)]
+    await asyncio.sleep(0)
+    fetching.going.set()
+    assert [str(each) for each in await asyncio.gather(*tasks, return_exceptions=True)] == [
+        "there is none"
+    ] * 3
+    assert fetching.count == 1
+    fetching.going.clear()
+    fetching.error = None
+    first, *others = (fetching.start() for _ in range(3))
+    await asyncio.sleep(0)
+    first.cancel()
+    while fetching.count < 3:
+        await asyncio.sleep(0)
+    fetching.going.set()
+    await asyncio.gather(*others)
+    assert fetching.count == 3
+    assert first.cancelled()

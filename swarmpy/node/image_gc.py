@@ -1,0 +1,107 @@
+"""The node's images that nobody uses are given up, now and then: the loop around ``plan_collection``.
+
+An image that a task stands on is noted as used at each round, so its age counts from its last task's end. One
+whose use was never noted (an older version kept no notes) counts from the first round that sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+
+from agent.executor.images.collection import Candidate, Disk, Rules, Victim, is_fetchable, plan_collection
+from agent.executor.images.store import ImageStore, StoredImage
+from agent.executor.native.image_users import image_users, layers_in_use
+from swarmpy.errors import SwarmError
+from swarmpy.image_limits import IMAGE_GC_FIRST_S, IMAGE_GC_PERIOD_S
+from swarmpy.model.ids import Timestamp
+from swarmpy.runtime import Env
+
+log = structlog.get_logger(__name__)
+
+
+class ImageCollector:
+    """Of the store in this data folder, whose tasks are there, too."""
+
+    def __init__(self, data_dir: Path, env: Env, rules: Rules) -> None:
+        self._data_dir = data_dir
+        self._tasks_dir = data_dir / "tasks"
+        self._clock = env.clock
+        self._store = ImageStore(data_dir / "images", env.clock.now)
+        self._rules = rules
+
+    async def run(self) -> None:
+        """Until cancelled; at once if nothing is ever to go."""
+        if not self._rules.age and not self._rules.high_percent:
+            return
+        await asyncio.sleep(IMAGE_GC_FIRST_S)
+        while True:
+            try:
+                await asyncio.to_thread(self.collect)
+            except (SwarmError, OSError) as error:
+                log.warning("images_not_collected", reason=str(error))
+            await asyncio.sleep(IMAGE_GC_PERIOD_S)
+
+    def collect(self) -> tuple[str, ...]:
+        """One round; blocks. The ids of the images that went."""
+        now, images = self._clock.now(), self._store.images()
+        if not images:
+            return ()
+        self._note_used(images, now)
+        users = image_users(self._tasks_dir, images)
+        layers = layers_in_use(self._tasks_dir)
+        candidates = [self._candidate(image, is_needed=image.id in users, now=now) for image in images]
+        usage = shutil.disk_usage(self._data_dir)
+        victims = plan_collection(
+            candidates,
+            rules=self._rules,
+            disk=Disk(usage.used + usage.free, usage.used),  # what is kept for root alone counts for nobody
+            now=now,
+            needed_parts=layers,
+        )
+        named = {image.id: image for image in images}
+        gone = tuple(victim.id for victim in victims if self._give_up(victim, named, layers))
+        self._store.marks.keep({image.id for image in self._store.images()})
+        return gone
+
+    def _note_used(self, images: tuple[StoredImage, ...], now: Timestamp) -> None:
+        used = image_users(self._tasks_dir, images)
+        for image in images:
+            if image.id in used or self._store.last_used(image) is None:
+                self._store.marks.note(image.id, now)
+
+    def _candidate(self, image: StoredImage, *, is_needed: bool, now: Timestamp) -> Candidate:
+        layers = dict(zip(image.record.config.layers, image.record.layer_sizes, strict=False))
+        blobs = {digest: self._size(digest) for digest in image.record.kept_blobs()}
+        noted = self._store.last_used(image)
+        return Candidate(
+            id=image.id,
+            last_used=now if noted is None else noted,
+            is_needed=is_needed,
+            is_fetchable=is_fetchable(image),
+            parts={**layers, **blobs},
+        )
+
+    def _size(self, digest: str) -> int:
+        try:
+            return os.stat(self._store.blob_path(digest)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def _give_up(self, victim: Victim, named: Mapping[str, StoredImage], layers: set[str]) -> bool:
+        """A task may have been made meanwhile: its image was noted as used before, so it stays."""
+        if not self._store.give_up(victim.id, last_used=victim.last_used, layers_in_use=layers):
+            return False
+        log.info(
+            "image_collected",
+            image_id=victim.id,
+            names=named[victim.id].references,
+            reason=victim.reason.value,
+            unused_s=(self._clock.now() - victim.last_used) // 1_000_000_000,
+        )
+        return True
