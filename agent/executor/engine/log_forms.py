@@ -31,6 +31,11 @@ _MESSAGE_BYTES_MAX: Final = 16_384
 """What Docker takes of one line at a time."""
 
 
+_LENGTH_BYTES: Final = 4
+_BYTES: Final = 2
+"""Protobuf's kind of a field that says its length."""
+
+
 class Garbled(Exception):
     """The engine sent what is no log."""
 
@@ -158,6 +163,52 @@ def _message(stream: int, content: bytes) -> Piece:
     return Piece(at, stream, data[_STAMP_BYTES + 1 :])
 
 
+def has_last_ended(tail: bytes, stream: int) -> bool:
+    """Whether the last line of a stream has its end, by the end of the file that Docker keeps for itself.
+
+    Entries are messages of protobuf with their length before and behind them; a piece says of itself whether
+    it is its line's last one.
+    """
+    end = len(tail)
+    while end > _LENGTH_BYTES:
+        size = int.from_bytes(tail[end - _LENGTH_BYTES : end])
+        start = end - _LENGTH_BYTES - size
+        if start < _LENGTH_BYTES:
+            return False
+        fields = _fields(tail[start : end - _LENGTH_BYTES])
+        if fields.get(1) == _NAMES[stream - 1]:
+            piece = fields.get(5)
+            return piece is None or (isinstance(piece, bytes) and _fields(piece).get(1) == 1)
+        end = start - _LENGTH_BYTES
+    return False
+
+
+def _fields(message: bytes) -> dict[int, bytes | int]:
+    """Of a message of protobuf, by number: bytes and whole numbers, which is all that these have."""
+    found: dict[int, bytes | int] = {}
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        value, at = _varint(message, at)
+        if tag & 7 == _BYTES:
+            found[tag >> 3], at = message[at : at + value], at + value
+        elif tag & 7 == 0:
+            found[tag >> 3] = value
+        else:
+            break
+    return found
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(message):
+        value |= (message[at] & 0x7F) << shift
+        shift, at = shift + 7, at + 1
+        if message[at - 1] < 0x80:
+            break
+    return value, at
+
+
 class Joiner:
     """Lines out of pieces. A line has the time of its end. ``ends_by_time``: what has another time than the
     piece before it is another line."""
@@ -166,23 +217,30 @@ class Joiner:
         self._ends_by_time = ends_by_time
         self._rests: dict[int, list[bytes]] = {1: [], 2: []}
         self._sizes = {1: 0, 2: 0}
+        self._counts = {1: 0, 2: 0}
+        """Pieces of the line that has no end yet."""
         self._last = {1: 0, 2: 0}
 
     def feed(self, pieces: Iterable[Piece]) -> Iterator[LogLine]:
         for piece in pieces:
             at, stream, data = piece
             if self._ends_by_time and self._rests[stream] and self._last[stream] != at:
-                yield from self._end(stream)
+                yield from self.end(stream)
             self._last[stream] = at
             if not self._sizes[stream] and data.endswith(b"\n") and len(data) <= LOG_LINE_BYTES_MAX:
                 yield LogLine(timestamp=Timestamp(at), stream=stream, data=data)
                 continue
             self._rests[stream].append(data)
+            self._counts[stream] += 1
             self._sizes[stream] += len(data)
             if data.endswith(b"\n") or self._sizes[stream] > LOG_LINE_BYTES_MAX:
                 yield from self._cut(at, stream)
 
-    def _end(self, stream: int) -> Iterator[LogLine]:
+    def doubtful(self) -> list[int]:
+        """Streams of which the last line came in pieces: whether it has ended is not told by these."""
+        return [stream for stream, count in self._counts.items() if self._ends_by_time and count > 1]
+
+    def end(self, stream: int) -> Iterator[LogLine]:
         self._rests[stream].append(b"\n")
         yield from self._cut(self._last[stream], stream)
 
@@ -205,7 +263,7 @@ class Joiner:
         rest = data[start:]
         if rest.endswith(b"\n"):
             yield LogLine(timestamp=Timestamp(at), stream=stream, data=rest)
-            rest = b""
+            rest, self._counts[stream] = b"", 0
         self._rests[stream] = [rest] if rest else []
         self._sizes[stream] = len(rest)
 
@@ -213,34 +271,28 @@ class Joiner:
 class Cursor:
     """How far Docker's messages were read, so that asking again neither loses nor doubles any.
 
-    Docker can be asked for messages from a time on, that time included. Messages of both streams may be out
-    of order by a little: so it is asked for a little more, and what was read of that already is passed over.
+    Docker can be asked for messages from a time on, that time included; those of two streams may be out of
+    order by a little, so it is asked for a little more. Who follows its log through a change of files is told
+    some messages twice. Either way a stream's time goes back, and what is told again is passed over: it has
+    to be the very same, since a clock that was set back does that, too.
     """
 
     def __init__(self) -> None:
         self._recent: deque[Piece] = deque()
-        self._known: Counter[Piece] = Counter()
-        self._newest = 0
+        self._seen: Counter[Piece] = Counter()
+        self._newest = {1: 0, 2: 0}
+        self._again: dict[int, Counter[Piece]] = {}
+        """Of streams that are told again: what there was of the newest time, whose pieces may be alike."""
 
     def rewind(self) -> int:
         """The time to ask from; 0: from the beginning."""
-        since = max(self._newest - ENGINE_LOG_OVERLAP_NS, 0)
-        self._known = Counter(piece for piece in self._recent if piece.at >= since)
-        return since
+        for stream in self._newest:
+            self._repeat(stream)
+        return max(max(self._newest.values()) - ENGINE_LOG_OVERLAP_NS, 0)
 
     def admit(self, pieces: Iterable[Piece]) -> list[Piece]:
         """Those of them that had not been read before."""
-        found = []
-        for piece in pieces:
-            if self._known[piece] > 0:
-                self._known[piece] -= 1
-                continue
-            found.append(piece)
-            self._newest = max(self._newest, piece.at)
-            self._recent.append(piece)
-        while self._recent and self._recent[0].at < self._newest - 2 * ENGINE_LOG_OVERLAP_NS:
-            self._recent.popleft()
-        return found
+        return [piece for piece in pieces if self._is_new(piece)]
 
     def adopt(self, window: list[Piece]) -> list[Piece]:
         """``window`` is all of the last while, of which only the end had been read: what is new in it."""
@@ -250,6 +302,40 @@ class Cursor:
             if known[piece] > 0:
                 known[piece] -= 1
                 last = index
-        self._recent = deque(window[: last + 1])
-        self._known = Counter()
+        self._recent.clear()
+        self._seen.clear()
+        self._again.clear()
+        for piece in window[: last + 1]:
+            self._note(piece)
         return self.admit(window[last + 1 :])
+
+    def _is_new(self, piece: Piece) -> bool:
+        newest = self._newest[piece.stream]
+        if piece.at > newest:
+            self._again.pop(piece.stream, None)
+        elif piece.at < newest and self._seen[piece]:
+            if piece.stream not in self._again:
+                self._repeat(piece.stream)
+            return False
+        elif piece.stream in self._again and self._again[piece.stream][piece] > 0:
+            self._again[piece.stream][piece] -= 1
+            return False
+        self._note(piece)
+        return True
+
+    def _repeat(self, stream: int) -> None:
+        newest = self._newest[stream]
+        self._again[stream] = Counter(
+            piece for piece in self._recent if piece.stream == stream and piece.at == newest
+        )
+
+    def _note(self, piece: Piece) -> None:
+        self._newest[piece.stream] = piece.at
+        self._recent.append(piece)
+        self._seen[piece] += 1
+        oldest = max(self._newest.values()) - 2 * ENGINE_LOG_OVERLAP_NS
+        while self._recent and self._recent[0].at < oldest:
+            gone = self._recent.popleft()
+            self._seen[gone] -= 1
+            if not self._seen[gone]:
+                del self._seen[gone]

@@ -30,6 +30,7 @@ from agent.executor.engine.log_forms import (
     Joiner,
     MessageReader,
     Piece,
+    has_last_ended,
     parse_k8s,
     start_of_last,
 )
@@ -119,7 +120,7 @@ class Logs:
                 if is_final:
                     break
                 await asyncio.sleep(LOG_FOLLOW_PERIOD_S)
-            for line in joiner.finish() if has_ended else ():
+            for line in await self._last_words(source, joiner) if has_ended else ():
                 if matches(line, query):
                     yield line
         finally:
@@ -143,7 +144,8 @@ class Logs:
             if is_final:
                 break
             await asyncio.sleep(ATTACH_POLL_S)
-        for part in _in_a_row(joiner.finish()) if joiner is not None and has_ended else ():
+        words = await self._last_words(source, joiner) if joiner is not None and has_ended else []
+        for part in _in_a_row(words):
             yield part
 
     def _joiner(self) -> Joiner:
@@ -161,8 +163,16 @@ class Logs:
         async for pieces in source.read(follows=False, tail=hint):
             kept.extend(line for line in joiner.feed(pieces) if matches(line, query))
         if has_ended:
-            kept.extend(line for line in joiner.finish() if matches(line, query))
+            kept.extend(line for line in await self._last_words(source, joiner) if matches(line, query))
         return kept
+
+    async def _last_words(self, source: Source, joiner: Joiner) -> list[LogLine]:
+        """Of a task that has ended."""
+        found: list[LogLine] = []
+        for stream in joiner.doubtful():
+            if await source.has_last_ended(stream):
+                found += joiner.end(stream)
+        return [*found, *joiner.finish()]
 
     # --- what stays of a task
 
@@ -179,7 +189,7 @@ class Logs:
         try:
             async for pieces in source.read(follows=False):
                 await self._run(partial(_write, writer, list(joiner.feed(pieces))))
-            await self._run(partial(_write, writer, list(joiner.finish())))
+            await self._run(partial(_write, writer, await self._last_words(source, joiner)))
             await self._run(partial(writer.finish, source.newest))
         except NotFound:
             pass  # somebody else has removed the container: what was read of it is all there will be
@@ -243,6 +253,12 @@ class Source:
                 self.newest = max(self.newest, pieces[-1].at)
                 yield pieces
 
+    async def has_last_ended(self, stream: int) -> bool:
+        """Docker does not send the end of a last line that came in pieces; its file has it, if it is seen."""
+        root = str((await self._engine.call("GET", "/info") or {}).get("DockerRootDir") or "/nonexistent")
+        path = Path(root, "containers", self.task.container, "local-logs", "container.log")
+        return has_last_ended(await self._run(partial(_end_of, path)), stream)
+
     async def skip(self) -> None:
         """Stand at the end of what there is now."""
         async for _ in self.read(follows=False, tail=0):
@@ -303,6 +319,15 @@ async def log_path(engine: Engine, task: EngineTask) -> Path:
     """Of Podman's file."""
     inspected = await engine.call("GET", f"/containers/{task.container}/json")
     return Path(str((inspected or {}).get("LogPath") or "/nonexistent"))
+
+
+def _end_of(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(os.fstat(file.fileno()).st_size - LOG_READ_BYTES, 0))
+            return file.read(LOG_READ_BYTES)
+    except OSError:
+        return b""  # it lies elsewhere: Docker's word has to do
 
 
 class K8sFile:
