@@ -1,12 +1,13 @@
 """Folders that tasks and images have filled, taken away or measured, whatever is in them.
 
 A task may nest folders deeper than any path can name, and deeper than a function can call itself. So in what
-is removed a folder that is too far down is moved up first, and only so many are open at a time. A crash leaves
-less than there was, below the same name. Nobody else may be at work in a folder that is removed.
+is removed a folder that is too far down is moved up first, and only so many are open at a time. A crash
+leaves less than there was, below the same name. Nobody else may be at work in a folder that is removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import stat
@@ -15,6 +16,13 @@ from pathlib import Path
 
 _LEVELS_MAX = 32
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make_private(folder: Path) -> None:
+    """Nobody but root gets in. What tasks and images leave on the node's disk may be programs that set their
+    user, device files, folders of any owner: of no use in a task, and of much to the node's own users."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
 
 
 def remove_tree(top: Path) -> None:
@@ -34,7 +42,8 @@ def remove_tree(top: Path) -> None:
             _empty(base, base, numbers, _LEVELS_MAX)
     finally:
         os.close(base)
-    os.rmdir(top)
+    with contextlib.suppress(FileNotFoundError):  # a former life of the daemon was still at it
+        os.rmdir(top)
 
 
 def _empty(folder: int, base: int, numbers: Iterator[int], levels: int) -> None:

@@ -26,7 +26,7 @@ import msgspec
 import structlog
 
 from agent.file_lock import holding
-from agent.trees import files_below, remove_tree
+from agent.trees import files_below, make_private, remove_tree
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound, Unavailable
 from swarmpy.limits import VOLUME_RECORD_BYTES_MAX, VOLUMES_REPORTED_BYTES_MAX, VOLUMES_REPORTED_MAX
 from swarmpy.model.ids import SECOND_NS, Timestamp
@@ -66,7 +66,7 @@ class Volumes:
 
     def prepare(self) -> None:
         """Make the folder; clear what a crash left unfinished."""
-        self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        make_private(self._folder)
         try:
             with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
                 for entry in os.scandir(self._folder):

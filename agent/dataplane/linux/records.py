@@ -16,6 +16,7 @@ import msgspec
 
 from agent.dataplane.base import Endpoint
 from agent.dataplane.linux import plan
+from agent.trees import make_private
 from swarmpy.model.ids import TaskId
 
 _RECORD = "endpoint.json"
@@ -47,7 +48,7 @@ class Records:
         self._folder = folder
 
     def prepare(self) -> None:
-        self._folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+        make_private(self._folder)
 
     def write(self, record: EndpointRecord) -> None:
         """The files first and in place, since a running task has them mounted; the record as the seal."""

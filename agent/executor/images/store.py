@@ -41,6 +41,7 @@ from agent.executor.images.marks import UseMarks
 from agent.executor.images.records import ImageRecord, Records, StoredImage, group
 from agent.executor.images.removal import ImageUser, Removal, chain_ids, plan_removal
 from agent.file_lock import holding
+from agent.trees import make_private
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.image_names import HOST
@@ -64,6 +65,7 @@ class ImageStore:
 
     def prepare(self) -> None:
         """Make the folders and clear what a crash left unfinished."""
+        make_private(self._folder)
         for folder in (self.layers_dir, self.blobs_dir, self._work_dir):
             folder.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._records.prepare()
