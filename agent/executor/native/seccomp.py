@@ -47,6 +47,8 @@ _ARCHITECTURES: Final = {
     "SCMP_ARCH_X86": 0x40000003,
     "SCMP_ARCH_AARCH64": 0xC00000B7,
 }
+_X32: Final = 0x40000000
+"""From here on x86_64 has all of its calls again, for programs with short pointers: no rule is of these."""
 _GO_NAMES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 _NEVER: Final = """
@@ -283,6 +285,8 @@ def _section(rules: Rules, architecture: Architecture) -> list[Instruction]:
             leaves.append((number, leaf))
     is_open = rules.default in (ALLOW, _ACTIONS["SCMP_ACT_LOG"])
     leaves.append((architecture.last + 1, rules.default if is_open else _MISSING))
+    if is_open and architecture.audit == _ARCHITECTURES["SCMP_ARCH_X86_64"]:
+        leaves.append((_X32, _MISSING))
     return [(_LOAD, 0, 0, _NUMBER_AT), *_tree(leaves, rules.default)]
 
 

@@ -181,6 +181,18 @@ def test_an_open_profile_stays_open_to_newer_calls() -> None:
     assert call(program, "mkdir") == REFUSED
 
 
+def test_the_x32_interface_is_no_way_around_an_open_profile() -> None:
+    """It has the 64-bit calls again under other numbers, of which a profile says nothing."""
+    program = custom(
+        defaultAction="SCMP_ACT_ALLOW",
+        architectures=["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+        syscalls=[{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}],
+    )
+    for number in (0x40000000, 0x40000000 | X86.numbers["mkdir"], 0x40000000 | X86.numbers["read"]):
+        assert run(program, X86.audit, number) == MISSING
+    assert call(program, "mkdir", architecture=I386) == REFUSED
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
