@@ -12,7 +12,7 @@ from swarmpy.sim.world import Options, World
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_each_kind_of_fault_happens_and_is_survived(name: str) -> None:
-    options = Options(seed=7, nodes=5, managers=3, minutes=0.4, faults=(name,), fault_gap_s=1.0)
+    options = Options(seed=7, nodes=5, managers=3, minutes=0.25, faults=(name,), fault_gap_s=1.0)
     report = World(options).run()
     assert report.is_good, told(report)
     assert report.faults[name] > 5
