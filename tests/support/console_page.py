@@ -1,7 +1,7 @@
 """The commands of a page in ``docs/`` and what the page says that they print, so that a test can run them.
 
-In ``console`` blocks a line that begins with ``# `` is a command, and the lines after it are what it prints: in this
-order, perhaps with others between them. ``…`` stands for anything.
+In ``console`` blocks a line that begins with ``# `` is a command, and the lines after it are what it prints:
+in this order, perhaps with others between them. ``…`` stands for anything.
 """
 
 from __future__ import annotations
