@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import container_suite
 import exec_suite
 import executor_suite as suite
 import inside_suite
@@ -14,6 +15,7 @@ import life_suite
 import log_suite
 import pytest
 import suite_image
+import trouble_suite
 from oci_rig import OciRig
 
 from agent.executor.base import Executor, Sandbox
@@ -100,4 +102,34 @@ class TestLogsOfOciTasks(log_suite.LogContract):
 
 
 class TestProcessesInOciTasks(exec_suite.ProcessExecContract):
+    pass
+
+
+class TestContainersOfOci(container_suite.ContainerContract):
+    pass
+
+
+class TestTroubleWithOciTasks(trouble_suite.TroubleContract):
+    pass
+
+
+class TestOciOnAFullDisk(trouble_suite.FullDiskContract):
+    pass
+
+
+class OnHost:
+    @pytest.fixture
+    def image(self) -> str:
+        return "host"
+
+
+class TestOciExecutorOnHost(OnHost, suite.ExecutorContract):
+    pass
+
+
+class TestCommandsInOciTasksOnHost(OnHost, exec_suite.ExecContract):
+    pass
+
+
+class TestInsideOciTasksOnHost(OnHost, inside_suite.InsideContract):
     pass
