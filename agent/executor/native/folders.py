@@ -22,7 +22,7 @@ from typing import Any
 import structlog
 
 from agent.executor.native.job import ExitRecord, Job, StartRecord
-from agent.executor.native.shim.supervise import write_record
+from agent.executor.native.shim.supervise import reserve_record, write_record
 from agent.trees import remove_tree as remove_tree
 from swarmpy.errors import TaskRejected, Unavailable
 
@@ -70,6 +70,8 @@ def create(folder: Path, job: Job) -> None:
             if mount["type"] in ("volume", "image"):
                 Path(mount["source"]).mkdir(mode=0o755, parents=True, exist_ok=True)
         (folder / "hostname").write_text(job["hostname"] + "\n")
+        for name in ("started", "exit"):
+            reserve_record(f"{folder}/{name}")
         write_record(f"{folder}/job.json", json.dumps(job))
     except OSError as error:
         raise Unavailable(f"cannot prepare the folder of task {job['task_id']}: {error}") from None

@@ -94,11 +94,23 @@ def _mount_overlay(job: Job, root: str) -> None:
     try:
         kernel.mount("overlay", root, "overlay", 0 if job["privileged"] else MS_NODEV, options)
     except OSError as error:
-        raise Unmountable(
-            f"cannot mount the image's layers ({error.strerror}); the kernel needs overlayfs, and the "
-            "data directory must not be on an overlay itself"
-        ) from None
+        raise _unmounted(job, error) from None
     os.chdir("/")
+
+
+def _unmounted(job: Job, error: OSError) -> Exception:
+    for layer in job["layers"]:
+        if not os.path.isdir(layer):
+            return Unmountable(
+                f'the layer {layer} of image "{job["image"]}" is not on this node any more: remove the image '
+                "here, and pull or load it again"
+            )
+    if error.errno == errno.ENOSPC:
+        return OSError(errno.ENOSPC, "cannot make the task's root: no space left on device")
+    return Unmountable(
+        f"cannot mount the image's layers ({os.strerror(error.errno or 0)}); the kernel needs overlayfs, and "
+        "the data directory must not be on an overlay itself"
+    )
 
 
 def _mount_system(job: Job, root: str) -> tuple[int, int] | None:

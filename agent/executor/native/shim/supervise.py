@@ -1,6 +1,7 @@
 """The shim: one process per task, between the launcher's fork and the task's exit file.
 
-Files in the task's folder, each written whole by renaming:
+Files in the task's folder, each written whole by renaming, in room that was taken when the task was created:
+a full disk loses no end.
 
 * ``lock``: a POSIX record lock, held as long as this process lives. The kernel drops it at death and names
   its holder to who asks, so it cannot be fooled by a reused pid.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from agent.executor.native.job import ExitRecord, Job, Report, StartRecord
 
 _READ_BYTES = 65_536
+_RESERVED_BYTES = 4096
 _PIPE_BYTES = 1 << 16
 _FORWARDED = (
     signal.SIGHUP,
@@ -69,6 +71,12 @@ def run(folder: str, report: int) -> None:
 
 
 def _supervise(folder: str, job: Job, report: int) -> None:
+    try:
+        log = _open_log(job)
+    except OSError as error:
+        text = f"cannot write the task's log: {(error.strerror or str(error)).lower()}"
+        _end_unstarted(folder, {"kind": "failed", "code": inner.NOT_STARTED, "message": text}, report)
+        return
     is_fed = job.get("open_stdin", False)
     stdio, outputs, feed = _open_stdio(is_terminal=job["tty"], is_fed=is_fed)
     status_read, status_write = os.pipe2(os.O_CLOEXEC)
@@ -98,7 +106,6 @@ def _supervise(folder: str, job: Job, report: int) -> None:
     if job["tty"]:
         terminal = _take_terminal(feed)
         outputs, feed = {terminal: 1}, os.dup(terminal) if is_fed else -1
-    log = _open_log(job)
     # before it is known to have started: who finds it started may rely on the socket
     audience = attach.Audience(
         folder, poll, feed=feed, terminal=terminal, place=lambda: json.dumps(log.place()).encode()
@@ -241,10 +248,22 @@ def process_start(pid: int) -> int:
         return 0
 
 
+def reserve_record(path: str) -> None:
+    """Take the room for a record that is to be written when the disk may be full."""
+    with open(f"{path}.tmp", "wb") as file:
+        file.write(b" " * _RESERVED_BYTES)
+
+
 def write_record(path: str, text: str) -> None:
-    """Whole or not at all, but for a power failure: this does not sync."""
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        file.write(text)
+    """Whole or not at all, but for a power failure: this does not sync. In the room that was reserved."""
+    data = text.encode()
+    fd = os.open(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        os.ftruncate(fd, len(data))
+    finally:
+        os.close(fd)
     os.replace(f"{path}.tmp", path)
 
 
