@@ -21,6 +21,7 @@ from agent.executor.base import Launch
 from agent.executor.engine import pause
 from agent.executor.engine.client import Flavour
 from agent.executor.engine.logs import log_config
+from agent.executor.engine.parts import foreign_places, place_of
 from agent.executor.engine.task import KIND_COPY, KIND_PAUSE, KIND_TASK, LABEL_KIND, LABEL_NODE, LABEL_TASK
 from agent.executor.native.confinement import confine
 from agent.executor.native.demands import check, demands_of
@@ -364,13 +365,17 @@ def _devices(spec: ContainerSpec, gpus: tuple[DeviceFile, ...]) -> list[Body]:
 def planned_mounts(spec: ContainerSpec, flavour: Flavour, around: Around) -> list[JobMount]:
     """As native plans them; what engines cannot do safely is refused."""
     for mount in spec.mounts:
-        _check_mount(mount, flavour, around.volumes)
+        _check_mount(mount, flavour)
     return plan_mounts(spec.mounts, folder=around.folder, volumes=around.volumes, layers={})
 
 
 def _mounts(launch: Launch, flavour: Flavour, around: Around) -> list[Body]:
     """The user's mounts win where they have the place of ours."""
-    planned = [_mount(mount) for mount in planned_mounts(launch.spec, flavour, around)]
+    foreign = foreign_places(around.volumes, around.folder)
+    planned = [
+        _mount(mount, place_of(mount, around.folder, foreign))
+        for mount in planned_mounts(launch.spec, flavour, around)
+    ]
     sandbox = launch.sandbox
     small = ((sandbox.resolv_conf, "/etc/resolv.conf"), (sandbox.hosts, "/etc/hosts"))
     taken = {mount["Target"] for mount in planned}
@@ -397,7 +402,7 @@ def _bind(source: str, target: str, *, is_read_only: bool) -> Body:
     }
 
 
-def _mount(mount: JobMount) -> Body:
+def _mount(mount: JobMount, source: str) -> Body:
     if mount["type"] == "tmpfs":
         options = {"SizeBytes": mount["size"], "Mode": mount["mode"]}
         return {
@@ -406,25 +411,17 @@ def _mount(mount: JobMount) -> Body:
             "ReadOnly": mount["read_only"],
             "TmpfsOptions": {key: value for key, value in options.items() if value},
         }
-    body = _bind(mount["source"], mount["target"], is_read_only=mount["read_only"])
+    body = _bind(source, mount["target"], is_read_only=mount["read_only"])
     body["BindOptions"] = {"Propagation": mount["propagation"] or "rprivate"}
     if not mount["is_recursive"]:
         body["BindOptions"]["NonRecursive"] = True
     return body
 
 
-def _check_mount(mount: Mount, flavour: Flavour, volumes: Mapping[str, NodeVolume]) -> None:
+def _check_mount(mount: Mount, flavour: Flavour) -> None:
     where = f"the mount at {mount.target}: place the service on nodes with the native executor"
     if mount.type is MountType.IMAGE:
         raise TaskRejected(f"{flavour} nodes do not mount images, as {where}")
-    options = mount.volume_options
-    if mount.type is MountType.VOLUME and options is not None and options.subpath:
-        raise TaskRejected(f"{flavour} nodes do not mount parts of a volume (volume-subpath), as {where}")
-    volume = volumes.get(mount.source) if mount.type is MountType.VOLUME else None
-    if volume is not None and (volume.options.get("device") or volume.options.get("type")):
-        raise TaskRejected(
-            f"{flavour} nodes do not mount volumes with driver options (type, device, o), as {where}"
-        )
     bind = mount.bind_options
     if bind is not None and bind.read_only_force_recursive:
         raise TaskRejected(f"{flavour} nodes do not know bind-recursive=readonly, as {where}")

@@ -53,30 +53,34 @@ class Filler:
         try:
             for volume, target in wanted:
                 await self.run(partial(_clear, work))
-                if await self._fetch(container, target, work / "archive"):
-                    await self.run(partial(_fill, work, target, volume))
+                if not await self._fetch(container, "archive", work / "archive", {"path": target}):
+                    continue  # the image has nothing there
+                below = os.path.basename(os.path.normpath(target))
+                if self.engine.flavour == "podman":  # its archives of a folder have root for every owner
+                    await self._fetch(container, "export", work / "archive", {})
+                    below = os.path.normpath(target).lstrip("/")
+                await self.run(partial(_fill, work, below, volume))
         finally:
             await self.run(partial(folders.remove_tree, work))
             await self.containers.remove(container)
 
-    async def _fetch(self, container: str, target: str, place: Path) -> bool:
-        """False: the image has nothing there."""
+    async def _fetch(self, container: str, what: str, place: Path, params: dict[str, str]) -> bool:
+        """False: there is no such thing."""
         size = 0
         try:
-            params = {"path": target}
             with await self.run(partial(open, place, "wb")) as file:
                 async with self.engine.stream(
-                    "GET", f"/containers/{container}/archive", params=params
+                    "GET", f"/containers/{container}/{what}", params=params
                 ) as answer:
                     async for piece in self.engine.chunks(answer):
                         size += len(piece)
                         if size > IMAGE_BYTES_MAX:
-                            raise TaskRejected(f"what the image has at {target} is too much to be copied")
+                            raise TaskRejected("what the image has for a volume is too much to be copied")
                         await self.run(partial(file.write, piece))
         except NotFound:
             return False
         except OSError as error:
-            raise Unavailable(f"what the image has at {target} cannot be copied: {error.strerror}") from None
+            raise Unavailable(f"what the image has for a volume cannot be copied: {error.strerror}") from None
         return True
 
 
@@ -85,18 +89,28 @@ def _clear(work: Path) -> None:
     work.mkdir(mode=0o700)
 
 
-def _fill(work: Path, target: str, volume: str) -> None:
-    """Blocks. Only a folder is copied; a link in the image could lead anywhere on the node."""
+def _fill(work: Path, below: str, volume: str) -> None:
+    """``below``: the folder's name in the archive. Only a folder is copied; a link could lead anywhere on the
+    node. Blocks."""
     files = work / "files"
     files.mkdir()
     try:
         with tarfile.open(work / "archive") as opened:
-            opened.extractall(files, filter=_as_it_is, numeric_owner=True)
-        top = files / os.path.basename(os.path.normpath(target))
-        if top.is_dir() and not top.is_symlink():
-            copy_up.fill(str(top), volume)
+            wanted = [member for member in opened if _is_below(member.name, below)]
+            opened.extractall(files, wanted, filter=_as_it_is, numeric_owner=True)
+        top = files
+        for name in below.split("/"):
+            top = top / name
+            if top.is_symlink() or not top.is_dir():
+                return
+        copy_up.fill(str(top), volume)
     except (OSError, tarfile.TarError) as error:
-        raise Unavailable(f"what the image has at {target} cannot be copied: {error}") from None
+        raise Unavailable(f"what the image has for a volume cannot be copied: {error}") from None
+
+
+def _is_below(name: str, folder: str) -> bool:
+    name = os.path.normpath(name.lstrip("/"))
+    return name == folder or name.startswith(f"{folder}/")
 
 
 def _as_it_is(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:

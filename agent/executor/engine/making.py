@@ -33,6 +33,7 @@ from agent.executor.engine.body import (
 from agent.executor.engine.client import Engine
 from agent.executor.engine.containers import Containers
 from agent.executor.engine.filling import Filler, is_to_be_filled
+from agent.executor.engine.parts import foreign_places, mount_parts, place_of, unmount_parts
 from agent.executor.engine.task import EngineTask, Record
 from agent.executor.native import devices
 from agent.executor.native.mounts import JobMount, volume_requests
@@ -93,6 +94,7 @@ class Maker:
     def clear(self, task_id: TaskId) -> None:
         """Blocks."""
         self.files.remove(task_id)
+        unmount_parts(self.tasks_dir / task_id)
         records.remove(self.tasks_dir / task_id)
 
     def _write(self, launch: Launch) -> Plan:
@@ -115,6 +117,7 @@ class Maker:
                 record = _record(launch, body, mounts, folder)
                 self.files.write(launch.task_id, launch.files)
                 _make_folder(folder, launch, mounts)
+                mount_parts(str(folder), mounts, volumes)
                 records.write(folder, record)
         except (InvalidArgument, NotFound) as error:  # of a volume
             raise TaskRejected(str(error)) from None
@@ -123,12 +126,13 @@ class Maker:
         return Plan(record, around, body, mounts)
 
     async def _fill(self, launch: Launch, plan: Plan) -> None:
-        empty = [mount for mount in plan.mounts if mount["copies"]]
-        if empty:
-            empty = await self.run(lambda: [mount for mount in empty if is_to_be_filled(mount["source"])])
-        if empty:
-            filler = Filler(engine=self.engine, containers=self.containers, run=self.run)
-            await filler.fill(launch, plan.around, [(mount["source"], mount["target"]) for mount in empty])
+        if empty := [mount for mount in plan.mounts if mount["copies"]]:
+            foreign = foreign_places(plan.around.volumes, plan.around.folder)
+            places = [(place_of(mount, plan.around.folder, foreign), mount["target"]) for mount in empty]
+            wanted = await self.run(lambda: [each for each in places if is_to_be_filled(each[0])])
+            if wanted:
+                filler = Filler(engine=self.engine, containers=self.containers, run=self.run)
+                await filler.fill(launch, plan.around, wanted)
 
 
 def _make_folder(folder: Path, launch: Launch, mounts: list[JobMount]) -> None:
@@ -138,6 +142,10 @@ def _make_folder(folder: Path, launch: Launch, mounts: list[JobMount]) -> None:
         is_own = mount["type"] == "volume" and folder in place.parents
         if is_own or (mount["type"] == "bind" and mount["makes_source"] and not os.path.lexists(place)):
             place.mkdir(mode=0o755, parents=True, exist_ok=True)
+        elif mount["type"] == "bind" and not place.exists():  # podman would find out at the start only
+            raise TaskRejected(
+                f'invalid mount config for type "bind": bind source path does not exist: {place}'
+            )
     profile = custom_profile(launch.spec)
     if profile:
         (folder / SECCOMP_FILE).write_bytes(profile)

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
+from agent.executor.engine.parts import unmount_parts
 from agent.executor.engine.task import Ended, EngineTask, Record, Started
 from agent.executor.native import folders
 from agent.executor.native.shim.supervise import sync_record, write_record
@@ -77,6 +78,7 @@ def scan(tasks_dir: Path) -> list[EngineTask]:
     for entry in sorted(os.scandir(tasks_dir), key=lambda entry: entry.name):
         task = read(Path(entry.path))
         if task is None:
+            unmount_parts(Path(entry.path))
             folders.remove_tree(Path(entry.path))
         else:
             found.append(task)

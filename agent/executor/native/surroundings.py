@@ -45,7 +45,7 @@ def look(
             for mount in spec.mounts
             if mount.type is MountType.IMAGE
         },
-        addresses={name: _address(name) for name in sorted(mounts.server_names(volumes))},
+        addresses={name: address_of(name) for name in sorted(mounts.server_names(volumes))},
         devices=devices.plan(spec, found, gpus) if found or spec.device_requests else _NO_DEVICES,
         has_apparmor=has_apparmor(),
         capabilities=preflight.capabilities() if spec.capability_add else None,
@@ -69,7 +69,7 @@ def _layers(images: ImageStore, reference: str) -> tuple[str, ...]:
     return config.layers
 
 
-def _address(name: str) -> str:
+def address_of(name: str) -> str:
     try:
         return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
