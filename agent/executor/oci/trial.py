@@ -36,8 +36,8 @@ class Trial:
 
     def choose(self, only: str = "") -> tuple[Runtime | None, tuple[str, ...]]:
         """The first that works, and sentences about those that do not."""
-        if not self.life.conmon:
-            self.life.conmon = runtimes.find("conmon")
+        self.maker.cgroups.prepare()
+        self.life.conmon = self.life.conmon or runtimes.find("conmon")
         if not self.life.conmon:
             return None, ("The oci executor needs conmon, which is not on this node: install conmon.",)
         reasons = []
@@ -64,7 +64,6 @@ class Trial:
         try:
             self._clear(life)
             tasks_dir.mkdir(mode=0o700, parents=True)
-            self.maker.cgroups.prepare()
             self.maker.volumes.prepare()
             maker.create(_launch())
             life.start(_TASK)
