@@ -26,7 +26,8 @@ from agent.executor.native.demands import Demands
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.limits import CGROUP_POLL_S, CGROUP_REMOVE_TIMEOUT_S
 
-WANTED = ("memory", "cpu", "pids", "cpuacct")
+WANTED = ("memory", "cpu", "pids", "cpuacct", "blkio")
+"""``blkio`` only counts."""
 EXTRA = ("cpuset", "devices")
 """Controllers that only tasks with such wishes have groups of."""
 _V2 = ("memory", "cpu", "pids", "cpuset")

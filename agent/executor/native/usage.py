@@ -51,6 +51,7 @@ def _v1(stats: Stats, roots: Mapping[str, Path], task_id: str) -> Stats:
         if "memory" in roots
         else 0,
         pids_limit=_number(roots["pids"] / task_id / "pids.max") if "pids" in roots else 0,
+        disks=_v1_disks(roots["blkio"] / task_id) if "blkio" in roots else (),
     )
 
 
@@ -93,14 +94,34 @@ def _links(pid: int) -> tuple[LinkUsage, ...]:
     return tuple(found)
 
 
+def _v1_disks(folder: Path) -> tuple[DiskUsage, ...]:
+    """Lines such as ``8:0 Read 4096``, in one file the bytes and in another how often."""
+    found: dict[tuple[int, int], DiskUsage] = {}
+    for name, fields in (
+        ("io_service_bytes", {"Read": "read_bytes", "Write": "written_bytes"}),
+        ("io_serviced", {"Read": "reads", "Write": "writes"}),
+    ):
+        for line in _lines(folder / f"blkio.throttle.{name}_recursive"):
+            device, _, rest = line.partition(" ")
+            what, _, value = rest.partition(" ")
+            major, _, minor = device.partition(":")
+            if what in fields and major.isdigit() and minor.isdigit() and value.isdigit():
+                key = int(major), int(minor)
+                disk = found.get(key) or DiskUsage(major=key[0], minor=key[1])
+                found[key] = replace(disk, **{fields[what]: int(value)})
+    return tuple(disk for _, disk in sorted(found.items()))
+
+
 def _disks(path: Path) -> tuple[DiskUsage, ...]:
-    """Lines such as ``8:0 rbytes=1 wbytes=2 rios=3 wios=4``."""
+    """Lines such as ``8:0 rbytes=1 wbytes=2 rios=3 wios=4``. Some kernels forget to end the line of a device
+    that has nothing to tell."""
     found = []
     for line in _lines(path):
-        device, *words = line.split()
-        major, _, minor = device.partition(":")
-        values = {name: int(value) for name, _, value in (word.partition("=") for word in words)}
-        if major.isdigit() and minor.isdigit():
+        devices = [word for word in line.split() if "=" not in word]
+        major, _, minor = devices[-1].partition(":") if devices else ("", "", "")
+        pairs = (word.partition("=") for word in line.split() if "=" in word)
+        values = {name: int(value) for name, _, value in pairs if value.isdigit()}
+        if values and major.isdigit() and minor.isdigit():
             found.append(
                 DiskUsage(
                     major=int(major),
