@@ -37,11 +37,24 @@ IMAGE_NAMES_MAX = 1_000
 """Names in one request to save images."""
 IMAGE_CHANGES_CHARS_MAX = 64 << 10
 IMAGE_BLOB_CHUNK_BYTES = 1 << 18
+IMAGE_HEADER_BYTES_MAX = 1 << 20
+"""Of what an archive says of one file, before the file: its name, where it leads, its attributes."""
+IMAGE_HEADERS_GLOBAL_MAX = 64
+"""Attributes that an archive gives to all of its files."""
+IMAGE_DEPTH_MAX = 256
+"""Folders in folders in one layer."""
+IMAGE_ARCHIVE_FILES_MAX = 100_000
+"""Files of an archive of images; one that holds more is a root file system."""
+IMAGE_INDEXES_MAX = 64
+"""Indexes within the index of one archive."""
 
 IMAGE_PIN_TIMEOUT_S = 5.0
 """Who creates a service waits so long at most for a registry to tell the digest of its image."""
 IMAGE_PINS_MAX = 32
 """Digests asked for at a time by one manager; more wait."""
+IMAGE_PINS_OWN_S = 2.0
+"""That an image was only ever loaded on this node is believed for so long."""
+IMAGE_PINS_OWN_MAX = 256
 IMAGE_PIN_SLOW_S = 0.5
 """A registry that takes so long to fail is left alone: first for a while, then longer."""
 IMAGE_PIN_AWAY_S = 60.0

@@ -12,12 +12,15 @@ import hashlib
 import json
 import platform
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 from agent.executor.images.compression import decompressed
+from agent.executor.images.heads import listed, printable
 from swarmpy.errors import InvalidArgument
+from swarmpy.image_limits import IMAGE_ARCHIVE_FILES_MAX, IMAGE_INDEXES_MAX
 from swarmpy.limits import (
     IMAGE_BYTES_MAX,
     IMAGE_LAYERS_MAX,
@@ -52,14 +55,17 @@ class ImageSource(NamedTuple):
 
 
 class Archive:
-    """Named blobs in a folder or an uncompressed tar. ``tar_path`` is empty for a folder."""
+    """Named blobs in a folder or an uncompressed tar, then with its members."""
 
-    def __init__(self, folder: Path | None, tar: tarfile.TarFile | None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        tar: tarfile.TarFile | None,
+        members: Mapping[str, tarfile.TarInfo] = MappingProxyType({}),
+    ) -> None:
         self._folder = folder
         self._tar = tar
-        self._members = {}
-        if tar is not None:
-            self._members = {member.name.removeprefix("./"): member for member in tar.getmembers()}
+        self._members = members
 
     def has(self, name: str) -> bool:
         if self._folder is not None:
@@ -78,7 +84,9 @@ class Archive:
             assert self._tar is not None
             file = self._tar.extractfile(self._members[name])
         except (KeyError, OSError):
-            raise InvalidArgument(f'the image archive lacks the file "{name}"') from None
+            raise InvalidArgument(f'the image archive lacks the file "{printable(name)}"') from None
+        except RecursionError:
+            raise InvalidArgument(f'the image archive\'s "{printable(name)}" is a link in a circle') from None
         if file is None:
             raise InvalidArgument(f'the image archive\'s "{name}" is no file')
         return file
@@ -134,9 +142,9 @@ def open_archive(path: Path, work: Path) -> Iterator[Archive]:
             target.seek(0)
             raw = target
         try:
-            archive = stack.enter_context(tarfile.open(fileobj=raw, mode="r:"))
-            opened = Archive(None, archive)
-        except (tarfile.TarError, EOFError, ValueError) as error:
+            archive, members = listed(raw, IMAGE_ARCHIVE_FILES_MAX)
+            opened = Archive(None, stack.enter_context(archive), members)
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidArgument(f"{path} is no readable image archive: {error}") from None
         yield opened
 
@@ -187,10 +195,10 @@ def _read_docker(archive: Archive) -> list[ImageSource]:
 
 
 def _read_layout(archive: Archive, architecture: str) -> list[ImageSource]:
-    found: list[tuple[str, str]] = []
+    found = _Found([], [])
     _find_manifests(archive, archive.read_json("index.json"), "", found, architecture=architecture)
     images: dict[str, ImageSource] = {}
-    for digest, name in found[:IMAGE_MANIFESTS_MAX]:
+    for digest, name in found.manifests[:IMAGE_MANIFESTS_MAX]:
         image = _read_manifest(archive, digest, name)
         former = images.get(image.digest)
         names = tuple(dict.fromkeys((*(former.names if former else ()), *image.names)))
@@ -198,27 +206,36 @@ def _read_layout(archive: Archive, architecture: str) -> list[ImageSource]:
     return list(images.values())
 
 
-def _find_manifests(
-    archive: Archive, index: Any, name: str, found: list[tuple[str, str]], *, architecture: str
-) -> None:
-    """(digest, name) of every image for such a machine, also in indexes within the index."""
+class _Found(NamedTuple):
+    """``manifests``: (digest, name). ``indexes``: digests of those within the index, as often as named."""
+
+    manifests: list[tuple[str, str]]
+    indexes: list[str]
+
+
+def _find_manifests(archive: Archive, index: Any, name: str, found: _Found, *, architecture: str) -> None:
+    """Of every image for such a machine, also in indexes within the index."""
     entries = index.get("manifests") if isinstance(index, dict) else None
     if not isinstance(entries, list):
         raise InvalidArgument("the image archive's index holds no list of manifests")
     fitting = [entry for entry in entries if isinstance(entry, dict) and _fits(entry, architecture)]
     for entry in fitting:
-        marks = entry.get("annotations") or {}
+        marks = entry.get("annotations")
+        marks = marks if isinstance(marks, dict) else {}
         own = next((str(marks[mark]) for mark in _NAME_MARKS if marks.get(mark)), "")
         if own and not ("/" in own or ":" in own or "." in own) and _NAME_MARKS[0] not in marks:
             own = f":{own}"  # tools that write one image a layout put only the tag here
         digest = str(entry.get("digest", ""))
         if "index" in str(entry.get("mediaType", "")) or "manifest.list" in str(entry.get("mediaType", "")):
-            if len(found) > IMAGE_MANIFESTS_MAX:
-                raise InvalidArgument("the image archive's indexes are nested too deep")
+            found.indexes.append(digest)
+            if len(found.indexes) > IMAGE_INDEXES_MAX:
+                raise InvalidArgument(
+                    f"the image archive has more than {IMAGE_INDEXES_MAX} indexes in its index"
+                )
             inner = archive.read_json(_blob(digest), digest)
             _find_manifests(archive, inner, own or name, found, architecture=architecture)
         else:
-            found.append((digest, own or name))
+            found.manifests.append((digest, own or name))
 
 
 def _fits(entry: dict[str, Any], architecture: str) -> bool:

@@ -10,14 +10,17 @@ The folder must be private to the caller: it is not guarded against others writi
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
 import tarfile
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, cast
 
+from agent.executor.images.heads import ByteSource, Heads, check, printable
 from swarmpy.errors import InvalidArgument
+from swarmpy.image_limits import IMAGE_DEPTH_MAX
 from swarmpy.limits import IMAGE_BYTES_MAX, IMAGE_LINKS_MAX, IMAGE_MEMBERS_MAX
 
 _WHITEOUT = ".wh."
@@ -26,10 +29,9 @@ _OPAQUE = ".wh..wh..opq"
 _OPAQUE_MARK = "trusted.overlay.opaque"
 _COPY_BYTES = 1 << 20
 _TIME_MAX = 1 << 33
-
-
-class ByteSource(Protocol):
-    def read(self, size: int = -1, /) -> bytes: ...
+_SHOWN_CHARS = 200
+_MALFORMED = (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
+"""What the kernel says to names and attributes that cannot be."""
 
 
 class Unpacker:
@@ -45,14 +47,34 @@ class Unpacker:
 
     def unpack(self, stream: ByteSource) -> None:
         """All members of an uncompressed tar stream."""
+        heads = Heads(stream)
         try:
-            with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as archive:
+            with tarfile.open(fileobj=cast("IO[bytes]", heads), mode="r|") as archive:
                 for member in archive:
-                    self._add(archive, member)
-        except (tarfile.TarError, EOFError) as error:
+                    check(archive, member)
+                    heads.renew(archive.offset - member.offset_data)
+                    self._add_or_refuse(archive, member)
+        except (tarfile.TarError, EOFError, ValueError, RecursionError) as error:
             raise InvalidArgument(f"the layer is no readable tar archive: {error}") from None
         for path, mtime in reversed(self._folder_times):
             os.utime(path, (mtime, mtime), follow_symlinks=False)
+
+    def _add_or_refuse(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """InvalidArgument for what is the layer's fault; what is the disk's stays an OSError."""
+        try:
+            self._add(archive, member)
+        except InvalidArgument as error:
+            raise InvalidArgument(printable(str(error))) from None
+        except (ValueError, OverflowError) as error:
+            reason = str(error)
+        except OSError as error:
+            if error.errno not in _MALFORMED:
+                raise
+            reason = os.strerror(error.errno)
+        else:
+            return
+        name = printable(member.name[:_SHOWN_CHARS])
+        raise InvalidArgument(f'the layer\'s "{name}" cannot be unpacked: {reason}')
 
     def _add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         self._members_left -= 1
@@ -66,6 +88,8 @@ class Unpacker:
             if member.isdir():
                 _set_metadata(self._root, member)
             return
+        if len(parts) > IMAGE_DEPTH_MAX:
+            raise InvalidArgument(f"the layer has more than {IMAGE_DEPTH_MAX} folders in one another")
         parent = self._resolve(parts[:-1], member.name)
         name = parts[-1]
         if self._has_whiteouts and name.startswith(_WHITEOUT):
@@ -175,6 +199,8 @@ class Unpacker:
             else:
                 self._ensure_folder(path, relative, shown)
                 resolved.append(part)
+            if len(resolved) > IMAGE_DEPTH_MAX:
+                raise InvalidArgument(f"the layer has more than {IMAGE_DEPTH_MAX} folders in one another")
         return "/".join(resolved)
 
     def _ensure_folder(self, path: str, relative: str, shown: str) -> None:
