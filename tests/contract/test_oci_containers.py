@@ -242,6 +242,26 @@ async def test_what_it_may_do(rig: OciRig) -> None:
     await channel.close()
 
 
+async def test_what_docker_shows(rig: OciRig) -> None:
+    """Its control groups, to be read; and any account may take any port."""
+    script = """
+        ls -d /sys/fs/cgroup/memory /sys/fs/cgroup/memory.max 2>/dev/null | wc -l
+        mkdir /sys/fs/cgroup/memory/own /sys/fs/cgroup/own 2>/dev/null || echo read-only
+        cat /proc/sys/net/ipv4/ip_unprivileged_port_start
+    """
+    task_id = await run(rig, script)
+    assert (await rig.output(task_id)).split() == ["1", "read-only", "0"]
+
+
+async def test_a_privileged_task(rig: OciRig) -> None:
+    script = "mount -t tmpfs none /tmp && echo mounted; ls /dev | grep -c .; grep Seccomp: /proc/self/status"
+    task_id = await run(rig, script, privileged=True)
+    said = (await rig.output(task_id)).split()
+    assert said[0] == "mounted"
+    assert int(said[1]) > 15
+    assert said[-1] == "0"
+
+
 async def test_a_command_inside_is_bound_by_the_devices_group(rig: OciRig) -> None:
     """The task may make any device file, wherever it can write, and opens none but the harmless ones."""
     task_id = await run(rig, RUN_ON)

@@ -55,7 +55,8 @@ class Around:
     ``devices``: by the path on the node; of a privileged task all of them. ``init``: a static program that
     reaps, empty if there is none. ``top``: what lies in the node's root folder, but for links. ``present``:
     those of our own small files that the node's root has a place for. ``can_seal_all``: whether the kernel
-    makes a whole tree of mounts read-only.
+    makes a whole tree of mounts read-only. ``sysctls``: which of those that are set by default it has.
+    ``capabilities``: what the daemon has to give.
     """
 
     cgroup: str = ""
@@ -65,6 +66,8 @@ class Around:
     top: tuple[str, ...] = ()
     present: frozenset[str] = frozenset()
     can_seal_all: bool = True
+    sysctls: frozenset[str] = frozenset()
+    capabilities: frozenset[int] = frozenset(range(len(CAPABILITIES)))
 
 
 def plan_bundle(job: Job, around: Around, *, seccomp: dict[str, Any] | None) -> Bundle:
@@ -79,12 +82,12 @@ def plan_bundle(job: Job, around: Around, *, seccomp: dict[str, Any] | None) -> 
         "ociVersion": _VERSION,
         "root": {"path": job["root"], "readonly": job["read_only"]},
         "hostname": job["hostname"],
-        "process": _process(job),
+        "process": _process(job, around),
         "mounts": _mounts(job, around),
         "linux": {
             "namespaces": _namespaces(job["netns"]),
             "cgroupsPath": around.cgroup,
-            "sysctl": job["sysctls"],
+            "sysctl": _sysctls(job, around),
             "devices": [
                 _device(around.devices[device["source"]], device["target"]) for device in job["devices"]
             ]
@@ -135,8 +138,9 @@ def cgroup_path(groups: Iterable[str], mountinfo: str) -> str:
     return paths.pop()
 
 
-def _process(job: Job) -> dict[str, Any]:
-    held = [f"CAP_{CAPABILITIES[number]}" for number in job["capabilities"]]
+def _process(job: Job, around: Around) -> dict[str, Any]:
+    # what is asked for by name was refused before if it cannot be had; of "all", it is left out
+    held = [f"CAP_{CAPABILITIES[number]}" for number in job["capabilities"] if number in around.capabilities]
     return {
         "terminal": job["tty"],
         "args": [INIT, "--", *job["argv"]] if job["init"] else job["argv"],
@@ -151,6 +155,11 @@ def _process(job: Job) -> dict[str, Any]:
         **({"apparmorProfile": job["apparmor"]} if job.get("apparmor") else {}),
         **({"oomScoreAdj": job["oom_score_adj"]} if job["oom_score_adj"] else {}),
     }
+
+
+def _sysctls(job: Job, around: Around) -> dict[str, str]:
+    defaults = job.get("default_sysctls", {})
+    return {name: value for name, value in defaults.items() if name in around.sysctls} | job["sysctls"]
 
 
 def _limit(value: int) -> int:
@@ -244,6 +253,8 @@ def _system(job: Job) -> list[dict[str, Any]]:
     ]
     if job["privileged"]:
         found.append(_bind("/sys/fs/cgroup", "/sys/fs/cgroup", "rbind", "rslave"))
+    else:
+        found.append(_mount("cgroup", "/sys/fs/cgroup", "cgroup", *_SEALED, "ro"))
     return found
 
 

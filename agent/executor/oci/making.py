@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.executor.base import Launch
-from agent.executor.native import folders
+from agent.executor.native import folders, preflight
 from agent.executor.native.demands import demands_of
 from agent.executor.native.devices import EVERY_TASK
 from agent.executor.native.job import CAPABILITIES, Job
@@ -63,6 +63,8 @@ def _look(job: Job, around: Surroundings) -> Around:
         else (),
         present=frozenset(target for _, target in job["files"] if os.path.isfile(target)),
         can_seal_all=_release() >= _SEALS_ALL_SINCE,
+        sysctls=frozenset(name for name in job.get("default_sysctls", {}) if _has_sysctl(name)),
+        capabilities=preflight.capabilities(),
     )
 
 
@@ -76,6 +78,10 @@ def _device(path: str, status: os.stat_result) -> DeviceNode:
         uid=status.st_uid,
         gid=status.st_gid,
     )
+
+
+def _has_sysctl(name: str) -> bool:
+    return os.path.exists(f"/proc/sys/{name.replace('.', '/')}")
 
 
 def _release() -> tuple[int, ...]:
