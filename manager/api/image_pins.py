@@ -31,6 +31,8 @@ from swarmpy.image_limits import (
     IMAGE_PIN_SLOW_S,
     IMAGE_PIN_TIMEOUT_S,
     IMAGE_PINS_MAX,
+    IMAGE_PINS_OWN_MAX,
+    IMAGE_PINS_OWN_S,
     REGISTRIES_AWAY_MAX,
 )
 from swarmpy.model.image_names import HOST, Reference, parse
@@ -169,6 +171,7 @@ class ImagePins:
         self._api = api
         self._turns = asyncio.Semaphore(IMAGE_PINS_MAX)
         self._away: dict[str, _Away] = {}
+        self._own: dict[str, float] = {}
 
     async def settle(
         self, request: web.Request, spec: ServiceSpec, *, of: Service | None = None, auth: str = ""
@@ -191,12 +194,21 @@ class ImagePins:
         return Pinned(pinned(spec, policy, name, digest))
 
     async def _is_own(self, name: Reference) -> bool:
-        """Whether this node has it and never had it from, or gave it to, a registry."""
+        """Whether this node has it and never had it from, or gave it to, a registry. To look takes
+        milliseconds, so who makes many services of one image looks once."""
+        now = self._api.env.clock.monotonic()
+        if self._own.get(str(name), 0.0) > now:
+            return True
         try:
             image = await self._api.control.image_store.find(str(name))
         except (NotFound, InvalidArgument):
             return False
-        return not any(each.startswith(f"{name.name}@") for each in image.digests)
+        if any(each.startswith(f"{name.name}@") for each in image.digests):
+            return False
+        if len(self._own) >= IMAGE_PINS_OWN_MAX:
+            self._own.clear()
+        self._own[str(name)] = now + IMAGE_PINS_OWN_S
+        return True
 
     async def _digest(self, name: Reference, auth: str) -> str:
         """Nothing if it cannot be had now."""

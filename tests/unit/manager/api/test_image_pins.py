@@ -28,11 +28,13 @@ class FakeImages:
     def __init__(self) -> None:
         self.digest = OLD
         self.asked: list[tuple[str, str]] = []
+        self.looked_up: list[str] = []
         self.stored: dict[str, tuple[str, ...]] = {}
         self.error: SwarmError | None = None
         self.silence_s = 0.0
 
     async def find(self, name: str) -> Image:
+        self.looked_up.append(name)
         if name not in self.stored:
             raise NotFound(f"No such image: {name}")
         return Image(id=NEW, tags=(name,), digests=self.stored[name])
@@ -152,7 +154,8 @@ async def test_an_image_that_was_loaded_here_is_asked_for_nowhere(http: Http, im
     images.stored = {"own:latest": (), "pulled:1": (f"pulled@{OLD}",)}
     images.error = NotFound("it must not be asked for")
     assert await created(http, "own") == ("own", None)
-    assert images.asked == []
+    assert (await http.post("/services/create", spec("other", image="own:latest"))).status == 201
+    assert (images.asked, images.looked_up) == ([], ["own:latest"])
     images.error, images.digest = None, NEW
     assert await updated(http, "pulled:1") == f"pulled:1@{NEW}"
 
