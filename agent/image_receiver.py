@@ -73,7 +73,7 @@ class ImageReceiver:
                 return
 
     async def _receive(self, offer: Offer, peer: Peer) -> bytes:
-        missing = await _finished(self._intake.missing(offer))
+        missing = await self._beating(peer, "checking", self._intake.missing(offer))
         begun = await self._beating(peer, "checking", asyncio.to_thread(self._begun, offer, missing))
         arrival = Arrival(offer, missing, begun)
         inputs = peer.inputs()
@@ -93,9 +93,8 @@ class ImageReceiver:
     def _begun(self, offer: Offer, missing: frozenset[str]) -> dict[str, int]:
         """What an earlier try has left of it, looked at."""
         self._blobs.sweep(missing, self._clock.now())
-        for digest in missing:
-            self._blobs.check_whole(digest, offer.blobs()[digest].size)
-        return self._blobs.begun(missing)
+        sizes = {digest: blob.size for digest, blob in offer.blobs().items() if digest in missing}
+        return self._blobs.resume(sizes)
 
     async def _take_parts(self, arrival: Arrival, inputs: AsyncIterator[pb.StreamPart], peer: Peer) -> None:
         """Up to the end of what was asked for."""
@@ -105,12 +104,12 @@ class ImageReceiver:
             if part.HasField("end_of_input"):
                 return
             if part.HasField("data"):
-                await self._take(arrival, part.data.data)
+                await self._take(arrival, part.data.data, peer)
             if self._clock.monotonic() - told_at >= IMAGE_BEAT_S / 4:
                 told_at = self._clock.monotonic()
                 await _say(peer, Answer(doing="receiving", received_bytes=arrival.received_bytes))
 
-    async def _take(self, arrival: Arrival, data: bytes) -> None:
+    async def _take(self, arrival: Arrival, data: bytes, peer: Peer) -> None:
         try:
             part = pb.BlobPart.FromString(data)
         except DecodeError:
@@ -120,7 +119,12 @@ class ImageReceiver:
             return
         await _finished(asyncio.to_thread(self._blobs.write, write.digest, write.offset, write.data))
         if write.is_last:
-            is_right = await _finished(asyncio.to_thread(self._blobs.keep, write.digest))
+            is_right = await self._beating(
+                peer,
+                "receiving",
+                asyncio.to_thread(self._blobs.keep, write.digest),
+                received_bytes=arrival.received_bytes,
+            )
             arrival.checked(write.digest, is_right=is_right)
 
     async def _beating(

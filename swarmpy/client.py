@@ -166,7 +166,8 @@ class Client:
             headers = {**self._headers, **(headers or {})}
             if isinstance(body, bytes):
                 headers["Content-Type"] = _JSON
-            connection.request(method, target, body, headers)
+            with suppress(BrokenPipeError, ConnectionResetError):  # answered before all was sent: read it
+                connection.request(method, target, body, headers)
             response = connection.getresponse()
             if response.status >= HTTPStatus.BAD_REQUEST:
                 raise ErrorAnswer(_message(response), response.status)

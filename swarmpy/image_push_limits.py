@@ -16,7 +16,8 @@ IMAGE_ROUNDS_MAX = 3
 """So often in a row a node asks again, for what was lost, without one more blob being there whole."""
 IMAGE_BEAT_S = 2.0
 """While a node receives, waits or unpacks, it says so this often."""
-IMAGE_IDLE_S = 30.0
-"""A node that has said nothing, or that has been sent nothing, for so long: the push to it is given up."""
+IMAGE_IDLE_S = 60.0
+"""A node that has said nothing, or that has been sent nothing, for so long: the push to it is given up; one part
+takes that long where eight nodes share a few kilobytes a second."""
 IMAGE_LEFTOVERS_KEPT_S = 6 * 3600.0
 """What came of a push that broke off waits so long for another try."""

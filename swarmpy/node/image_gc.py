@@ -1,4 +1,5 @@
-"""The node's images that nobody uses are given up, now and then: the loop around ``plan_collection``.
+"""The node's images that nobody uses are given up, now and then: the loop around ``plan_collection``. So is
+what has come of images that were never sent whole.
 
 An image that a task stands on is noted as used at each round, so its age counts from its last task's end. One
 whose use was never noted (an older version kept no notes) counts from the first round that sees it.
@@ -17,6 +18,7 @@ import structlog
 from agent.executor.images.collection import Candidate, Disk, Rules, Victim, is_fetchable, plan_collection
 from agent.executor.images.store import ImageStore, StoredImage
 from agent.executor.native.image_users import image_users, layers_in_use
+from agent.received import ReceivedBlobs
 from swarmpy.errors import SwarmError
 from swarmpy.image_limits import IMAGE_GC_FIRST_S, IMAGE_GC_PERIOD_S
 from swarmpy.model.ids import Timestamp
@@ -33,6 +35,7 @@ class ImageCollector:
         self._tasks_dir = data_dir / "tasks"
         self._clock = env.clock
         self._store = ImageStore(data_dir / "images", env.clock.now)
+        self._received = ReceivedBlobs(data_dir / "images" / "received")
         self._rules = rules
 
     async def run(self) -> None:
@@ -50,6 +53,7 @@ class ImageCollector:
     def collect(self) -> tuple[str, ...]:
         """One round; blocks. The ids of the images that went."""
         now, images = self._clock.now(), self._store.images()
+        self._received.sweep((), now)
         if not images:
             return ()
         self._note_used(images, now)

@@ -30,7 +30,7 @@ from swarmpy.runtime import SystemClock
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="unpacking sets owners")]
 
-BASE = tar_of(("base", b"b" * 900_000))
+BASE = tar_of(("base", b"b" * 1_500_000))
 TOP, OTHER = tar_of(("top", b"one")), tar_of(("top", b"two"))
 HERE = Target(NODE, "node-1", own_architecture())
 DEADLINE_S = 60.0
@@ -190,11 +190,19 @@ class Breaking:
 
 
 async def test_a_stream_that_breaks_leaves_no_image_and_the_next_try_goes_on(
-    node: Node, tmp_path: Path
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = saved(tmp_path / "one.tar", TOP, BASE)
+    write, loop = node.blobs.write, asyncio.get_running_loop()
+
+    def then_cut(digest_: str, offset: int, data: bytes) -> None:
+        write(digest_, offset, data)
+        if digest_ == digest(BASE) and offset:
+            loop.call_soon_threadsafe(rig.cut)
+
     async with node.rig() as rig:
-        broken = await node.push_over(rig, Breaking(node.parcel(one), 600_000, rig.cut))
+        monkeypatch.setattr(node.blobs, "write", then_cut)
+        broken = await node.push_over(rig, node.parcel(one))
     assert "connection to node" in broken.error
     assert broken.receipt is None
     assert node.store.images() == ()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from cli_run import Run
 from swarmpy.cli.flags import UsageError, parse
 from swarmpy.cli.image_push import COMMANDS, Wish, _tell_story, summary, wish_of
 from swarmpy.cli.session import Session
-from swarmpy.client import Client
+from swarmpy.client import Client, ErrorAnswer
 from swarmpy.model.ids import NodeId
 from swarmpy.model.states import NodeState
 
@@ -118,3 +120,37 @@ def test_what_is_said_of_a_node() -> None:
     assert summary({**GOOD, "LayersSent": 0}) == "app:1 (no layer sent, 1 there already)"
     assert summary({**GOOD, "LayersSent": 1, "LayersPresent": 0}) == "app:1 (1 layer sent, 1.5MB)"
     assert summary({**GOOD, "Images": []}).startswith("the image (2 layers")
+
+
+def test_on_a_terminal_lines_move(capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session(Client("/nowhere"), is_terminal=True)
+    moving = b'{"id": "n1", "status": "Pushing", "progressDetail": {}, "progress": "[>  ]  1MB/3MB"}'
+    lines = (moving, end("n2", Error="it is full."), end("n1", **GOOD))
+    assert _tell_story(session, iter(lines), {"n1": "n1", "n2": "n2"}, is_quiet=False) == 1
+    out, err = capsys.readouterr()
+    assert "n1: app:1 (2 layers sent, 1.5MB, 1 there already)" in out
+    assert "n2: failed" in out
+    assert err == "Error: n2: it is full.\n"
+
+
+def test_an_answer_that_comes_before_all_is_sent_is_read(tmp_path: Path) -> None:
+    """A daemon that refuses does not take the rest of an archive in."""
+    path, body = tmp_path / "socket", b'{"message": "no more pushes"}'
+    head = b"HTTP/1.1 503 No\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+
+    def refuse() -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(1_000)
+            connection.sendall(head + body)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        try:
+            sending = Client(str(path)).stream("/x", upload=(b"a" * (1 << 20) for _ in range(20)))
+            with pytest.raises(ErrorAnswer, match="no more pushes"), sending:
+                pass
+        finally:
+            thread.join()
