@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import container_suite
+import exec_suite
 import executor_suite as suite
+import inside_suite
+import life_suite
+import log_suite
 import pytest
 import suite_image
+import trouble_suite
 from docker_rig import docker_daemon, has_docker
 from engine_rig import EngineRig, SharedEngine
 
@@ -62,5 +68,38 @@ def sandbox(rig: EngineRig) -> suite.MakeSandbox:
     return make
 
 
+@pytest.fixture
+def left(rig: EngineRig) -> life_suite.Left:
+    return rig.left
+
+
 class TestDockerExecutor(suite.ExecutorContract):
+    pass
+
+
+class TestCommandsInDockerTasks(exec_suite.ExecContract):
+    pass
+
+
+class TestInsideDockerTasks(inside_suite.InsideContract):
+    pass
+
+
+class TestLifeOfDockerTasks(life_suite.LifeContract):
+    pass
+
+
+class TestLogsOfDockerTasks(log_suite.LogContract):
+    pass
+
+
+class TestProcessesInDockerTasks(exec_suite.ProcessExecContract):
+    pass
+
+
+class TestDockerContainers(container_suite.ContainerContract):
+    pass
+
+
+class TestTroubleWithDocker(trouble_suite.TroubleContract):
     pass

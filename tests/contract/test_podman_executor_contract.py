@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import container_suite
+import exec_suite
 import executor_suite as suite
+import inside_suite
+import life_suite
+import log_suite
 import pytest
 import suite_image
+import trouble_suite
 from engine_rig import EngineRig, SharedEngine
 from podman_rig import has_podman, podman_engine
 
@@ -62,5 +68,38 @@ def sandbox(rig: EngineRig) -> suite.MakeSandbox:
     return make
 
 
+@pytest.fixture
+def left(rig: EngineRig) -> life_suite.Left:
+    return rig.left
+
+
 class TestPodmanExecutor(suite.ExecutorContract):
+    pass
+
+
+class TestCommandsInPodmanTasks(exec_suite.ExecContract):
+    pass
+
+
+class TestInsidePodmanTasks(inside_suite.InsideContract):
+    pass
+
+
+class TestLifeOfPodmanTasks(life_suite.LifeContract):
+    pass
+
+
+class TestLogsOfPodmanTasks(log_suite.LogContract):
+    pass
+
+
+class TestProcessesInPodmanTasks(exec_suite.ProcessExecContract):
+    pass
+
+
+class TestPodmanContainers(container_suite.ContainerContract):
+    pass
+
+
+class TestTroubleWithPodman(trouble_suite.TroubleContract):
     pass

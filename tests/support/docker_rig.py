@@ -34,7 +34,7 @@ exec dockerd --data-root {folder}/data --exec-root {folder}/exec --host unix://{
 
 
 class DockerDaemon:
-    """``stop`` and ``kill`` may be followed by ``start``: it finds the containers that live, again."""
+    """``stop`` may be followed by ``start``, which finds the containers that live."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder = folder
@@ -61,16 +61,10 @@ class DockerDaemon:
 
     def stop(self) -> None:
         """Asked to end: it stops its containers, unless it was told to let them live."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._end(signal.SIGKILL)
-
-    def _end(self, number: int) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(number)
+        process.terminate()
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:

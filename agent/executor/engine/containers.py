@@ -37,6 +37,7 @@ class Containers:
         self._engine = engine
         self._node = node
         self._machine = machine
+        self.flavour = engine.flavour
 
     async def find(self, task_id: TaskId | None = None) -> list[Listed]:
         """All of ours, or those of one task, whether or not they run."""
@@ -46,8 +47,8 @@ class Containers:
         )
         return listed(answer or [])
 
-    async def make(self, name: str, body: Body) -> str:
-        """The id of the container that is made from this order, and has not run."""
+    async def make(self, name: str, body: Body, *, may_have_run: bool = False) -> str:
+        """The id of the container that is made from this order, and has not run unless it may have."""
         digest = digest_of(body)
         marked = {**body, "Labels": {**body["Labels"], LABEL_BODY: digest}}
         try:
@@ -65,7 +66,8 @@ class Containers:
                 "or rename it"
             )
         state = str((present.get("State") or {}).get("Status"))
-        if labels.get(LABEL_BODY) == digest and state in ("created", "configured"):
+        is_fresh = may_have_run or state in ("created", "configured")
+        if labels.get(LABEL_BODY) == digest and is_fresh:
             return str(present["Id"])
         await self.remove(str(present["Id"]))
         return await self._create(name, marked)
@@ -86,11 +88,11 @@ class Containers:
     async def make_pause(self, name: str, body: Body) -> str:
         """Its image is loaded if it is not there: nobody else keeps it."""
         try:
-            return await self.make(name, body)
+            return await self.make(name, body, may_have_run=True)
         except TaskRejected as error:
             if not await self.load_pause():
                 raise error from None
-        return await self.make(name, body)
+        return await self.make(name, body, may_have_run=True)
 
     async def load_pause(self) -> bool:
         """Whether it had to be loaded."""

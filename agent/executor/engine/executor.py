@@ -18,12 +18,11 @@ import asyncio
 import os
 import platform
 import signal as signals
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
@@ -49,15 +48,15 @@ from agent.executor.base import (
 )
 from agent.executor.engine import looking, preflight, pulling, records, stats
 from agent.executor.engine.client import DEFAULT_SOCKETS, Engine, Flavour, Refused
-from agent.executor.engine.containers import Containers, Listed
+from agent.executor.engine.containers import Containers
+from agent.executor.engine.ends import Ends
 from agent.executor.engine.inside import Inside
 from agent.executor.engine.joining import join
-from agent.executor.engine.limits import ENGINE_END_POLL_S
 from agent.executor.engine.logs import Logs
 from agent.executor.engine.making import Maker
 from agent.executor.engine.service import PodmanService
-from agent.executor.engine.states import RUNNING, ContainerState, start_exit_code, state_of, vanished
-from agent.executor.engine.task import KIND_PAUSE, KIND_TASK, Ended, EngineTask, Record
+from agent.executor.engine.states import start_exit_code, state_of
+from agent.executor.engine.task import KIND_PAUSE, Ended, EngineTask, Record
 from agent.executor.engine.watching import Watch
 from agent.executor.native import folders, process
 from agent.executor.native.job import StartRecord
@@ -66,7 +65,6 @@ from agent.volumes import Volumes
 from swarmpy.errors import NotFound, SwarmError, TaskFailed, TaskRejected, Unavailable
 from swarmpy.limits import (
     EXECUTOR_THREADS_MAX,
-    RETRY_DELAY_MIN_S,
     TASK_KILL_TIMEOUT_S,
     TASK_STARTS_PARALLEL_MAX,
 )
@@ -118,15 +116,8 @@ class EngineExecutor:
             self.engine, self.find, logs=self._log, data_dir=data_dir, run=self._run, clock=self._clock
         )
         self._tasks: dict[TaskId, EngineTask] = {}
-        self._ended: deque[ExitEvent] = deque()
-        self._has_ended = asyncio.Event()
         self._starts = asyncio.Semaphore(TASK_STARTS_PARALLEL_MAX)
-        self._jobs: set[asyncio.Task[None]] = set()
-        """The watch, and looks at tasks that may have ended."""
-        self._looked_at: set[TaskId] = set()
-        self._is_up = False
-        self._is_swept = False
-        """Whether containers without a record were removed in this life."""
+        self._watching: asyncio.Task[None] | None = None
 
     def find(self, task_id: TaskId) -> EngineTask | None:
         return self._tasks.get(task_id)
@@ -139,19 +130,22 @@ class EngineExecutor:
         for task in await self._run(partial(records.scan, self._tasks_dir)):
             self._tasks[task.record.task_id] = task
             if task.end is not None:
-                self._tell(task, task.end)
+                self._ends.tell(task, task.end)
         known = set(self._tasks)
         for task_id in await self._run(self._files.task_ids) - known:
             await self._run(partial(self._files.remove, task_id))
-        self._is_up = True
         try:
             await self._reconcile_served()
-        except Unavailable as error:
+        except SwarmError as error:
             log.warning("engine_not_heard", engine=self.name, reason=str(error))
         watch = Watch(
-            self.engine, self._node, clock=self._clock, reconcile=self._reconcile_served, heard=self._hear
+            self.engine,
+            self._node,
+            clock=self._clock,
+            reconcile=self._reconcile_served,
+            heard=self._ends.heard,
         )
-        self._begin(watch.run())
+        self._watching = asyncio.get_running_loop().create_task(watch.run())
 
     def _prepare_node(self) -> None:
         for folder in (self._tasks_dir, self._logs_dir):
@@ -161,6 +155,9 @@ class EngineExecutor:
         self._log.prepare()
         self._node = records.node_key(self._data_dir)
         self._containers = Containers(self.engine, self._node, platform.machine())
+        self._ends = Ends(
+            self._tasks, self._containers, tasks_dir=self._tasks_dir, run=self._run, clock=self._clock
+        )
         self._maker = Maker(
             engine=self.engine,
             containers=self._containers,
@@ -173,10 +170,10 @@ class EngineExecutor:
         )
 
     async def shut_down(self) -> None:
-        self._is_up = False
-        for job in list(self._jobs):
-            job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+            await self._ends.close()
         await self._inside.close()
         await self.engine.close()
         if self._service:
@@ -230,7 +227,7 @@ class EngineExecutor:
             return _found(task)
 
     async def _start(self, task: EngineTask) -> None:
-        container = await self._container_of(task)
+        container = await self._ends.container_of(task)
         try:
             state = state_of(await self._containers.inspect(container))
             if state.started is None:
@@ -242,33 +239,17 @@ class EngineExecutor:
             raise TaskRejected(f"the container of task {task.record.task_id} is gone: {error}") from None
         except Refused as error:
             code = start_exit_code(str(error))
-            await self._end(task, Ended(exit=Exit(code=code, message=str(error)), kind="failed"))
+            await self._ends.end(task, Ended(exit=Exit(code=code, message=str(error)), kind="failed"))
             return
         if state.started is None:
             raise Unavailable(f"{self.name} has not started the container of task {task.record.task_id}")
-        await self._begun(task, state)
-
-    async def _begun(self, task: EngineTask, state: ContainerState) -> None:
-        assert state.started is not None
-        await self._run(partial(records.write_started, self._folder(task.record.task_id), state.started))
-        task.started = state.started
-        if state.ended is not None:
-            await self._end(task, state.ended)
-
-    async def _container_of(self, task: EngineTask) -> str:
-        """Its id, asked of the engine if it is not known yet."""
-        if not task.container:
-            for one in await self._containers.find(task.record.task_id):
-                self._adopt_id(task, one)
-        if not task.container:
-            raise TaskRejected(f"the container of task {task.record.task_id} is not in {self.name} any more")
-        return task.container
+        await self._ends.begun(task, state)
 
     async def signal(self, task_id: TaskId, signal: int) -> None:
         task = self._tasks.get(task_id)
         if task is not None and task.is_running:
             try:
-                await self._containers.kill(await self._container_of(task), signal)
+                await self._containers.kill(await self._ends.container_of(task), signal)
             except (NotRunning, NotFound):
                 return
 
@@ -291,28 +272,17 @@ class EngineExecutor:
         if task.is_running:
             if grace_s > 0 and await self._run(partial(_can_be_ended_by, task, signal)):
                 await self.signal(task_id, signal)
-                await self._wait_end(task, grace_s)
+                await self._ends.wait(task, grace_s)
             if not task.ended.is_set():
                 await self._kill(task)
         return task.end.exit if task.end else None
 
     async def _kill(self, task: EngineTask) -> None:
         await self.signal(task.record.task_id, signals.SIGKILL)
-        if not await self._wait_end(task, TASK_KILL_TIMEOUT_S):
+        if not await self._ends.wait(task, TASK_KILL_TIMEOUT_S):
             raise Unavailable(
                 f"task {task.record.task_id} does not die: it may be waiting for a device or a file server"
             )
-
-    async def _wait_end(self, task: EngineTask, timeout_s: float) -> bool:
-        """Looks for itself now and then: the event may be late."""
-        deadline = self._clock.monotonic() + timeout_s
-        while not task.ended.is_set():
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                return False
-            if not await process.wait_set(task.ended, min(left, ENGINE_END_POLL_S)):
-                self._look_at(task)
-        return True
 
     async def remove(self, task_id: TaskId, *, keep_log: bool = False) -> None:
         task = self._tasks.get(task_id)
@@ -342,12 +312,8 @@ class EngineExecutor:
 
     # --- what became of tasks
 
-    async def events(self) -> AsyncIterator[ExitEvent]:
-        while True:
-            while self._ended:
-                yield self._ended.popleft()
-            self._has_ended.clear()
-            await self._has_ended.wait()
+    def events(self) -> AsyncIterator[ExitEvent]:
+        return self._ends.events()
 
     async def list(self) -> tuple[Found, ...]:
         return tuple(_found(task) for _, task in sorted(self._tasks.items()) if task.is_created)
@@ -355,89 +321,7 @@ class EngineExecutor:
     async def _reconcile_served(self) -> None:
         if self._service:
             await self._service.ensure(self.engine)  # it may have ended
-        await self._reconcile()
-
-    async def _reconcile(self) -> None:
-        """Compare the engine's containers with what is known: adopt, look at what has stopped, sweep."""
-        found = await self._containers.find()
-        running: set[TaskId] = set()
-        for one in found:
-            task = self._tasks.get(one.task_id)
-            if task is None:
-                if not self._is_swept:
-                    await self._containers.remove(one.id)
-                continue
-            self._adopt_id(task, one)
-            if one.kind == KIND_TASK and one.state in RUNNING:
-                running.add(one.task_id)
-        for task_id, task in list(self._tasks.items()):
-            if task.started is None and task.container and not self._is_swept and not task.lock.locked():
-                await self._adopt(task)
-            elif task.is_running and task_id not in running:
-                await self._settle(task)
-        self._is_swept = True
-
-    async def _adopt(self, task: EngineTask) -> None:
-        """Of a former life that ended between a start and its record."""
-        try:
-            state = state_of(await self._containers.inspect(task.container))
-        except NotFound:
-            return
-        if state.started is not None:
-            await self._begun(task, state)
-
-    def _adopt_id(self, task: EngineTask, one: Listed) -> None:
-        if one.kind == KIND_TASK:
-            task.container = one.id
-        elif one.kind == KIND_PAUSE:
-            task.pause = one.id
-
-    def _hear(self, container: str) -> None:
-        for task in self._tasks.values():
-            if task.container == container and task.is_running:
-                self._look_at(task)
-
-    def _look_at(self, task: EngineTask) -> None:
-        """Have it seen whether the task has ended; one look at a time."""
-        task_id = task.record.task_id
-        if task_id not in self._looked_at:
-            self._looked_at.add(task_id)
-            self._begin(self._settle_surely(task)).add_done_callback(
-                lambda _: self._looked_at.discard(task_id)
-            )
-
-    async def _settle_surely(self, task: EngineTask) -> None:
-        """Trouble on the way to an end is waited out."""
-        while self._is_up:
-            try:
-                return await self._settle(task)
-            except (SwarmError, OSError) as error:
-                log.warning("task_end_delayed", task_id=task.record.task_id, error=str(error))
-                await asyncio.sleep(RETRY_DELAY_MIN_S)
-        return None
-
-    async def _settle(self, task: EngineTask) -> None:
-        """Ask the engine what became of a task that ran."""
-        try:
-            ended = state_of(await self._containers.inspect(await self._container_of(task))).ended
-        except (NotFound, TaskRejected):
-            ended = vanished(self.name, self._clock.now())
-        if ended is not None:
-            await self._end(task, ended)
-
-    async def _end(self, task: EngineTask, ended: Ended) -> None:
-        if task.end is not None:
-            return
-        if self._folder(task.record.task_id).exists():
-            await self._run(partial(records.write_ended, self._folder(task.record.task_id), ended))
-        if task.end is None:
-            task.end = ended
-            self._tell(task, ended)
-
-    def _tell(self, task: EngineTask, ended: Ended) -> None:
-        task.ended.set()
-        self._ended.append(ExitEvent(task_id=task.record.task_id, exit=ended.exit))
-        self._has_ended.set()
+        await self._ends.reconcile()
 
     # --- of the modules beside
 
@@ -479,12 +363,6 @@ class EngineExecutor:
 
     def _folder(self, task_id: TaskId) -> Path:
         return self._tasks_dir / task_id
-
-    def _begin(self, job: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(job)
-        self._jobs.add(task)
-        task.add_done_callback(self._jobs.discard)
-        return task
 
     async def _run(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)

@@ -74,6 +74,8 @@ class Maker:
                 task.pause = await self.containers.make_pause(
                     pause_name(plan.record.container), pause_body(launch, plan.around, image=pause.IMAGE)
                 )
+                # docker keeps the id: if the name becomes another's, so has the task's to be made anew
+                plan.body["HostConfig"]["NetworkMode"] = f"container:{task.pause}"
             task.container = await self.containers.make(plan.record.container, plan.body)
             await self._fill(launch, plan)
         except SwarmError:

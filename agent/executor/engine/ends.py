@@ -1,0 +1,186 @@
+"""``Ends``: what became of tasks that run, asked of the engine, kept on disk, and told once per life.
+
+An event or a comparison of everything only says at which task to look; the container's inspection says what
+became of it. Trouble on the way is waited out, and a task is never taken for ended because nobody answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from agent.executor.base import ExitEvent
+from agent.executor.engine import records
+from agent.executor.engine.containers import Containers, Listed
+from agent.executor.engine.limits import ENGINE_END_POLL_S
+from agent.executor.engine.states import RUNNING, ContainerState, state_of, vanished
+from agent.executor.engine.task import KIND_PAUSE, KIND_TASK, Ended, EngineTask
+from agent.executor.native import process
+from swarmpy.errors import NotFound, SwarmError, TaskRejected
+from swarmpy.limits import RETRY_DELAY_MIN_S
+from swarmpy.model.ids import TaskId
+from swarmpy.runtime import Clock
+
+log = structlog.get_logger(__name__)
+
+Run = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class Ends:
+    """``tasks`` is the executor's, which adds and removes."""
+
+    def __init__(
+        self,
+        tasks: dict[TaskId, EngineTask],
+        containers: Containers,
+        *,
+        tasks_dir: Path,
+        run: Run,
+        clock: Clock,
+    ) -> None:
+        self._tasks = tasks
+        self._containers = containers
+        self._tasks_dir = tasks_dir
+        self._run = run
+        self._clock = clock
+        self._ended: deque[ExitEvent] = deque()
+        self._has_ended = asyncio.Event()
+        self._looks: dict[TaskId, asyncio.Task[None]] = {}
+        self._is_swept = False
+        """Whether containers without a record were removed in this life."""
+
+    async def close(self) -> None:
+        """What is not known yet is found by the next life."""
+        looks = list(self._looks.values())
+        for look in looks:
+            look.cancel()
+        await asyncio.gather(*looks, return_exceptions=True)
+
+    async def events(self) -> AsyncIterator[ExitEvent]:
+        while True:
+            while self._ended:
+                yield self._ended.popleft()
+            self._has_ended.clear()
+            await self._has_ended.wait()
+
+    def tell(self, task: EngineTask, ended: Ended) -> None:
+        task.end = ended
+        task.ended.set()
+        self._ended.append(ExitEvent(task_id=task.record.task_id, exit=ended.exit))
+        self._has_ended.set()
+
+    async def end(self, task: EngineTask, ended: Ended) -> None:
+        """Kept first, then told."""
+        folder = self._tasks_dir / task.record.task_id
+        if task.end is None and folder.exists():
+            await self._run(partial(records.write_ended, folder, ended))
+        if task.end is None:
+            self.tell(task, ended)
+
+    async def begun(self, task: EngineTask, state: ContainerState) -> None:
+        """The engine says that it has run."""
+        assert state.started is not None
+        folder = self._tasks_dir / task.record.task_id
+        await self._run(partial(records.write_started, folder, state.started))
+        task.started = state.started
+        if state.ended is not None:
+            await self.end(task, state.ended)
+
+    async def container_of(self, task: EngineTask) -> str:
+        """Its id, asked of the engine if it is not known yet."""
+        if not task.container:
+            for one in await self._containers.find(task.record.task_id):
+                _take_id(task, one)
+        if not task.container:
+            raise TaskRejected(f"task {task.record.task_id} has no container any more")
+        return task.container
+
+    async def wait(self, task: EngineTask, timeout_s: float) -> bool:
+        """Whether it has ended by then. Looks for itself now and then: the event may be late."""
+        deadline = self._clock.monotonic() + timeout_s
+        while not task.ended.is_set():
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return False
+            if not await process.wait_set(task.ended, min(left, ENGINE_END_POLL_S)):
+                self.look_at(task)
+        return True
+
+    # --- looking
+
+    def heard(self, container: str) -> None:
+        for task in self._tasks.values():
+            if task.container == container and task.is_running:
+                self.look_at(task)
+
+    def look_at(self, task: EngineTask) -> None:
+        """Have it seen whether the task has ended; one look at a time."""
+        task_id = task.record.task_id
+        if task_id not in self._looks:
+            look = asyncio.get_running_loop().create_task(self._look(task))
+            self._looks[task_id] = look
+            look.add_done_callback(lambda _: self._looks.pop(task_id, None))
+
+    async def _look(self, task: EngineTask) -> None:
+        while True:
+            try:
+                return await self._settle(task)
+            except (SwarmError, OSError) as error:
+                log.warning("task_end_delayed", task_id=task.record.task_id, error=str(error))
+                await asyncio.sleep(RETRY_DELAY_MIN_S)
+
+    async def _settle(self, task: EngineTask) -> None:
+        try:
+            ended = state_of(await self._containers.inspect(await self.container_of(task))).ended
+        except (NotFound, TaskRejected):
+            ended = vanished(self._containers.flavour, self._clock.now())
+        if ended is not None:
+            await self.end(task, ended)
+
+    async def reconcile(self) -> None:
+        """Compare the engine's containers with what is known: adopt, look at what has stopped, sweep."""
+        running: set[TaskId] = set()
+        rubbish: list[Listed] = []
+        for one in await self._containers.find():
+            task = self._tasks.get(one.task_id)
+            if task is None:
+                rubbish.append(one)
+                continue
+            _take_id(task, one)
+            if one.kind == KIND_TASK and one.state in RUNNING:
+                running.add(one.task_id)
+        for task_id, task in list(self._tasks.items()):
+            if task.started is None and task.container and not self._is_swept and not task.lock.locked():
+                await self._adopt(task)
+            elif task.is_running and task_id not in running:
+                await self._settle(task)
+        if not self._is_swept:
+            await self._sweep(rubbish)
+
+    async def _adopt(self, task: EngineTask) -> None:
+        """Of a former life that ended between a start and its record."""
+        try:
+            state = state_of(await self._containers.inspect(task.container))
+        except NotFound:
+            return
+        if state.started is not None:
+            await self.begun(task, state)
+
+    async def _sweep(self, rubbish: list[Listed]) -> None:
+        """Once: later on, what has no task here may just be coming or going."""
+        for one in sorted(rubbish, key=lambda one: one.kind == KIND_PAUSE):
+            await self._containers.remove(one.id)
+        self._is_swept = True
+
+
+def _take_id(task: EngineTask, one: Listed) -> None:
+    if one.kind == KIND_TASK:
+        task.container = one.id
+    elif one.kind == KIND_PAUSE:
+        task.pause = one.id
