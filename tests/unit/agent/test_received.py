@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,9 @@ import pytest
 from agent.received import ReceivedBlobs
 from swarmpy.image_push_limits import IMAGE_LEFTOVERS_KEPT_S
 from swarmpy.model.ids import SECOND_NS, Timestamp
+from swarmpy.runtime import SystemClock
 
-NOW_S = time.time()
+NOW_S = SystemClock().now() / SECOND_NS
 NOW = Timestamp(int(NOW_S * SECOND_NS))
 DATA = b"content of a layer"
 DIGEST = "sha256:" + hashlib.sha256(DATA).hexdigest()
