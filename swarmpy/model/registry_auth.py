@@ -26,6 +26,18 @@ def decode_credentials(header: str) -> Credentials:
     return credentials_of(value)
 
 
+def encode_credentials(credentials: Credentials) -> str:
+    """What ``decode_credentials`` reads."""
+    value = {
+        "username": credentials.username,
+        "password": credentials.password,
+        "identitytoken": credentials.identity_token,
+        "registrytoken": credentials.registry_token,
+    }
+    text = json.dumps({name: each for name, each in value.items() if each})
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
 def credentials_of(value: dict[str, Any]) -> Credentials:
     username, password = _text(value, "username"), _text(value, "password")
     if not username and not password and (joined := _text(value, "auth")):

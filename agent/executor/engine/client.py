@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
@@ -40,6 +40,8 @@ from swarmpy.errors import Conflict, NotFound, TaskRejected, Unavailable
 Flavour = Literal["podman", "docker"]
 Method = Literal["GET", "HEAD", "POST", "PUT", "DELETE"]
 Params = Mapping[str, str]
+Query = Mapping[str, str] | Sequence[tuple[str, str]]
+"""Pairs, where a name may come several times."""
 
 DEFAULT_SOCKETS: Final[dict[Flavour, str]] = {
     "podman": "/run/podman/podman.sock",
@@ -116,7 +118,7 @@ class Engine:
         method: Method,
         path: str,
         *,
-        params: Params | None = None,
+        params: Query | None = None,
         body: object = None,
         headers: Params | None = None,
         timeout_s: float = ENGINE_CALL_TIMEOUT_S,
@@ -147,7 +149,7 @@ class Engine:
         method: Method,
         path: str,
         *,
-        params: Params | None = None,
+        params: Query | None = None,
         body: object = None,
         data: AsyncIterator[bytes] | bytes | None = None,
         headers: Params | None = None,
@@ -183,7 +185,7 @@ class Engine:
                 return
             yield data
 
-    async def hijack(self, path: str, *, params: Params | None = None, body: object = None) -> Hijacked:
+    async def hijack(self, path: str, *, params: Query | None = None, body: object = None) -> Hijacked:
         """POST, and the connection turns into the standard streams of a process."""
         prefix = await self._version_of(path)
         payload = json.dumps(body).encode() if body is not None else b""
@@ -279,14 +281,14 @@ class Engine:
             self._prefix = f"/v{speak(await self.version())}"
         return self._prefix
 
-    def _url(self, prefix: str, path: str, params: Params | None) -> URL:
+    def _url(self, prefix: str, path: str, params: Query | None) -> URL:
         return URL(f"http://engine{_target(prefix, path, params)}", encoded=True)
 
     def _session(self, connections: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(connector=aiohttp.UnixConnector(self.socket, limit=connections))
 
 
-def _target(prefix: str, path: str, params: Params | None) -> str:
+def _target(prefix: str, path: str, params: Query | None) -> str:
     if prefix == _LIBPOD:
         path = path.removeprefix("/libpod")
     return f"{prefix}{path}{'?' + urlencode(params) if params else ''}"

@@ -42,15 +42,17 @@ _CHECK_TIMES = {
 def image_config(
     diff_id: str, *, architecture: str, created: str, comment: str, changes: Sequence[str] = ()
 ) -> bytes:
-    """The image's configuration as it is stored; its digest is the image's id."""
+    """The image's configuration as it is stored; its digest is the image's id. It need not say when it was
+    created, but an empty time is none."""
+    moment = {"created": created} if created else {}
     return json.dumps(
         {
             "architecture": architecture,
             "comment": comment,
             "config": changed(changes),
-            "created": created,
+            **moment,
             "docker_version": VERSION,
-            "history": [{"created": created, "comment": comment}],
+            "history": [{**moment, "comment": comment}],
             "os": "linux",
             "rootfs": {"type": "layers", "diff_ids": [diff_id]},
         },

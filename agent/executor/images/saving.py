@@ -18,7 +18,7 @@ from agent.executor.images.records import StoredImage
 from agent.executor.images.store import ImageStore
 from swarmpy.image_limits import IMAGE_BLOB_CHUNK_BYTES
 
-_END = bytes(2 * tarfile.BLOCKSIZE)
+END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def save(
@@ -42,10 +42,10 @@ def save(
         if image.id not in written:
             written.add(image.id)
             with store.open_blob(image.id) as config:
-                yield from _member(f"{_hex(image.id)}.json", config.read())
-    yield from _member("manifest.json", json.dumps(manifest).encode())
-    yield from _member("repositories", json.dumps(_repositories(wanted)).encode())
-    yield _END
+                yield from member(f"{_hex(image.id)}.json", config.read())
+    yield from member("manifest.json", json.dumps(manifest).encode())
+    yield from member("repositories", json.dumps(_repositories(wanted)).encode())
+    yield END
 
 
 def _layer(store: ImageStore, diff_id: str, blob: str, work: Path) -> Iterator[bytes]:
@@ -53,15 +53,15 @@ def _layer(store: ImageStore, diff_id: str, blob: str, work: Path) -> Iterator[b
     with store.open_blob(blob) as raw:
         plain = decompressed(raw)
         if plain is raw:
-            yield from _file(f"{_hex(diff_id)}/layer.tar", raw)
+            yield from file_member(f"{_hex(diff_id)}/layer.tar", raw)
             return
         with tempfile.TemporaryFile(dir=work) as spool:
             while chunk := plain.read(IMAGE_BLOB_CHUNK_BYTES):
                 spool.write(chunk)
-            yield from _file(f"{_hex(diff_id)}/layer.tar", spool)
+            yield from file_member(f"{_hex(diff_id)}/layer.tar", spool)
 
 
-def _file(name: str, file: IO[bytes]) -> Iterator[bytes]:
+def file_member(name: str, file: IO[bytes]) -> Iterator[bytes]:
     size = file.seek(0, 2)
     file.seek(0)
     yield _head(name, size)
@@ -70,7 +70,7 @@ def _file(name: str, file: IO[bytes]) -> Iterator[bytes]:
     yield _padding(size)
 
 
-def _member(name: str, data: bytes) -> Iterator[bytes]:
+def member(name: str, data: bytes) -> Iterator[bytes]:
     yield _head(name, len(data)) + data + _padding(len(data))
 
 
