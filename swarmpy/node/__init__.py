@@ -128,15 +128,12 @@ def probe(config: NodeConfig) -> tuple[Capabilities, ...]:
 
 def make_machine(executor: str, config: NodeConfig, env: Env) -> Machine:
     """This machine, with this executor and its own network backend."""
-    images = Images(
-        config.data_dir,
-        env,
-        insecure_registries=config.insecure_registries,
-        registry_mirrors=config.registry_mirrors,
-    )
+    service = executors.podman_service(config, executor)
+    images = executors.make_images(config, env, executor, service)
+    fetch = images.fetch if isinstance(images, Images) else None
     return Machine(
         executor_name=executor,
-        make_executor=lambda: executors.make_executor(config, env, executor, fetch=images.fetch),
+        make_executor=partial(executors.make_executor, config, env, executor, fetch=fetch, service=service),
         make_backend=lambda: make_backend(config, env),
         open_journal=Journal,
         describe=partial(

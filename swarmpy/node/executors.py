@@ -15,13 +15,14 @@ Probing makes nothing that stays. An executor that is probed is not started.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 import structlog
@@ -32,7 +33,13 @@ from agent.executor.native.task_images import Fetch
 from swarmpy.config import NodeConfig
 from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument, SwarmError
 from swarmpy.model.executors import ENGINES, EXECUTORS, FIRST_EXECUTOR
+from swarmpy.node.daemon import Images as NodeImages
+from swarmpy.node.images import Images
 from swarmpy.runtime import Disk, Env
+
+if TYPE_CHECKING:
+    from agent.executor.engine.client import Flavour
+    from agent.executor.engine.service import PodmanService
 
 log = structlog.get_logger(__name__)
 
@@ -149,16 +156,55 @@ def _record(data_dir: Path) -> Path:
     return data_dir / "executor.json"
 
 
-def make_executor(config: NodeConfig, env: Env, name: str, *, fetch: Fetch | None = None) -> Executor:
+def make_images(config: NodeConfig, env: Env, name: str, service: PodmanService | None) -> NodeImages:
+    """The images of the node: its own, or its engine's."""
+    if name not in ENGINES:
+        return Images(
+            config.data_dir,
+            env,
+            insecure_registries=config.insecure_registries,
+            registry_mirrors=config.registry_mirrors,
+        )
+    from swarmpy.node.engine_images import EngineImages
+
+    return EngineImages(
+        config.data_dir,
+        env,
+        flavour=cast("Flavour", name),
+        socket=config.engine_socket,
+        service=service,
+        insecure_registries=config.insecure_registries,
+        registry_mirrors=config.registry_mirrors,
+    )
+
+
+def podman_service(config: NodeConfig, name: str) -> PodmanService | None:
+    """What serves Podman on this node, if nothing else does; for all that ask it."""
+    if name != "podman" or config.engine_socket:
+        return None
+    from agent.executor.engine.client import DEFAULT_SOCKETS
+    from agent.executor.engine.service import PodmanService
+
+    return None if os.path.exists(DEFAULT_SOCKETS["podman"]) else PodmanService(config.data_dir)
+
+
+def make_executor(
+    config: NodeConfig,
+    env: Env,
+    name: str,
+    *,
+    fetch: Fetch | None = None,
+    service: PodmanService | None = None,
+) -> Executor:
     """An executor over this node's data folder. ``fetch``: for those whose images are in it, too."""
     if name in ENGINES:
-        from agent.executor.engine.client import Flavour
         from agent.executor.engine.executor import EngineExecutor
 
         return EngineExecutor(
             config.data_dir,
-            flavour=cast(Flavour, name),
+            flavour=cast("Flavour", name),
             socket=config.engine_socket,
+            service=service,
             files_dir=config.run_dir / "files",
             clock=env.clock,
         )

@@ -22,9 +22,9 @@ CONFIGURED = "suite-set:1"
 BARE = "suite-bare:1"
 
 _APPLETS = """
-awk base64 cat chmod cp cut date dd df echo env false find grep head hostname id ip kill ln ls mkdir mount mv
-nc nproc od printf ps pwd readlink rm seq sh sleep sort stat stty sync tail tee test touch tr true tty umount
-usleep wc wget which xxd yes
+awk base64 cat chmod cp cut date dd df echo env false find grep head hostname httpd id ip kill ln ls mkdir
+mount mv nc nproc nslookup od printf ps pwd readlink rm seq sh sleep sort stat stty sync tail tee test touch
+tr true tty umount usleep wc wget which xxd yes
 """
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 

@@ -9,12 +9,13 @@ import pytest
 
 from agent.executor.base import Capabilities, Executor, Launch, Sandbox
 from agent.executor.fake import FakeExecutor, FakeMachine
+from swarmpy.cli.app import main
 from swarmpy.config import NodeConfig
 from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument, Unavailable
 from swarmpy.model.executors import EXECUTORS
 from swarmpy.model.ids import TaskId
 from swarmpy.model.specs import ContainerSpec
-from swarmpy.node.executors import candidates, choose
+from swarmpy.node.executors import candidates, choose, probe_all
 from swarmpy.runtime import Env
 
 
@@ -161,3 +162,33 @@ async def test_a_record_of_a_later_version(node: _Node) -> None:
     path = node.folder / "executor.json"
     path.write_bytes(json.dumps({**json.loads(path.read_bytes()), "more": 1}).encode())
     assert await node.choose() == "oci"
+
+
+def test_what_a_probe_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = (
+        Capabilities(name="native", is_usable=True, missing=("No memory limits.", "No cpu limits.")),
+        Capabilities(name="podman", is_usable=False, missing=("podman does not answer.",)),
+    )
+    monkeypatch.setattr("swarmpy.node.probe", lambda config: found)
+    assert main(["daemon", "--probe"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "EXECUTOR   USABLE    NOTES",
+        "native     yes       No memory limits.",
+        "                     No cpu limits.",
+        "podman     no        podman does not answer.",
+    ]
+
+
+async def test_probing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Path] = []
+
+    def make(config: NodeConfig, env: Env, name: str) -> Executor:
+        tried.append(config.data_dir)
+        assert config.data_dir.is_dir()
+        return _One(name, FakeMachine(), config.data_dir, ("away",) if name == "oci" else ())
+
+    monkeypatch.setattr("swarmpy.node.executors.make_executor", make)
+    found = await probe_all(NodeConfig(data_dir=tmp_path / "not" / "yet"), Env())
+    assert [(each.name, each.is_usable) for each in found] == [(name, name != "oci") for name in EXECUTORS]
+    assert {folder.parent for folder in tried} == {tmp_path}
+    assert list(tmp_path.iterdir()) == []
