@@ -94,7 +94,7 @@ def _target(node: Node) -> Target:
     architecture = _ARCHITECTURES.get(normal, normal)
     system = node.description.platform.os
     trouble = ""
-    if node.status.state is not NodeState.READY:
+    if node.status.state in (NodeState.DOWN, NodeState.DISCONNECTED):
         trouble = f"node {name} is {node.status.state.value}: push to it again once it is back"
     elif system not in ("", "linux"):
         trouble = f"node {name} runs {system}, and images are for linux"

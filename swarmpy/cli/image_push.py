@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _PATH: Final = "/swarmpy/images/push"
+_AWAY: Final = ("down", "disconnected")
 _FORMS: Final = (
     "NAME[:TAG] goes to its registry; NODE [NODE...] FILE, --all FILE, and --image NAME with nodes or --all "
     "go to nodes"
@@ -93,7 +94,7 @@ def push(session: Session, arguments: list[str], options: Options) -> int:
 
 
 def _nodes(session: Session, wish: Wish) -> tuple[dict[str, str], int]:
-    """Ids and names of those that are up; and the exit code so far, for the others have failed."""
+    """Ids and names of those that may be up; and the exit code so far, for the others have failed."""
     code = 0
     found: list[Json] = session.client.get("/nodes") if wish.is_all else []
     for name in wish.nodes:
@@ -106,11 +107,11 @@ def _nodes(session: Session, wish: Wish) -> tuple[dict[str, str], int]:
     for node in found:
         name = node["Description"].get("Hostname") or node["ID"]
         state = node["Status"].get("State", "unknown")
-        if state == "ready":
-            up[node["ID"]] = name
-        else:
+        if state in _AWAY:
             tell(f"Error: {name}: the node is {state}; push to it again once it is back")
             code = 1
+        else:
+            up[node["ID"]] = name
     return up, code
 
 
