@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -37,15 +38,17 @@ _CHARS: Final = 32
 class TaskFiles:
     def __init__(self, folder: Path) -> None:
         self.folder: Final = folder
+        self._mounting = threading.Lock()
 
     def prepare(self) -> None:
         """Mount the file system, unless a former life of the daemon did."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self.is_mounted():
-                kernel.mount(str(self.folder), str(self.folder), flags=kernel.MS_BIND)
-                kernel.mount("", str(self.folder), flags=kernel.MS_PRIVATE)
-                self._mount()
+            with self._mounting:  # tasks are made in several threads
+                if not self.is_mounted():
+                    kernel.mount(str(self.folder), str(self.folder), flags=kernel.MS_BIND)
+                    kernel.mount("", str(self.folder), flags=kernel.MS_PRIVATE)
+                    self._mount()
         except OSError as error:
             raise Unavailable(
                 f"no file system in memory can be mounted on {self.folder}: {error.strerror}; secrets and "

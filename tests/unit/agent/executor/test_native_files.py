@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 from native_rig import NativeRig
 
 from agent.executor.base import LaunchFile
+from agent.executor.native.shim import kernel
 from agent.executor.native.task_files import TaskFiles
 from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId
@@ -246,3 +251,27 @@ async def test_a_task_that_waits_is_made_anew_after_the_memory_is_gone(rig: Nati
     await rig.executor.create(replace(launch, files=(key(b"newer"),)))
     await rig.executor.start(launch.task_id)
     assert await rig.output(launch.task_id) == "newer"
+
+
+def test_the_first_tasks_of_a_boot_at_once_share_one_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second mount above the first would hide what was written there."""
+    files = TaskFiles(tmp_path / "files")
+    mount, all_are_here = kernel.mount, threading.Barrier(4)
+
+    def slow_mount(*arguments: Any, **more: Any) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            all_are_here.wait(0.2)  # whoever else found nothing mounted comes this far, too
+        mount(*arguments, **more)
+
+    monkeypatch.setattr(kernel, "mount", slow_mount)
+    tasks = [f"task{number}" for number in range(4)]
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda name: files.write(name, [key()]), tasks))
+        assert files.task_ids() == set(tasks)
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        assert len([line for line in mounts if f" {files.folder} " in line]) == 2  # itself, and the memory
+    finally:
+        files.unmount()
