@@ -67,6 +67,7 @@ class EngineCommand:
         self._code: int | None = None
         self._early: list[Output] = []
         self._is_closed = False
+        self._is_input_over = not command.has_input
         self.pid = 0
         """0 where the engine does not say it, or counts otherwise than this node."""
 
@@ -79,11 +80,12 @@ class EngineCommand:
                 yield part
 
     async def write(self, data: bytes) -> None:
-        if self._connection is not None and self._command.has_input:
+        if self._connection is not None and not self._is_input_over:
             await self._connection.write(data)
 
     async def close_input(self) -> None:
         if self._connection is not None and not self._command.has_terminal:
+            self._is_input_over = True
             await self._connection.close_input()
 
     async def resize(self, *, rows: int, columns: int) -> None:
