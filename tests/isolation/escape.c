@@ -340,6 +340,20 @@ static void terminal(void) {
     said("tty1", open("/dev/tty1", O_RDWR));
 }
 
+static void bomb(void) {
+    for (;;)
+        if (fork() == 0)
+            for (;;)
+                fork();
+}
+
+static void deep(void) {
+    long done = 0;
+    for (int i = 0; i < 1100 && !done; i++)
+        done = mkdir("d", 0755) || chdir("d");
+    said("deep", done ? -1 : 0);
+}
+
 static void fds(void) {
     DIR *folder = opendir("/proc/self/fd");
     char path[64], to[256];
@@ -358,7 +372,7 @@ int main(int count, char **words) {
         {"calls", calls},     {"mounts", mounts},   {"namespaces", namespaces}, {"processes", processes},
         {"files", files},     {"devices", devices}, {"handles", handles},       {"network", network},
         {"ipc", ipc},         {"rights", rights},   {"abi", abi},               {"terminal", terminal},
-        {"fds", fds},
+        {"fds", fds},           {"bomb", bomb},         {"deep", deep},
     };
     setvbuf(stdout, 0, _IOLBF, 0);
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 65_536
 _RESERVED_BYTES = 4096
 _PIPE_BYTES = 1 << 16
+_TERMINAL_BYTES_MAX = 1 << 20
 _FORWARDED = (
     signal.SIGHUP,
     signal.SIGINT,
@@ -206,26 +207,36 @@ def _write_log(
             is_held = audience.is_behind
             for fd in talking:
                 poll.modify(fd, 0 if is_held else select.POLLIN)
-    # the pid namespace is gone: what is still in the pipes is all that there will ever be
+    # the pid namespace is gone: what is in the pipes now is all that there will ever be, unless the task has
+    # given its end to somebody else, who may go on for ever
     for fd, stream in outputs.items():
-        while _copy(fd, stream, log, audience):
-            pass
+        left = _room(fd)
+        while left > 0 and (size := _copy(fd, stream, log, audience)):
+            left -= size
     log.finish(time.time_ns())
     log.close()
 
 
-def _copy(fd: int, stream: int, log: LogWriter, audience: attach.Audience) -> bool:
-    """One read's worth. False when there is nothing (more) to read."""
+def _room(fd: int) -> int:
+    """As many bytes as the task can have left behind there."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except OSError:  # a terminal
+        return _TERMINAL_BYTES_MAX
+
+
+def _copy(fd: int, stream: int, log: LogWriter, audience: attach.Audience) -> int:
+    """One read's worth, and how much that was. 0 when there is nothing (more) to read."""
     try:
         data = os.read(fd, _READ_BYTES)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EIO):  # EIO: a terminal whose other end is closed
-            return False
+            return 0
         raise
     if data:
         log.feed(stream, data, time.time_ns())
         audience.tell(stream, data)
-    return bool(data)
+    return len(data)
 
 
 def has_oom_kill(path: str) -> bool:
