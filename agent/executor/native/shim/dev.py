@@ -47,9 +47,8 @@ def mount_dev(job: Job, root: str) -> tuple[int, int] | None:
     """The ends of the task's terminal, if it is to have one: ours, which is to leave the task, and its."""
     # the node's device files must still be reachable once a fresh /dev lies over them
     every = node_devices() if job["privileged"] else []
-    names = () if job["privileged"] else _DEVICES
-    wanted = [(f"{_NODE}/{name}", _hold(f"{_NODE}/{name}")) for name in names]
-    wanted += [(device["target"], _hold(device["source"])) for device in job["devices"]]
+    own = [(name, _hold(f"{_NODE}/{name}")) for name in (() if job["privileged"] else _DEVICES)]
+    wanted = [(device["target"], _hold(device["source"])) for device in job["devices"]]
     dev = root + _NODE
     flags = MS_NOSUID | MS_STRICTATIME | (0 if job["privileged"] else MS_NODEV)
     kernel.mount("tmpfs", dev, "tmpfs", flags, "mode=755,size=65536k")
@@ -60,6 +59,11 @@ def mount_dev(job: Job, root: str) -> tuple[int, int] | None:
         os.mknod(dev + path, found.st_mode, found.st_rdev)
         os.chown(dev + path, found.st_uid, found.st_gid)
         os.chmod(dev + path, stat.S_IMODE(found.st_mode))
+    for name, fd in own:  # nobody else is in this fresh file system: its names can be trusted
+        os.mknod(f"{dev}/{name}", stat.S_IFREG | 0o666)
+        kernel.mount(places.path_of(fd), f"{dev}/{name}", flags=MS_BIND)
+        guard(f"{dev}/{name}")
+        os.close(fd)
     root_fd = places.open_root(root)
     for target, fd in wanted:
         _bind(root_fd, target, fd, is_made=not job["is_host"] or target.startswith(f"{_NODE}/"))

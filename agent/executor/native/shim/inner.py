@@ -142,8 +142,11 @@ def join_cgroups(job: Job, pid: int = 0) -> None:
     """Have a process, or this one, in the task's control groups."""
     for folder in job["cgroups"]:
         try:
-            with open(f"{folder}/cgroup.procs", "w", encoding="ascii") as file:
-                file.write(str(pid))
+            fd = os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, str(pid).encode())
+            finally:
+                os.close(fd)
         except OSError as error:
             raise OSError(error.errno, f"cannot join cgroup {folder}: {error.strerror}") from None
 

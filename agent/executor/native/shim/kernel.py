@@ -38,6 +38,7 @@ MNT_DETACH = 2
 MOUNT_ATTR_RDONLY = 1
 MOUNT_ATTR_NOSUID = 2
 MOUNT_ATTR_NODEV = 4
+MOUNT_ATTR_NOEXEC = 8
 MOUNT_FLAGS = {
     "ro": (True, MS_RDONLY),
     "rw": (False, MS_RDONLY),
@@ -72,7 +73,6 @@ _PR_SET_NAME = 15
 _PR_SET_KEEPCAPS = 8
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
-_PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -228,11 +228,12 @@ def set_filter(program: bytes) -> None:
 def drop_bounding(keep: set[int]) -> None:
     """Take every capability that is not in ``keep`` out of the bounding set, and all ambient ones."""
     for capability in range(64):
-        held = _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)
-        if held < 0:
-            break
-        if held and capability not in keep:
-            _check(_libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0), "prctl(PR_CAPBSET_DROP)")
+        if capability in keep:
+            continue
+        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == -1:
+            if ctypes.get_errno() == errno.EINVAL:  # past the last one that this kernel knows
+                break
+            _check(-1, "prctl(PR_CAPBSET_DROP)")
     # kernels before 4.3 have no ambient set, hence nothing to clear
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 

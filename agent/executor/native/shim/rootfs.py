@@ -19,6 +19,10 @@ import stat
 from agent.executor.native.shim import dev, given, kernel, mounting, places
 from agent.executor.native.shim.kernel import (
     MNT_DETACH,
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
     MS_BIND,
     MS_NODEV,
     MS_NOEXEC,
@@ -72,7 +76,7 @@ def enter(job: Job, trees: dict[str, int]) -> tuple[int, int] | None:
         for path in READ_ONLY:
             _bind_read_only(root + path)
         for path in MASKED:
-            _mask(root + path)
+            _mask(root + path, f"{root}/dev/null")
     for source, target in job["files"]:
         _bind_file(job, source, target, root)
     mounting.mount_all(job, root, trees)
@@ -146,9 +150,23 @@ def _mount_groups(groups: list[tuple[int, str]], place: str, *, is_whole: bool) 
         for controller in name.split(",") if "," in name else ():
             os.symlink(name, f"{place}/{controller}")
         kernel.mount(places.path_of(held), target, flags=MS_BIND | (MS_REC if is_whole else 0))
-        if not is_whole:
-            _remount_read_only(target, _SEALED)
         os.close(held)
+    if not is_whole:
+        _seal_groups(place, [f"{place}/{name}" if name else place for _, name in groups])
+
+
+def _seal_groups(place: str, mounted: list[str]) -> None:
+    fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
+    try:
+        attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
+        kernel.set_mount(fd, attributes, is_recursive=True)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        for path in mounted:
+            _remount_read_only(path, _SEALED)
+    finally:
+        os.close(fd)
 
 
 def _write_sysctls(job: Job, root: str) -> None:
@@ -172,7 +190,8 @@ def _remount_read_only(path: str, flags: int) -> None:
     kernel.mount("", path, flags=MS_BIND | MS_REMOUNT | MS_RDONLY | flags)
 
 
-def _mask(path: str) -> None:
+def _mask(path: str, null: str) -> None:
+    """``null``: the task's own, which is read-only, and so is what is bound from it."""
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -180,8 +199,7 @@ def _mask(path: str) -> None:
     if stat.S_ISDIR(mode):
         kernel.mount("tmpfs", path, "tmpfs", _SEALED | MS_RDONLY, "size=0k")
     else:
-        kernel.mount("/dev/null", path, flags=MS_BIND)
-        dev.guard(path)
+        kernel.mount(null, path, flags=MS_BIND)
 
 
 def _bind_file(job: Job, source: str, target: str, root: str) -> None:
