@@ -73,6 +73,7 @@ _PR_SET_NAME = 15
 _PR_SET_KEEPCAPS = 8
 _PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
+_PR_CAPBSET_READ = 23
 _PR_CAPBSET_DROP = 24
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -230,10 +231,14 @@ def drop_bounding(keep: set[int]) -> None:
     for capability in range(64):
         if capability in keep:
             continue
-        if _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == -1:
-            if ctypes.get_errno() == errno.EINVAL:  # past the last one that this kernel knows
+        dropped = _libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+        if dropped == -1:
+            error = ctypes.get_errno()
+            held = _libc.prctl(_PR_CAPBSET_READ, capability, 0, 0, 0)
+            if held == -1:  # past the last one that this kernel knows
                 break
-            _check(-1, "prctl(PR_CAPBSET_DROP)")
+            if held:
+                raise OSError(error, f"prctl(PR_CAPBSET_DROP): {os.strerror(error)}")
     # kernels before 4.3 have no ambient set, hence nothing to clear
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
