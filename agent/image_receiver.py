@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 from google.protobuf.message import DecodeError
 
 from agent.arrival import Arrival
@@ -24,6 +25,8 @@ from swarmpy.image_push_limits import IMAGE_BEAT_S, IMAGE_IDLE_S
 from swarmpy.model.image_offers import IMAGE_RECEIVE, Answer, Offer, check_offer
 from swarmpy.pb import streams_pb2 as pb
 from swarmpy.runtime import Clock
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -83,7 +86,15 @@ class ImageReceiver:
         names = await self._beating(
             peer, "unpacking", self._store(offer), received_bytes=arrival.received_bytes
         )
-        return msgspec.json.encode(arrival.receipt(names))
+        receipt = arrival.receipt(names)
+        log.info(
+            "images_received",
+            names=names,
+            layers_sent=receipt.layers_sent,
+            layers_here=receipt.layers_here,
+            layer_bytes=receipt.layer_bytes,
+        )
+        return msgspec.json.encode(receipt)
 
     async def _store(self, offer: Offer) -> tuple[str, ...]:
         names = await self._intake.commit(offer, self._blobs.folder)

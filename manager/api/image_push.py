@@ -51,7 +51,7 @@ class ImagePushes:
             name=request.query.get("name", ""),
             filename=request.query.get("filename", ""),
         )
-        architectures = {target.architecture for target in targets if not target.trouble}
+        architectures = {target.architecture for target in targets if not target.trouble} - {""}
         streams = self._api.streams
         store = self._api.control.image_store
         with self._turn():

@@ -71,11 +71,12 @@ def push(session: Session, arguments: list[str], options: Options) -> int:
     wish = wish_of(arguments, options)
     if wish is None:
         return push_to_registry(session, arguments, options)
-    nodes, code = _nodes(session, wish)
+    nodes, away, code = _nodes(session, wish)
     if not nodes:
         return 1
     given = {
-        "nodes": ",".join(nodes),
+        "all": "true" if wish.is_all else "",
+        "nodes": "" if wish.is_all else ",".join(nodes),
         "image": wish.image,
         "filename": Path(wish.file).resolve().name if wish.file not in ("", "-") else "",
         "name": options.text("name"),
@@ -90,11 +91,21 @@ def push(session: Session, arguments: list[str], options: Options) -> int:
     with source as file:
         upload = chunks(file) if file is not None else iter(())
         with session.client.stream(_PATH, query, upload=upload) as response:
-            return _tell_story(session, response, nodes, is_quiet=options.on("quiet")) or code
+            steps = _steps(response, away)
+            return _tell_story(session, steps, nodes, is_quiet=options.on("quiet")) or code
 
 
-def _nodes(session: Session, wish: Wish) -> tuple[dict[str, str], int]:
-    """Ids and names of those that may be up; and the exit code so far, for the others have failed."""
+def _steps(lines: Iterable[bytes], away: frozenset[str]) -> Iterator[Json]:
+    """The story, without what was told already."""
+    for line in lines:
+        if line.strip():
+            step = json.loads(line)
+            if (step.get("aux") or {}).get("NodeID") not in away:
+                yield step
+
+
+def _nodes(session: Session, wish: Wish) -> tuple[dict[str, str], frozenset[str], int]:
+    """Ids and names of those that may be up; ids of the others, of which was told; the exit code so far."""
     code = 0
     found: list[Json] = session.client.get("/nodes") if wish.is_all else []
     for name in wish.nodes:
@@ -104,15 +115,17 @@ def _nodes(session: Session, wish: Wish) -> tuple[dict[str, str], int]:
             tell_refused(error)
             code = 1
     up: dict[str, str] = {}
+    away = set()
     for node in found:
         name = node["Description"].get("Hostname") or node["ID"]
         state = node["Status"].get("State", "unknown")
         if state in _AWAY:
             tell(f"Error: {name}: the node is {state}; push to it again once it is back")
+            away.add(node["ID"])
             code = 1
         else:
             up[node["ID"]] = name
-    return up, code
+    return up, frozenset(away), code
 
 
 # --- what is shown
@@ -130,15 +143,12 @@ class _Board:
             self.lines[name] = f"{status} {step.get('progress', '')}".rstrip()
 
 
-def _tell_story(session: Session, lines: Iterable[bytes], nodes: dict[str, str], *, is_quiet: bool) -> int:
+def _tell_story(session: Session, steps: Iterable[Json], nodes: dict[str, str], *, is_quiet: bool) -> int:
     """1 if one node, or all, could not be pushed to."""
     board, failed, waited = _Board(nodes.values()), [], dict(nodes)
     trouble = ""
     with _screen(session, is_quiet=is_quiet) as live:
-        for line in lines:
-            if not line.strip():
-                continue
-            step = json.loads(line)
+        for step in steps:
             trouble = step.get("error", "") or trouble
             end = step.get("aux")
             if end is not None:

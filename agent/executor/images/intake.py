@@ -43,13 +43,13 @@ class StoreIntake:
 
     def _missing(self, offer: Offer) -> frozenset[str]:
         kept = self._kept_layers()
-        here = {
+        lacking = {
             layer.digest
             for image in offer.images
             for layer in image.layers
-            if kept.form_of(layer, is_bare=image.is_bare)
+            if not kept.form_of(layer, is_bare=image.is_bare)
         }
-        return frozenset(offer.blobs().keys() - here)
+        return frozenset(lacking | (offer.blobs().keys() - offer.layers().keys()))
 
     def _kept_layers(self) -> _Kept:
         packed, unpacked = {}, {}

@@ -8,6 +8,7 @@ by the archive's own index, and by the images' configurations.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,11 +45,18 @@ class Shipment:
 
 def of_archive(path: Path, folder: Path, *, name: str, architectures: Collection[str]) -> Shipment:
     """Blocks. ``folder`` is the caller's, empty. InvalidArgument if the archive cannot be read."""
-    offers: dict[str, Offer] = {}
-    refusals: dict[str, str] = {}
     work = folder / "work"
     work.mkdir()
-    with open_archive(path, work) as archive:
+    try:
+        return _unpacked(path, folder, name=name, architectures=architectures)
+    finally:
+        shutil.rmtree(work)
+
+
+def _unpacked(path: Path, folder: Path, *, name: str, architectures: Collection[str]) -> Shipment:
+    offers: dict[str, Offer] = {}
+    refusals: dict[str, str] = {}
+    with open_archive(path, folder / "work") as archive:
         if not archive.has("manifest.json") and not archive.has("index.json"):
             bare = _of_rootfs(path, folder, checked_name(name or name_from(path)))
             return _sorted_out({own_architecture(): bare}, architectures, folder, "the root file system")

@@ -12,7 +12,7 @@ from api_node import FakeCluster
 from cli_run import Run
 
 from swarmpy.cli.flags import UsageError, parse
-from swarmpy.cli.image_push import COMMANDS, Wish, _tell_story, summary, wish_of
+from swarmpy.cli.image_push import COMMANDS, Wish, _steps, _tell_story, summary, wish_of
 from swarmpy.cli.session import Session
 from swarmpy.client import Client, ErrorAnswer
 from swarmpy.model.ids import NodeId
@@ -96,13 +96,14 @@ def test_one_line_for_each_node_and_an_exit_code(capsys: pytest.CaptureFixture[s
 
     def told(*lines: bytes, is_quiet: bool = False) -> tuple[int, str, str]:
         nodes = {name: name for name in ("n1", "n2")}
-        code = _tell_story(session, iter(lines), nodes, is_quiet=is_quiet)
+        code = _tell_story(session, _steps(lines, frozenset({"n3"})), nodes, is_quiet=is_quiet)
         out, err = capsys.readouterr()
         return code, out, err
 
     moving = b'{"id": "n1", "status": "Pushing", "progressDetail": {}, "progress": "[>  ]"}'
     good = "app:1 (2 layers sent, 1.5MB, 1 there already)\n"
-    assert told(moving, end("n1", **GOOD), b"", end("n2", **GOOD)) == (0, f"n1: {good}n2: {good}", "")
+    away = end("n3", Error="it is down, as was told.")
+    assert told(moving, end("n1", **GOOD), b"", away, end("n2", **GOOD)) == (0, f"n1: {good}n2: {good}", "")
     assert told(end("n1", Error="it is full."), end("n2", **GOOD)) == (
         1,
         f"n2: {good}",
@@ -126,7 +127,7 @@ def test_on_a_terminal_lines_move(capsys: pytest.CaptureFixture[str]) -> None:
     session = Session(Client("/nowhere"), is_terminal=True)
     moving = b'{"id": "n1", "status": "Pushing", "progressDetail": {}, "progress": "[>  ]  1MB/3MB"}'
     lines = (moving, end("n2", Error="it is full."), end("n1", **GOOD))
-    assert _tell_story(session, iter(lines), {"n1": "n1", "n2": "n2"}, is_quiet=False) == 1
+    assert _tell_story(session, _steps(lines, frozenset()), {"n1": "n1", "n2": "n2"}, is_quiet=False) == 1
     out, err = capsys.readouterr()
     assert "n1: app:1 (2 layers sent, 1.5MB, 1 there already)" in out
     assert "n2: failed" in out
