@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import platform
 import signal as signals
 
 from agent.executor.base import Exit
+from agent.executor.native import syscalls
 from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.shim.supervise import process_start
 from swarmpy.errors import TaskFailed, TaskRejected
@@ -65,7 +67,8 @@ def can_be_ended_by(started: StartRecord, signal: int) -> bool:
     """Whether the signal may have an effect on the task's process 1.
 
     The kernel shields a process 1 from signals that it left at their default: nothing will come of waiting.
-    One that it catches, ignores on purpose, or blocks (to read it from a file descriptor) is its affair.
+    One that it catches, ignores on purpose, or blocks (to read it from a file descriptor) is its affair. One
+    that it waits for at this moment, as init programs do, is shown as none of these.
     """
     if signal == signals.SIGKILL:
         return True
@@ -74,7 +77,18 @@ def can_be_ended_by(started: StartRecord, signal: int) -> bool:
             masks = [int(line.split()[1], 16) for line in file if line.startswith(_SIGNAL_MASKS)]
     except OSError:
         return True  # it is ending by itself
-    return any(mask >> (signal - 1) & 1 for mask in masks)
+    return any(mask >> (signal - 1) & 1 for mask in masks) or _waits_for_signals(started["pid"])
+
+
+def _waits_for_signals(pid: int) -> bool:
+    """Whether it is in rt_sigtimedwait now."""
+    machine = syscalls.of_machine(platform.machine())
+    try:
+        with open(f"/proc/{pid}/syscall", encoding="ascii") as file:
+            number = file.read().split()[0]
+    except (OSError, IndexError):
+        return False
+    return any(number == str(each.numbers.get("rt_sigtimedwait")) for each in machine)
 
 
 async def wait_set(event: asyncio.Event, timeout_s: float) -> bool:

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 from agent.executor.native.job import StartRecord
-from agent.executor.native.process import send_signal
+from agent.executor.native.process import can_be_ended_by, send_signal
 from agent.executor.native.shim.supervise import process_start
 
 
@@ -43,3 +44,18 @@ def test_the_process_itself_is_signalled() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         send_signal(record(child.pid, process_start(child.pid)), signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
+
+
+def test_a_process_that_waits_for_a_signal_may_be_ended_by_it() -> None:
+    """As the init programs of images do; while they wait, the kernel shows the signal as not even blocked."""
+    script = "import signal\nprint(flush=True)\nsignal.sigtimedwait([signal.SIGTERM], 60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        deadline = time.monotonic() + 20
+        while (
+            not (can := can_be_ended_by(record(child.pid, 0), signal.SIGTERM)) and time.monotonic() < deadline
+        ):
+            time.sleep(0.005)
+        child.kill()
+    assert can
