@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import container_suite
@@ -54,8 +54,10 @@ async def image(rig: EngineRig, executor: Executor, archive: Path) -> str:
 
 @pytest.fixture
 def reopen(rig: EngineRig, executor: Executor) -> suite.Reopen:
-    async def again(*, is_clean: bool = True) -> Executor:
-        return await rig.reopen(is_clean=is_clean)
+    async def again(
+        *, is_clean: bool = True, meanwhile: Callable[[], Awaitable[None]] = suite.nothing
+    ) -> Executor:
+        return await rig.reopen(is_clean=is_clean, meanwhile=meanwhile)
 
     return again
 
@@ -89,6 +91,10 @@ class TestLifeOfPodmanTasks(life_suite.LifeContract):
     pass
 
 
+class TestAdoptionOfPodmanTasks(life_suite.AdoptionContract):
+    pass
+
+
 class TestLogsOfPodmanTasks(log_suite.LogContract):
     pass
 
@@ -102,4 +108,8 @@ class TestPodmanContainers(container_suite.ContainerContract):
 
 
 class TestTroubleWithPodman(trouble_suite.TroubleContract):
+    pass
+
+
+class TestPodmanOnAFullDisk(trouble_suite.FullDiskContract):
     pass

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from executor_suite import nothing
 
 from agent.dataplane.linux import namespaces
 from agent.executor.base import Sandbox
@@ -46,11 +49,14 @@ class EngineRig:
         await self.executor.start_up()
         return self.executor
 
-    async def reopen(self, *, is_clean: bool = True) -> EngineExecutor:
+    async def reopen(
+        self, *, is_clean: bool = True, meanwhile: Callable[[], Awaitable[None]] = nothing
+    ) -> EngineExecutor:
         if is_clean:
             await self.executor.shut_down()
         else:
             self._left.append(self.executor)
+        await meanwhile()
         self.executor = self._make()
         return await self.open()
 

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from agent.executor.base import ExitEvent
 from agent.executor.engine import records
 from agent.executor.engine.containers import Containers, Listed
 from agent.executor.engine.limits import ENGINE_END_POLL_S
+from agent.executor.engine.oom import OomWatches
 from agent.executor.engine.states import RUNNING, ContainerState, state_of, vanished
 from agent.executor.engine.task import KIND_PAUSE, KIND_TASK, Ended, EngineTask
 from agent.executor.native import process
@@ -51,6 +53,7 @@ class Ends:
         self._clock = clock
         self._ended: deque[ExitEvent] = deque()
         self._has_ended = asyncio.Event()
+        self.oom = OomWatches(run)
         self._looks: dict[TaskId, asyncio.Task[None]] = {}
         self._is_swept = False
         """Whether containers without a record were removed in this life."""
@@ -61,6 +64,7 @@ class Ends:
         for look in looks:
             look.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
+        self.oom.close()
 
     async def events(self) -> AsyncIterator[ExitEvent]:
         while True:
@@ -77,6 +81,9 @@ class Ends:
 
     async def end(self, task: EngineTask, ended: Ended) -> None:
         """Kept first, then told."""
+        self.oom.forget(task)
+        if task.is_out_of_memory and not ended.exit.is_oom_killed:
+            ended = replace(ended, exit=replace(ended.exit, is_oom_killed=True))
         folder = self._tasks_dir / task.record.task_id
         if task.end is None and folder.exists():
             await self._run(partial(records.write_ended, folder, ended))
@@ -91,6 +98,8 @@ class Ends:
         task.started = state.started
         if state.ended is not None:
             await self.end(task, state.ended)
+        else:
+            await self.oom.watch(task)
 
     async def container_of(self, task: EngineTask) -> str:
         """Its id, asked of the engine if it is not known yet."""
@@ -160,6 +169,8 @@ class Ends:
                 await self._adopt(task)
             elif task.is_running and task_id not in running:
                 await self._settle(task)
+            elif task.is_running:
+                await self.oom.watch(task)
         if not self._is_swept:
             await self._sweep(rubbish)
 

@@ -233,7 +233,11 @@ class EngineExecutor:
             if state.started is None:
                 if task.pause:
                     await join(self._containers, task.pause, task.record.netns, self._clock)
-                await self._containers.start(container)
+                if self.name == "podman" and task.record.has_memory_limit:
+                    async with self._ends.oom.during_start(task):
+                        await self._containers.start(container)
+                else:
+                    await self._containers.start(container)
                 state = state_of(await self._containers.inspect(container))
         except NotFound as error:
             raise TaskRejected(f"the container of task {task.record.task_id} is gone: {error}") from None

@@ -170,6 +170,7 @@ def _record(launch: Launch, body: Body, mounts: list[JobMount], folder: Path) ->
         netns=launch.sandbox.netns,
         tty=launch.spec.tty,
         open_stdin=launch.spec.open_stdin,
+        has_memory_limit=launch.limits.memory_bytes > 0,
         volumes=tuple(dict.fromkeys(named.values())),
         mounts=tuple(
             ContainerMount(

@@ -42,6 +42,7 @@ class Record(Value, frozen=True, kw_only=True):
     netns: str = ""
     tty: bool = False
     open_stdin: bool = False
+    has_memory_limit: bool = False
     volumes: tuple[str, ...] = ()
     """Names of those that it has mounted."""
     mounts: tuple[ContainerMount, ...] = ()
@@ -72,6 +73,8 @@ class EngineTask:
     end: Ended | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    is_out_of_memory: bool = False
+    """Whether the kernel has said so, which the engine may have missed."""
     is_created: bool = False
     """Whether it was acknowledged: until then it is made or unmade as a whole."""
 

@@ -311,7 +311,10 @@ def test_what_engines_say() -> None:
     assert message_of(b'{"message":"no"}') == "no"
     assert message_of(b'{"cause":"why","message":""}') == "why"
     assert message_of(b"plain text\n") == "plain text"
-    answer = [{"Id": "1", "Labels": {"io.swarmpy.task": "t"}}, {"Id": "2", "Labels": None}]
+    answer: list[dict[str, Any]] = [
+        {"Id": "1", "Labels": {"io.swarmpy.task": "t"}},
+        {"Id": "2", "Labels": None},
+    ]
     assert listed(answer) == []
 
 
