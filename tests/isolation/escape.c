@@ -340,6 +340,12 @@ static void terminal(void) {
     said("tty1", open("/dev/tty1", O_RDWR));
 }
 
+static void keys(void) {
+    /* the keyring of the session; and a key that is found in those of who asks */
+    printf("session %ld\n", syscall(SYS_keyctl, 0, -3, 0));
+    CALL("search", SYS_request_key, "user", getenv("KEY"), 0, 0);
+}
+
 static void bomb(void) {
     for (;;)
         if (fork() == 0)
@@ -372,7 +378,7 @@ int main(int count, char **words) {
         {"calls", calls},     {"mounts", mounts},   {"namespaces", namespaces}, {"processes", processes},
         {"files", files},     {"devices", devices}, {"handles", handles},       {"network", network},
         {"ipc", ipc},         {"rights", rights},   {"abi", abi},               {"terminal", terminal},
-        {"fds", fds},           {"bomb", bomb},         {"deep", deep},
+        {"keys", keys},         {"fds", fds},           {"bomb", bomb},         {"deep", deep},
     };
     setvbuf(stdout, 0, _IOLBF, 0);
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)

@@ -17,13 +17,14 @@ from isolation_rig import attempts, said
 from native_rig import NativeRig
 
 from agent.executor.base import Command
-from swarmpy.model.specs import ContainerSpec
+from swarmpy.model.specs import ContainerSpec, Privileges, SeccompOptions
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make namespaces"),
 ]
+KEYCTL = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
 _IPC_CREAT = 0o1000
 _IPC_RMID = 0
 
@@ -89,6 +90,27 @@ async def test_memory_that_processes_share(rig: NativeRig, key: int) -> None:
     other = await run(rig, ContainerSpec(image="trial:1", args=("echo mine >/dev/shm/other; sleep 100",)))
     assert await said(rig, "ls /dev/shm /dev/mqueue") == ["/dev/mqueue:", "", "/dev/shm:"]
     assert rig.executor._tasks[other].exit is None
+
+
+async def test_keys_of_the_daemons_session(rig: NativeRig) -> None:
+    """The default filter knows no keys; without it, a task and each command in it have their own session."""
+    free = Privileges(seccomp=SeccompOptions(mode="unconfined"))
+    spec = ContainerSpec(
+        image="trial:1", args=("/escape keys; sleep 100",), env=("KEY=none",), privileges=free
+    )
+    sessions = set()
+    for _ in range(2):
+        task_id = await run(rig, spec)
+        channel = await rig.executor.exec(task_id, Command(argv=("/escape", "keys")))
+        async with asyncio.timeout(20):
+            sessions.add(b"".join([part.data async for part in channel.output()]).split(b"\n")[0])
+            while len(lines := await rig.log(task_id)) < 2:
+                await asyncio.sleep(0.01)
+        await channel.close()
+        sessions.add(lines[0].data.rstrip())
+    own = ctypes.CDLL(None).syscall(KEYCTL, 0, -3, 0)
+    assert len(sessions) == 4
+    assert f"session {own}".encode() not in sessions
 
 
 async def test_the_nodes_network(rig: NativeRig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import stat
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 from box_image import run
 from isolation_rig import attempts, said
-from native_rig import NativeRig
+from native_rig import NativeRig, wait_until
 
-from swarmpy.model.specs import ContainerSpec, Mount
+from agent.executor.base import Command
+from swarmpy.errors import TaskRejected
+from swarmpy.model.specs import ContainerSpec, Mount, VolumeOptions
 from swarmpy.model.states import MountType
 
 pytestmark = [
@@ -144,6 +147,45 @@ async def test_links_in_a_volume_lead_nowhere(rig: NativeRig, tmp_path: Path) ->
         nested = Mount(type=MountType.TMPFS, target=f"/volume/{name}{tmp_path}/nested")
         await said(rig, "true", mounts=(whole, nested))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["canary"]
+
+
+async def test_a_part_of_a_volume_is_of_the_volume(rig: NativeRig, tmp_path: Path) -> None:
+    """A task leaves a link where another is to mount a part: it leads within the volume, or nowhere."""
+    (tmp_path / "canary").write_text("of the node")
+    whole = Mount(type=MountType.VOLUME, source="parts", target="/volume")
+    links = {"away": str(tmp_path), "up": "../../../../../../..", "me": "/proc/self/root"}
+    await said(
+        rig, "cd /volume; " + "; ".join(f"ln -s {to} {name}" for name, to in links.items()), mounts=(whole,)
+    )
+    for name in links:
+        options = VolumeOptions(subpath=name)
+        part = Mount(type=MountType.VOLUME, source="parts", target="/part", volume_options=options)
+        try:
+            seen = await said(rig, "ls /part", mounts=(part,))
+        except TaskRejected as error:
+            seen = [str(error).partition('"')[0]]
+        # the volume's own root, or nothing
+        assert seen in (sorted(links), ["cannot find subpath "])
+
+
+async def test_a_command_does_not_change_what_its_streams_are(rig: NativeRig) -> None:
+    """One without input reads /dev/null, and one that nobody listens to writes there."""
+    before = os.stat("/dev/null").st_mode
+    task_id = await run(rig, ContainerSpec(image="trial:1", args=("sleep 100",)))
+    change = "busybox chmod 0666 /proc/self/fd/$n && echo changed $n >>/said"
+    script = f"for n in 0 1 2; do {change}; done; echo end >>/said"
+    for is_detached in (False, True):
+        command = Command(argv=("/bin/sh", "-c", script), is_detached=is_detached)
+        channel = await rig.executor.exec(task_id, command)
+        async with asyncio.timeout(20):
+            _ = [part async for part in channel.output()]
+        await channel.close()
+    upper = rig.data_dir / "tasks" / task_id / "upper" / "said"
+    await wait_until(lambda: upper.read_text().count("end") == 2, "both commands have ended")
+    words = upper.read_text().split("end")
+    assert "changed 0" not in words[0]
+    assert "changed" not in words[1]
+    assert os.stat("/dev/null").st_mode == before
 
 
 async def test_secrets_and_files_of_others_are_not_there(rig: NativeRig) -> None:

@@ -114,6 +114,7 @@ def execute(job: Job, stdio: tuple[int, int, int], status: int) -> None:
     _apply_limits(job)
     _enter_workdir(job["workdir"])
     _use_stdio(stdio, account, is_terminal=job["tty"])
+    kernel.leave_session_keys()
     privileges.drop(job, account)
     env = _environment(job["env"], account)
     path = _find_command(job["argv"][0], env)

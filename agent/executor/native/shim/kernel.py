@@ -81,6 +81,8 @@ _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
+_KEYCTL_JOIN_SESSION_KEYRING = 1
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
 # all machines share these numbers
 _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
@@ -206,6 +208,15 @@ def forbid_looking_in() -> None:
 def adopt_orphans() -> None:
     """Become the parent of what a child of this process leaves behind."""
     _check(_libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def leave_session_keys() -> None:
+    """Begin with keys of one's own. Where the kernel has none, or lets nobody ask, there are none."""
+    number = _SYS_KEYCTL.get(os.uname().machine)
+    if number is None or _libc.syscall(number, _KEYCTL_JOIN_SESSION_KEYRING, None) >= 0:
+        return
+    if ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        _check(-1, "keyctl")
 
 
 def set_no_new_privileges() -> None:
