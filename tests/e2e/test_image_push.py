@@ -17,7 +17,7 @@ from lab_services import lab_of
 from swarmpy.lab.cluster import Lab
 
 NODES = ("node-1", "node-2", "node-3")
-LARGE_LAYERS, LARGE_LAYER_BYTES = 4, 16 << 20
+LARGE_LAYERS, LARGE_LAYER_BYTES = 4, 8 << 20
 
 
 @pytest.fixture(scope="module")
