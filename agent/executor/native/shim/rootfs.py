@@ -229,14 +229,21 @@ def _make_workdir(path: str) -> None:
     """Docker makes one that the image lacks, root's. On the node's own disk we do not."""
     root_fd = places.open_root("/")
     try:
-        found = places.make(root_fd, path, is_folder=True)
-        is_folder = stat.S_ISDIR(os.fstat(found).st_mode)
-        os.close(found)
-    except Unmountable:
-        is_folder = False
-    if not is_folder:
-        raise OSError(errno.ENOTDIR, f"Cannot mkdir: {path} is not a directory")
-    os.close(root_fd)
+        os.close(places.make(root_fd, path, is_folder=True))
+    except Unmountable as error:
+        _require_folders(path)
+        raise OSError(errno.EIO, str(error)) from None
+    finally:
+        os.close(root_fd)
+    _require_folders(path)
+
+
+def _require_folders(path: str) -> None:
+    above = path
+    while above.strip("/"):
+        if os.path.lexists(above) and not os.path.isdir(above):
+            raise OSError(errno.ENOTDIR, f"Cannot mkdir: {path} is not a directory")
+        above = os.path.dirname(above.rstrip("/"))
 
 
 def _pivot(root: str) -> None:

@@ -73,6 +73,10 @@ async def test_an_account_may_open_its_own_streams_by_name(rig: NativeRig) -> No
         ({"user": "0:2147483648"}, "uids and gids must be in range 0-2147483647"),
         ({"dir": "/etc/passwd"}, "Cannot mkdir: /etc/passwd is not a directory"),
         ({"dir": "/etc/passwd/below"}, "Cannot mkdir: /etc/passwd/below is not a directory"),
+        (
+            {"dir": "/ro/below", "mounts": (Mount(type=MountType.TMPFS, target="/ro", read_only=True),)},
+            'the place "/ro/below" in the task cannot be used: Read-only file system',
+        ),
     ],
     ids=str,
 )
@@ -173,9 +177,10 @@ async def test_any_account_may_take_any_port_and_send_pings(rig: NativeRig) -> N
     assert (await said(rig, script, sysctls=asked))[0] == "80"
 
 
-async def test_the_init_process_shows_nothing_of_the_node(rig: NativeRig) -> None:
+@pytest.mark.parametrize("user", ["", "app"])
+async def test_the_init_process_shows_nothing_of_the_node(rig: NativeRig, user: str) -> None:
     script = "cat /proc/1/comm /proc/1/cmdline; echo; cat /proc/1/environ 2>&1; ls /proc/1/exe 2>&1"
-    name, line, *refused = await said(rig, script, init=True)
+    name, line, *refused = await said(rig, script, init=True, user=user)
     assert name == "swarmpy-init"
     assert line.strip("\0") == "swarmpy-init"
     assert len(refused) == 2
