@@ -348,10 +348,10 @@ async def test_a_shim_is_small_and_holds_nothing_of_the_daemon(rig: NativeRig) -
     targets: list[str] = []
 
     def is_settled() -> bool:
-        """It closes the record of the start soon after it has told of it."""
+        """It closes the record of the start, and the task's folder, soon after it has told of it."""
         with contextlib.suppress(FileNotFoundError):
             targets[:] = [os.readlink(path) for path in Path(f"/proc/{shim}/fd").iterdir()]
-            return not any("/started" in target for target in targets)
+            return not any(target.endswith(("/started", "/small")) for target in targets)
         return False
 
     await wait_until(is_settled, "the shim's files")
