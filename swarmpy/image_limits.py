@@ -76,4 +76,6 @@ IMAGE_INFLATED_FLOOR_BYTES = 1 << 30
 IMAGE_INFLATED_RATIO_MAX = 200
 """What is compressed may unpack to this many times its size, beyond the first GiB."""
 IMAGE_ZSTD_WINDOW_BYTES_MAX = 128 << 20
+IMAGE_UNPACK_THREADS = 4
+"""Layers of one image that are unpacked at the same time."""
 IMAGE_READ_BYTES = 1 << 18

@@ -11,6 +11,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -23,6 +25,7 @@ from agent.executor.images.compression import decompressed
 from agent.executor.images.records import ImageRecord
 from agent.executor.images.unpack import Unpacker
 from swarmpy.errors import InvalidArgument
+from swarmpy.image_limits import IMAGE_UNPACK_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
 from swarmpy.model.ids import Duration
 from swarmpy.model.image_names import HOST
@@ -55,7 +58,7 @@ class Loader:
     def load(self, archive: Archive, source: ImageSource) -> ImageRecord:
         """An image of an archive, without a name yet."""
         record = record_of(source)
-        blobs = tuple(self._ensure_layer(archive, layer) for layer in source.layers)
+        blobs = self._ensure_layers(archive, source.layers)
         self._put_blob(source.digest, source.raw)
         if source.manifest:
             self._put_blob(source.manifest, archive.read(f"blobs/sha256/{_hex(source.manifest)}"))
@@ -93,22 +96,44 @@ class Loader:
         size = size_of(self._layers_dir / layer)
         return _with(record, layers=(layer,), blobs=(outer,), layer_sizes=(size,), size_bytes=size)
 
-    # --- one layer
+    # --- layers
 
-    def _ensure_layer(self, archive: Archive, layer: LayerSource) -> str:
-        """The digest of the blob, once the layer is unpacked and its blob is kept."""
+    def _ensure_layers(self, archive: Archive, layers: Sequence[LayerSource]) -> tuple[str, ...]:
+        """The digests of the blobs, once all layers are unpacked and their blobs are kept. They are read one
+        after the other, as they stand in one file, and unpacked beside each other: that is the kernel's
+        work, mostly, and Python lets go of its lock for it."""
+        with ThreadPoolExecutor(IMAGE_UNPACK_THREADS, thread_name_prefix="unpack") as threads:
+            begun: dict[LayerSource, Future[str]] = {}
+            try:
+                for layer in layers:
+                    if layer not in begun:
+                        begun[layer] = self._begin_layer(archive, layer, threads)
+                return tuple(begun[layer].result() for layer in layers)
+            except BaseException:
+                threads.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _begin_layer(self, archive: Archive, layer: LayerSource, threads: Executor) -> Future[str]:
         known = layer.digest or (layer.diff_id if self._has(layer.diff_id) else "")
-        if known and self._has(known) and (self._layers_dir / layer_id(layer.diff_id)).is_dir():
-            return known
+        if known and self._has(known) and self._is_unpacked(layer):
+            done: Future[str] = Future()
+            done.set_result(known)
+            return done
         self._count += 1
         blob = self._work / f"{self._count}.blob"
         digest = self._take(archive, layer, blob)
         if layer.digest and layer.digest != digest:
             raise InvalidArgument(f"the layer {layer.blob} does not have the digest {layer.digest}")
-        if not (self._layers_dir / layer_id(layer.diff_id)).is_dir():
+        return threads.submit(self._finish_layer, blob, layer, digest)
+
+    def _finish_layer(self, blob: Path, layer: LayerSource, digest: str) -> str:
+        if not self._is_unpacked(layer):
             self._unpack(blob, layer)
         self._keep(blob, digest)
         return digest
+
+    def _is_unpacked(self, layer: LayerSource) -> bool:
+        return (self._layers_dir / layer_id(layer.diff_id)).is_dir()
 
     def _take(self, archive: Archive, layer: LayerSource, target: Path) -> str:
         own = archive.path(layer.blob) if self._is_private else None
@@ -119,7 +144,7 @@ class Loader:
             return _write_hashed(source, target)
 
     def _unpack(self, blob: Path, layer: LayerSource) -> None:
-        root = self._work / f"{self._count}.root"
+        root = blob.with_suffix(".root")
         root.mkdir()
         with open(blob, "rb") as file:
             inner = HashingReader(decompressed(file))
