@@ -117,19 +117,7 @@ class TestOciOnAFullDisk(trouble_suite.FullDiskContract):
     pass
 
 
-class OnHost:
+class TestOciExecutorOnHost(suite.ExecutorContract):
     @pytest.fixture
     def image(self) -> str:
         return "host"
-
-
-class TestOciExecutorOnHost(OnHost, suite.ExecutorContract):
-    pass
-
-
-class TestCommandsInOciTasksOnHost(OnHost, exec_suite.ExecContract):
-    pass
-
-
-class TestInsideOciTasksOnHost(OnHost, inside_suite.InsideContract):
-    pass

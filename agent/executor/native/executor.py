@@ -80,7 +80,7 @@ _KILLED = 128 + signals.SIGKILL
 
 
 @dataclass(kw_only=True)
-class _Task:
+class Remembered:
     """What memory holds of one task. ``ended`` is set when the exit is known and announced."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -131,7 +131,7 @@ class NativeExecutor:
         self._pool = ThreadPoolExecutor(EXECUTOR_THREADS_MAX, thread_name_prefix="native")
         self._images = TaskImages(self.images, self._tasks_dir, fetch, self._run)
         self._inside = Inside(self._launcher, self._folder, self._run)
-        self._tasks: dict[TaskId, _Task] = {}
+        self._tasks: dict[TaskId, Remembered] = {}
         self._ended: deque[ExitEvent] = deque()
         self._has_ended = asyncio.Event()
         self._starts = asyncio.Semaphore(TASK_STARTS_PARALLEL_MAX)
@@ -145,7 +145,7 @@ class NativeExecutor:
         await self._run(self._prepare_node)
         self._is_up = True
         for task_id, state in await self._run(self._scan):
-            task = self._tasks.setdefault(task_id, _Task())
+            task = self._tasks.setdefault(task_id, Remembered())
             task.started = state.started
             if state.shim:
                 self._watch(task_id, task, state.shim)
@@ -218,7 +218,7 @@ class NativeExecutor:
     async def create(self, launch: Launch) -> None:
         task_id = launch.task_id
         folders.check_task_id(task_id)
-        task = self._tasks.setdefault(task_id, _Task())
+        task = self._tasks.setdefault(task_id, Remembered())
         async with task.lock:
             try:
                 await self._run(partial(self._maker.create, launch))
@@ -226,7 +226,7 @@ class NativeExecutor:
                 self._forget_unmade(task_id, task)
                 raise
 
-    def _forget_unmade(self, task_id: TaskId, task: _Task) -> None:
+    def _forget_unmade(self, task_id: TaskId, task: Remembered) -> None:
         if not folders.is_created(self._folder(task_id)) and self._tasks.get(task_id) is task:
             del self._tasks[task_id]
 
@@ -241,7 +241,7 @@ class NativeExecutor:
                 process.raise_unstarted(task.exit)
             return self._found(task_id, task)
 
-    async def _start(self, task_id: TaskId, task: _Task) -> None:
+    async def _start(self, task_id: TaskId, task: Remembered) -> None:
         folder = self._folder(task_id)
         async with self._starts:
             answer = await shims.order_start(self._launcher, folder, run=self._run, clock=self._clock)
@@ -283,7 +283,7 @@ class NativeExecutor:
                 await self._kill(task_id, task)
         return process.exit_of(task.exit) if task.exit else None
 
-    async def _kill(self, task_id: TaskId, task: _Task) -> None:
+    async def _kill(self, task_id: TaskId, task: Remembered) -> None:
         await self.signal(task_id, signals.SIGKILL)
         if not await process.wait_set(task.ended, TASK_KILL_TIMEOUT_S):
             raise Unavailable(f"task {task_id} does not die: it may be waiting for a device or a file server")
@@ -385,7 +385,7 @@ class NativeExecutor:
 
     # --- watching
 
-    def _watch(self, task_id: TaskId, task: _Task, shim: int) -> None:
+    def _watch(self, task_id: TaskId, task: Remembered, shim: int) -> None:
         """Have the shim's end noticed. A pidfd names the process even if its number is used again."""
         watch = process.open_pidfd(shim)
         if watch is None:
@@ -398,13 +398,13 @@ class NativeExecutor:
             return
         asyncio.get_running_loop().add_reader(task.watch, self._begin_ending, task_id, task)
 
-    def _unwatch(self, task: _Task) -> None:
+    def _unwatch(self, task: Remembered) -> None:
         if task.watch >= 0:
             asyncio.get_running_loop().remove_reader(task.watch)
             os.close(task.watch)
             task.watch = -1
 
-    def _begin_ending(self, task_id: TaskId, task: _Task) -> None:
+    def _begin_ending(self, task_id: TaskId, task: Remembered) -> None:
         self._unwatch(task)
         if task.is_ending or task.exit is not None:
             return
@@ -413,7 +413,7 @@ class NativeExecutor:
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
 
-    async def _end_surely(self, task_id: TaskId, task: _Task) -> None:
+    async def _end_surely(self, task_id: TaskId, task: Remembered) -> None:
         """An end must not get lost: trouble on the way to it (a full table of files, say) is waited out."""
         while True:
             try:
@@ -424,7 +424,7 @@ class NativeExecutor:
                     return None  # the next life of the daemon finds it
                 await asyncio.sleep(RETRY_DELAY_MIN_S)
 
-    async def _end(self, task_id: TaskId, task: _Task) -> None:
+    async def _end(self, task_id: TaskId, task: Remembered) -> None:
         """The shim is gone: learn how the task ended, and announce it."""
         if task.exit is not None:
             return
@@ -467,7 +467,7 @@ class NativeExecutor:
     def _folder(self, task_id: str) -> Path:
         return self._tasks_dir / task_id
 
-    def _found(self, task_id: TaskId, task: _Task) -> Found:
+    def _found(self, task_id: TaskId, task: Remembered) -> Found:
         return Found(
             task_id=task_id,
             pid=task.started["pid"] if task.started else 0,

@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import socket
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import groupby
@@ -26,9 +28,15 @@ from agent.executor.native import folders
 from agent.executor.native.attached import Watched
 from agent.executor.native.log_reader import BEGINNING, LogReader, Place
 from agent.executor.oci import logs, monitor, records
-from agent.executor.oci.limits import ATTACH_READ_PERIOD_S, INPUT_CHUNK_BYTES
+from agent.executor.oci.limits import (
+    ATTACH_READ_PERIOD_S,
+    INPUT_CHUNK_BYTES,
+    INPUT_CLOSE_POLL_S,
+    INPUT_CLOSE_TIMEOUT_S,
+)
 from swarmpy.errors import Unavailable
 
+_RECEIVED_BYTES_MAX = 65_536
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
@@ -133,7 +141,9 @@ class TaskInput:
     async def _write_to_terminal(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
         if self._socket is None:
+            # conmon would wait for who does not read what the task prints: that is not for us to hear
             self._socket = _connect(self.folder)
+            self._socket.shutdown(socket.SHUT_RD)
         for at in range(0, len(data), INPUT_CHUNK_BYTES):
             await loop.sock_sendall(self._socket, data[at : at + INPUT_CHUNK_BYTES])
 
@@ -155,7 +165,18 @@ class TaskInput:
         """A terminal has no such end."""
         if self._is_fed and not self.is_terminal:
             with contextlib.suppress(OSError):  # the task has ended
-                _connect(self.folder).close()
+                self._end_feeding()
+
+    def _end_feeding(self) -> None:
+        """Blocks. conmon closes the input as a client says no more, but only of one that still listens: so
+        what the task prints is taken until it has."""
+        deadline = time.monotonic() + INPUT_CLOSE_TIMEOUT_S
+        with _connect(self.folder) as sock:
+            sock.shutdown(socket.SHUT_WR)
+            while _find_pipe(self._made) and time.monotonic() < deadline:
+                ready, _, _ = select.select([sock], [], [], INPUT_CLOSE_POLL_S)
+                if ready and not sock.recv(_RECEIVED_BYTES_MAX):
+                    return
 
     def leave(self) -> None:
         if self._socket is not None:
@@ -177,15 +198,20 @@ def find_input(folder: Path) -> TaskInput | None:
 def _open_pipe(made: records.Made) -> int | None:
     """The end of the pipe that conmon writes to; None if it is closed. Only what conmon itself holds is
     looked at: a task may have made anything of its own end."""
+    path = _find_pipe(made)
+    return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC) if path else None
+
+
+def _find_pipe(made: records.Made) -> str:
     wanted = f"pipe:[{made['stdin']}]"
     folder = f"/proc/{made['conmon']}/fd"
     if not records.is_watched(made):
-        return None
+        return ""
     for name in os.listdir(folder):
         with contextlib.suppress(FileNotFoundError):
             if os.readlink(f"{folder}/{name}") == wanted:
-                return os.open(f"{folder}/{name}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    return None
+                return f"{folder}/{name}"
+    return ""
 
 
 async def _wait_writable(fd: int) -> None:
@@ -204,7 +230,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _connect(folder: Path) -> socket.socket:
-    """To conmon. It would wait for who does not read what the task prints: that is not for us to hear."""
+    """To conmon."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -213,7 +239,6 @@ def _connect(folder: Path) -> socket.socket:
             sock.connect(f"/proc/self/fd/{fd}/attach")
         finally:
             os.close(fd)
-        sock.shutdown(socket.SHUT_RD)
         sock.setblocking(False)
     except OSError:
         sock.close()

@@ -22,7 +22,7 @@ import structlog
 from agent.executor.base import FROM_NOW_ON, Attachment, Capabilities, Channel, LogLine, LogQuery
 from agent.executor.native import folders, preflight, process
 from agent.executor.native.attached import Watched
-from agent.executor.native.executor import NativeExecutor, _Task
+from agent.executor.native.executor import NativeExecutor, Remembered
 from agent.executor.native.folders import TaskState
 from agent.executor.native.inside import not_running
 from agent.executor.native.job import ExitRecord, StartRecord
@@ -124,7 +124,7 @@ class OciExecutor(NativeExecutor):
 
     # --- one task
 
-    async def _start(self, task_id: TaskId, task: _Task) -> None:
+    async def _start(self, task_id: TaskId, task: Remembered) -> None:
         async with self._starts:
             state = await self._run(partial(self.life.start, task_id))
         task.started = state.started
@@ -196,7 +196,7 @@ class OciExecutor(NativeExecutor):
     def _read_state(self, folder: Path) -> TaskState:
         return self.life.recover(folder.name)
 
-    def _watch(self, task_id: TaskId, task: _Task, shim: int) -> None:
+    def _watch(self, task_id: TaskId, task: Remembered, shim: int) -> None:
         """Whether conmon lives is asked after its pidfd was opened: the number may be another's by now."""
         watch = process.open_pidfd(shim)
         made = records.read_made(self._folder(task_id))
@@ -208,7 +208,7 @@ class OciExecutor(NativeExecutor):
         task.watch = watch
         asyncio.get_running_loop().add_reader(watch, self._begin_ending, task_id, task)
 
-    async def _end(self, task_id: TaskId, task: _Task) -> None:
+    async def _end(self, task_id: TaskId, task: Remembered) -> None:
         await super()._end(task_id, task)
         if task.exit is not None:
             await self._run(partial(self._release, task_id))

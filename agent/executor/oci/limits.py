@@ -16,6 +16,9 @@ ATTACH_READ_PERIOD_S = 0.02
 """How often who is attached looks for more in the log."""
 INPUT_CHUNK_BYTES = 4_096
 """What conmon takes at once."""
+INPUT_CLOSE_POLL_S = 0.01
+INPUT_CLOSE_TIMEOUT_S = 5.0
+"""For conmon to close a task's input."""
 TERMINAL_SIDE_MAX = 1_000
 """Rows and columns that conmon takes."""
 STRAY_POLL_S = 0.005

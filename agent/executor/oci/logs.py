@@ -82,10 +82,12 @@ def _timestamp(text: str) -> Timestamp | None:
 
 
 class Joiner:
-    """Puts pieces together to lines, stream by stream. A line has the time of its last piece."""
+    """Puts pieces together to lines, stream by stream. A line has the time of its last piece, or of the line
+    before it, if conmon put a later one there."""
 
     def __init__(self) -> None:
         self._rests: dict[int, tuple[Timestamp, bytes]] = {}
+        self._latest = Timestamp(0)
 
     def feed(self, records: Iterable[bytes]) -> list[LogLine]:
         found = []
@@ -93,14 +95,15 @@ class Joiner:
             record = parse_record(raw)
             if record is None:
                 continue
+            at = self._latest = max(record.timestamp, self._latest)
             data = self._rests.pop(record.stream, (0, b""))[1] + record.data
             while len(data) > LOG_LINE_BYTES_MAX + record.is_whole:
-                found.append(_line(record.timestamp, record.stream, data[:LOG_LINE_BYTES_MAX]))
+                found.append(_line(at, record.stream, data[:LOG_LINE_BYTES_MAX]))
                 data = data[LOG_LINE_BYTES_MAX:]
             if record.is_whole:
-                found.append(_line(record.timestamp, record.stream, data))
+                found.append(_line(at, record.stream, data))
             elif data:
-                self._rests[record.stream] = record.timestamp, data
+                self._rests[record.stream] = at, data
         return found
 
     def finish(self) -> list[LogLine]:

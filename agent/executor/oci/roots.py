@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from agent.executor.native.shim.places import Unmountable
 
 _CLONE_FS: Final = 0x200
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
+_SYSTEM: Final = ("/proc", "/sys", "/dev")
 _TIED: Final = ("shared", "rshared", "slave", "rslave")
 
 
@@ -52,7 +54,11 @@ def put_together(job: Job, folder: Path) -> dict[str, str]:
             raise Unmountable(
                 f'cannot mount "{mount["source"]}" on "{mount["target"]}": {os.strerror(error.errno or 0)}'
             ) from None
-    _require_places(job)
+    _require_given(job)
+    if job["is_host"]:
+        _require_places(job)
+    else:
+        _make_places(job, sources)
     return sources
 
 
@@ -137,6 +143,9 @@ def _prepare(job: Job, mount: JobMount, folder: Path, found: tuple[int, dict[str
         mounting.require_source(mount)
         if mount["propagation"] in _TIED:
             mounting.require_ties(mount)
+        elif not mount["is_recursive"]:
+            # crun takes along what is mounted below, asked for or not
+            return _hold(os.open(mount["source"], os.O_PATH | os.O_CLOEXEC), folder / "flat" / str(number))
         return mount["source"]
     if mount["layers"]:
         _in_folder(job["layers_dir"], lambda: _mount_layers(mount))
@@ -184,30 +193,64 @@ def _below(source: str, mount: JobMount, place: Path) -> str:
             f'cannot find subpath "{mount["subpath"]}" in the {mount["type"]} mounted on '
             f'"{mount["target"]}": no such file or directory'
         )
+    return _hold(found, place, depth=MS_REC)
+
+
+def _hold(found: int, place: Path, *, depth: int = 0) -> str:
+    """Mount what is open there, and close it."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if os.path.isdir(places.path_of(found)):
             place.mkdir(exist_ok=True)
         else:
             place.touch()
-        kernel.mount(places.path_of(found), str(place), flags=MS_BIND | MS_REC)
+        kernel.mount(places.path_of(found), str(place), flags=MS_BIND | depth)
         kernel.mount("", str(place), flags=MS_PRIVATE | MS_REC)
     finally:
         os.close(found)
     return str(place)
 
 
+def _require_given(job: Job) -> None:
+    for source, target in job.get("given", ()):
+        if not os.path.exists(source):
+            raise Unmountable(
+                f"the secrets and configs of this task are gone from this node's memory: {target}"
+            )
+
+
+def _make_places(job: Job, sources: dict[str, str]) -> None:
+    """What is mounted over, in the task's own layer: runtimes differ in what they make of links there."""
+    for path in _SYSTEM:
+        if os.path.lexists(job["root"] + path) and not stat.S_ISDIR(os.lstat(job["root"] + path).st_mode):
+            raise Unmountable(f'"{path}" in the image is not a folder, so the task cannot have its own there')
+    root = places.open_root(job["root"])
+    try:
+        for mount in job["mounts"]:
+            source = sources.get(mount["target"], "")
+            os.close(places.make(root, mount["target"], is_folder=not source or os.path.isdir(source)))
+        for source, target in (*job["files"], *job.get("given", ())):
+            is_folder = os.path.isdir(source)
+            place = places.make(root, target, is_folder=is_folder)
+            is_mismatch = os.path.isdir(places.path_of(place)) and not is_folder
+            os.close(place)
+            if is_mismatch:
+                raise Unmountable(f'cannot put a secret or config at "{target}": a folder is there')
+    finally:
+        os.close(root)
+
+
 def _require_places(job: Job) -> None:
     """On the node's own root nothing is made for a task, but it has to be there."""
-    if not job["is_host"]:
-        return
     for mount in job["mounts"]:
         if not os.path.exists(mount["target"]):
             raise Unmountable(
                 f'mount target "{mount["target"]}" does not exist on this node, and image host has no root '
                 "of its own to make it in; create it on the node or choose another target"
             )
-    for _, target in job.get("given", ()):
+    for source, target in job.get("given", ()):
+        if os.path.isdir(target) and not os.path.isdir(source):
+            raise Unmountable(f'cannot put a secret or config at "{target}": a folder is there')
         if not os.path.isdir(os.path.dirname(target)):
             raise Unmountable(
                 f'the folder of "{target}" does not exist on this node, and image host has no root of its '

@@ -129,6 +129,9 @@ def failure_of(message: str, argv: Sequence[str]) -> Failure:
         return Failure("failed", inner.NOT_FOUND, f'exec: "{name}": executable file not found in $PATH')
     if _CRUN_OPEN.search(text):
         return Failure("failed", inner.NOT_EXECUTABLE, f'exec: "{name}": permission denied')
+    if "oom_score_adj" in text:
+        words = f"the OOM score cannot be set on this node: {text}; one below the daemon's own needs "
+        return Failure("rejected", inner.NOT_STARTED, words + "CAP_SYS_RESOURCE")
     if match := _RUNC.search(text):
         text = match["what"].strip()
     if text.startswith(("exec:", "exec ", "chdir ")):
@@ -163,8 +166,12 @@ def _apart(call: Callable[[], T]) -> T:
     def run() -> None:
         try:
             kernel.unshare(kernel.CLONE_NEWNS)
-            kernel.mount("", "/", flags=kernel.MS_SLAVE | kernel.MS_REC)
             if os.path.ismount(_UNIFIED):
+                # of all that is mounted only what this one is mounted on is cut off from the node: it is to
+                # hear what is unmounted there, and a task that shares mounts with the node is to be heard
+                above = os.path.dirname(_UNIFIED)
+                point = above if os.path.ismount(above) else "/"
+                kernel.mount("", point, flags=kernel.MS_SLAVE)
                 kernel.unmount(_UNIFIED, kernel.MNT_DETACH)
             results.append(call())
         except BaseException as error:  # noqa: BLE001 - carried over to the thread that waits

@@ -150,3 +150,9 @@ async def test_a_former_attempt_is_kept_apart(tmp_path: Path) -> None:
 async def test_no_log_at_all(tmp_path: Path) -> None:
     assert await read(tmp_path / "none") == []
     assert await read(tmp_path / "none", LogQuery(tail=3)) == []
+
+
+def test_times_never_fall() -> None:
+    later = "2026-02-01T00:00:00.000000001+00:00"
+    lines = Joiner().feed([record(b"one", at=later), record(b"two", stream="stderr")])
+    assert lines[0].timestamp == lines[1].timestamp
