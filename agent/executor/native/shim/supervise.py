@@ -261,21 +261,30 @@ def process_start(pid: int) -> int:
 
 def reserve_record(path: str) -> None:
     """Take the room for a record that is to be written when the disk may be full."""
-    with open(f"{path}.tmp", "wb") as file:
-        file.write(b" " * _RESERVED_BYTES)
+    os.close(_write_temporary(path, b" " * _RESERVED_BYTES))
 
 
 def write_record(path: str, text: str) -> None:
     """Whole or not at all, but for a power failure: this does not sync. In the room that was reserved."""
     data = text.encode()
-    fd = os.open(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = _write_temporary(path, data)
     try:
-        if os.write(fd, data) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         os.ftruncate(fd, len(data))
     finally:
         os.close(fd)
     os.replace(f"{path}.tmp", path)
+
+
+def _write_temporary(path: str, data: bytes) -> int:
+    """Over what is there, whose room is kept."""
+    fd = os.open(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        if os.write(fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def sync_record(folder: str, name: str) -> None:
