@@ -19,7 +19,6 @@ from agent.executor.images.collection import Candidate, Disk, Rules, Victim, is_
 from agent.executor.images.store import ImageStore, StoredImage
 from agent.executor.native.image_users import image_users, layers_in_use
 from agent.received import ReceivedBlobs
-from swarmpy.errors import SwarmError
 from swarmpy.image_limits import IMAGE_GC_FIRST_S, IMAGE_GC_PERIOD_S
 from swarmpy.model.ids import Timestamp
 from swarmpy.runtime import Env
@@ -39,15 +38,13 @@ class ImageCollector:
         self._rules = rules
 
     async def run(self) -> None:
-        """Until cancelled; at once if nothing is ever to go."""
-        if not self._rules.age and not self._rules.high_percent:
-            return
+        """Until cancelled."""
         await asyncio.sleep(IMAGE_GC_FIRST_S)
         while True:
             try:
                 await asyncio.to_thread(self.collect)
-            except (SwarmError, OSError) as error:
-                log.warning("images_not_collected", reason=str(error))
+            except Exception:  # the loop's top: a record that cannot be read must not end the daemon
+                log.exception("images_not_collected")
             await asyncio.sleep(IMAGE_GC_PERIOD_S)
 
     def collect(self) -> tuple[str, ...]:
