@@ -17,7 +17,7 @@ IMAGE_ROUNDS_MAX = 3
 IMAGE_BEAT_S = 2.0
 """While a node receives, waits or unpacks, it says so this often."""
 IMAGE_IDLE_S = 60.0
-"""A node that has said nothing, or that has been sent nothing, for so long: the push to it is given up; one part
-takes that long where eight nodes share a few kilobytes a second."""
+"""A node that has said nothing, or that has been sent nothing, for so long: the push to it is given up. One
+part takes less, but where eight nodes share a few kilobytes a second."""
 IMAGE_LEFTOVERS_KEPT_S = 6 * 3600.0
 """What came of a push that broke off waits so long for another try."""
