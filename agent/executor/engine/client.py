@@ -238,6 +238,8 @@ class Engine:
                 raise NotRunning(text)
             case 409:
                 raise Conflict(text)
+            case 503:
+                raise Unavailable(text)  # it is starting, or stopping
             case _ if status >= _SERVER_AT_FAULT and "container state improper" in text:
                 raise NotRunning(text)  # podman's 500 for what is docker's 409
             case _:

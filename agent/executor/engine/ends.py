@@ -21,7 +21,7 @@ from agent.executor.engine import records
 from agent.executor.engine.containers import Containers, Listed
 from agent.executor.engine.limits import ENGINE_END_POLL_S
 from agent.executor.engine.oom import OomWatches
-from agent.executor.engine.states import RUNNING, ContainerState, state_of, vanished
+from agent.executor.engine.states import RUNNING, ContainerState, lost, state_of
 from agent.executor.engine.task import KIND_PAUSE, KIND_TASK, Ended, EngineTask
 from agent.executor.native import process
 from swarmpy.errors import NotFound, SwarmError, TaskRejected
@@ -146,9 +146,12 @@ class Ends:
 
     async def _settle(self, task: EngineTask) -> None:
         try:
-            ended = state_of(await self._containers.inspect(await self.container_of(task))).ended
+            state = state_of(await self._containers.inspect(await self.container_of(task)))
+            # podman forgets after a reboot that a container has run
+            has_run = state.started is not None
+            ended = state.ended if has_run else lost("it was not running any more", self._clock.now())
         except (NotFound, TaskRejected):
-            ended = vanished(self._containers.flavour, self._clock.now())
+            ended = lost(f"its container was removed from {self._containers.flavour}", self._clock.now())
         if ended is not None:
             await self.end(task, ended)
 

@@ -62,7 +62,7 @@ from agent.executor.native import folders, process
 from agent.executor.native.job import StartRecord
 from agent.executor.native.task_files import TaskFiles
 from agent.volumes import Volumes
-from swarmpy.errors import NotFound, SwarmError, TaskFailed, TaskRejected, Unavailable
+from swarmpy.errors import Conflict, NotFound, SwarmError, TaskFailed, TaskRejected, Unavailable
 from swarmpy.limits import (
     EXECUTOR_THREADS_MAX,
     TASK_KILL_TIMEOUT_S,
@@ -239,6 +239,8 @@ class EngineExecutor:
                 else:
                     await self._containers.start(container)
                 state = state_of(await self._containers.inspect(container))
+        except Conflict as error:
+            raise Unavailable(str(error)) from None
         except NotFound as error:
             raise TaskRejected(f"the container of task {task.record.task_id} is gone: {error}") from None
         except Refused as error:

@@ -125,7 +125,7 @@ class PodmanService:
         if runtime and not os.access(runtime, os.X_OK):
             raise Unavailable(f"the runtime {runtime} is not there any more")
         Path(self.socket).unlink(missing_ok=True)
-        words = [podman, *self._options]
+        words = [podman, "--log-level", "error", *self._options]
         if runtime:
             words += ["--runtime", runtime]
         if not _SYSTEMD.exists():

@@ -53,9 +53,9 @@ def state_of(inspected: Mapping[str, Any]) -> ContainerState:
     return ContainerState(Started(at=at), Ended(exit=exit))
 
 
-def vanished(engine: str, at: Timestamp) -> Ended:
-    """Of a task that ran, and whose container somebody else has removed."""
-    return Ended(exit=Exit(code=_KILLED, at=at, message=f"its container was removed from {engine}"))
+def lost(why: str, at: Timestamp) -> Ended:
+    """Of a task that ran, and of whose end nobody can tell more."""
+    return Ended(exit=Exit(code=_KILLED, at=at, message=why))
 
 
 def time_of(text: str) -> Timestamp:

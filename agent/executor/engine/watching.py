@@ -60,8 +60,10 @@ class Watch:
                 await self._reconcile()
                 delay = ENGINE_RETRY_MIN_S
                 await self._listen(since)
-            except SwarmError as error:
+            except (SwarmError, OSError) as error:
                 log.warning("engine_not_heard", engine=self._engine.flavour, reason=str(error))
+            except Exception:
+                log.exception("engine_watch_failed")  # ends have to be heard of, whatever it was
             await asyncio.sleep(delay)
             delay = min(2 * delay, ENGINE_RETRY_MAX_S)
 
