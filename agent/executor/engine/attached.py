@@ -284,6 +284,7 @@ class Input:
         if self._is_own and self._connection is not None:
             self._connection.writer.close()
         if self._pipe >= 0:
+            asyncio.get_running_loop().remove_writer(self._pipe)
             os.close(self._pipe)
             self._pipe = -1
 
@@ -311,11 +312,13 @@ class Input:
                 data = data[os.write(self._pipe, data) :]
             except BlockingIOError:
                 writable = loop.create_future()
-                loop.add_writer(self._pipe, writable.set_result, None)
+                pipe = self._pipe
+                loop.add_writer(pipe, writable.set_result, None)
                 try:
                     await writable
                 finally:
-                    loop.remove_writer(self._pipe)
+                    if pipe == self._pipe:  # else it was closed meanwhile
+                        loop.remove_writer(pipe)
             except OSError:
                 return  # it has closed its input, or has ended
 

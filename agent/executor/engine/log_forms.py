@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import lru_cache
+from heapq import merge
 from typing import Final, NamedTuple
 
 from agent.executor.base import LogLine
@@ -113,8 +114,13 @@ class MessageReader:
         self._is_within_line = False
 
     def feed(self, chunk: bytes) -> list[Piece]:
+        """Docker may write two streams a little out of order; each one's own order is never touched."""
         self._rest += chunk
-        return list(self._raw() if self._is_terminal else self._framed())
+        if self._is_terminal:
+            return list(self._raw())
+        found = list(self._framed())
+        streams = ([piece for piece in found if piece.stream == stream] for stream in (1, 2))
+        return list(merge(*streams, key=lambda piece: piece.at))
 
     def finish(self) -> list[Piece]:
         """A terminal's last words have neither a frame nor an end."""

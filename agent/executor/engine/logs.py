@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing
@@ -20,6 +21,8 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
+
+import structlog
 
 from agent.executor.base import Attachment, Channel, LogLine, LogQuery
 from agent.executor.engine.client import Engine, Flavour
@@ -50,6 +53,8 @@ from swarmpy.limits import (
     LOG_TAIL_LINES_MAX,
 )
 from swarmpy.model.ids import SECOND_NS, TaskId
+
+log = structlog.get_logger(__name__)
 
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 _HALF_KEPT: Final = ".new-"
@@ -183,20 +188,24 @@ class Logs:
         if not task.container or await self._run(place.is_dir):
             return
         await self.readers.wait_gone(task_id)
-        await self._run(lambda: folders.remove_tree(fresh))
-        writer: LogWriter = await self._run(lambda: _writer(fresh))
+        try:
+            await self._write_down(task, fresh)
+            await self._run(partial(os.rename, fresh, place))
+        except OSError as error:  # a full disk, say: what is to be removed would make room on it
+            log.warning("task_log_not_kept", task_id=task_id, reason=str(error))
+
+    async def _write_down(self, task: EngineTask, folder: Path) -> None:
+        await self._run(partial(folders.remove_tree, folder))
+        writer: LogWriter = await self._run(partial(_writer, folder))
         source, joiner = Source(self._engine, task, self._run), self._joiner()
         try:
             async for pieces in source.read(follows=False):
                 await self._run(partial(_write, writer, list(joiner.feed(pieces))))
             await self._run(partial(_write, writer, await self._last_words(source, joiner)))
             await self._run(partial(writer.finish, source.newest))
-        except NotFound:
-            pass  # somebody else has removed the container: what was read of it is all there will be
         finally:
             source.close()
             writer.close()
-        await self._run(lambda: os.rename(fresh, place))
 
     def of_removed(self, task_id: TaskId, wish: Attachment) -> Channel:
         """To be attached to what was kept. NotRunning if there is nothing, or none of it is wished."""
@@ -271,8 +280,10 @@ class Source:
     async def _of_podman(self, *, follows: bool, tail: int) -> AsyncIterator[list[Piece]]:
         del follows  # to be asked again is as good
         if self._file is None:
-            path = await log_path(self._engine, self.task)
-            self._file = K8sFile(path)
+            try:
+                self._file = K8sFile(await log_path(self._engine, self.task))
+            except NotFound:
+                return  # as below
             if tail >= 0:
                 await self._run(partial(self._file.seek_last, tail))
         reader = self._file
@@ -311,6 +322,8 @@ class Source:
                 async for chunk in self._engine.chunks(content):
                     yield reader.feed(chunk)
             yield reader.finish()
+        except NotFound:
+            return  # somebody else has removed the container: what was read of it is all there will be
         except Garbled as error:
             raise Unavailable(f"docker's log of task {self.task.record.task_id}: {error}") from None
 
@@ -334,35 +347,44 @@ class K8sFile:
     """A place in Podman's log file. Blocks.
 
     One that is full is replaced by an empty one: it is held open, and read to its end, before the next.
+    Who gives up while a thread reads must not close the file under it.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._lock = threading.Lock()
+        self._is_closed = False
         self._fd = -1
         self._rest = b""
 
     def read(self) -> list[Piece]:
         """What has come since, a bounded number of bytes; empty when there is nothing new now."""
-        while True:
-            if self._fd < 0 and not self._open():
-                return []
-            data = os.read(self._fd, LOG_READ_BYTES)
-            if not data and not self._is_replaced():
-                return []
-            if not data and not (data := os.read(self._fd, LOG_READ_BYTES)):
-                self.close()  # more may have been written between our read and its replacement
-                continue
-            *records, self._rest = (self._rest + data).split(b"\n")
-            pieces = [piece for record in records if (piece := parse_k8s(record)) is not None]
-            if pieces:
-                return pieces
+        with self._lock:
+            while not self._is_closed and (self._fd >= 0 or self._open()):
+                data = os.read(self._fd, LOG_READ_BYTES)
+                if not data and not self._is_replaced():
+                    return []
+                if not data and not (data := os.read(self._fd, LOG_READ_BYTES)):
+                    self._drop()  # more may have been written between our read and its replacement
+                    continue
+                *records, self._rest = (self._rest + data).split(b"\n")
+                pieces = [piece for record in records if (piece := parse_k8s(record)) is not None]
+                if pieces:
+                    return pieces
+            return []
 
     def seek_last(self, lines: int) -> None:
-        if self._open():
-            data = b"".join(iter(lambda: os.read(self._fd, LOG_READ_BYTES), b""))
-            os.lseek(self._fd, start_of_last(data, lines), os.SEEK_SET)
+        with self._lock:
+            if not self._is_closed and self._open():
+                data = b"".join(iter(partial(os.read, self._fd, LOG_READ_BYTES), b""))
+                os.lseek(self._fd, start_of_last(data, lines), os.SEEK_SET)
 
     def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            self._drop()
+
+    def _drop(self) -> None:
         self._rest = b""
         if self._fd >= 0:
             os.close(self._fd)

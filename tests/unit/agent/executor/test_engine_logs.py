@@ -83,6 +83,13 @@ def test_frames_in_any_pieces(contents: list[bytes], size: int) -> None:
     assert found == [Piece(AT + at, 1 + at % 2, content) for at, content in enumerate(contents)]
 
 
+def test_streams_out_of_order_are_put_in_order() -> None:
+    told = [(1, 5), (2, 4), (2, 6), (1, 3), (1, 7)]
+    data = b"".join(bytes((stream, 0, 0, 0, 0, 0, 0, 32)) + STAMP % at + b"\n" for stream, at in told)
+    found = [(piece.stream, piece.at - AT) for piece in MessageReader(is_terminal=False).feed(data)]
+    assert found == [(2, 4), (1, 5), (1, 3), (2, 6), (1, 7)]  # a clock that was set back stays so
+
+
 def test_a_terminals_messages_have_no_frames() -> None:
     long = b"a" * MOST
     told = [
