@@ -2,7 +2,7 @@
 
 A task may nest folders deeper than any path can name, and deeper than a function can call itself. So in what
 is removed a folder that is too far down is moved up first, and only so many are open at a time. A crash
-leaves less than there was, below the same name. Nobody else may be at work in a folder that is removed.
+leaves less than there was, below the same name. Who removes the same at the same time is no harm.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ def make_private(folder: Path) -> None:
 def remove_tree(top: Path) -> None:
     """Delete it and all below; folders without write permission are opened up. Fine if there is none."""
     try:
-        found = os.lstat(top)
+        if not stat.S_ISDIR(os.lstat(top).st_mode):
+            os.unlink(top)
+            return
+        os.chmod(top, stat.S_IRWXU)
+        base = os.open(top, _FOLDER)
     except FileNotFoundError:
         return
-    if not stat.S_ISDIR(found.st_mode):
-        os.unlink(top)
-        return
-    os.chmod(top, stat.S_IRWXU)
-    base = os.open(top, _FOLDER)
     try:
         numbers = itertools.count()
         while os.listdir(base):
@@ -52,16 +51,22 @@ def _empty(folder: int, base: int, numbers: Iterator[int], levels: int) -> None:
         if not _is_folder(name, folder):
             _unlink(name, folder)
             continue
-        os.chmod(name, stat.S_IRWXU, dir_fd=folder)
-        if not levels:
-            _move_up(name, folder, base, numbers)
-            continue
-        inner = os.open(name, _FOLDER, dir_fd=folder)
-        try:
-            _empty(inner, base, numbers, levels - 1)
-        finally:
-            os.close(inner)
-        os.rmdir(name, dir_fd=folder)
+        with contextlib.suppress(FileNotFoundError):  # a former life of the daemon was still at it
+            _take_away(name, folder, base, (numbers, levels))
+
+
+def _take_away(name: str, folder: int, base: int, far: tuple[Iterator[int], int]) -> None:
+    numbers, levels = far
+    os.chmod(name, stat.S_IRWXU, dir_fd=folder)
+    if not levels:
+        _move_up(name, folder, base, numbers)
+        return
+    inner = os.open(name, _FOLDER, dir_fd=folder)
+    try:
+        _empty(inner, base, numbers, levels - 1)
+    finally:
+        os.close(inner)
+    os.rmdir(name, dir_fd=folder)
 
 
 def _move_up(name: str, folder: int, base: int, numbers: Iterator[int]) -> None:

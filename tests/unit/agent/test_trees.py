@@ -6,6 +6,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,15 @@ def test_nothing_outside_of_a_tree_is_touched(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(kept)
     trees.remove_tree(tmp_path / "link")
     assert (kept / "file").exists()
+
+
+def test_two_who_remove_the_same(tmp_path: Path) -> None:
+    """As a daemon that starts may find its former life's last thread at it."""
+    top = tmp_path / "top"
+    for number in range(200):
+        (top / str(number) / "inner").mkdir(parents=True)
+        (top / str(number) / "file").touch()
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(trees.remove_tree, top) for _ in range(4)]:
+            done.result()
+    assert not top.exists()
