@@ -29,6 +29,7 @@ from swarmpy.errors import SwarmError
 from swarmpy.lean import return_memory
 from swarmpy.limits import DAEMON_FILES_MAX
 from swarmpy.log import configure
+from swarmpy.model.executors import ENGINES
 from swarmpy.node import executors
 from swarmpy.node.daemon import Daemon, Machine
 from swarmpy.node.image_gc import ImageCollector
@@ -86,7 +87,7 @@ async def serve(config: NodeConfig, env: Env) -> int:
             gc.collect()
             gc.freeze()  # what was loaded stays: the collector need not look at it again
             log.info("daemon_started", socket=str(config.socket), state=daemon.local().state.value)
-            await _until(_keep_house(config, env), stopping)
+            await _until(_keep_house(executor, config, env), stopping)
             await stopping.wait()
             if daemon.fatal.done():
                 log.error("daemon_failed", reason=daemon.fatal.result())
@@ -94,12 +95,13 @@ async def serve(config: NodeConfig, env: Env) -> int:
             return 0
 
 
-async def _keep_house(config: NodeConfig, env: Env) -> None:
+async def _keep_house(executor: str, config: NodeConfig, env: Env) -> None:
     """What is done now and then for as long as the daemon runs."""
     rules = Rules(config.image_gc_age, *config.image_gc_disk)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(return_memory())
-        tasks.create_task(ImageCollector(config.data_dir, env, rules).run())
+        if executor not in ENGINES:  # which see to their own images
+            tasks.create_task(ImageCollector(config.data_dir, env, rules).run())
 
 
 def _nothing_to_reload() -> None:

@@ -93,7 +93,8 @@ async def choose(config: NodeConfig, env: Env, make: Make) -> str:
 async def probe_all(config: NodeConfig, env: Env) -> tuple[Capabilities, ...]:
     """What each one needs that is not here. Tried apart from what a daemon may have in use."""
     parent = next(folder for folder in (config.data_dir, *config.data_dir.parents) if folder.is_dir())
-    with tempfile.TemporaryDirectory(prefix="swarmpy-probe-", dir=parent) as folder:
+    place = parent if os.access(parent, os.W_OK) else None  # who may not write there hears it of each one
+    with tempfile.TemporaryDirectory(prefix="swarmpy-probe-", dir=place) as folder:
         scratch = Path(folder)
         apart = replace(config, data_dir=scratch, run_dir=scratch / "run")
         return tuple([await _probe(name, partial(make_executor, apart, env)) for name in EXECUTORS])
