@@ -12,6 +12,7 @@ import io
 import os
 import sys
 import tarfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -251,7 +252,7 @@ async def test_what_is_copied_in_is_of_the_task_only(rig: NativeRig) -> None:
     assert "ermission denied" in await heard(rig, task_id, "/bin/cat", "/real/disk")
 
 
-async def chunks(data: bytes):  # type: ignore[no-untyped-def]
+async def chunks(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 

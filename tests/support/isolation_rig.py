@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -22,7 +23,8 @@ ALL_CAPABILITIES = b"\x01\x00\x00\x02" + 4 * b"\xff\xff\xff\xff"
 def compiled(folder: Path) -> bytes:
     """The program, which needs nothing of the image."""
     target = folder / "escape"
-    words = ("musl-gcc", "-static", "-O1", "-Wall", "-Werror", "-o", target, SOURCE)
+    compiler = shutil.which("musl-gcc") or "gcc"
+    words = (compiler, "-static", "-O1", "-Wall", "-Werror", "-o", target, SOURCE)
     subprocess.run(words, check=True)
     return target.read_bytes()
 
