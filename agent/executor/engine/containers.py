@@ -6,6 +6,7 @@ that is there already is taken if it was made from the same order, and made anew
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from typing import Any, Final, NamedTuple
@@ -13,13 +14,15 @@ from typing import Any, Final, NamedTuple
 from agent.executor.engine import pause
 from agent.executor.engine.body import Body, own_filter
 from agent.executor.engine.client import Engine, Refused
-from agent.executor.engine.limits import ENGINE_LIST_TIMEOUT_S
+from agent.executor.engine.limits import ENGINE_LIST_TIMEOUT_S, ENGINE_NAME_POLL_S
 from agent.executor.engine.task import LABEL_KIND, LABEL_TASK
 from swarmpy.errors import Conflict, NotFound, TaskRejected, Unavailable
 from swarmpy.model.ids import TaskId
 
 LABEL_BODY: Final = "io.swarmpy.body"
 """On each container: the digest of the order that it was made from."""
+_TAKEN: Final = "in use"
+_NAME_TRIES: Final = 50
 _GONE_SOON: Final = "already in progress"
 
 
@@ -51,13 +54,10 @@ class Containers:
         """The id of the container that is made from this order, and has not run unless it may have."""
         digest = digest_of(body)
         marked = {**body, "Labels": {**body["Labels"], LABEL_BODY: digest}}
-        try:
-            return await self._create(name, marked)
-        except (Conflict, Refused) as error:
-            # the name is taken: podman says so with 500
-            present = await self._present(name)
-            if present is None:
-                raise TaskRejected(str(error)) from None
+        answer = await self._create_or_find(name, marked)
+        if isinstance(answer, str):
+            return answer
+        present = answer
         labels = (present.get("Config") or {}).get("Labels") or {}
         ours = {key: value for key, value in body["Labels"].items() if key.startswith("io.swarmpy.")}
         if any(labels.get(key) != value for key, value in ours.items()):
@@ -70,7 +70,27 @@ class Containers:
         if labels.get(LABEL_BODY) == digest and is_fresh:
             return str(present["Id"])
         await self.remove(str(present["Id"]))
-        return await self._create(name, marked)
+        try:
+            return await self._create(name, marked)
+        except Conflict as error:  # the former one is not quite gone
+            raise Unavailable(str(error)) from None
+
+    async def _create_or_find(self, name: str, body: Body) -> str | dict[str, Any]:
+        """The new container's id, or the inspection of the one that has the name.
+
+        A name may be taken by a container that is not seen yet: of an order that was broken off.
+        """
+        for _ in range(_NAME_TRIES):
+            try:
+                return await self._create(name, body)
+            except (Conflict, Refused) as error:
+                if _TAKEN not in str(error):  # podman says it with 500
+                    raise TaskRejected(str(error)) from None
+            present = await self._present(name)
+            if present is not None:
+                return present
+            await asyncio.sleep(ENGINE_NAME_POLL_S)
+        raise Unavailable(f"the name {name} is taken in {self.flavour}, and no container has it")
 
     async def _present(self, name: str) -> dict[str, Any] | None:
         try:

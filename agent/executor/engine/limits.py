@@ -38,3 +38,4 @@ ATTACHED_OVERLAP_BYTES_MAX = 16 << 10
 """Of what a terminal has said, and may come a second time to who is attached to it."""
 ENGINE_BREAK_S = 5.0
 """A task's end is known so long after its streams have ended, or it is the engine that has ended them."""
+ENGINE_NAME_POLL_S = 0.1
