@@ -154,6 +154,7 @@ class LifeContract(Suite):
         assert item is not None
         assert item.exit is not None
         assert item.exit.is_oom_killed
+        assert not [path for path in (Path("oom"), Path("/oom")) if path.exists()], "conmon's note lies about"
 
     async def test_fifty_in_parallel(
         self, executor: Executor, tasks: Tasks, data_dir: Path, left: Left

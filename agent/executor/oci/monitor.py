@@ -86,7 +86,7 @@ def make(command: list[str], runtime: Runtime, job: Job, folder: Path) -> Made:
                     stdout=subprocess.DEVNULL,
                     stderr=said,
                     env=environment() | {"_OCI_SYNCPIPE": str(sync_write), "_OCI_STARTPIPE": str(start_read)},
-                    cwd="/",
+                    cwd=folder,  # where it notes that memory ran out
                     pass_fds=(sync_write, start_read),
                 )
             )
