@@ -60,12 +60,25 @@ async def attach(engine: Engine, task: EngineTask, wish: Attachment, *, logs: Lo
                 is_terminal=task.record.tty,
                 is_waited_for=wish.is_waited_for,
             )
+            if not has_past:
+                await _require_unstarted(engine, task, live)
         except NotFound:
             raise not_running(task.record.task_id) from None
     source = logs.source(task)
     if live is None and not wish.replays:
         await source.skip()
     return Attached(source, wish, live=live, is_whole=not has_past, parts=(engine, logs, run))
+
+
+async def _require_unstarted(engine: Engine, task: EngineTask, live: Live) -> None:
+    """Only who is there before the start hears the first byte. NotRunning: in a moment its log has it."""
+    try:
+        state = await engine.call("GET", f"/containers/{task.container}/json")
+        if (state.get("State") or {}).get("Status") != "created":
+            raise not_running(task.record.task_id)
+    except BaseException:
+        await live.close()
+        raise
 
 
 class Live:
