@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import trouble_suite
 from docker_rig import docker_daemon, has_docker
 from engine_rig import EngineRig, SharedEngine
 
-from agent.executor.base import Executor, Sandbox
+from agent.executor.base import Attachment, Executor, Sandbox
 from swarmpy.model.ids import TaskId
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not has_docker(), reason="needs root and dockerd")]
@@ -93,6 +94,28 @@ class TestCommandsByDocker(exec_suite.ExecContract):
 
 class TestInsideDockerTasks(inside_suite.InsideContract):
     pass
+
+
+class TestAttachedToDockerTasks(suite.Suite):
+    async def test_before_the_start_and_behind_it(self, executor: Executor, tasks: suite.Tasks) -> None:
+        """What has no line's end is not in Docker's log yet: who came in time hears it all the same."""
+        launch = await tasks.launch(1, "echo one; printf two; read line; echo $line; exit 7", open_stdin=True)
+        await executor.create(launch)
+        wish = Attachment(replays=True)
+        early = await executor.attach(launch.task_id, wish)
+        await executor.start(launch.task_id)
+        heard = b""
+        async with asyncio.timeout(suite.DEADLINE_S):
+            async for part in early.output():
+                heard += part.data
+                if heard == b"one\ntwo":
+                    await early.write(b"three\n")
+            assert heard == b"one\ntwothree\n"
+            assert await early.exit_code() == 7
+            await early.close()
+            late = await executor.attach(launch.task_id, wish)
+            assert b"".join([part.data async for part in late.output()]) == heard
+            await late.close()
 
 
 class TestLifeOfDockerTasks(life_suite.LifeContract):
