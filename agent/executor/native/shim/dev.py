@@ -108,12 +108,11 @@ def _bind(root_fd: int, target: str, device: int, *, is_made: bool) -> None:
             "its own to make it in; choose one below /dev"
         )
     # /proc of the outer pid namespace, or the fresh one: this process is in both
-    kernel.mount(places.path_of(device), places.path_of(place), flags=MS_BIND)
-    os.close(place)
-    os.close(device)
-    bound = kernel.open_in_root(root_fd, target)
-    guard(places.path_of(bound))
-    os.close(bound)
+    tree = kernel.clone_tree(places.path_of(device), is_recursive=False)
+    kernel.attach_tree(tree, place)
+    guard(places.path_of(tree))
+    for fd in (tree, place, device):
+        os.close(fd)
 
 
 def guard(path: str) -> None:

@@ -156,9 +156,9 @@ def open_in_root(root: int, path: str) -> int:
     return int(fd)
 
 
-def clone_tree(path: str) -> int:
-    """What is mounted at ``path`` and below, as a tree of its own that is not mounted yet."""
-    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+def clone_tree(path: str, *, is_recursive: bool = True) -> int:
+    """What is mounted at ``path``, with or without what is below, as a tree that is not mounted yet."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if is_recursive else 0)
     fd = _libc.syscall(_SYS_OPEN_TREE, -100, os.fsencode(path), flags)
     _check(fd, f"open_tree {path}")
     return int(fd)

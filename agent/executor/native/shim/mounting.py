@@ -93,14 +93,11 @@ def _mount(job: Job, mount: JobMount, root_fd: int, tree: int | None) -> None:
     target = _target(job, mount, root_fd, is_folder=is_folder)
     if mount["copies"] and is_folder and not job["is_host"]:
         copy_up.fill(places.path_of(target), mount["source"])
-    if tree is not None:
-        kernel.attach_tree(tree, target)
-    else:
-        depth = MS_REC if mount["is_recursive"] else 0
-        kernel.mount(places.path_of(source), places.path_of(target), flags=MS_BIND | depth)
-    os.close(source)
-    os.close(target)
-    _restrict(job, mount, kernel.open_in_root(root_fd, mount["target"]))
+    if tree is None:
+        tree = kernel.clone_tree(places.path_of(source), is_recursive=mount["is_recursive"])
+    _attach(job, mount, tree, target)
+    for fd in (source, tree, target):
+        os.close(fd)
 
 
 def _target(job: Job, mount: JobMount, root_fd: int, *, is_folder: bool) -> int:
@@ -161,8 +158,12 @@ def _mount_layers(job: Job, mount: JobMount) -> None:
     os.chdir("/")
 
 
-def _restrict(job: Job, mount: JobMount, target: int) -> None:
-    """What may not be done through this mount, and what it hears of the node's."""
+def _attach(job: Job, mount: JobMount, tree: int, target: int) -> None:
+    """Put the tree there, with what may not be done through it and what it hears of the node's.
+
+    That is settled before the tree has a place, which others may share, and never by the place's name: by
+    the time it is looked up again, another task may have put something else there.
+    """
     sealed = 0 if job["privileged"] else MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
     read_only = MOUNT_ATTR_RDONLY if mount["read_only"] else 0
     deep = sealed if mount["read_only_depth"] == "top" else sealed | read_only
@@ -170,8 +171,8 @@ def _restrict(job: Job, mount: JobMount, target: int) -> None:
     if mount["propagation"] in _SLAVE:
         propagation = MS_SLAVE
     try:
-        kernel.set_mount(target, deep, propagation=propagation, is_recursive=True)
-        kernel.set_mount(target, sealed | read_only)
+        kernel.set_mount(tree, deep, propagation=propagation, is_recursive=True)
+        kernel.set_mount(tree, sealed | read_only)
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise
@@ -179,13 +180,15 @@ def _restrict(job: Job, mount: JobMount, target: int) -> None:
             raise Unmountable(
                 "bind-readonly-force-recursive: read-only for all below needs Linux 5.12 or newer"
             ) from None
-        _restrict_top(target, sealed | read_only, propagation)
-    os.close(target)
+        kernel.attach_tree(tree, target)
+        _restrict_top(tree, sealed | read_only, propagation)
+    else:
+        kernel.attach_tree(tree, target)
 
 
-def _restrict_top(target: int, attributes: int, propagation: int) -> None:
-    """For kernels that cannot do it with all below."""
-    path = places.path_of(target)
+def _restrict_top(tree: int, attributes: int, propagation: int) -> None:
+    """For kernels that do it neither with all below nor before the tree has its place."""
+    path = places.path_of(tree)
     if propagation:
         kernel.mount("", path, flags=propagation | MS_REC)
     if os.statvfs(path).f_flag & os.ST_NOEXEC:

@@ -210,13 +210,12 @@ def _bind_file(job: Job, source: str, target: str, root: str) -> None:
         return
     root_fd = places.open_root(root)
     place = places.make(root_fd, target, is_folder=False)
-    kernel.mount(source, places.path_of(place), flags=MS_BIND)
-    os.close(place)
+    tree = kernel.clone_tree(source, is_recursive=False)
+    kernel.attach_tree(tree, place)
     if job["read_only"]:
-        bound = kernel.open_in_root(root_fd, target)
-        _remount_read_only(places.path_of(bound), 0)
-        os.close(bound)
-    os.close(root_fd)
+        _remount_read_only(places.path_of(tree), 0)
+    for fd in (tree, place, root_fd):
+        os.close(fd)
 
 
 def _link_mounts() -> None:
