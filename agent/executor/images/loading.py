@@ -128,7 +128,7 @@ class Loader:
 
     def _finish_layer(self, blob: Path, layer: LayerSource, digest: str) -> str:
         if not self._is_unpacked(layer):
-            self._unpack(blob, layer)
+            self._unpack(blob, layer, digest)
         self._keep(blob, digest)
         return digest
 
@@ -143,15 +143,21 @@ class Loader:
         with archive.open(layer.blob) as source:
             return _write_hashed(source, target)
 
-    def _unpack(self, blob: Path, layer: LayerSource) -> None:
+    def _unpack(self, blob: Path, layer: LayerSource, digest: str) -> None:
+        """``digest`` of the blob: where nothing is compressed it is that of the tar, which is not looked at
+        a second time."""
         root = blob.with_suffix(".root")
         root.mkdir()
         with open(blob, "rb") as file:
-            inner = HashingReader(decompressed(file))
-            Unpacker(root).unpack(inner)
-            inner.drain()
-        if layer.diff_id != inner.digest:
-            raise InvalidArgument(f"the layer {layer.blob} does not unpack to the digest {layer.diff_id}")
+            plain = decompressed(file)
+            if plain is file:
+                _check_tar(layer, digest)
+                Unpacker(root).unpack(file)
+            else:
+                inner = HashingReader(plain)
+                Unpacker(root).unpack(inner)
+                inner.drain()
+                _check_tar(layer, inner.digest)
         self._install(root, layer_id(layer.diff_id))
 
     def _install(self, root: Path, layer: str) -> None:
@@ -178,6 +184,11 @@ class Loader:
             file = self._work / f"{self._count}.blob"
             file.write_bytes(data)
             self._keep(file, digest)
+
+
+def _check_tar(layer: LayerSource, digest: str) -> None:
+    if layer.diff_id != digest:
+        raise InvalidArgument(f"the layer {layer.blob} does not unpack to the digest {layer.diff_id}")
 
 
 class HashingReader:

@@ -18,7 +18,7 @@ import tarfile
 from pathlib import Path
 from typing import IO, cast
 
-from agent.executor.images.heads import ByteSource, Heads, check, printable
+from agent.executor.images.heads import READ_AHEAD_BYTES, ByteSource, Heads, check, printable
 from swarmpy.errors import InvalidArgument
 from swarmpy.image_limits import IMAGE_DEPTH_MAX
 from swarmpy.limits import IMAGE_BYTES_MAX, IMAGE_LINKS_MAX, IMAGE_MEMBERS_MAX
@@ -48,8 +48,9 @@ class Unpacker:
     def unpack(self, stream: ByteSource) -> None:
         """All members of an uncompressed tar stream."""
         heads = Heads(stream)
+        source = cast("IO[bytes]", heads)
         try:
-            with tarfile.open(fileobj=cast("IO[bytes]", heads), mode="r|") as archive:
+            with tarfile.open(fileobj=source, mode="r|", bufsize=READ_AHEAD_BYTES) as archive:
                 for member in archive:
                     check(archive, member)
                     heads.renew(archive.offset - member.offset_data)
