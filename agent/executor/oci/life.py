@@ -30,7 +30,7 @@ from agent.executor.native.shim.accounts import UnknownAccount
 from agent.executor.native.shim.places import Unmountable
 from agent.executor.native.shim.supervise import sync_record, write_record
 from agent.executor.oci import bundle as bundles
-from agent.executor.oci import logs, monitor, records, roots, runtimes
+from agent.executor.oci import groups, logs, monitor, records, roots, runtimes
 from agent.executor.oci.bundle import Bundle
 from agent.executor.oci.records import Made
 from agent.executor.oci.runtimes import Failure, Runtime
@@ -73,8 +73,10 @@ class Life:
             raise Unavailable("no OCI runtime on this node can run tasks: see the node's description")
         try:
             failure = self._start(job, bundle, self.runtime)
-        except BaseException:
+        except BaseException as error:
             self.take_down(task_id)
+            if isinstance(error, OSError):  # a full disk, mostly
+                raise Unavailable(f"task {task_id} cannot be started: {error}") from None
             raise
         if failure is not None:
             self.take_down(task_id)
@@ -156,6 +158,7 @@ class Life:
         folder = self.tasks_dir / job["task_id"]
         try:
             made = self._make(job, bundle, runtime)
+            records.note_groups(folder, job, _groups_of(made, bundle))
             records.write_made(folder, made)
             runtime.call("start", job["task_id"])
         except Unmountable as error:
@@ -218,6 +221,16 @@ class Life:
             message=failure.message,
             kind=failure.kind,
         )
+
+
+def _groups_of(made: Made, bundle: Bundle) -> list[str]:
+    """All that the runtime has put the container into."""
+    try:
+        table = Path(f"/proc/{made['pid']}/cgroup").read_text()
+    except OSError as error:
+        raise Unavailable(f"the task that conmon had made was gone at once: {error}") from None
+    mountinfo = Path("/proc/self/mountinfo").read_text()
+    return groups.joined(table, mountinfo, str(bundle["linux"]["cgroupsPath"]))
 
 
 def _remove_groups(path: str) -> None:

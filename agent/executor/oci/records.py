@@ -57,6 +57,12 @@ def read_bundle(folder: Path) -> Bundle | None:
     return found
 
 
+def note_groups(folder: Path, job: Job, groups: list[str]) -> None:
+    """Have commands inside join these control groups, too. What limits need comes first, as before."""
+    job["cgroups"] = list(dict.fromkeys([*job["cgroups"], *groups]))
+    write_record(f"{folder}/job.json", json.dumps(job))
+
+
 def write_demands(folder: Path, demands: Demands) -> None:
     write_record(f"{folder}/demands.json", msgspec.json.encode(demands).decode())
 
