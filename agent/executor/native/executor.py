@@ -63,6 +63,7 @@ from agent.volumes import Volumes
 from swarmpy.errors import SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import (
     EXECUTOR_THREADS_MAX,
+    RETRY_DELAY_MAX_S,
     RETRY_DELAY_MIN_S,
     TASK_KILL_TIMEOUT_S,
     TASK_STARTS_PARALLEL_MAX,
@@ -137,23 +138,25 @@ class NativeExecutor:
         self._starts = asyncio.Semaphore(TASK_STARTS_PARALLEL_MAX)
         self._endings: set[asyncio.Task[None]] = set()
         self._readers = Readers()
-        self._is_up = False
+        self._is_down = asyncio.Event()
 
     # --- life
 
     async def start_up(self) -> None:
         await self._run(self._prepare_node)
-        self._is_up = True
         for task_id, state in await self._run(self._scan):
             task = self._tasks.setdefault(task_id, Remembered())
             task.started = state.started
             if state.shim:
                 self._watch(task_id, task, state.shim)
             elif state.ended or state.started:
-                await self._end(task_id, task)
+                try:
+                    await self._end(task_id, task)
+                except (Unavailable, OSError):
+                    self._begin_ending(task_id, task)
 
     async def shut_down(self) -> None:
-        self._is_up = False
+        self._is_down.set()
         for task in self._tasks.values():
             self._unwatch(task)
         while self._endings:
@@ -414,15 +417,19 @@ class NativeExecutor:
         ending.add_done_callback(self._endings.discard)
 
     async def _end_surely(self, task_id: TaskId, task: Remembered) -> None:
-        """An end must not get lost: trouble on the way to it (a full table of files, say) is waited out."""
+        """An end must not get lost: trouble on the way to it (a full disk, a full table of files) is waited
+        out, and logged once. Whose end has not been written when we go is found by the daemon's next life."""
+        failures = 0
         while True:
             try:
                 return await self._end(task_id, task)
             except (Unavailable, OSError) as error:
-                log.warning("task_end_delayed", task_id=task_id, error=str(error))
-                if not self._is_up:
-                    return None  # the next life of the daemon finds it
-                await asyncio.sleep(RETRY_DELAY_MIN_S)
+                if not failures:
+                    log.warning("task_end_delayed", task_id=task_id, error=str(error))
+                delay_s = min(RETRY_DELAY_MIN_S * 2 ** min(failures, 10), RETRY_DELAY_MAX_S)
+                failures += 1
+                if await process.wait_set(self._is_down, delay_s):
+                    return None
 
     async def _end(self, task_id: TaskId, task: Remembered) -> None:
         """The shim is gone: learn how the task ended, and announce it."""

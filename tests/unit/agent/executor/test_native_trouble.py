@@ -14,7 +14,9 @@ import pytest
 from box_image import box, layer, run
 from image_files import tar_of, write_layout
 from native_rig import DEADLINE_S, NativeRig, wait_until
+from structlog.testing import capture_logs
 
+from agent.executor.native.folders import lock_holder
 from agent.executor.native.shim import kernel
 from agent.executor.native.shim.log_writer import LogWriter
 from agent.executor.native.shim.supervise import reserve_record, write_record
@@ -90,6 +92,24 @@ async def test_a_record_is_written_in_the_room_that_was_taken(small: Path) -> No
     with pytest.raises(OSError, match="No space left on device"):
         write_record(str(small / "other"), "x" * 9000)
     assert not (small / "other").exists()
+
+
+async def test_an_end_that_cannot_be_written_is_waited_for_and_told_once(rig: NativeRig) -> None:
+    task_id = await rig.sh("unwritten", "sleep 1000")
+    folder = rig.data_dir / "tasks" / task_id
+    (folder / "exit.tmp").unlink()
+    (folder / "exit.tmp").mkdir()  # in its way
+    settle, tries = rig.executor._settle, []
+    with capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rig.executor, "_settle", lambda task: (tries.append(task), settle(task))[1])
+        os.kill(lock_holder(folder), signal.SIGKILL)
+        await wait_until(lambda: len(tries) >= 4, "it was tried again and again")
+    assert [log["event"] for log in logs] == ["task_end_delayed"]
+    # the daemon is neither kept from stopping by it nor from starting
+    await rig.reopen()
+    assert (await rig.executor.list())[0].exit is None
+    (folder / "exit.tmp").rmdir()
+    assert (await rig.wait_exit(task_id)).exit.code == 137
 
 
 async def test_the_log_goes_on_once_there_is_room_again(small: Path) -> None:
