@@ -17,10 +17,12 @@ from native_rig import DEADLINE_S, NativeRig, wait_until
 from structlog.testing import capture_logs
 
 from agent.executor.native.folders import lock_holder
+from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.shim import kernel
 from agent.executor.native.shim.log_writer import LogWriter
 from agent.executor.native.shim.supervise import reserve_record, write_record
 from swarmpy.errors import TaskFailed, TaskRejected, Unavailable
+from swarmpy.model.ids import TaskId
 from swarmpy.model.specs import ContainerSpec, Limits
 
 pytestmark = [
@@ -99,9 +101,14 @@ async def test_an_end_that_cannot_be_written_is_waited_for_and_told_once(rig: Na
     folder = rig.data_dir / "tasks" / task_id
     (folder / "exit.tmp").unlink()
     (folder / "exit.tmp").mkdir()  # in its way
-    settle, tries = rig.executor._settle, []
+    settle, tries = rig.executor._settle, list[str]()
+
+    def count(task: TaskId) -> tuple[StartRecord | None, ExitRecord | None]:
+        tries.append(task)
+        return settle(task)
+
     with capture_logs() as logs, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rig.executor, "_settle", lambda task: (tries.append(task), settle(task))[1])
+        patch.setattr(rig.executor, "_settle", count)
         os.kill(lock_holder(folder), signal.SIGKILL)
         await wait_until(lambda: len(tries) >= 4, "it was tried again and again")
     assert [log["event"] for log in logs] == ["task_end_delayed"]
