@@ -12,6 +12,7 @@ import sys
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TypeVar
 
 import structlog
 
@@ -41,6 +42,8 @@ from swarmpy.runtime import Env
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 EXIT_FATAL = 3
 """The daemon stopped since it could not go on safely; its supervisor may start it again."""
 
@@ -69,7 +72,10 @@ async def serve(config: NodeConfig, env: Env) -> int:
         loop.add_signal_handler(number, stopping.set)
     with locked(config.data_dir):  # before anything is touched: a second daemon ends here
         async with AsyncExitStack() as stack:
-            executor = await executors.choose(config, env, partial(executors.make_executor, config, env))
+            choosing = executors.choose(config, env, partial(executors.make_executor, config, env))
+            executor = await _until(choosing, stopping)
+            if executor is None:
+                return 0
             daemon = Daemon(config, env, make_machine(executor, config, env))
             daemon.fatal.add_done_callback(lambda _: stopping.set())
             stack.push_async_callback(daemon.stop)
@@ -108,8 +114,8 @@ def _nothing_to_reload() -> None:
     log.info("reload_ignored", reason="only files of the API on TCP can be read again, and there are none")
 
 
-async def _until(work: Coroutine[None, None, None], stopping: asyncio.Event) -> None:
-    """Do the work, or leave it where it is once the daemon has to stop."""
+async def _until(work: Coroutine[None, None, T], stopping: asyncio.Event) -> T | None:
+    """Do the work, or leave it where it is once the daemon has to stop: None."""
     working = asyncio.create_task(work)
     waiting = asyncio.create_task(stopping.wait())
     try:
@@ -118,8 +124,7 @@ async def _until(work: Coroutine[None, None, None], stopping: asyncio.Event) -> 
         for task in (working, waiting):
             task.cancel()
         await asyncio.gather(working, waiting, return_exceptions=True)
-    if not working.cancelled():
-        working.result()
+    return None if working.cancelled() else working.result()
 
 
 def probe(config: NodeConfig) -> tuple[Capabilities, ...]:

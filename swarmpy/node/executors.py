@@ -5,16 +5,20 @@ tasks, whatever else has been installed meanwhile:
 
 * while there are tasks of an executor in the folder, that one is used, and no other one can be;
 * else the one that the settings name, if its probe says that tasks can run; if it does not, the daemon ends;
-* else, with none named, the first of ``EXECUTORS`` that is usable, but before them the one used last.
+* else, with none named, the one used last, under the same condition: an engine that comes up after the daemon
+  must not make another node of it, so it is waited for, and in the end the daemon ends;
+* else the first of ``EXECUTORS`` that is usable.
 
 Another one may be named as soon as no task of the former runs: what ended ones have left is then taken down
-by the executor that made it. A folder without a record is of a version that had ``native`` only.
+by the executor that made it. Without a record, the tasks' own records tell whose they are; a version that
+kept none had ``native`` only.
 
 Probing makes nothing that stays. An executor that is probed is not started.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +26,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 import structlog
@@ -44,6 +48,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 Make = Callable[[str], Executor]
+ENGINE_WAIT_S: Final = 30.0
+"""For the engine that was used last to come up, as after a boot; shorter than a unit may take to start."""
+ENGINE_WAIT_PERIOD_S: Final = 0.5
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +74,7 @@ def candidates(wanted: str, used: str) -> tuple[str, ...]:
     """Which ones to probe, one after the other, on a node that has no tasks. Pure."""
     if wanted:
         return (wanted,)
-    return tuple(dict.fromkeys(name for name in (used, *EXECUTORS) if name))
+    return (used,) if used else EXECUTORS
 
 
 async def choose(config: NodeConfig, env: Env, make: Make) -> str:
@@ -76,11 +83,13 @@ async def choose(config: NodeConfig, env: Env, make: Make) -> str:
         raise InvalidArgument(f"unknown executor {config.executor!r}: give one of {', '.join(EXECUTORS)}")
     kept = kept_executor(env.disk, config.data_dir)
     has_tasks = _has_tasks(config.data_dir)
-    used = kept or (FIRST_EXECUTOR if has_tasks else "")
+    used = kept or (_whose_tasks(config) if has_tasks else "")
     if has_tasks and config.executor in ("", used):
         chosen = used  # nothing is probed: its tasks are here, and nobody else can look after them
     else:
-        chosen = await _first_usable(candidates(config.executor, used), make)
+        names = candidates(config.executor, used)
+        awaited_s = ENGINE_WAIT_S if names == (kept,) and kept in ENGINES else 0.0
+        chosen = await _first_usable(names, make, env.clock.monotonic() + awaited_s, env)
         if has_tasks:
             await _clear_away(make(used), config)
     if chosen != kept:
@@ -100,13 +109,18 @@ async def probe_all(config: NodeConfig, env: Env) -> tuple[Capabilities, ...]:
         return tuple([await _probe(name, partial(make_executor, apart, env)) for name in EXECUTORS])
 
 
-async def _first_usable(names: tuple[str, ...], make: Make) -> str:
-    reasons = []
-    for name in names:
-        found = await _probe(name, make)
-        if found.is_usable:
-            return found.name
-        reasons += [f"\n  {found.name}: {reason}" for reason in found.missing]
+async def _first_usable(names: tuple[str, ...], make: Make, deadline: float, env: Env) -> str:
+    while True:
+        reasons = []
+        for name in names:
+            found = await _probe(name, make)
+            if found.is_usable:
+                return found.name
+            reasons += [f"\n  {found.name}: {reason}" for reason in found.missing]
+        if env.clock.monotonic() >= deadline:
+            break
+        log.info("engine_awaited", executor=names[0])
+        await asyncio.sleep(ENGINE_WAIT_PERIOD_S)
     what = f'The executor "{names[0]}" cannot' if len(names) == 1 else "No executor can"
     raise FailedPrecondition(f"{what} run tasks on this machine:{''.join(reasons)}")
 
@@ -151,6 +165,21 @@ async def _opened(executor: Executor, *, starts: bool = False) -> AsyncIterator[
 def _has_tasks(data_dir: Path) -> bool:
     folder = data_dir / "tasks"
     return folder.is_dir() and any(folder.iterdir())
+
+
+def _whose_tasks(config: NodeConfig) -> str:
+    """By what lies in the tasks' folders. Which of the engines it was, only the settings can say."""
+    folder = config.data_dir / "tasks"
+    if any(folder.glob("*/bundle.json")):
+        return "oci"
+    if not any(folder.glob("*/record.json")):
+        return FIRST_EXECUTOR
+    if config.executor in ENGINES:
+        return config.executor
+    raise FailedPrecondition(
+        f"The tasks on this node are containers of an engine, and {_record(config.data_dir)}, which said of "
+        f"which one, is gone: name it, with --executor {' or '.join(ENGINES)}."
+    )
 
 
 def _record(data_dir: Path) -> Path:

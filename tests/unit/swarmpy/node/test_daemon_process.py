@@ -52,10 +52,23 @@ def run_and_stop(folder: Path, *flags: str) -> list[str]:
 
 
 def test_the_log_is_written_as_its_settings_say(tmp_path: Path) -> None:
-    started = json.loads(run_and_stop(tmp_path / "a", "--log-format", "json")[0])
-    assert (started["event"], started["level"]) == ("daemon_started", "info")
-    assert "daemon_started" in run_and_stop(tmp_path / "b")[0]
+    said = [json.loads(line) for line in run_and_stop(tmp_path / "a", "--log-format", "json")]
+    assert [(line["event"], line["level"]) for line in said] == [
+        ("executor_chosen", "info"),
+        ("daemon_started", "info"),
+    ]
+    assert "daemon_started" in run_and_stop(tmp_path / "b")[1]
     assert run_and_stop(tmp_path / "c", "--log-level", "warning") == []
+
+
+def test_it_can_be_stopped_while_it_waits_for_its_engine(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "executor.json").write_text('{"executor": "docker"}')
+    with daemon(tmp_path, "--engine-socket", str(tmp_path / "none.sock")) as process:
+        assert process.stderr is not None
+        assert "engine_awaited" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
 
 
 def test_a_second_daemon_on_the_same_data_folder_is_refused(tmp_path: Path) -> None:

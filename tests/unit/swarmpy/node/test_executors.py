@@ -15,6 +15,7 @@ from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument, Unavail
 from swarmpy.model.executors import EXECUTORS
 from swarmpy.model.ids import TaskId
 from swarmpy.model.specs import ContainerSpec
+from swarmpy.node import executors
 from swarmpy.node.executors import candidates, choose, probe_all
 from swarmpy.runtime import Env
 
@@ -49,9 +50,14 @@ class _Node:
         self.machines = {name: FakeMachine() for name in EXECUTORS}
         self.reasons: dict[str, tuple[str, ...]] = {}
         self.made: list[str] = []
+        self.late = 0
+        """So many of those that are made do not answer."""
 
     def make(self, name: str) -> Executor:
         self.made.append(name)
+        if self.late:
+            self.late -= 1
+            return _One(name, self.machines[name], self.folder, ("away",))
         return _One(name, self.machines[name], self.folder, self.reasons.get(name, ()))
 
     async def choose(self, wanted: str = "") -> str:
@@ -79,7 +85,7 @@ def node(tmp_path: Path) -> _Node:
 
 def test_what_is_probed() -> None:
     assert candidates("", "") == EXECUTORS
-    assert candidates("", "podman") == ("podman", "native", "oci", "docker")
+    assert candidates("", "podman") == ("podman",)
     assert candidates("docker", "podman") == ("docker",)
 
 
@@ -92,6 +98,45 @@ async def test_the_first_that_is_usable_and_it_is_kept(node: _Node) -> None:
     assert node.made == ["podman"], "what is kept comes before what is better"
     assert await node.choose("docker") == "docker"
     assert await node.choose() == "docker"
+
+
+@pytest.mark.parametrize("wanted", ["", "podman"])
+async def test_an_engine_that_comes_up_late(
+    node: _Node, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    monkeypatch.setattr(executors, "ENGINE_WAIT_PERIOD_S", 0.0)
+    assert await node.choose("podman") == "podman"
+    node.late = 5
+    assert await node.choose(wanted) == "podman"
+    assert node.made == ["podman"] * 6
+
+
+@pytest.mark.parametrize("used", ["podman", "oci"])
+async def test_no_other_one_in_place_of_the_one_used_last(
+    node: _Node, monkeypatch: pytest.MonkeyPatch, used: str
+) -> None:
+    monkeypatch.setattr(executors, "ENGINE_WAIT_S", 0.0)
+    assert await node.choose(used) == used
+    node.reasons = {used: ("away",)}
+    with pytest.raises(FailedPrecondition, match=f'The executor "{used}" cannot run tasks on this machine'):
+        await node.choose()
+    assert await node.choose("native") == "native"
+
+
+@pytest.mark.parametrize("name", EXECUTORS)
+async def test_the_record_is_lost(node: _Node, name: str) -> None:
+    await node.run(name, ends=False)
+    place = {"native": "job.json", "oci": "bundle.json"}.get(name, "record.json")
+    (node.folder / "tasks" / f"{name}-task" / place).write_text("{}")
+    if place == "record.json":
+        for wanted in ("", "native"):
+            with pytest.raises(FailedPrecondition, match="name it, with --executor podman or docker"):
+                await node.choose(wanted)
+        assert await node.choose(name) == name
+    else:
+        with pytest.raises(FailedPrecondition, match=f'started by the executor "{name}"'):
+            await node.choose("docker")
+        assert await node.choose() == name
 
 
 async def test_none_is_usable(node: _Node) -> None:
