@@ -274,14 +274,15 @@ class Transfers:
                 async with self._registries.open(remote, who, actions="pull,push") as repository:
                     for diff_id, layer in zip(image.record.diff_ids, layers, strict=True):
                         await _push_layer(repository, layer, files[layer.digest], short(diff_id), report)
-                    raw, media_type = await self._push_config(repository, image, layers)
+                    raw, media_type = await _push_config(repository, image, layers, folder)
                     await repository.put_manifest(name.tag, raw, media_type)
             except OSError as error:
                 raise FailedPrecondition(f"cannot push {name}: {error.strerror}") from None
             finally:
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         digest = "sha256:" + hashlib.sha256(raw).hexdigest()
-        await asyncio.to_thread(self._store.note_digest, image.id, f"{name.name}@{digest}")
+        with suppress(NotFound):  # removed meanwhile: there is nothing to note
+            await asyncio.to_thread(self._store.note_digest, image.id, f"{name.name}@{digest}")
         report(Progress(status=f"{name.tag}: digest: {digest} size: {len(raw)}"))
         aux = {"Tag": name.tag, "Digest": digest, "Size": len(raw)}
         report(Progress(is_measured=True, aux=aux))
@@ -289,43 +290,32 @@ class Transfers:
     def _layers_to_push(
         self, image: StoredImage, folder: Path
     ) -> tuple[tuple[Descriptor, ...], dict[str, Path]]:
-        """As they came; what came without compression is compressed, for others expect that. They are linked
-        or copied into ``folder``: the image may be removed meanwhile."""
+        """As they came; what came without compression is compressed, for others expect that. All of the image
+        is lent to ``folder`` first: it may be removed meanwhile."""
+        self._store.lend(image, folder)
         layers, files = [], {}
-        for diff_id, blob in zip(image.record.diff_ids, image.record.blobs, strict=False):
+        for diff_id, blob in zip(image.record.diff_ids, image.record.blobs, strict=True):
             file = folder / _hex(blob)
-            if not file.exists():
-                with suppress(FileNotFoundError):
-                    os.link(self._store.blob_path(blob), file)
-            if not file.exists():
-                break
             digest = blob if blob != diff_id else _compress(file)
             layers.append(Descriptor(digest, file.stat().st_size, DOCKER_LAYER))
             files[digest] = file
-        if len(layers) != len(image.record.diff_ids):
-            raise NotFound(
-                f"the layers of {short(image.id)} were not kept by the version that loaded it: load it again"
-            )
         return tuple(layers), files
 
-    async def _push_config(
-        self, repository: Repository, image: StoredImage, layers: tuple[Descriptor, ...]
-    ) -> tuple[bytes, str]:
-        """The configuration goes there; the manifest comes back, with its type: the image's own, if its
-        layers are those."""
-        with self._store.open_blob(image.id) as file:
-            config = await asyncio.to_thread(file.read)
-        if not await repository.has_blob(image.id):
-            await repository.put_blob(image.id, len(config), _pieces(config))
-        if image.record.manifest and all(
-            layer.digest == blob for layer, blob in zip(layers, image.record.blobs, strict=True)
-        ):
-            with suppress(FileNotFoundError):
-                path = self._store.blob_path(image.record.manifest)
-                raw = await asyncio.to_thread(path.read_bytes)
-                return raw, manifests.parse(raw, "", image.record.manifest).media_type
-        row = Descriptor(image.id, len(config), DOCKER_CONFIG)
-        return manifests.docker_manifest(row, layers), DOCKER_MANIFEST
+
+async def _push_config(
+    repository: Repository, image: StoredImage, layers: tuple[Descriptor, ...], folder: Path
+) -> tuple[bytes, str]:
+    """The configuration goes there; the manifest comes back, with its type: the image's own, if its layers
+    are those. Both lie in ``folder``."""
+    config = await asyncio.to_thread((folder / _hex(image.id)).read_bytes)
+    if not await repository.has_blob(image.id):
+        await repository.put_blob(image.id, len(config), _pieces(config))
+    manifest = image.record.manifest
+    if manifest and all(layer.digest == blob for layer, blob in zip(layers, image.record.blobs, strict=True)):
+        raw = await asyncio.to_thread((folder / _hex(manifest)).read_bytes)
+        return raw, manifests.parse(raw, "", manifest).media_type
+    row = Descriptor(image.id, len(config), DOCKER_CONFIG)
+    return manifests.docker_manifest(row, layers), DOCKER_MANIFEST
 
 
 async def _push_layer(

@@ -217,9 +217,10 @@ class Images:
         if len(names) > IMAGE_NAMES_MAX:
             raise InvalidArgument(f"{IMAGE_NAMES_MAX} images can be saved at a time")
         wanted = await asyncio.to_thread(self._wanted, names)
-        pieces: Iterator[bytes] = saving.save(self._store, wanted, self._spool)
-        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
-            yield piece
+        with tempfile.TemporaryDirectory(dir=self._spool, ignore_cleanup_errors=True) as folder:
+            pieces: Iterator[bytes] = saving.save(self._store, wanted, Path(folder))
+            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+                yield piece
 
     def _wanted(self, names: tuple[str, ...]) -> Sequence[tuple[StoredImage, tuple[str, ...]]]:
         """Each image once, with the tags that were asked for."""

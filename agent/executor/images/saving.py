@@ -22,40 +22,40 @@ END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def save(
-    store: ImageStore, wanted: Sequence[tuple[StoredImage, Sequence[str]]], work: Path
+    store: ImageStore, wanted: Sequence[tuple[StoredImage, Sequence[str]]], folder: Path
 ) -> Iterator[bytes]:
-    """A tar of these images, each under these tags. NotFound at the first step if bytes are missing."""
+    """A tar of these images, each under these tags. NotFound at the first step if bytes are missing; from
+    then on the images may be removed. ``folder`` is the caller's, empty, and there until the end.
+    """
     manifest = []
     for image, tags in wanted:
         layers = [f"{_hex(diff_id)}/layer.tar" for diff_id in image.record.diff_ids]
         manifest.append(
             {"Config": f"{_hex(image.id)}.json", "RepoTags": list(tags) or None, "Layers": layers}
         )
-        for digest in (image.id, *image.record.blobs):
-            store.open_blob(digest).close()
+        store.lend(image, folder)
     written: set[str] = set()
     for image, _ in wanted:
         for diff_id, blob in zip(image.record.diff_ids, image.record.blobs, strict=True):
             if diff_id not in written:
                 written.add(diff_id)
-                yield from _layer(store, diff_id, blob, work)
+                yield from _layer(folder, diff_id, blob)
         if image.id not in written:
             written.add(image.id)
-            with store.open_blob(image.id) as config:
-                yield from member(f"{_hex(image.id)}.json", config.read())
+            yield from member(f"{_hex(image.id)}.json", (folder / _hex(image.id)).read_bytes())
     yield from member("manifest.json", json.dumps(manifest).encode())
     yield from member("repositories", json.dumps(_repositories(wanted)).encode())
     yield END
 
 
-def _layer(store: ImageStore, diff_id: str, blob: str, work: Path) -> Iterator[bytes]:
+def _layer(folder: Path, diff_id: str, blob: str) -> Iterator[bytes]:
     """A tar's head comes before its content and says how long that is, so it is unpacked on disk first."""
-    with store.open_blob(blob) as raw:
+    with open(folder / _hex(blob), "rb") as raw:
         plain = decompressed(raw)
         if plain is raw:
             yield from file_member(f"{_hex(diff_id)}/layer.tar", raw)
             return
-        with tempfile.TemporaryFile(dir=work) as spool:
+        with tempfile.TemporaryFile(dir=folder) as spool:
             while chunk := plain.read(IMAGE_BLOB_CHUNK_BYTES):
                 spool.write(chunk)
             yield from file_member(f"{_hex(diff_id)}/layer.tar", spool)

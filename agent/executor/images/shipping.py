@@ -27,7 +27,7 @@ from agent.executor.images.imports import image_config
 from agent.executor.images.loading import HashingReader, checked_name, layer_id, name_from, names_of
 from agent.executor.images.records import StoredImage
 from agent.executor.images.store import ImageStore
-from swarmpy.errors import InvalidArgument, NotFound
+from swarmpy.errors import InvalidArgument
 from swarmpy.limits import IMAGE_BYTES_MAX
 from swarmpy.model.image_offers import BlobOffer, ImageOffer, Offer, check_offer
 
@@ -197,39 +197,21 @@ def _of_rootfs(path: Path, folder: Path, name: str) -> Offer:
 
 def _of_stored(store: ImageStore, image: StoredImage, names: tuple[str, ...], folder: Path) -> ImageOffer:
     record = image.record
-    if len(record.blobs) != len(record.diff_ids):
-        raise _not_kept(image)
-    layers = tuple(
-        BlobOffer(digest=blob, size=_link(store, image, blob, folder), diff_id=diff_id)
-        for blob, diff_id in zip(record.blobs, record.diff_ids, strict=True)
-    )
-    manifest = None
-    if record.manifest:
-        size = _link(store, image, record.manifest, folder)
-        manifest = BlobOffer(digest=record.manifest, size=size)
+    store.lend(image, folder)
+
+    def offer(digest: str, diff_id: str = "") -> BlobOffer:
+        size = (folder / _hex(digest)).stat().st_size
+        return BlobOffer(digest=digest, size=size, diff_id=diff_id)
+
     return ImageOffer(
         id=image.id,
         names=names,
-        config=BlobOffer(digest=image.id, size=_link(store, image, image.id, folder)),
-        manifest=manifest,
-        layers=layers,
+        config=offer(image.id),
+        manifest=offer(record.manifest) if record.manifest else None,
+        layers=tuple(
+            offer(blob, diff_id) for blob, diff_id in zip(record.blobs, record.diff_ids, strict=True)
+        ),
         is_bare=record.config.layers != tuple(layer_id(diff_id) for diff_id in record.diff_ids),
-    )
-
-
-def _link(store: ImageStore, image: StoredImage, digest: str, folder: Path) -> int:
-    target = folder / _hex(digest)
-    try:
-        if not target.exists():
-            os.link(store.blob_path(digest), target)
-    except FileNotFoundError:
-        raise _not_kept(image) from None
-    return target.stat().st_size
-
-
-def _not_kept(image: StoredImage) -> NotFound:
-    return NotFound(
-        f"the layers of {_hex(image.id)[:12]} were not kept by the version that loaded it: load it again"
     )
 
 

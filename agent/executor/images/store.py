@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -39,7 +39,7 @@ from agent.executor.images.loading import (
 )
 from agent.executor.images.marks import UseMarks
 from agent.executor.images.records import ImageRecord, Records, StoredImage, group
-from agent.executor.images.removal import ImageUser, Removal, chain_ids, plan_removal
+from agent.executor.images.removal import SHORT_ID_CHARS, ImageUser, Removal, chain_ids, plan_removal
 from agent.file_lock import holding
 from agent.trees import make_private
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
@@ -138,6 +138,24 @@ class ImageStore:
         except FileNotFoundError:
             config = _remembered(image.record)
         return config if isinstance(config, dict) else {}
+
+    def lend(self, image: StoredImage, folder: Path) -> None:
+        """Link what is kept of the image into ``folder``, by the hex digits of digests: it is there whatever
+        becomes of the image. To be given away is a use. NotFound if the image, or bytes of it, are not here.
+        """
+        record = image.record
+        with self._holding(fcntl.LOCK_SH):
+            self.find(image.id)
+            if len(record.blobs) != len(record.diff_ids):
+                raise _not_kept(image.id)
+            for digest in record.kept_blobs():
+                try:
+                    os.link(self.blob_path(digest), folder / _hex(digest))
+                except FileExistsError:
+                    continue  # of another image that was lent, too
+                except FileNotFoundError:
+                    raise _not_kept(image.id) from None
+            self.marks.note(image.id, self._now())
 
     def blob_path(self, digest: str) -> Path:
         return self.blobs_dir / _hex(digest)
@@ -318,14 +336,10 @@ class ImageStore:
             os.rename(self.layers_dir / layer, target)
         return target.parent
 
-    def open_blob(self, digest: str) -> IO[bytes]:
-        """NotFound where a version that kept no blobs has loaded the image."""
-        try:
-            return open(self.blobs_dir / _hex(digest), "rb")
-        except FileNotFoundError:
-            raise NotFound(
-                f"the bytes of {digest} were not kept by the version that loaded the image: load it again"
-            ) from None
+
+def _not_kept(id_: str) -> NotFound:
+    shown = _hex(id_)[:SHORT_ID_CHARS]
+    return NotFound(f"the layers of {shown} were not kept by the version that loaded it: load it again")
 
 
 def _named(record: ImageRecord, name: str, now: Timestamp) -> ImageRecord:
