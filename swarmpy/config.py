@@ -30,6 +30,7 @@ class NodeConfig:
     ``listen_address`` and ``advertise_address`` are defaults for init and join requests that name none;
     the advertise address is an address or an interface, with or without a port, empty to find it.
     ``executor``: empty for the first that can run tasks here. ``engine_socket``: empty for the engine's own.
+    ``userns_remap``: the node's ids that native's tasks have as theirs; empty: the same.
     ``insecure_registries``: hosts or subnets whose certificates are not checked, or that have none.
     ``registry_mirrors``: URLs that are asked for docker.io's images before docker.io is.
     ``image_gc_age``: images that no task has used for so long go; 0: none. ``image_gc_disk``: above the first
@@ -52,6 +53,7 @@ class NodeConfig:
     data_path_address: str = ""
     executor: str = ""
     engine_socket: str = ""
+    userns_remap: str = ""
     cgroup_parent: str = CGROUP_PARENT
     labels: dict[str, str] = field(default_factory=dict)
     generic_resources: tuple[GenericResource, ...] = ()

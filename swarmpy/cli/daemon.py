@@ -63,6 +63,7 @@ def node_config(options: Options) -> NodeConfig:
         data_path_address=options.text("data-path-addr"),
         executor=_one_of(options.text("executor"), ("", *EXECUTORS), "executor"),
         engine_socket=_socket(options.text("engine-socket")),
+        userns_remap=options.text("userns-remap"),
         cgroup_parent=options.text("cgroup-parent"),
         labels=dict(values.pair(entry, what="label") for entry in options.many("label")),
         generic_resources=_generic_resources(options.many("generic-resource")),
@@ -173,6 +174,10 @@ COMMANDS = {
                 f"What runs tasks ({', '.join(EXECUTORS)}; default the one before, or the first that can)",
             ),
             text("engine-socket", "Unix socket of podman or docker (default the engine's own)"),
+            text(
+                "userns-remap",
+                "Ids of the node that tasks have as theirs: default or FIRST:SIZE (native only)",
+            ),
             switch("probe", "Print which executors can run tasks on this machine, and end"),
             text("cgroup-parent", "Cgroup below which tasks run", default=CGROUP_PARENT),
             listed("label", "Label of this node's engine (key=value)"),

@@ -32,6 +32,7 @@ import msgspec
 import structlog
 
 from agent.executor.base import Capabilities, Executor
+from agent.executor.native import id_ranges
 from agent.executor.native.executor import NativeExecutor
 from agent.executor.native.task_images import Fetch
 from swarmpy.config import NodeConfig
@@ -227,6 +228,12 @@ def make_executor(
     service: PodmanService | None = None,
 ) -> Executor:
     """An executor over this node's data folder. ``fetch``: for those whose images are in it, too."""
+    ids = id_ranges.parse(config.userns_remap)
+    if ids is not None and name != NativeExecutor.name:
+        raise InvalidArgument(
+            f'--userns-remap is for the executor "native", and this node has "{name}": take it out'
+            + (", and set it for the engine instead" if name in ENGINES else "")
+        )
     if name in ENGINES:
         from agent.executor.engine.executor import EngineExecutor
 
@@ -238,9 +245,12 @@ def make_executor(
             files_dir=config.run_dir / "files",
             clock=env.clock,
         )
+    make: Callable[..., Executor] = partial(NativeExecutor, ids=ids)
     if name == "oci":
         from agent.executor.oci.executor import OciExecutor
-    return (OciExecutor if name == "oci" else NativeExecutor)(
+
+        make = OciExecutor
+    return make(
         config.data_dir,
         cgroup_parent=config.cgroup_parent,
         hidden=(config.run_dir / "netns",),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.executor.base import ExitEvent, Launch, LogLine, LogQuery, Sandbox
 from agent.executor.native.executor import NativeExecutor
+from agent.executor.native.id_ranges import IdRange
 from agent.executor.native.task_files import TaskFiles
 from swarmpy.model.ids import TaskId
 from swarmpy.model.specs import ContainerSpec, Limits
@@ -22,7 +23,8 @@ _CGROUPS = Path("/sys/fs/cgroup")
 class NativeRig:
     """One node's executor, which may be restarted. ``close`` leaves nothing behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, ids: IdRange | None = None) -> None:
+        self._ids = ids
         self.data_dir = folder / "node"
         self.data_dir.mkdir(exist_ok=True)
         self.parent = f"/swarmpy-test/{os.getpid()}-{folder.name}"
@@ -30,7 +32,7 @@ class NativeRig:
         self._left: list[NativeExecutor] = []
 
     def _make(self) -> NativeExecutor:
-        return NativeExecutor(self.data_dir, cgroup_parent=self.parent)
+        return NativeExecutor(self.data_dir, cgroup_parent=self.parent, ids=self._ids)
 
     async def open(self) -> NativeExecutor:
         await self.executor.start_up()

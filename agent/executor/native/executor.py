@@ -52,6 +52,7 @@ from agent.executor.images.store import ImageStore
 from agent.executor.native import cgroups, folders, launcher, looking, preflight, process, processes, shims
 from agent.executor.native.attached import Readers, Watched, of_removed
 from agent.executor.native.folders import TaskState
+from agent.executor.native.id_ranges import IdRange
 from agent.executor.native.inside import Inside, not_running
 from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.log_reader import read_log
@@ -95,7 +96,8 @@ class Remembered:
 
 class NativeExecutor:
     """One per node. ``data_dir`` is the node's; tasks, images, volumes and logs lie below it. ``files_dir``:
-    where secrets and configs are kept in memory; it must not outlive a boot, so a node's is in /run."""
+    where secrets and configs are kept in memory; it must not outlive a boot, so a node's is in /run. ``ids``:
+    those of the node that tasks have as theirs."""
 
     name = "native"
 
@@ -108,6 +110,7 @@ class NativeExecutor:
         files_dir: Path | None = None,
         clock: Clock | None = None,
         fetch: Fetch | None = None,
+        ids: IdRange | None = None,
     ) -> None:
         data_dir = data_dir.absolute()
         self._clock = clock or SystemClock()
@@ -116,7 +119,9 @@ class NativeExecutor:
         self.volumes = Volumes(
             data_dir / "volumes", partial(folders.volume_users, self._tasks_dir), self._clock.now
         )
-        self._files = TaskFiles((files_dir or data_dir / "files").absolute())
+        self._files = TaskFiles(
+            (files_dir or data_dir / "files").absolute(), first_id=ids.first if ids else 0
+        )
         self.images = ImageStore(data_dir / "images")
         self._cgroups = cgroups.Cgroups(cgroup_parent)
         self._maker = Maker(
@@ -127,6 +132,7 @@ class NativeExecutor:
             cgroups=self._cgroups,
             files=self._files,
             hidden=(*hidden, self._files.folder),
+            ids=ids,
         )
         self._launcher = launcher.Launcher(data_dir / "shim.log")
         self._pool = ThreadPoolExecutor(EXECUTOR_THREADS_MAX, thread_name_prefix="native")

@@ -116,6 +116,8 @@ class Job(TypedDict):
     """Of the same groups, and where below /sys/fs/cgroup the task sees them."""
     oom_file: str
     hidden: list[str]
+    ids: NotRequired[list[int]]
+    """The first of the node's ids that the task has as its 0 and on, and how many; absent: the node's own."""
     given: NotRequired[list[tuple[str, str]]]
     """Of secrets and configs: from where in the node's memory, to where in the task."""
     log_dir: str

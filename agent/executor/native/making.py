@@ -11,10 +11,11 @@ from pathlib import Path
 
 from agent.executor.base import Launch
 from agent.executor.images.store import ImageStore
-from agent.executor.native import folders
+from agent.executor.native import folders, id_ranges
 from agent.executor.native.cgroups import Cgroups
 from agent.executor.native.demands import demands_of
-from agent.executor.native.job import Places, plan_job
+from agent.executor.native.id_ranges import IdRange
+from agent.executor.native.job import HOST_NETWORK, Places, plan_job
 from agent.executor.native.mounts import volume_requests
 from agent.executor.native.surroundings import Surroundings, look
 from agent.executor.native.task_files import TaskFiles
@@ -34,6 +35,8 @@ class Maker:
     files: TaskFiles
     hidden: tuple[Path, ...]
     dev: Path = Path("/dev")
+    ids: IdRange | None = None
+    """Those that tasks have in place of the node's."""
 
     def create(self, launch: Launch) -> None:
         """May be repeated until the task has begun; from then on it changes nothing."""
@@ -68,6 +71,10 @@ class Maker:
             given=self.files.mounts(task_id, launch.files),
         )
         job = plan_job(launch, places, around)
+        if self.ids is not None:
+            has_own_network = launch.sandbox.netns != HOST_NETWORK
+            id_ranges.check(launch.spec, is_host_image=job["is_host"], is_host_network=not has_own_network)
+            job["ids"] = [*self.ids]
         self.cgroups.create(task_id, demands)
         self.files.write(task_id, launch.files)
         folders.create(folder, job)

@@ -36,8 +36,11 @@ _CHARS: Final = 32
 
 
 class TaskFiles:
-    def __init__(self, folder: Path) -> None:
+    """``first_id``: the node's id of what is root's in tasks."""
+
+    def __init__(self, folder: Path, first_id: int = 0) -> None:
         self.folder: Final = folder
+        self._first_id = first_id
         self._mounting = threading.Lock()
 
     def prepare(self) -> None:
@@ -160,7 +163,7 @@ class TaskFiles:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             _write_all(fd, file.data)
-            os.fchown(fd, file.uid, file.gid)
+            os.fchown(fd, self._first_id + file.uid, self._first_id + file.gid)
             os.fchmod(fd, file.mode)
         finally:
             os.close(fd)

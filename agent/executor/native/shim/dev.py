@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 
-from agent.executor.native.shim import kernel, places
+from agent.executor.native.shim import kernel, places, user_ids
 from agent.executor.native.shim.kernel import (
     MS_BIND,
     MS_NODEV,
@@ -39,6 +39,7 @@ _LINKS = (
 _OWN = ("pts", "shm", "mqueue")
 """File systems of the task's own."""
 _SHM_BYTES = 64 << 20
+_TTY_GROUP = 5
 _UNLOCK = 0x40045431  # TIOCSPTLCK
 _NUMBER_OF = 0x80045430  # TIOCGPTN
 
@@ -51,7 +52,7 @@ def mount_dev(job: Job, root: str) -> tuple[int, int] | None:
     wanted = [(device["target"], _hold(device["source"])) for device in job["devices"]]
     dev = root + _NODE
     flags = MS_NOSUID | MS_STRICTATIME | (0 if job["privileged"] else MS_NODEV)
-    kernel.mount("tmpfs", dev, "tmpfs", flags, "mode=755,size=65536k")
+    kernel.mount("tmpfs", dev, "tmpfs", flags, f"mode=755,size=65536k{user_ids.owner_options(job)}")
     for name in _OWN:
         os.mkdir(f"{dev}/{name}")
     for path, found in every:
@@ -70,10 +71,12 @@ def mount_dev(job: Job, root: str) -> tuple[int, int] | None:
     os.close(root_fd)
     for target, name in _LINKS:
         os.symlink(target, f"{dev}/{name}")
-    options = "newinstance,ptmxmode=0666,mode=0620,gid=5"
+    options = f"newinstance,ptmxmode=0666,mode=0620,gid={user_ids.first_of(job) + _TTY_GROUP}"
     kernel.mount("devpts", f"{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
     shm_bytes = job["shm_size"] or _SHM_BYTES
-    kernel.mount("shm", f"{dev}/shm", "tmpfs", _SEALED, f"mode=1777,size={shm_bytes}")
+    kernel.mount(
+        "shm", f"{dev}/shm", "tmpfs", _SEALED, f"mode=1777,size={shm_bytes}{user_ids.owner_options(job)}"
+    )
     kernel.mount("mqueue", f"{dev}/mqueue", "mqueue", _SEALED)
     return _open_terminal(dev) if job["tty"] else None
 

@@ -26,7 +26,7 @@ import struct
 import sys
 import termios
 
-from agent.executor.native.shim import accounts, kernel, privileges, rootfs
+from agent.executor.native.shim import accounts, kernel, privileges, rootfs, user_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def run_reporting(steps: Callable[[], None], status: int) -> NoReturn:
 
 def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
     seal_imports()
+    own_ids = user_ids.make(job)
     kernel.unshare(kernel.CLONE_NEWNS)
     trees = rootfs.stage(job)
     join_cgroups(job)
@@ -90,10 +91,10 @@ def _become_task(job: Job, stdio: tuple[int, int, int], status: int) -> None:
     kernel.unshare(kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWCGROUP)
     if job["hostname"]:
         kernel.set_hostname(job["hostname"])
-    terminal = rootfs.enter(job, trees)
+    terminal = rootfs.enter(job, trees, own_ids)
     if terminal is not None:
         stdio = _hand_over(terminal, stdio[0])
-    execute(job, stdio, status)
+    execute(job, stdio, status, own_ids)
 
 
 def _hand_over(terminal: tuple[int, int], sock: int) -> tuple[int, int, int]:
@@ -106,15 +107,20 @@ def _hand_over(terminal: tuple[int, int], sock: int) -> tuple[int, int, int]:
     return theirs, theirs, theirs
 
 
-def execute(job: Job, stdio: tuple[int, int, int], status: int) -> None:
-    """Account, privileges, command: what is left to do once the task's namespaces and root are ours."""
+def execute(job: Job, stdio: tuple[int, int, int], status: int, own_ids: int = -1) -> None:
+    """Account, privileges, command: what is left to do once the task's namespaces and root are ours.
+
+    ``own_ids``: the task's user namespace, if it has one.
+    """
     account = accounts.resolve(
         job["user"], job["groups"], read_accounts("/etc/passwd"), read_accounts("/etc/group")
     )
+    user_ids.check(job, (account.uid, account.gid, *account.groups))
     _apply_limits(job)
     _enter_workdir(job["workdir"])
-    _use_stdio(stdio, account, is_terminal=job["tty"])
+    _use_stdio(stdio, user_ids.first_of(job) + account.uid, is_terminal=job["tty"])
     kernel.leave_session_keys()
+    user_ids.join(own_ids)
     privileges.drop(job, account)
     env = _environment(job["env"], account)
     path = _find_command(job["argv"][0], env)
@@ -215,7 +221,7 @@ def _enter_workdir(workdir: str) -> None:
         raise _NotStarted(f'chdir to cwd ("{workdir}") failed: {_phrase(error)}', code) from None
 
 
-def _use_stdio(stdio: tuple[int, int, int], account: accounts.Account, *, is_terminal: bool) -> None:
+def _use_stdio(stdio: tuple[int, int, int], owner: int, *, is_terminal: bool) -> None:
     """As in docker, the account may open its own streams again by name (/dev/stdout)."""
     os.setsid()
     for target, fd in enumerate(stdio):
@@ -228,7 +234,7 @@ def _use_stdio(stdio: tuple[int, int, int], account: accounts.Account, *, is_ter
             os.close(own)
         else:
             os.dup2(fd, target)
-            os.fchown(target, account.uid, -1)
+            os.fchown(target, owner, -1)
     if is_terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -22,7 +22,7 @@ import os
 import select
 import signal
 
-from agent.executor.native.shim import frames, inner, kernel, relay
+from agent.executor.native.shim import frames, inner, kernel, relay, user_ids
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(folder: str, sock: int) -> None:
     try:
         with open(f"{folder}/started", encoding="utf-8") as file:
             started: StartRecord = json.load(file)
-        entrances = _open_namespaces(started)
+        entrances = _open_namespaces(started, has_own_ids="ids" in job)
         terminal = _open_terminal(started) if order["verb"] == "exec" and order["tty"] else ()
         _check_same(started)
     except (OSError, ValueError, _NotRunning):
@@ -94,11 +94,12 @@ def run(folder: str, sock: int) -> None:
     _carry_out(sock, order, job, (entrances, terminal))
 
 
-def _open_namespaces(started: StartRecord) -> dict[str, int]:
+def _open_namespaces(started: StartRecord, *, has_own_ids: bool) -> dict[str, int]:
     pid = started["pid"]
+    own = ("user",) if has_own_ids else ()
     return {
         name: os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        for name in ("pid", *(name for name, _ in _NAMESPACES))
+        for name in ("pid", *own, *(name for name, _ in _NAMESPACES))
     }
 
 
@@ -225,7 +226,12 @@ def _fork_command(
         os.close(status[0])
         os.close(go_write)
         inner.run_reporting(
-            lambda: _enter(entrances, told_write, go_read, lambda: _become(order, job, stdio, status[1])),
+            lambda: _enter(
+                entrances,
+                told_write,
+                go_read,
+                lambda: _become(order, job, stdio, (status[1], entrances.get("user", -1))),
+            ),
             status[1],
         )
     os.close(told_write)
@@ -269,7 +275,9 @@ def _enter(entrances: dict[str, int], told: int, go: int, become: Callable[[], N
     become()
 
 
-def _become(order: Order, job: Job, stdio: tuple[int, int, int], status: int) -> None:
+def _become(order: Order, job: Job, stdio: tuple[int, int, int], fds: tuple[int, int]) -> None:
+    """``fds``: the status pipe, and the task's user namespace, if it has one."""
+    status, own_ids = fds
     own: Job = {
         **job,
         "argv": order["argv"],
@@ -282,7 +290,7 @@ def _become(order: Order, job: Job, stdio: tuple[int, int, int], status: int) ->
     }
     if order["privileged"]:
         own["seccomp"] = ""
-    inner.execute(own, stdio, status)
+    inner.execute(own, stdio, status, own_ids)
 
 
 def _copy(order: Order, entrances: dict[str, int], fds: tuple[tuple[int, int, int], int]) -> None:
@@ -292,6 +300,7 @@ def _copy(order: Order, entrances: dict[str, int], fds: tuple[tuple[int, int, in
     stdio, status = fds
     kernel.set_parent_death_signal(signal.SIGKILL)
     kernel.setns(entrances["mnt"], kernel.CLONE_NEWNS)
+    user_ids.join(entrances.get("user", -1))
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
     # no program is executed, so nothing closes by itself: not the other end of its own input either

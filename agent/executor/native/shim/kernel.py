@@ -14,6 +14,7 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
@@ -39,6 +40,7 @@ MOUNT_ATTR_RDONLY = 1
 MOUNT_ATTR_NOSUID = 2
 MOUNT_ATTR_NODEV = 4
 MOUNT_ATTR_NOEXEC = 8
+_MOUNT_ATTR_IDMAP = 0x100000
 MOUNT_FLAGS = {
     "ro": (True, MS_RDONLY),
     "rw": (False, MS_RDONLY),
@@ -174,6 +176,13 @@ def set_mount(mount_fd: int, attributes: int, *, propagation: int = 0, is_recurs
     flags = _AT_EMPTY_PATH | (_AT_RECURSIVE if is_recursive else 0)
     size = ctypes.c_size_t(len(attr))
     _check(_libc.syscall(_SYS_MOUNT_SETATTR, mount_fd, b"", flags, attr, size), "mount_setattr")
+
+
+def map_ids(tree: int, user_namespace: int) -> None:
+    """Owners in a tree that is not mounted yet are those of the namespace. ENOSYS before Linux 5.12."""
+    attr = struct.pack("=QQQQ", _MOUNT_ATTR_IDMAP, 0, 0, user_namespace)
+    size = ctypes.c_size_t(len(attr))
+    _check(_libc.syscall(_SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, attr, size), "mount_setattr")
 
 
 def set_hostname(name: str) -> None:

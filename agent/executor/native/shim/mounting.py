@@ -14,7 +14,7 @@ import os
 import re
 import stat
 
-from agent.executor.native.shim import copy_up, kernel, places
+from agent.executor.native.shim import copy_up, kernel, places, user_ids
 from agent.executor.native.shim.kernel import (
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOSUID,
@@ -84,7 +84,7 @@ def _mount(job: Job, mount: JobMount, root_fd: int, tree: int | None) -> None:
     if mount["type"] == "tmpfs":
         found = places.find(root_fd, mount["target"])
         own = 0o1777 if found is None else stat.S_IMODE(os.stat(places.path_of(found)).st_mode)
-        _mount_tmpfs(mount, _target(job, mount, root_fd, is_folder=True), mount["mode"] or own)
+        _mount_tmpfs(job, mount, _target(job, mount, root_fd, is_folder=True), mount["mode"] or own)
         return
     if mount["layers"]:
         _mount_layers(job, mount)
@@ -93,6 +93,8 @@ def _mount(job: Job, mount: JobMount, root_fd: int, tree: int | None) -> None:
     target = _target(job, mount, root_fd, is_folder=is_folder)
     if mount["copies"] and is_folder and not job["is_host"]:
         copy_up.fill(places.path_of(target), mount["source"])
+    if mount["type"] == "volume" and is_folder:
+        _own_volume(job, places.path_of(source))
     if tree is None:
         tree = kernel.clone_tree(places.path_of(source), is_recursive=mount["is_recursive"])
     _attach(job, mount, tree, target)
@@ -138,11 +140,17 @@ def require_source(mount: JobMount) -> None:
         )
 
 
-def _mount_tmpfs(mount: JobMount, target: int, mode: int) -> None:
+def _own_volume(job: Job, path: str) -> None:
+    """A volume that nobody has written to is the task's root's, as if its node had no other ids."""
+    if "ids" in job and os.stat(path).st_uid == 0 and not os.listdir(path):
+        user_ids.give(job, path)
+
+
+def _mount_tmpfs(job: Job, mount: JobMount, target: int, mode: int) -> None:
     """Without a mode of its own it has that of the folder it lies over, as in docker."""
     size = f",size={mount['size']}" if mount["size"] else ""
     flags = _SEALED | (MS_RDONLY if mount["read_only"] else 0)
-    options = f"mode={mode:o}{size}"
+    options = f"mode={mode:o}{size}{user_ids.owner_options(job)}"
     kernel.mount("tmpfs", places.path_of(target), "tmpfs", flags, options)
 
 

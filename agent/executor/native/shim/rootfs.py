@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 
-from agent.executor.native.shim import dev, given, kernel, mounting, places
+from agent.executor.native.shim import dev, given, kernel, mounting, places, user_ids
 from agent.executor.native.shim.kernel import (
     MNT_DETACH,
     MOUNT_ATTR_NODEV,
@@ -60,8 +60,11 @@ def stage(job: Job) -> dict[str, int]:
     return mounting.stage(job)
 
 
-def enter(job: Job, trees: dict[str, int]) -> tuple[int, int] | None:
-    """Give this process the task's root. ``trees`` is what ``stage`` gave. The ends of its terminal."""
+def enter(job: Job, trees: dict[str, int], own_ids: int = -1) -> tuple[int, int] | None:
+    """Give this process the task's root. ``trees`` is what ``stage`` gave. The ends of its terminal.
+
+    ``own_ids``: the task's user namespace, if it has one.
+    """
     files = given.stage(job)
     for path in job["hidden"]:
         _detach(path)
@@ -69,6 +72,8 @@ def enter(job: Job, trees: dict[str, int]) -> tuple[int, int] | None:
         root = ""
     else:
         root = job["root"]
+        if own_ids >= 0:
+            _use_own_ids(job, own_ids)
         _mount_overlay(job, root)
     terminal = _mount_system(job, root)
     _write_sysctls(job, root)
@@ -84,10 +89,16 @@ def enter(job: Job, trees: dict[str, int]) -> tuple[int, int] | None:
     if root:
         _pivot(root)
         _link_mounts()
-        _make_workdir(job["workdir"])
+        _make_workdir(job)
     if job["read_only"]:
         _remount_read_only("/", 0 if job["privileged"] else MS_NODEV)
     return terminal
+
+
+def _use_own_ids(job: Job, own_ids: int) -> None:
+    inside = (layer for mount in job["mounts"] for layer in mount["layers"])
+    user_ids.map_layers(job["layers_dir"], (*job["layers"], *inside), own_ids)
+    user_ids.give(job, job["upper"])
 
 
 def _mount_overlay(job: Job, root: str) -> None:
@@ -224,11 +235,16 @@ def _link_mounts() -> None:
         os.symlink("/proc/mounts", "/etc/mtab")
 
 
-def _make_workdir(path: str) -> None:
+def _make_workdir(job: Job) -> None:
     """Docker makes one that the image lacks, root's. On the node's own disk we do not."""
+    path = job["workdir"]
     root_fd = places.open_root("/")
     try:
-        os.close(places.make(root_fd, path, is_folder=True))
+        is_missing = places.find(root_fd, path) is None
+        place = places.make(root_fd, path, is_folder=True)
+        if is_missing:
+            user_ids.give(job, places.path_of(place))
+        os.close(place)
     except Unmountable as error:
         _require_folders(path)
         raise OSError(errno.EIO, str(error)) from None
