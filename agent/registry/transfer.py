@@ -22,7 +22,6 @@ from typing import IO, NamedTuple, TypeVar
 
 import structlog
 
-from agent.executor.images.compression import decompressed
 from agent.executor.images.loading import digest_of_file
 from agent.executor.images.records import StoredImage
 from agent.executor.images.reference import Reference
@@ -263,43 +262,52 @@ class Transfers:
         self, image: StoredImage, name: Reference, report: Report, *, credentials: Credentials | None = None
     ) -> None:
         """One tag of an image, to where its name leads."""
-        remote = self._registries.remote(name.name)
-        who = credentials or Credentials()
         async with self._turns:
-            folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._spool))
             try:
-                layers, files = await asyncio.to_thread(self._layers_to_push, image, folder)
-                for diff_id in image.record.diff_ids:
-                    report(Progress(status="Preparing", id=short(diff_id), is_measured=True))
-                async with self._registries.open(remote, who, actions="pull,push") as repository:
-                    for diff_id, layer in zip(image.record.diff_ids, layers, strict=True):
-                        await _push_layer(repository, layer, files[layer.digest], short(diff_id), report)
-                    raw, media_type = await _push_config(repository, image, layers, folder)
-                    await repository.put_manifest(name.tag, raw, media_type)
+                raw = await self._give(image, name, report, credentials or Credentials())
+                digest = "sha256:" + hashlib.sha256(raw).hexdigest()
+                with suppress(NotFound):  # removed meanwhile: there is nothing to note
+                    await asyncio.to_thread(self._store.note_digest, image.id, f"{name.name}@{digest}")
             except OSError as error:
-                raise FailedPrecondition(f"cannot push {name}: {error.strerror}") from None
-            finally:
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        digest = "sha256:" + hashlib.sha256(raw).hexdigest()
-        with suppress(NotFound):  # removed meanwhile: there is nothing to note
-            await asyncio.to_thread(self._store.note_digest, image.id, f"{name.name}@{digest}")
+                raise FailedPrecondition(f"cannot push {name}: {error.strerror or error}") from None
         report(Progress(status=f"{name.tag}: digest: {digest} size: {len(raw)}"))
         aux = {"Tag": name.tag, "Digest": digest, "Size": len(raw)}
         report(Progress(is_measured=True, aux=aux))
 
-    def _layers_to_push(
-        self, image: StoredImage, folder: Path
-    ) -> tuple[tuple[Descriptor, ...], dict[str, Path]]:
-        """As they came; what came without compression is compressed, for others expect that. All of the image
-        is lent to ``folder`` first: it may be removed meanwhile."""
-        self._store.lend(image, folder)
-        layers, files = [], {}
-        for diff_id, blob in zip(image.record.diff_ids, image.record.blobs, strict=True):
-            file = folder / _hex(blob)
-            digest = blob if blob != diff_id else _compress(file)
-            layers.append(Descriptor(digest, file.stat().st_size, DOCKER_LAYER))
-            files[digest] = file
-        return tuple(layers), files
+    async def _give(self, image: StoredImage, name: Reference, report: Report, who: Credentials) -> bytes:
+        """The manifest that the registry has then."""
+        remote = self._registries.remote(name.name)
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._spool))
+        try:
+            layers, files = await asyncio.to_thread(layers_to_push, self._store, image, folder)
+            for diff_id in image.record.diff_ids:
+                report(Progress(status="Preparing", id=short(diff_id), is_measured=True))
+            async with self._registries.open(remote, who, actions="pull,push") as repository:
+                for diff_id, layer in zip(image.record.diff_ids, layers, strict=True):
+                    await _push_layer(repository, layer, files[layer.digest], short(diff_id), report)
+                raw, media_type = await _push_config(repository, image, layers, folder)
+                await repository.put_manifest(name.tag, raw, media_type)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        return raw
+
+
+def layers_to_push(
+    store: ImageStore, image: StoredImage, folder: Path
+) -> tuple[tuple[Descriptor, ...], dict[str, Path]]:
+    """As they came; what came without compression is compressed, for others expect that. All of the image
+    is lent to ``folder`` first: it may be removed meanwhile."""
+    store.lend(image, folder)
+    sent: dict[str, Descriptor] = {}
+    files = {}
+    for diff_id, blob in zip(image.record.diff_ids, image.record.blobs, strict=True):
+        if blob in sent:
+            continue  # an image may have the same layer several times
+        file = folder / _hex(blob)
+        digest = blob if blob != diff_id else _compress(file)
+        sent[blob] = Descriptor(digest, file.stat().st_size, DOCKER_LAYER)
+        files[digest] = file
+    return tuple(sent[blob] for blob in image.record.blobs), files
 
 
 async def _push_config(
@@ -350,16 +358,14 @@ def _measured(status: str, layer: Descriptor, done: int) -> Progress:
 
 
 def _compress(file: Path) -> str:
-    """Put the compressed form in the file's place, always the same. Nothing to do if it is one already."""
-    with open(file, "rb") as source:
-        if decompressed(source) is not source:
-            return f"sha256:{file.name}"
-        packed = file.with_suffix(".gz")
-        with (
-            open(packed, "xb") as raw,
-            gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as target,
-        ):
-            shutil.copyfileobj(source, target, IMAGE_BLOB_CHUNK_BYTES)
+    """Put the compressed form in the file's place, always the same."""
+    packed = file.with_suffix(".gz")
+    with (
+        open(file, "rb") as source,
+        open(packed, "xb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as target,
+    ):
+        shutil.copyfileobj(source, target, IMAGE_BLOB_CHUNK_BYTES)
     os.replace(packed, file)
     return digest_of_file(file)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_registry import LAYERS, WHO, FakeRegistry, Node, digest, left_in_spool, node_in, served
-from image_files import image_config, tar_of
+from image_files import image_config, tar_of, write_docker_save
 
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.reference import parse
@@ -18,6 +18,7 @@ from agent.registry import remotes
 from agent.registry.client import Denied, RegistryAway, RegistryFailed
 from agent.registry.manifests import OCI_INDEX, OCI_MANIFEST
 from agent.registry.sharing import SharedFetches
+from agent.registry.transfer import layers_to_push
 from swarmpy.errors import InvalidArgument, NotFound, SwarmError, Unauthenticated
 from swarmpy.image_limits import REGISTRY_AWAY_S, REGISTRY_RETRY_AFTER_MAX_S
 from swarmpy.model.images import Credentials
@@ -308,3 +309,14 @@ async def test_who_waits_hears_the_error_or_fetches_itself() -> None:
     await asyncio.gather(*others)
     assert fetching.count == 3
     assert first.cancelled()
+
+
+def test_an_image_with_the_same_plain_layer_twice(node: Node, tmp_path: Path) -> None:
+    layer = tar_of(("etc/a", b"a"))
+    (name,) = node.store.load(write_docker_save(tmp_path / "app.tar", [layer, layer], names=["app:1"]))
+    folder = tmp_path / "push"
+    folder.mkdir()
+    layers, files = layers_to_push(node.store, node.store.find(name), folder)
+    for descriptor in layers:
+        content = files[descriptor.digest].read_bytes()
+        assert (digest(content), len(content)) == (descriptor.digest, descriptor.size)
