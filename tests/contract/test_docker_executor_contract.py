@@ -16,7 +16,7 @@ import pytest
 import suite_image
 import trouble_suite
 from docker_rig import docker_daemon, has_docker
-from engine_rig import EngineRig, SharedEngine
+from engine_rig import CROWD, EngineRig, SharedEngine
 
 from agent.executor.base import Attachment, Executor, Sandbox
 from swarmpy.model.ids import TaskId
@@ -119,7 +119,7 @@ class TestAttachedToDockerTasks(suite.Suite):
 
 
 class TestLifeOfDockerTasks(life_suite.LifeContract):
-    pass
+    crowd = CROWD
 
 
 class TestAdoptionOfDockerTasks(life_suite.AdoptionContract):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from native_rig import is_running
 from podman_rig import clear, has_podman, options
 
 from agent.dataplane.linux import namespaces
-from agent.executor.base import Sandbox
+from agent.executor.base import Found, Sandbox
 from agent.executor.engine import pause
 from agent.executor.engine.executor import EngineExecutor
 from agent.executor.engine.service import PodmanService
-from swarmpy.errors import TaskRejected, Unavailable
+from swarmpy.errors import FailedPrecondition, TaskRejected, Unavailable
 from swarmpy.model.ids import TaskId
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not has_docker(), reason="needs root and dockerd")]
@@ -49,6 +50,13 @@ async def rig(tmp_path: Path, docker: Docker, archive: Path) -> AsyncIterator[En
     await rig.load(archive)
     yield rig
     await rig.close()
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Podman's state may not lie deep."""
+    with tempfile.TemporaryDirectory(prefix="podman-") as name:
+        yield Path(name)
 
 
 @pytest.fixture
@@ -80,8 +88,11 @@ async def test_an_engine_that_is_away_and_comes_back(rig: EngineRig, docker: Doc
     assert not any(event.task_id == ends for event in successor._ends._ended)
 
 
-async def test_an_engine_that_takes_its_containers_along(tmp_path: Path, archive: Path) -> None:
-    """Without live restore its tasks have ended when it is back, with the codes that it gives."""
+async def test_an_engine_that_takes_its_containers_along(
+    tmp_path: Path, archive: Path, docker: Docker
+) -> None:
+    """Without live restore its tasks have ended when it is back, with the codes that it gives. Another engine
+    is not asked for them."""
     with docker_daemon() as (daemon, shared):
         (tmp_path / "other").mkdir()
         rig = EngineRig(tmp_path / "other", shared)
@@ -93,6 +104,19 @@ async def test_an_engine_that_takes_its_containers_along(tmp_path: Path, archive
         await rig.load(archive)
         tasks = Tasks(rig.executor, sandbox, suite_image.IMAGE)
         first = await tasks.run(1, "trap 'exit 9' TERM; sleep 3600 & wait")
+
+        async def try_another() -> None:
+            other = EngineExecutor(
+                rig.data_dir, flavour="docker", socket=docker[1].socket, files_dir=shared.files_dir
+            )
+            with pytest.raises(FailedPrecondition, match="is another docker than the one that 1 task of"):
+                await other.start_up()
+            with pytest.raises(Unavailable, match="another docker"):
+                await other.remove(first)
+            await other.shut_down()
+
+        await rig.reopen(meanwhile=try_another)
+        assert (await found(rig.executor, first) or Found(task_id=first)).pid > 0
         daemon.stop()
         daemon.start()
         assert (await wait_exit(rig.executor, first)).code == 9
@@ -182,12 +206,12 @@ async def test_a_socket_of_another_engine(tmp_path: Path, docker: Docker) -> Non
 
 
 @pytest.mark.skipif(not has_podman(), reason="needs podman")
-async def test_a_podman_that_nobody_serves(tmp_path: Path) -> None:
+async def test_a_podman_that_nobody_serves(short: Path) -> None:
     """It is served by a child of ours, with a runtime that works here; tasks outlive the child."""
-    data_dir = tmp_path / "node"
+    data_dir = short / "node"
     data_dir.mkdir()
-    *own, _, _ = options(tmp_path)  # the runtime is for the service to find
-    netns = tmp_path / "net"
+    *own, _, _ = options(short)  # the runtime is for the service to find
+    netns = short / "net"
 
     def make() -> EngineExecutor:
         service = PodmanService(data_dir, tuple(own))
@@ -219,4 +243,4 @@ async def test_a_podman_that_nobody_serves(tmp_path: Path) -> None:
     finally:
         await executor.shut_down()
         await asyncio.to_thread(namespaces.remove, netns)
-        await asyncio.to_thread(clear, tmp_path)
+        await asyncio.to_thread(clear, short)

@@ -14,7 +14,7 @@ import log_suite
 import pytest
 import suite_image
 import trouble_suite
-from engine_rig import EngineRig, SharedEngine
+from engine_rig import CROWD, EngineRig, SharedEngine
 from podman_rig import has_podman, podman_engine
 
 from agent.executor.base import Executor, Sandbox
@@ -88,7 +88,7 @@ class TestInsidePodmanTasks(inside_suite.InsideContract):
 
 
 class TestLifeOfPodmanTasks(life_suite.LifeContract):
-    pass
+    crowd = CROWD
 
 
 class TestAdoptionOfPodmanTasks(life_suite.AdoptionContract):

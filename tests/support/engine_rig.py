@@ -12,6 +12,10 @@ from agent.dataplane.linux import namespaces
 from agent.executor.base import Sandbox
 from agent.executor.engine.client import Flavour
 from agent.executor.engine.executor import EngineExecutor
+from agent.executor.native.task_files import TaskFiles
+
+CROWD = 12
+"""Tasks at once: each costs an engine several processes, two containers of Docker's."""
 
 _numbers = itertools.count()
 
@@ -80,13 +84,12 @@ class EngineRig:
         self.engine.loaded.add(archive)
 
     async def left(self) -> list[str]:
-        """What there is in the engine of this node's tasks."""
+        """What there is in the engine, and of files in memory, of this node's tasks."""
         key = (self.data_dir / "engine.key").read_text()
         params = {"all": "1", "filters": f'{{"label":["io.swarmpy.node={key}"]}}'}
-        return [
-            one["Names"][0]
-            for one in await self.executor.engine.call("GET", "/containers/json", params=params)
-        ]
+        found = await self.executor.engine.call("GET", "/containers/json", params=params)
+        files = TaskFiles(self.engine.files_dir).task_ids()
+        return [one["Names"][0] for one in found] + [f"files of {task_id}" for task_id in files]
 
     async def close(self) -> None:
         for found in await self.executor.list():

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from executor_suite import (
@@ -37,7 +38,6 @@ from swarmpy.model.specs import Limits
 
 STEPS_S = (0.0, 0.004, 0.015, 0.05, 0.15)
 """After how long a call is broken off, as by the daemon's death: from the first to about the last step."""
-CROWD = 50
 SAY_BEGUN = "echo begun; " + RUN_ON
 
 Left = Callable[[], Awaitable[list[str]]]
@@ -77,7 +77,9 @@ async def told_ends(executor: Executor, last: TaskId) -> list[ExitEvent]:
 
 
 class LifeContract(Suite):
-    """The suite."""
+    """The suite. ``crowd``: how many tasks are run at once; an engine takes half a second for each."""
+
+    crowd: ClassVar[int] = 50
 
     async def test_exit_codes(self, executor: Executor, tasks: Tasks) -> None:
         scripts = {
@@ -156,14 +158,14 @@ class LifeContract(Suite):
         assert item.exit.is_oom_killed
         assert not [path for path in (Path("oom"), Path("/oom")) if path.exists()], "conmon's note lies about"
 
-    async def test_fifty_in_parallel(
+    async def test_a_crowd_in_parallel(
         self, executor: Executor, tasks: Tasks, data_dir: Path, left: Left
     ) -> None:
-        ids = await asyncio.gather(*(tasks.run(number, RUN_ON) for number in range(1, CROWD + 1)))
+        ids = await asyncio.gather(*(tasks.run(number, RUN_ON) for number in range(1, self.crowd + 1)))
         items = await executor.list()
         assert {item.task_id for item in items} == set(ids)
-        assert len({item.pid for item in items if item.pid and item.exit is None}) == CROWD
-        half = ids[: CROWD // 2]
+        assert len({item.pid for item in items if item.pid and item.exit is None}) == self.crowd
+        half = ids[: self.crowd // 2]
         for id_ in half:
             await executor.signal(id_, signal.SIGKILL)
         async with asyncio.timeout(DEADLINE_S):

@@ -39,6 +39,7 @@ def podman_engine() -> Iterator[SharedEngine]:
         with (folder / "log").open("wb") as log:
             service = subprocess.Popen(
                 ["podman", *options(folder), "system", "service", "--time", "0", f"unix://{socket}"],
+                cwd=folder,  # monitors leave their notes where it stands
                 stdout=log,
                 stderr=log,
             )

@@ -102,7 +102,7 @@ def container_body(launch: Launch, flavour: Flavour, around: Around) -> Body:
     if image.reference == HOST_IMAGE:
         raise TaskRejected(
             f'{flavour} runs images only, and "{HOST_IMAGE}" is the node\'s own root: place the service on '
-            "nodes with the native executor"
+            "nodes with the executor native or oci"
         )
     words = _gpu_words(spec, around.gpus)
     body: Body = {

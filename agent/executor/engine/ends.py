@@ -19,13 +19,14 @@ from msgspec.structs import replace
 from agent.executor.base import ExitEvent
 from agent.executor.engine import records
 from agent.executor.engine.containers import Containers, Listed
+from agent.executor.engine.identity import Identity
 from agent.executor.engine.limits import ENGINE_END_POLL_S
 from agent.executor.engine.oom import OomWatches
 from agent.executor.engine.states import RUNNING, ContainerState, lost, state_of
 from agent.executor.engine.task import KIND_PAUSE, KIND_TASK, Ended, EngineTask
 from agent.executor.native import process
 from swarmpy.errors import NotFound, SwarmError, TaskRejected
-from swarmpy.limits import RETRY_DELAY_MIN_S
+from swarmpy.limits import RETRY_DELAY_MAX_S, RETRY_DELAY_MIN_S
 from swarmpy.model.ids import TaskId
 from swarmpy.runtime import Clock
 
@@ -42,12 +43,14 @@ class Ends:
         tasks: dict[TaskId, EngineTask],
         containers: Containers,
         *,
+        identity: Identity,
         tasks_dir: Path,
         run: Run,
         clock: Clock,
     ) -> None:
         self._tasks = tasks
         self._containers = containers
+        self._identity = identity
         self._tasks_dir = tasks_dir
         self._run = run
         self._clock = clock
@@ -107,6 +110,7 @@ class Ends:
             for one in await self._containers.find(task.record.task_id):
                 _take_id(task, one)
         if not task.container:
+            await self._identity.confirm()
             raise TaskRejected(f"task {task.record.task_id} has no container any more")
         return task.container
 
@@ -137,12 +141,14 @@ class Ends:
             look.add_done_callback(lambda _: self._looks.pop(task_id, None))
 
     async def _look(self, task: EngineTask) -> None:
+        delay = RETRY_DELAY_MIN_S
         while True:
             try:
                 return await self._settle(task)
             except (SwarmError, OSError) as error:
                 log.warning("task_end_delayed", task_id=task.record.task_id, error=str(error))
-                await asyncio.sleep(RETRY_DELAY_MIN_S)
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, RETRY_DELAY_MAX_S)
 
     async def _settle(self, task: EngineTask) -> None:
         try:
@@ -151,12 +157,14 @@ class Ends:
             has_run = state.started is not None
             ended = state.ended if has_run else lost("it was not running any more", self._clock.now())
         except (NotFound, TaskRejected):
+            await self._identity.confirm()
             ended = lost(f"its container was removed from {self._containers.flavour}", self._clock.now())
         if ended is not None:
             await self.end(task, ended)
 
     async def reconcile(self) -> None:
         """Compare the engine's containers with what is known: adopt, look at what has stopped, sweep."""
+        await self._identity.require()
         running: set[TaskId] = set()
         rubbish: list[Listed] = []
         for one in await self._containers.find():

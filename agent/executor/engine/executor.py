@@ -26,7 +26,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from agent import volume_calls
+from agent import trees, volume_calls
 from agent.executor.base import (
     FROM_NOW_ON,
     Attachment,
@@ -50,6 +50,7 @@ from agent.executor.engine import looking, preflight, pulling, records, stats
 from agent.executor.engine.client import DEFAULT_SOCKETS, Engine, Flavour, Refused
 from agent.executor.engine.containers import Containers
 from agent.executor.engine.ends import Ends
+from agent.executor.engine.identity import Identity, OtherEngine
 from agent.executor.engine.inside import Inside
 from agent.executor.engine.joining import join
 from agent.executor.engine.logs import Logs
@@ -62,7 +63,15 @@ from agent.executor.native import folders, process
 from agent.executor.native.job import StartRecord
 from agent.executor.native.task_files import TaskFiles
 from agent.volumes import Volumes
-from swarmpy.errors import Conflict, NotFound, SwarmError, TaskFailed, TaskRejected, Unavailable
+from swarmpy.errors import (
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+    SwarmError,
+    TaskFailed,
+    TaskRejected,
+    Unavailable,
+)
 from swarmpy.limits import (
     EXECUTOR_THREADS_MAX,
     TASK_KILL_TIMEOUT_S,
@@ -116,6 +125,7 @@ class EngineExecutor:
             self.engine, self.find, logs=self._log, data_dir=data_dir, run=self._run, clock=self._clock
         )
         self._tasks: dict[TaskId, EngineTask] = {}
+        self._identity = Identity(self.engine, data_dir, count_tasks=self._count, run=self._run)
         self._starts = asyncio.Semaphore(TASK_STARTS_PARALLEL_MAX)
         self._watching: asyncio.Task[None] | None = None
 
@@ -125,7 +135,8 @@ class EngineExecutor:
     # --- life
 
     async def start_up(self) -> None:
-        """With an engine that is not reachable, too: it is then found as soon as it is."""
+        """With an engine that is not reachable, too: it is then found as soon as it is. FailedPrecondition if
+        it is another one than has the tasks."""
         await self._run(self._prepare_node)
         for task in await self._run(partial(records.scan, self._tasks_dir)):
             self._tasks[task.record.task_id] = task
@@ -136,6 +147,8 @@ class EngineExecutor:
             await self._run(partial(self._files.remove, task_id))
         try:
             await self._reconcile_served()
+        except OtherEngine as error:
+            raise FailedPrecondition(str(error)) from None
         except SwarmError as error:
             log.warning("engine_not_heard", engine=self.name, reason=str(error))
         watch = Watch(
@@ -144,19 +157,25 @@ class EngineExecutor:
             clock=self._clock,
             reconcile=self._reconcile_served,
             heard=self._ends.heard,
+            broke_off=self._identity.doubt,
         )
         self._watching = asyncio.get_running_loop().create_task(watch.run())
 
     def _prepare_node(self) -> None:
         for folder in (self._tasks_dir, self._logs_dir):
-            folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            trees.make_private(folder)
         self.volumes.prepare()
         self._files.prepare()  # a service of our own is to see what is mounted there
         self._log.prepare()
         self._node = records.node_key(self._data_dir)
         self._containers = Containers(self.engine, self._node, platform.machine())
         self._ends = Ends(
-            self._tasks, self._containers, tasks_dir=self._tasks_dir, run=self._run, clock=self._clock
+            self._tasks,
+            self._containers,
+            identity=self._identity,
+            tasks_dir=self._tasks_dir,
+            run=self._run,
+            clock=self._clock,
         )
         self._maker = Maker(
             engine=self.engine,
@@ -200,6 +219,7 @@ class EngineExecutor:
     async def create(self, launch: Launch) -> None:
         task_id = launch.task_id
         folders.check_task_id(task_id)
+        await self._identity.require()
         task = self._tasks.get(task_id)
         if task is None:  # known from now on, so that no other call makes it at the same time
             task = self._tasks[task_id] = EngineTask(record=_unmade(launch))
@@ -220,6 +240,7 @@ class EngineExecutor:
             raise TaskRejected(f"task {task_id} was not created on this node")
         async with task.lock:
             if task.started is None and task.end is None:
+                await self._identity.require()
                 async with self._starts:
                     await self._start(task)
             if task.end is not None:
@@ -242,6 +263,7 @@ class EngineExecutor:
         except Conflict as error:
             raise Unavailable(str(error)) from None
         except NotFound as error:
+            await self._identity.confirm()
             raise TaskRejected(f"the container of task {task.record.task_id} is gone: {error}") from None
         except Refused as error:
             code = start_exit_code(str(error))
@@ -291,6 +313,7 @@ class EngineExecutor:
             )
 
     async def remove(self, task_id: TaskId, *, keep_log: bool = False) -> None:
+        await self._identity.require()
         task = self._tasks.get(task_id)
         if task is None:
             if folders.is_task_id(task_id):
@@ -312,6 +335,8 @@ class EngineExecutor:
     async def _discard(self, task_id: TaskId) -> None:
         """Its containers first: what is on the node says that they are there. The task before its network."""
         found = await self._containers.find(task_id)
+        if not found:
+            await self._identity.confirm()
         for one in sorted(found, key=lambda one: one.kind == KIND_PAUSE):
             await self._containers.remove(one.id)
         await self._run(partial(self._maker.clear, task_id))
@@ -366,6 +391,10 @@ class EngineExecutor:
         await self._inside.copy_in(task_id, path, archive)
 
     # --- small things
+
+    def _count(self) -> int:
+        """Tasks that the engine has something of."""
+        return sum(task.is_created for task in self._tasks.values())
 
     def _folder(self, task_id: TaskId) -> Path:
         return self._tasks_dir / task_id

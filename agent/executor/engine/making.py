@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agent import trees
 from agent.executor.base import Launch
 from agent.executor.engine import pause, records
 from agent.executor.engine.body import (
@@ -138,7 +139,7 @@ class Maker:
 
 
 def _make_folder(folder: Path, launch: Launch, mounts: list[JobMount]) -> None:
-    folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+    trees.make_private(folder)
     for mount in mounts:
         place = Path(mount["source"])
         is_own = mount["type"] == "volume" and folder in place.parents

@@ -25,7 +25,7 @@ async def ensure_image(engine: Engine, name: str, *, registry_auth: str = "") ->
     if name in (HOST, f"{HOST}:latest"):
         raise TaskRejected(
             f'the image "{HOST}" is the node\'s own root file system, and {engine.flavour} runs images only: '
-            "place the service on nodes with the native executor"
+            "place the service on nodes with the executor native or oci"
         )
     try:
         return config_of(name, await inspect(engine, name))

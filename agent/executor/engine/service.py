@@ -136,7 +136,12 @@ class PodmanService:
         env = os.environ | {"DISABLE_HC_SYSTEMD": "true"}  # health is the agent's affair
         with (self._data_dir / "podman.log").open("wb") as output:
             self._child = await asyncio.create_subprocess_exec(
-                *words, env=env, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+                *words,
+                cwd=self._data_dir,  # monitors leave their notes where it stands
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         self._runtime = runtime
         try:

@@ -34,7 +34,8 @@ _ENDS: Final = frozenset({"die", "died", "remove", "destroy"})
 
 
 class Watch:
-    """``reconcile`` compares everything; ``heard`` is told a container's id. Both may be called in vain."""
+    """``reconcile`` compares everything; ``heard`` is told a container's id; ``broke_off`` that the stream of
+    events has ended, and not by us. All may be called in vain."""
 
     def __init__(
         self,
@@ -44,40 +45,50 @@ class Watch:
         clock: Clock,
         reconcile: Callable[[], Awaitable[None]],
         heard: Callable[[str], None],
+        broke_off: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._node = node
         self._clock = clock
         self._reconcile = reconcile
         self._heard = heard
+        self._broke_off = broke_off
 
     async def run(self) -> None:
         """For ever."""
         delay = ENGINE_RETRY_MIN_S
         while True:
+            begun = self._clock.monotonic()
             try:
                 since = self._clock.now() // SECOND_NS - ENGINE_EVENTS_OVERLAP_S
                 await self._reconcile()
-                delay = ENGINE_RETRY_MIN_S
-                await self._listen(since)
+                if await self._listen(since):
+                    continue
             except (SwarmError, OSError) as error:
                 log.warning("engine_not_heard", engine=self._engine.flavour, reason=str(error))
-            except Exception:
-                log.exception("engine_watch_failed")  # ends have to be heard of, whatever it was
+            except Exception:  # ends have to be heard of, whatever it was
+                log.exception("engine_watch_failed")
+            self._broke_off()
+            if self._clock.monotonic() - begun > ENGINE_RETRY_MAX_S:
+                delay = ENGINE_RETRY_MIN_S  # it did answer for a while
             await asyncio.sleep(delay)
             delay = min(2 * delay, ENGINE_RETRY_MAX_S)
 
-    async def _listen(self, since: int) -> None:
-        """Until the stream ends, or it is time to compare."""
+    async def _listen(self, since: int) -> bool:
+        """Until it is time to compare; False if the stream ends before that. An engine may say nothing at all
+        until there is an event."""
         params = {"since": str(since), "filters": own_filter(self._node)}
-        async with self._engine.stream("GET", "/events", params=params) as answer:
-            try:
-                async with asyncio.timeout(ENGINE_RECONCILE_S):
-                    async for event in events_of(self._engine.chunks(answer)):
-                        if event.get("Action") in _ENDS and event.get("Type") == "container":
-                            self._heard(str((event.get("Actor") or {}).get("ID") or ""))
-            except TimeoutError:
-                return
+        try:
+            async with (
+                asyncio.timeout(ENGINE_RECONCILE_S),
+                self._engine.stream("GET", "/events", params=params) as answer,
+            ):
+                async for event in events_of(self._engine.chunks(answer)):
+                    if event.get("Action") in _ENDS and event.get("Type") == "container":
+                        self._heard(str((event.get("Actor") or {}).get("ID") or ""))
+        except TimeoutError:
+            return True
+        return False
 
 
 async def events_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
