@@ -53,6 +53,7 @@ from swarmpy.node.image_shipping import FolderParcel
 from swarmpy.runtime import Env
 
 Users = dict[str, list[ImageUser]]
+_PODMAN_FAILED = 500
 _TAR = {"Content-Type": "application/x-tar"}
 _ERRORS: dict[int, type[SwarmError]] = {400: InvalidArgument, 401: Unauthenticated, 403: PermissionDenied}
 
@@ -129,9 +130,21 @@ class EngineImages:
         async with self._served() as engine:
             said = await self._inspect(engine, name)
             with _translated():
-                history = await engine.call("GET", f"/images/{image_forms.id_of(said)}/history") or []
+                history = await self._history(engine, image_forms.id_of(said))
             users = await asyncio.to_thread(self._users)
             return image_forms.inspected(said, history, **_of(users, image_forms.id_of(said)))
+
+    async def _history(self, engine: Engine, id_: str) -> list[dict[str, Any]]:
+        """Podman fails at a step that does not say when it was made, as those of many builders do not: then
+        the steps of its own API are told, which have no sizes."""
+        try:
+            told: list[dict[str, Any]] = await engine.call("GET", f"/images/{id_}/history") or []
+        except Refused as error:
+            if engine.flavour != "podman" or error.status != _PODMAN_FAILED:
+                raise
+            said = await engine.call("GET", f"/libpod/images/{id_}/json")
+            told = image_forms.steps_of_podman(said)
+        return told
 
     async def usage(self) -> int:
         """Podman does not say what layers share: there it is what the images would take alone."""

@@ -108,6 +108,19 @@ def inspected(
     )
 
 
+def steps_of_podman(said: Json) -> list[Json]:
+    """The history in an image's description by Podman's own API, as docker's clients are told one: newest
+    first."""
+    return [
+        {
+            "Created": max(parse_time(str(row.get("created") or "").encode()), 0) // SECOND_NS,
+            "CreatedBy": row.get("created_by") or "",
+            "Comment": row.get("comment") or "",
+        }
+        for row in reversed(said.get("History") or ())
+    ]
+
+
 def _step(row: Json) -> dict[str, Any]:
     created = int(row.get("Created") or 0)
     return {
