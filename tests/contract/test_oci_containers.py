@@ -8,21 +8,28 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import suite_image
 from msgspec.structs import replace
-from native_rig import DEADLINE_S, wait_until
+from native_rig import DEADLINE_S, NativeRig, wait_until
 from oci_rig import OciRig
 
 from agent.executor.base import Attachment, Channel, Command, Launch
 from agent.executor.native import folders
+from agent.executor.native.executor import NativeExecutor
 from agent.executor.oci import logs, monitor, records
 from agent.executor.oci.executor import OciExecutor
+from swarmpy.config import NodeConfig
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId
-from swarmpy.model.specs import ContainerSpec
+from swarmpy.model.specs import ContainerSpec, Mount
+from swarmpy.model.states import MountType
+from swarmpy.node.executors import choose, make_executor
+from swarmpy.runtime import Env
 
 pytestmark = [
     pytest.mark.root,
@@ -279,17 +286,13 @@ async def test_a_command_inside_is_in_all_control_groups_of_the_task(rig: OciRig
 
 
 async def test_a_runtime_that_is_not_here(tmp_path: Path) -> None:
-    (tmp_path / "node").mkdir()
-    executor = OciExecutor(
-        tmp_path / "node", cgroup_parent=f"/swarmpy-test/{os.getpid()}-none", runtime="none"
-    )
-    try:
-        found = await executor.probe()
-        assert not found.is_usable
-        assert "The OCI runtime none is not on this node." in found.missing
-        assert not (tmp_path / "node" / "oci-trial").exists()
-    finally:
-        await executor.shut_down()
+    rig = OciRig(tmp_path)
+    rig.executor = OciExecutor(rig.data_dir, cgroup_parent=rig.parent, runtime="none")
+    found = await rig.executor.probe()
+    assert not found.is_usable
+    assert "The OCI runtime none is not on this node." in found.missing
+    assert not (rig.data_dir / "oci-trial").exists()
+    await rig.close()
 
 
 async def test_the_trial_leaves_nothing(rig: OciRig) -> None:
@@ -324,3 +327,40 @@ async def test_no_room_for_a_record(rig: OciRig, monkeypatch: pytest.MonkeyPatch
             await rig.executor.start(wish.task_id)
     assert not rig.processes()
     assert (await rig.executor.start(wish.task_id)).pid
+
+
+async def test_a_node_that_changes_its_executor_and_back(tmp_path: Path) -> None:
+    """Images, volumes, and the logs of tasks that have ended stay, whoever ran them."""
+    env = Env()
+    ran: list[TaskId] = []
+    archive = suite_image.write_archive(tmp_path / "suite.tar")
+    own = OciRig(tmp_path)
+    rig: NativeRig = own
+    mount = Mount(type=MountType.VOLUME, source="kept", target="/kept")
+    script = "printf half; sleep 0.1; echo of $0 >> /kept/all; cat /kept/all"
+    for name in ("native", "oci", "native"):
+        config = NodeConfig(
+            data_dir=rig.data_dir, run_dir=tmp_path / "run", cgroup_parent=rig.parent, executor=name
+        )
+        assert await choose(config, env, partial(make_executor, config, env)) == name
+        assert not any((rig.data_dir / "tasks").glob("*"))
+        rig.executor = cast("NativeExecutor", make_executor(config, env, name))
+        await rig.executor.start_up()
+        if not ran:
+            await rig.executor.load_image(archive)
+        command = ("/bin/sh", "-c", script, f"{name}{len(ran)}")
+        spec = ContainerSpec(image=suite_image.IMAGE, command=command, mounts=(mount,))
+        ran.append(await rig.run(f"task{len(ran)}", spec=spec, image=suite_image.IMAGE))
+        assert (await rig.wait_exit(ran[-1])).exit.code == 0
+        expected = "half"
+        for number, task_id in enumerate(ran):
+            expected += f"of {('native', 'oci')[number % 2]}{number}\n"
+            assert b"".join([line.data for line in await rig.log(task_id)]).decode() == expected
+        late = await rig.executor.attach(ran[0], Attachment(replays=True))
+        assert await until(late, b"\n") == b"halfof native0\n"
+        await late.close()
+        await rig.executor.shut_down()
+    rig.executor = cast("NativeExecutor", make_executor(config, env, "native"))
+    await rig.executor.start_up()
+    await rig.close()
+    assert own.left() == []

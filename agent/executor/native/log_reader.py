@@ -3,21 +3,31 @@
 The format and the numbering of files are ``shim/log_writer``'s. Rotation only ever appends files and drops
 the oldest, so a reader goes from number to number; one that was overtaken goes on at the oldest that is
 left. A torn record (the shim was killed while writing) is passed over.
+
+Logs outlive a change of executor: what conmon wrote is understood, too. There a line may be in pieces.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agent.executor.base import LogLine, LogQuery
 from agent.executor.native.shim.log_writer import file_name, file_numbers
 from swarmpy.limits import LOG_FOLLOW_PERIOD_S, LOG_READ_BYTES, LOG_TAIL_LINES_MAX
-from swarmpy.model.ids import Timestamp
+from swarmpy.model.ids import SECOND_NS, Timestamp
 
 _WHOLE, _PIECE = ord("F"), ord("P")
+_CONMON_STREAMS: Final = {b"stdout": 1, b"stderr": 2}
+_CONMON_HEAD: Final = re.compile(
+    rb"(?P<whole>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.(?P<fraction>\d{9})(?P<zone>[+-]\d\d:\d\d) "
+    rb"(?P<stream>stdout|stderr) (?P<mark>[FP]) "
+)
+_CONMON_HEAD_BYTES_MAX: Final = 45
 
 
 class Place(NamedTuple):
@@ -32,11 +42,34 @@ BEGINNING = Place(0, 0)
 
 def parse_record(record: bytes) -> LogLine | None:
     """One line of a log file, without its line end. None if it is damaged."""
+    return parse_own_record(record) or parse_conmon_record(record)
+
+
+def parse_own_record(record: bytes) -> LogLine | None:
+    """One of native's own."""
     stamp, _, rest = record.partition(b" ")
     if len(rest) < 3 or rest[2] != 0x20 or rest[1] not in (_WHOLE, _PIECE) or not stamp.isdigit():
         return None
     data = rest[3:] + b"\n" if rest[1] == _WHOLE else rest[3:]
     return LogLine(timestamp=Timestamp(int(stamp)), stream=rest[0] - 0x30, data=data)
+
+
+def parse_conmon_record(record: bytes) -> LogLine | None:
+    """``<RFC 3339> <stream> <mark> <data>``, the marks as above. What a full disk has left of the head of the
+    one before may stand in front."""
+    head = _CONMON_HEAD.search(record, 0, 2 * _CONMON_HEAD_BYTES_MAX)
+    if head is None:
+        return None
+    try:
+        seconds = int(datetime.fromisoformat((head["whole"] + head["zone"]).decode()).timestamp())
+    except ValueError:
+        return None
+    data = record[head.end() :]
+    return LogLine(
+        timestamp=Timestamp(seconds * SECOND_NS + int(head["fraction"])),
+        stream=_CONMON_STREAMS[head["stream"]],
+        data=data + b"\n" if head["mark"] == b"F" else data,
+    )
 
 
 def matches(line: LogLine, query: LogQuery) -> bool:

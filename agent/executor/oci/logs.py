@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -31,13 +30,10 @@ from swarmpy.limits import (
     LOG_READ_BYTES,
     LOG_TAIL_LINES_MAX,
 )
-from swarmpy.model.ids import SECOND_NS, Timestamp
+from swarmpy.model.ids import Timestamp
 
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 CURRENT: Final = "current"
-_STREAMS: Final = {b"stdout": 1, b"stderr": 2}
-_SECONDS_END: Final = 19
-_FRACTION_DIGITS: Final = 9
 
 
 class Record(NamedTuple):
@@ -50,35 +46,11 @@ class Record(NamedTuple):
 def parse_record(record: bytes) -> Record | None:
     """One record without its line end; also one of native's, whose logs outlive a change of executor. None
     if it is damaged."""
-    words = record.split(b" ", 3)
-    if len(words) == 4 and words[1] in _STREAMS and words[2] in (b"F", b"P"):
-        timestamp = _timestamp(words[0].decode("ascii", "replace"))
-        if timestamp is None:
-            return None
-        is_whole = words[2] == b"F"
-        return Record(timestamp, _STREAMS[words[1]], is_whole, words[3] + b"\n" if is_whole else words[3])
-    line = log_reader.parse_record(record)
-    if line is None:
-        return None
-    return Record(line.timestamp, line.stream, True, line.data)
-
-
-def _timestamp(text: str) -> Timestamp | None:
-    """``2026-01-31T23:59:59.123456789+00:00``, to the nanosecond."""
-    fraction = text[_SECONDS_END + 1 : _SECONDS_END + 1 + _FRACTION_DIGITS]
-    if (
-        text[_SECONDS_END : _SECONDS_END + 1] != "."
-        or len(fraction) != _FRACTION_DIGITS
-        or not fraction.isdigit()
-    ):
-        return None
-    try:
-        whole = datetime.fromisoformat(text[:_SECONDS_END] + text[_SECONDS_END + 1 + _FRACTION_DIGITS :])
-    except ValueError:
-        return None
-    if whole.tzinfo is None:
-        return None
-    return Timestamp(int(whole.timestamp()) * SECOND_NS + int(fraction))
+    line = log_reader.parse_own_record(record)
+    if line is not None:
+        return Record(line.timestamp, line.stream, True, line.data)
+    line = log_reader.parse_conmon_record(record)
+    return Record(line.timestamp, line.stream, line.data.endswith(b"\n"), line.data) if line else None
 
 
 class Joiner:

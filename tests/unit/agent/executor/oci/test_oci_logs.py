@@ -31,11 +31,14 @@ def record(data: bytes, *, stream: str = "stdout", mark: str = "F", at: str = AT
         (record(b"half", mark="P"), Record(NS, 1, False, b"half")),
         (record(b"east", at="2026-02-01T01:59:59.123456789+02:00"), Record(NS, 1, True, b"east\n")),
         (b"17 2F of native's", Record(Timestamp(17), 2, True, b"of native's\n")),
+        (b"17 2F " + record(b"x"), Record(Timestamp(17), 2, True, record(b"x\n"))),
+        (record(record(b"x", stream="stderr")), Record(NS, 1, True, record(b"x\n", stream="stderr"))),
+        (record(b"")[:20] + record(b"x"), Record(NS, 1, True, b"x\n")),
         (b"", None),
         (record(b"x", at="2026-01-31"), None),
         (record(b"x", at="2026-01-31T23:59:59.12345678x+00:00"), None),
         (record(b"x", at="2026-13-31T23:59:59.123456789+00:00"), None),
-        (b"torn " + record(b"x"), None),
+        (b"no head" * 20 + record(b"x"), None),
     ],
 )
 def test_records(raw: bytes, expected: Record | None) -> None:
@@ -73,6 +76,28 @@ def test_every_byte_once_and_no_line_too_long(pieces: list[tuple[str, bool, int]
         )
         assert b"".join(line.data for line in lines if line.stream == number) == said
     assert all(len(line.data) <= LOG_LINE_BYTES_MAX + 1 for line in lines)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.binary(max_size=30)), max_size=6),
+    st.integers(0, 6),
+    st.integers(0, 80),
+)
+def test_what_a_full_disk_tears_costs_no_line_but_its_own(
+    said: list[tuple[str, bytes]], at: int, length: int
+) -> None:
+    """conmon goes on behind what it could write of a record. The line is lost, or run into the next one."""
+    whole = [record(data.replace(b"\n", b"."), stream=stream) + b"\n" for stream, data in said]
+    torn = record(b"lost, whatever it was, and so much of it that no head is within")[:length]
+    raw = b"".join([*whole[:at], torn, *whole[at:]]).split(b"\n")
+    lines = Joiner().feed(raw)
+    expected = [(1 if stream == "stdout" else 2, data.replace(b"\n", b".") + b"\n") for stream, data in said]
+    found = [(line.stream, line.data) for line in lines]
+    assert found[: min(at, len(said))] == expected[:at]
+    assert found[len(found) - len(expected[at + 1 :]) :] == expected[at + 1 :]
+    if length < len(record(b"")):
+        assert found == expected, "no more of it than of its head is of no harm to others"
 
 
 # --- files
