@@ -19,17 +19,16 @@ from manager.api.context import Api
 from manager.api.docker_json import Json
 from manager.api.lookup import find
 from manager.image_push import Step, Target
-from manager.schedule.node_facts import normal_architecture
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument, Retry
 from swarmpy.image_push_limits import IMAGE_PUSHES_MAX
 from swarmpy.limits import API_CHUNK_BYTES
+from swarmpy.model.architectures import normal_architecture
 from swarmpy.model.image_offers import PushSource, Receipt
 from swarmpy.model.images import Progress
 from swarmpy.model.objects import Node
 from swarmpy.model.states import NodeState
 
-_ARCHITECTURES: Final = {"armv7l": "arm", "i686": "386"}
 _NO_NODES: Final = "name the nodes to push to (nodes=…), or ask for all of them (all=true)"
 _BOTH: Final = "name nodes, or ask for all of them, not both"
 
@@ -90,8 +89,7 @@ def chosen(view: View, names: Sequence[str], *, is_all: bool) -> tuple[Target, .
 
 def _target(node: Node) -> Target:
     name = node.description.hostname or node.id
-    normal = normal_architecture(node.description.platform.architecture)
-    architecture = _ARCHITECTURES.get(normal, normal)
+    architecture = normal_architecture(node.description.platform.architecture)
     system = node.description.platform.os
     trouble = ""
     if node.status.state in (NodeState.DOWN, NodeState.DISCONNECTED):

@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from manager.schedule.node_facts import is_within, normal_architecture, text_of
+from manager.schedule.node_facts import is_within, text_of
 from manager.schedule.predicates import Predicate, parse_predicate
 from swarmpy.errors import InvalidArgument
+from swarmpy.model.architectures import normal_architecture
 from swarmpy.model.objects import Node
 
 _OPERATORS: Final = ("==", "!=")

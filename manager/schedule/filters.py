@@ -15,9 +15,9 @@ from typing import Final
 
 from manager.schedule.constraint import is_match
 from manager.schedule.needs import Needs, generic_counts, volumes_of
-from manager.schedule.node_facts import normal_architecture
 from manager.schedule.nodes import ClusterLoad, NodeLoad
 from manager.store.view import View
+from swarmpy.model.architectures import normal_architecture
 from swarmpy.model.host_ports import are_clashing
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId
 from swarmpy.model.objects import Kind, Network, Node

@@ -18,7 +18,6 @@ ARCHITECTURE_KEY: Final = "node.platform.arch"
 AMOUNT_KEYS: Final = ("node.cpus", "node.memory")
 TEXT_KEYS: Final = ("node.id", "node.hostname", "node.role", "node.platform.os", "node.executor")
 
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 _CPU_NANOS: Final = 1_000_000_000
 
 
@@ -103,9 +102,3 @@ def is_within(network: str, addr: str) -> bool | None:
         return ipaddress.ip_address(addr) in wanted
     except ValueError:
         return False
-
-
-def normal_architecture(architecture: str) -> str:
-    """One name per architecture: images and kernels name the same ones differently."""
-    lowered = architecture.lower()
-    return _ARCHITECTURES.get(lowered, lowered)

@@ -26,12 +26,12 @@ from manager.schedule.node_facts import (
     has_label,
     is_label,
     is_within,
-    normal_architecture,
     number,
     text_of,
 )
 from swarmpy.errors import InvalidArgument
 from swarmpy.model import quantities
+from swarmpy.model.architectures import normal_architecture
 from swarmpy.model.objects import Node
 
 _KEY: Final = re.compile(r"[a-z_][a-z0-9\-_.]+", re.IGNORECASE | re.ASCII)

@@ -27,9 +27,9 @@ from swarmpy.limits import (
     IMAGE_MANIFEST_BYTES_MAX,
     IMAGE_MANIFESTS_MAX,
 )
+from swarmpy.model.architectures import normal_architecture
 
 _NAME_MARKS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _COPY_BYTES = 1 << 20
 
 
@@ -158,9 +158,14 @@ def _copy_bounded(source: IO[bytes], target: IO[bytes]) -> None:
         target.write(chunk)
 
 
+def is_rootfs(archive: Archive) -> bool:
+    """Whether it has no list of images: then it is a plain root file system, if anything."""
+    return not archive.has("manifest.json") and not archive.has("index.json")
+
+
 def read_images(archive: Archive, architecture: str = "") -> list[ImageSource]:
-    """The images inside; empty for a plain root file system. Of an image for several platforms the one for
-    this machine, or for ``architecture``."""
+    """The images inside. Of an image for several platforms the one for this machine, or for
+    ``architecture``; empty if there is none for it."""
     if archive.has("manifest.json"):
         return _read_docker(archive)
     if archive.has("index.json"):
@@ -248,8 +253,7 @@ def _fits(entry: dict[str, Any], architecture: str) -> bool:
 
 def own_architecture() -> str:
     """As images name it."""
-    machine = platform.machine()
-    return _ARCHITECTURES.get(machine, machine)
+    return normal_architecture(platform.machine())
 
 
 def _read_manifest(archive: Archive, digest: str, name: str) -> ImageSource:

@@ -18,6 +18,7 @@ from agent.executor.images.archive import (
     ImageSource,
     LayerSource,
     digest_of,
+    is_rootfs,
     open_archive,
     own_architecture,
     read_images,
@@ -57,7 +58,7 @@ def _unpacked(path: Path, folder: Path, *, name: str, architectures: Collection[
     offers: dict[str, Offer] = {}
     refusals: dict[str, str] = {}
     with open_archive(path, folder / "work") as archive:
-        if not archive.has("manifest.json") and not archive.has("index.json"):
+        if is_rootfs(archive):
             bare = _of_rootfs(path, folder, checked_name(name or name_from(path)))
             return _sorted_out({own_architecture(): bare}, architectures, folder, "the root file system")
         blobs: dict[str, BlobOffer] = {}

@@ -28,7 +28,13 @@ from msgspec.structs import replace
 
 from agent.executor.base import ImageConfig
 from agent.executor.images import reference as references
-from agent.executor.images.archive import Archive, open_archive, own_architecture, read_images
+from agent.executor.images.archive import (
+    Archive,
+    is_rootfs,
+    open_archive,
+    own_architecture,
+    read_images,
+)
 from agent.executor.images.imports import image_config
 from agent.executor.images.loading import (
     ConfigOf,
@@ -169,13 +175,15 @@ class ImageStore:
         ``is_private``: ``path`` is a folder that nobody else writes to, and that is of no use afterwards.
         """
         with self._loading(path) as work, open_archive(path, work) as archive:
-            sources = read_images(archive)
             loader = Loader(self.layers_dir, self.blobs_dir, work, is_private=is_private)
-            if not sources:
+            if is_rootfs(archive):
                 wanted = checked_name(name or name_from(path))
                 config_of = _rootfs_config("", "")
                 record = loader.load_rootfs(path, config_of, has_whiteouts=False)
                 return self._name([(record, (wanted,))])
+            sources = read_images(archive)
+            if not sources:
+                raise InvalidArgument(f"the archive holds no image for linux/{own_architecture()}")
             if name and len(sources) > 1:
                 raise InvalidArgument(f"{path} holds {len(sources)} images, so one name cannot be given")
             named = [(source, names_of(source, name, path)) for source in sources]

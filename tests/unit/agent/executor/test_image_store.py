@@ -25,6 +25,7 @@ from swarmpy.model.specs import Healthcheck
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="unpacking sets owners")]
 
 BASE = tar_of(("etc", None), ("etc/a", b"a"), ("etc/b", b"b"), ("dir", None), ("dir/old", b"old"))
+OF_ANOTHER_MACHINE = b'{"manifests": [{"platform": {"os": "linux", "architecture": "of-old"}}]}'
 TOP = tar_of(("etc/.wh.a", b""), ("dir/.wh..wh..opq", b""), ("dir/new", b"new"))
 
 
@@ -321,6 +322,9 @@ def test_a_layer_must_unpack_to_what_the_configuration_says(store: ImageStore, t
         (tar_of(("index.json", b"[]")), "no list of manifests"),
         (tar_of(("index.json", b'{"manifests": [{"digest": "sha256:../../x"}]}')), "no sha256 digest"),
         (tar_of(("index.json", b"{")), "no JSON"),
+        (tar_of(("index.json", b'{"manifests": []}')), "holds no image for linux/"),
+        (tar_of(("index.json", OF_ANOTHER_MACHINE)), "holds no image for linux/"),
+        (tar_of(("manifest.json", b"[]")), "holds no image for linux/"),
     ],
 )
 def test_archives_that_are_none(store: ImageStore, tmp_path: Path, content: bytes, text: str) -> None:

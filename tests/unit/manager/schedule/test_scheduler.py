@@ -270,6 +270,8 @@ def test_limits_play_no_part_and_named_generic_resources_count_by_kind() -> None
         (Platform(architecture="amd64", os="linux"), Platform(architecture="x86_64", os="linux"), True),
         (Platform(architecture="x86_64", os="linux"), Platform(architecture="amd64", os="linux"), True),
         (Platform(architecture="aarch64", os="linux"), Platform(architecture="arm64", os="linux"), True),
+        (Platform(architecture="arm", os="linux"), Platform(architecture="armv7l", os="linux"), True),
+        (Platform(architecture="386", os="linux"), Platform(architecture="i686", os="linux"), True),
         (Platform(architecture="arm64"), Platform(architecture="x86_64", os="linux"), False),
         (Platform(os="windows"), Platform(architecture="x86_64", os="linux"), False),
         (Platform(os="linux"), Platform(architecture="x86_64", os="linux"), True),
