@@ -79,13 +79,17 @@ def matches(line: LogLine, query: LogQuery) -> bool:
 
 
 class LogReader:
-    """A place in one task's log. ``read`` returns what has come since; blocking. ``end``: no further."""
+    """A place in one task's log. ``read`` returns what has come since; blocking. ``end``: no further.
+
+    ``is_overtaken``: a file went before it was read to its end, as far as one can tell.
+    """
 
     def __init__(self, folder: Path, *, start: Place = BEGINNING, end: Place | None = None) -> None:
         self._folder = folder
         self._number, self._offset = start
         self._end = end
         self._rest = b""
+        self.is_overtaken = False
 
     def read(self) -> list[bytes]:
         """The next records, a bounded number of bytes; empty when there is nothing new now."""
@@ -107,6 +111,8 @@ class LogReader:
                 if records:
                     return records
                 continue
+            if self._number and self._number not in numbers:
+                self.is_overtaken = True
             self._number, self._offset, self._rest = following[0], 0, b""
 
     def seek_last(self, lines: int) -> None:

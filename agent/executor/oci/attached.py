@@ -2,7 +2,8 @@
 conmon.
 
 The log has each byte at once and once, so a client that is slow, or comes late, misses nothing and holds
-nobody up, as long as the log goes back that far.
+nobody up, as long as the log goes back that far; one that falls behind it is told so. A task never waits for
+its clients, whatever they wish.
 
 The input of a task without a terminal is written to conmon's own end of the pipe, which is opened for each
 write and never held: so all that wait for its end find it when one of its clients closes it, which conmon
@@ -74,6 +75,11 @@ class LogChannel:
                 yield self._ready.popleft()
             is_final = self._is_closed or self._task.exit() is not None
             found = await self._run(self._read)
+            if self._reader.is_overtaken:
+                raise Unavailable(
+                    f"the client fell behind task {self._task.task_id} by more than the node keeps of its log: "
+                    "attach again, and read faster"
+                )
             pieces = [piece for record in found if (piece := logs.parse_record(record)) is not None]
             for stream, row in groupby(pieces, key=lambda piece: piece.stream):
                 self._ready.append(Output(stream, b"".join(piece.data for piece in row)))

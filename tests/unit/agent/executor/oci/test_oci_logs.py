@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -10,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.executor.base import LogLine, LogQuery
+from agent.executor.native.attached import Readers, Watched
 from agent.executor.oci import logs
+from agent.executor.oci.attached import LogChannel
 from agent.executor.oci.logs import Joiner, Record
+from swarmpy.errors import Unavailable
 from swarmpy.limits import LOG_FILES_MAX, LOG_LINE_BYTES_MAX
-from swarmpy.model.ids import Timestamp
+from swarmpy.model.ids import TaskId, Timestamp
 
 AT = "2026-01-31T23:59:59.123456789+00:00"
 NS = Timestamp(1769903999123456789)
@@ -181,3 +185,26 @@ def test_times_never_fall() -> None:
     later = "2026-02-01T00:00:00.000000001+00:00"
     lines = Joiner().feed([record(b"one", at=later), record(b"two", stream="stderr")])
     assert lines[0].timestamp == lines[1].timestamp
+
+
+@pytest.mark.parametrize("rotations", [LOG_FILES_MAX - 1, LOG_FILES_MAX])
+async def test_who_is_attached_and_falls_behind_the_kept_log_is_told(tmp_path: Path, rotations: int) -> None:
+    folder = tmp_path / "log"
+    logs.begin(folder)
+    write(folder, record(b"first"))
+    watched = Watched(TaskId("t"), lambda: None, asyncio.Event(), Readers())
+    channel = LogChannel(folder, start=logs.end_of(folder), task=watched, task_input=None, run=run)
+    write(folder, record(b"0"))
+    output = channel.output()
+    assert (await anext(output)).data == b"0\n"
+    for number in range(1, rotations + 1):
+        replace_current(folder)
+        logs.give_number(folder)
+        write(folder, record(b"%d" % number))
+    if rotations < LOG_FILES_MAX:
+        said = [(await anext(output)).data for _ in range(rotations)]
+        assert said == [b"%d\n" % number for number in range(1, rotations + 1)]
+    else:
+        with pytest.raises(Unavailable, match="fell behind"):
+            await anext(output)
+    await channel.close()
