@@ -134,11 +134,11 @@ class EngineImages:
             users = await asyncio.to_thread(self._users)
             return image_forms.inspected(said, history, **_of(users, image_forms.id_of(said)))
 
-    async def _history(self, engine: Engine, id_: str) -> list[dict[str, Any]]:
+    async def _history(self, engine: Engine, id_: str) -> Sequence[image_forms.Json]:
         """Podman fails at a step that does not say when it was made, as those of many builders do not: then
         the steps of its own API are told, which have no sizes."""
         try:
-            told: list[dict[str, Any]] = await engine.call("GET", f"/images/{id_}/history") or []
+            told: Sequence[image_forms.Json] = await engine.call("GET", f"/images/{id_}/history") or ()
         except Refused as error:
             if engine.flavour != "podman" or error.status != _PODMAN_FAILED:
                 raise
