@@ -82,6 +82,8 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
+_CAPABILITIES = struct.Struct("=6I")
+"""Effective, permitted, inheritable: of the first 32, then of the others."""
 
 _KEYCTL_JOIN_SESSION_KEYRING = 1
 _SYS_KEYCTL = {"x86_64": 250, "aarch64": 219}
@@ -110,6 +112,7 @@ _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 _libc.sethostname.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
 _libc.pivot_root.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
+_libc.capget.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
 _libc.capset.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
 _libc.syscall.restype = ctypes.c_long
 
@@ -265,10 +268,10 @@ def drop_bounding(keep: set[int]) -> None:
 
 def set_capabilities(keep: set[int]) -> None:
     """Make ``keep`` all that this process holds and may pass on; as much of it as it holds now."""
-    with open("/proc/thread-self/status", encoding="ascii") as file:
-        held = next(int(line[8:], 16) for line in file if line.startswith("CapPrm:"))
-    mask = held & sum(1 << capability for capability in keep)
-    header = _CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4)
-    low, high = (mask & 0xFFFFFFFF).to_bytes(4, "little"), (mask >> 32).to_bytes(4, "little")
-    data = low + low + bytes(4) + high + high + bytes(4)  # effective, permitted, inheritable; twice
-    _check(_libc.capset(header, data), "capset")
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    held = ctypes.create_string_buffer(_CAPABILITIES.size)
+    _check(_libc.capget(header, held), "capget")
+    _, low, _, _, high, _ = _CAPABILITIES.unpack(held.raw)
+    mask = (high << 32 | low) & sum(1 << capability for capability in keep)
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    _check(_libc.capset(header, _CAPABILITIES.pack(low, low, 0, high, high, 0)), "capset")

@@ -183,8 +183,11 @@ def _seal_groups(place: str, mounted: list[str]) -> None:
 def _write_sysctls(job: Job, root: str) -> None:
     for name, value in (*job.get("default_sysctls", {}).items(), *job["sysctls"].items()):
         try:
-            with open(f"{root}/proc/sys/{name.replace('.', '/')}", "w", encoding="utf-8") as file:
-                file.write(value)
+            fd = os.open(f"{root}/proc/sys/{name.replace('.', '/')}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
         except OSError as error:
             if name not in job["sysctls"] and error.errno == errno.ENOENT:
                 continue  # a kernel without it

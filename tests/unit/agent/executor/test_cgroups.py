@@ -8,6 +8,7 @@ import pytest
 
 from agent.executor.native.cgroups import Cgroups, Layout, find_layout
 from agent.executor.native.demands import Demands
+from agent.executor.native.shim import inner
 from swarmpy.errors import TaskRejected
 from swarmpy.model.specs import Limits
 
@@ -114,3 +115,20 @@ def test_removing_what_is_not_there(unified: tuple[Cgroups, Path]) -> None:
     cgroups, _ = unified
     cgroups.remove("never")
     assert cgroups.task_ids() == set()
+
+
+@pytest.mark.parametrize(
+    ("files", "pid", "written"),
+    [
+        (("tasks", "cgroup.procs"), 0, {"tasks": "0", "cgroup.procs": ""}),
+        (("tasks", "cgroup.procs"), 12, {"tasks": "", "cgroup.procs": "12"}),
+        (("cgroup.procs",), 0, {"cgroup.procs": "0"}),
+    ],
+)
+def test_who_joins_by_itself_holds_nobody_up(
+    tmp_path: Path, files: tuple[str, ...], pid: int, written: dict[str, str]
+) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    inner.join_cgroups({"cgroups": [str(tmp_path)]}, pid)  # type: ignore[typeddict-item]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == written
