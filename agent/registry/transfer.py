@@ -297,7 +297,7 @@ def layers_to_push(
 ) -> tuple[tuple[Descriptor, ...], dict[str, Path]]:
     """As they came; what came without compression is compressed, for others expect that. All of the image
     is lent to ``folder`` first: it may be removed meanwhile."""
-    store.lend(image, folder)
+    store.lend([image], folder)
     sent: dict[str, Descriptor] = {}
     files = {}
     for diff_id, blob in zip(image.record.diff_ids, image.record.blobs, strict=True):

@@ -1,5 +1,5 @@
 """The node's images that nobody uses are given up, now and then: the loop around ``plan_collection``. So is
-what has come of images that were never sent whole.
+what has come of images that were never sent whole, and what a crash has left.
 
 An image that a task stands on is noted as used at each round, so its age counts from its last task's end. One
 whose use was never noted (an older version kept no notes) counts from the first round that sees it.
@@ -51,6 +51,7 @@ class ImageCollector:
         """One round; blocks. The ids of the images that went."""
         now, images = self._clock.now(), self._store.images()
         self._received.sweep((), now)
+        self._store.sweep(lambda: layers_in_use(self._tasks_dir))
         if not images:
             return ()
         self._note_used(images, now)

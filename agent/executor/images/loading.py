@@ -54,6 +54,8 @@ class Loader:
         self._work = work
         self._is_private = is_private
         self._count = 0
+        self.unpacked: set[str] = set()
+        """The layers that were not there before."""
 
     def load(self, archive: Archive, source: ImageSource) -> ImageRecord:
         """An image of an archive, without a name yet."""
@@ -169,6 +171,8 @@ class Loader:
             if not (self._layers_dir / layer).is_dir():
                 raise
             shutil.rmtree(root)
+        else:
+            self.unpacked.add(layer)
 
     # --- blobs
 

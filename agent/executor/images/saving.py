@@ -27,13 +27,13 @@ def save(
     """A tar of these images, each under these tags. NotFound at the first step if bytes are missing; from
     then on the images may be removed. ``folder`` is the caller's, empty, and there until the end.
     """
+    store.lend([image for image, _ in wanted], folder)
     manifest = []
     for image, tags in wanted:
         layers = [f"{_hex(diff_id)}/layer.tar" for diff_id in image.record.diff_ids]
         manifest.append(
             {"Config": f"{_hex(image.id)}.json", "RepoTags": list(tags) or None, "Layers": layers}
         )
-        store.lend(image, folder)
     written: set[str] = set()
     for image, _ in wanted:
         for diff_id, blob in zip(image.record.diff_ids, image.record.blobs, strict=True):

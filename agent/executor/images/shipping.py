@@ -85,11 +85,12 @@ def of_stored(
     *,
     architectures: Collection[str],
 ) -> Shipment:
-    """Blocks. Blobs are linked, so that nobody can take them away meanwhile."""
+    """Blocks. The images are lent, so that nobody can take them away meanwhile."""
+    store.lend([image for image, _ in wanted], folder)
     images: dict[str, list[ImageOffer]] = {}
     for image, names in wanted:
         images.setdefault(image.record.architecture or own_architecture(), []).append(
-            _of_stored(store, image, tuple(names), folder)
+            _of_stored(image, tuple(names), folder)
         )
     offers = {architecture: Offer(images=tuple(found)) for architecture, found in images.items()}
     return _sorted_out(offers, architectures, folder, "the image that this node has")
@@ -196,9 +197,8 @@ def _of_rootfs(path: Path, folder: Path, name: str) -> Offer:
     return Offer(images=(image,))
 
 
-def _of_stored(store: ImageStore, image: StoredImage, names: tuple[str, ...], folder: Path) -> ImageOffer:
+def _of_stored(image: StoredImage, names: tuple[str, ...], folder: Path) -> ImageOffer:
     record = image.record
-    store.lend(image, folder)
 
     def offer(digest: str, diff_id: str = "") -> BlobOffer:
         size = (folder / _hex(digest)).stat().st_size

@@ -145,23 +145,27 @@ class ImageStore:
             config = _remembered(image.record)
         return config if isinstance(config, dict) else {}
 
-    def lend(self, image: StoredImage, folder: Path) -> None:
-        """Link what is kept of the image into ``folder``, by the hex digits of digests: it is there whatever
-        becomes of the image. To be given away is a use. NotFound if the image, or bytes of it, are not here.
-        """
-        record = image.record
+    def lend(self, images: Sequence[StoredImage], folder: Path) -> None:
+        """Link what is kept of the images into ``folder``, by the hex digits of digests: it is there whatever
+        becomes of them. To be given away is a use. NotFound if an image, or bytes of it, are not here."""
         with self._holding(fcntl.LOCK_SH):
-            self.find(image.id)
-            if len(record.blobs) != len(record.diff_ids):
-                raise _not_kept(image.id)
-            for digest in record.kept_blobs():
-                try:
-                    os.link(self.blob_path(digest), folder / _hex(digest))
-                except FileExistsError:
-                    continue  # of another image that was lent, too
-                except FileNotFoundError:
-                    raise _not_kept(image.id) from None
-            self.marks.note(image.id, self._now())
+            known = {record.id for record in self._records.all()}
+            for image in images:
+                if image.id not in known:
+                    raise NotFound(f"No such image: {image.id}")
+                self._link_blobs(image.record, folder)
+                self.marks.note(image.id, self._now())
+
+    def _link_blobs(self, record: ImageRecord, folder: Path) -> None:
+        if len(record.blobs) != len(record.diff_ids):
+            raise _not_kept(record.id)
+        for digest in record.kept_blobs():
+            try:
+                os.link(self.blob_path(digest), folder / _hex(digest))
+            except FileExistsError:
+                continue  # of another image that was lent, too
+            except FileNotFoundError:
+                raise _not_kept(record.id) from None
 
     def blob_path(self, digest: str) -> Path:
         return self.blobs_dir / _hex(digest)
@@ -174,8 +178,7 @@ class ImageStore:
         ``name`` is for archives that name none: root file systems, and layouts with a bare tag.
         ``is_private``: ``path`` is a folder that nobody else writes to, and that is of no use afterwards.
         """
-        with self._loading(path) as work, open_archive(path, work) as archive:
-            loader = Loader(self.layers_dir, self.blobs_dir, work, is_private=is_private)
+        with self._loading(path, is_private) as (work, loader), open_archive(path, work) as archive:
             if is_rootfs(archive):
                 wanted = checked_name(name or name_from(path))
                 config_of = _rootfs_config("", "")
@@ -191,9 +194,9 @@ class ImageStore:
 
     def load_pulled(self, path: Path, names: Sequence[str]) -> StoredImage:
         """The one image of an OCI layout that was fetched from a registry, under these very names."""
-        with self._loading(path) as work, open_archive(path, work) as archive:
+        with self._loading(path, True) as (work, loader), open_archive(path, work) as archive:
             (source,) = read_images(archive)
-            record = Loader(self.layers_dir, self.blobs_dir, work, is_private=True).load(archive, source)
+            record = loader.load(archive, source)
             self._name([(record, tuple(names))])
         return self.find(record.id)
 
@@ -204,15 +207,13 @@ class ImageStore:
     ) -> list[str]:
         """Bring in what ``records_of`` makes of a folder that nobody else writes to; the names that were
         given. Nothing is removed meanwhile."""
-        with self._loading(folder) as work, open_archive(folder, work) as archive:
-            loader = Loader(self.layers_dir, self.blobs_dir, work, is_private=True)
+        with self._loading(folder, True) as (work, loader), open_archive(folder, work) as archive:
             return self._name(records_of(loader, archive))
 
     def import_rootfs(self, path: Path, config_of: ConfigOf, *, name: str = "") -> str:
         """The id of an image of one layer; without a name, nothing but the id names it."""
         names = (checked_name(name),) if name else ()
-        with self._loading(path) as work:
-            loader = Loader(self.layers_dir, self.blobs_dir, work)
+        with self._loading(path, False) as (_, loader):
             record = loader.load_rootfs(path, config_of, has_whiteouts=True)
             self._name([(record, names)])
         return record.id
@@ -259,6 +260,27 @@ class ImageStore:
         for folder in moved:
             shutil.rmtree(folder, ignore_errors=True)
         return True
+
+    def sweep(self, layers_in_use: Callable[[], Collection[str]]) -> None:
+        """Remove layers and blobs that no record and no task speaks of: a crash came before the record."""
+
+        def unused() -> set[str]:
+            return set(os.listdir(self.layers_dir)).difference(layers_in_use())
+
+        self._remove_unnamed(unused)
+
+    def _remove_unnamed(self, layers: Callable[[], Collection[str]]) -> None:
+        """Of these layers, and of all blobs. Not while an image is being brought, which may have found them
+        here: then a later sweep sees to it."""
+        try:
+            with self._holding(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                kept = {layer for record in self._records.all() for layer in record.config.layers}
+                moved = [self._set_aside(layer) for layer in layers() if layer not in kept]
+                self._sweep_blobs()
+        except BlockingIOError:
+            return
+        for folder in moved:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def last_used(self, image: StoredImage) -> Timestamp | None:
         """By a task, or since when it has its newest name; None if no use of it was ever noted."""
@@ -322,15 +344,22 @@ class ImageStore:
     # --- small things
 
     @contextmanager
-    def _loading(self, path: Path) -> Iterator[Path]:
-        """A folder to work in, while nothing is removed."""
+    def _loading(self, path: Path, is_private: bool) -> Iterator[tuple[Path, Loader]]:
+        """A folder to work in, and who works there, while nothing is removed."""
+        unpacked: Collection[str] = ()
         try:
-            with self._holding(fcntl.LOCK_SH):
-                work = Path(tempfile.mkdtemp(dir=self._work_dir))
-                try:
-                    yield work
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
+            try:
+                with self._holding(fcntl.LOCK_SH):
+                    work = Path(tempfile.mkdtemp(dir=self._work_dir))
+                    loader = Loader(self.layers_dir, self.blobs_dir, work, is_private=is_private)
+                    unpacked = loader.unpacked
+                    try:
+                        yield work, loader
+                    finally:
+                        shutil.rmtree(work, ignore_errors=True)
+            except BaseException:
+                self._remove_unnamed(lambda: unpacked)
+                raise
         except OSError as error:
             raise FailedPrecondition(f"cannot store the image {path}: {error.strerror or error}") from None
 

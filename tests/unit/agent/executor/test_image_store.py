@@ -333,6 +333,18 @@ def test_archives_that_are_none(store: ImageStore, tmp_path: Path, content: byte
     refuse(store, path, text)
 
 
+def test_a_load_that_fails_leaves_no_layer(store: ImageStore, tmp_path: Path) -> None:
+    """Not even those that were unpacked before the one that is wrong, or of an image before that one."""
+    good = write_docker_save(tmp_path / "good.tar", [BASE, TOP], names=["web"])
+    store.load(good)
+    kept = {path.name for path in (*store.layers_dir.iterdir(), *store.blobs_dir.iterdir())}
+    layers = [BASE, tar_of(("x", b"x")), tar_of(("../out", b""))]
+    with pytest.raises(InvalidArgument, match="leads out"):
+        store.load(write_docker_save(tmp_path / "bad.tar", layers, names=["bad"]))
+    assert {path.name for path in (*store.layers_dir.iterdir(), *store.blobs_dir.iterdir())} == kept
+    assert len(store.records()) == 1
+
+
 def test_truncated_archives(store: ImageStore, tmp_path: Path) -> None:
     whole = pack(write_layout(tmp_path / "web", [BASE, TOP]), tmp_path / "web.tar.gz").read_bytes()
     for size in range(20, len(whole), max(1, len(whole) // 12)):

@@ -93,6 +93,21 @@ def test_a_task_that_is_being_made_keeps_its_image(rig: Rig, monkeypatch: pytest
     assert rig.store.find("old").id == old
 
 
+def test_what_a_crash_left_goes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer appears before the record of its image. One that a task stands on stays, whatever its image."""
+    rig.add("app")
+    images = rig.folder / "images"
+    (kept,) = (images / "layers").iterdir()
+    for name in ("left", "in-use"):
+        (images / "layers" / name / "etc").mkdir(parents=True)
+    (images / "blobs" / "left").touch()
+    monkeypatch.setattr(image_gc, "layers_in_use", lambda _: {"in-use"})
+    rig.collector.collect()
+    assert {path.name for path in (images / "layers").iterdir()} == {kept.name, "in-use"}
+    assert not (images / "blobs" / "left").exists()
+    assert list((images / "work").iterdir()) == []
+
+
 def test_a_name_that_is_given_anew_counts_as_use(rig: Rig) -> None:
     old = rig.add("old")
     rig.collector.collect()

@@ -102,4 +102,4 @@ def test_what_went_before_it_was_lent_is_not_here(node: Node, tmp_path: Path) ->
     image = node.store.find("app")
     node.store.remove("app", is_forced=True)
     with pytest.raises(NotFound, match="No such image"):
-        node.store.lend(image, tmp_path)
+        node.store.lend([image], tmp_path)
