@@ -90,7 +90,7 @@ class TestInsideOciTasks(inside_suite.InsideContract):
 
 
 class TestLifeOfOciTasks(life_suite.LifeContract):
-    pass
+    crowd = 20
 
 
 class TestAdoptionOfOciTasks(life_suite.AdoptionContract):
@@ -117,7 +117,17 @@ class TestOciOnAFullDisk(trouble_suite.FullDiskContract):
     pass
 
 
-class TestOciExecutorOnHost(suite.ExecutorContract):
+class TestOciExecutorOnHost(suite.Suite):
+    """What the node's own root makes different: how the task's root is put together, kept and taken apart."""
+
     @pytest.fixture
     def image(self) -> str:
         return "host"
+
+    test_an_end_is_an_event = suite.ExecutorContract.test_an_end_is_an_event
+    test_newer_files = suite.ExecutorContract.test_newer_files_of_a_running_task
+    test_remove_takes_all_down = suite.ExecutorContract.test_remove_takes_all_down
+    test_a_task_outlives_the_daemon = suite.ExecutorContract.test_a_task_outlives_the_daemon
+    test_the_next_daemon_starts_it = (
+        suite.ExecutorContract.test_a_created_task_can_be_started_by_the_next_daemon
+    )

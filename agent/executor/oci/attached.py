@@ -77,8 +77,8 @@ class LogChannel:
             found = await self._run(self._read)
             if self._reader.is_overtaken:
                 raise Unavailable(
-                    f"the client fell behind task {self._task.task_id} by more than the node keeps of its log: "
-                    "attach again, and read faster"
+                    f"the client fell behind task {self._task.task_id} by more than the node keeps of its "
+                    "log: attach again, and read faster"
                 )
             pieces = [piece for record in found if (piece := logs.parse_record(record)) is not None]
             for stream, row in groupby(pieces, key=lambda piece: piece.stream):
