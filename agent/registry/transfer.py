@@ -22,6 +22,7 @@ from typing import IO, NamedTuple, TypeVar
 
 import structlog
 
+from agent.executor.images.archive import decode_json
 from agent.executor.images.loading import digest_of_file
 from agent.executor.images.records import StoredImage
 from agent.executor.images.reference import Reference
@@ -76,8 +77,8 @@ class Transfers:
                 if top.config is None:
                     found = manifests.platforms(top)
                 else:
-                    config = json.loads(await repository.small_blob(top.config.digest))
-                    found = (manifests.platform_of(config),)
+                    raw = await repository.small_blob(top.config.digest)
+                    found = (manifests.platform_of(decode_json(raw, top.config.digest)),)
             return ManifestFacts(
                 media_type=top.media_type, digest=top.digest, size=len(top.raw), platforms=found
             )

@@ -221,6 +221,8 @@ async def test_broken_images(registry: FakeRegistry, node: Node, delays: list[fl
     assert node.store.images() == ()
     assert list(node.store.blobs_dir.iterdir()) == []
     assert list(node.store.layers_dir.iterdir()) == []
+    with pytest.raises(InvalidArgument, match="is no JSON"):
+        await node.transfers.look(parse(f"{registry.host}/app:json"), Credentials())
 
 
 async def test_a_mirror_is_asked_first_and_not_told_who_asks(
