@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -66,7 +67,11 @@ async def attach(engine: Engine, task: EngineTask, wish: Attachment, *, logs: Lo
             raise not_running(task.record.task_id) from None
     source = logs.source(task)
     if live is None and not wish.replays:
-        await source.skip()
+        try:
+            await source.skip()
+        except BaseException:
+            source.close()
+            raise
     return Attached(source, wish, live=live, is_whole=not has_past, parts=(engine, logs, run))
 
 
@@ -131,16 +136,18 @@ class Live:
 
     async def _take(self) -> None:
         """Docker has the task wait for a client who does not read: so it is always read."""
-        async for part in frames_of(self.connection, is_terminal=self._is_terminal):
-            if self._bytes + len(part.data) > ATTACHED_BACKLOG_BYTES_MAX:
-                self.has_lagged = True
-                await self.connection.close()
-                break
-            self._backlog.append(part)
-            self._bytes += len(part.data)
+        try:
+            async for part in frames_of(self.connection, is_terminal=self._is_terminal):
+                if self._bytes + len(part.data) > ATTACHED_BACKLOG_BYTES_MAX:
+                    self.has_lagged = True
+                    await self.connection.close()
+                    break
+                self._backlog.append(part)
+                self._bytes += len(part.data)
+                self._news.set()
+        finally:
+            self._has_ended = True
             self._news.set()
-        self._has_ended = True
-        self._news.set()
 
 
 class Attached:
@@ -266,6 +273,8 @@ class Input:
         self._is_own = False
         """Whether the connection is for this alone."""
         self._pipe = -1
+        self._lock = threading.Lock()
+        """Of the pipe: a thread opens it."""
         self._is_over = not task.record.open_stdin
 
     async def write(self, data: bytes) -> None:
@@ -296,21 +305,31 @@ class Input:
         self._is_over = True
         if self._is_own and self._connection is not None:
             self._connection.writer.close()
-        if self._pipe >= 0:
-            asyncio.get_running_loop().remove_writer(self._pipe)
-            os.close(self._pipe)
-            self._pipe = -1
+        with self._lock:
+            pipe, self._pipe = self._pipe, -1
+        if pipe >= 0:
+            asyncio.get_running_loop().remove_writer(pipe)
+            os.close(pipe)
 
     async def _open(self) -> None:
         """The task has to run by now: what is said to one that is about to start waits for it."""
-        while self._task.started is None and not self._task.ended.is_set():
+        while self._task.started is None and not self._task.ended.is_set() and not self._is_over:
             await asyncio.sleep(ATTACH_POLL_S)
         started = self._task.started
         if started is not None and not self._task.record.tty:
-            self._pipe = await self._run(lambda: open_input(started.pid, self._task.container))
-        if self._pipe < 0:
+            await self._run(lambda: self._open_pipe(started.pid))
+        if self._pipe < 0 and not self._is_over:
             self._connection = await self._open_connection()
             self._is_own = True
+
+    def _open_pipe(self, pid: int) -> None:
+        """Kept from here: who has asked for it may not wait for it any more. Blocks."""
+        pipe = open_input(pid, self._task.container)
+        with self._lock:
+            if not self._is_over and self._pipe < 0:
+                pipe, self._pipe = -1, pipe
+        if pipe >= 0:
+            os.close(pipe)
 
     async def _open_connection(self) -> Hijacked:
         state = await self._engine.call("GET", f"/containers/{self._task.container}/json")

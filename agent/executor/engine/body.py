@@ -137,6 +137,7 @@ def pause_body(launch: Launch, around: Around, *, image: str) -> Body:
         "Entrypoint": [pause.PROGRAM],
         "Cmd": [],
         "Hostname": hostname_of(launch),
+        "StopSignal": "SIGKILL",  # nothing else ends it: an engine that is stopped would wait for it
         "Labels": own_labels(launch.task_id, KIND_PAUSE, around.node),
         "HostConfig": {
             "NetworkMode": "none",

@@ -171,7 +171,7 @@ class Engine:
         try:
             if response.status not in _OK:
                 with self._translated():
-                    self._check(response.status, await response.read())
+                    self._check(response.status, await response.content.read(ENGINE_HEAD_BYTES_MAX))
             yield response.content
         finally:
             response.close()

@@ -19,13 +19,13 @@ from msgspec.structs import replace
 from agent.executor.base import ExitEvent
 from agent.executor.engine import records
 from agent.executor.engine.containers import Containers, Listed
-from agent.executor.engine.identity import Identity
+from agent.executor.engine.identity import Identity, OtherEngine
 from agent.executor.engine.limits import ENGINE_END_POLL_S
 from agent.executor.engine.oom import OomWatches
 from agent.executor.engine.states import RUNNING, ContainerState, lost, state_of
 from agent.executor.engine.task import KIND_PAUSE, KIND_TASK, Ended, EngineTask
 from agent.executor.native import process
-from swarmpy.errors import NotFound, SwarmError, TaskRejected
+from swarmpy.errors import NotFound, SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import RETRY_DELAY_MAX_S, RETRY_DELAY_MIN_S
 from swarmpy.model.ids import TaskId
 from swarmpy.runtime import Clock
@@ -59,7 +59,7 @@ class Ends:
         self.oom = OomWatches(run)
         self._looks: dict[TaskId, asyncio.Task[None]] = {}
         self._is_swept = False
-        """Whether containers without a record were removed in this life."""
+        """Whether containers without a record were removed, and nobody has left any since."""
 
     async def close(self) -> None:
         """What is not known yet is found by the next life."""
@@ -89,7 +89,10 @@ class Ends:
             ended = replace(ended, exit=replace(ended.exit, is_oom_killed=True))
         folder = self._tasks_dir / task.record.task_id
         if task.end is None and folder.exists():
-            await self._run(partial(records.write_ended, folder, ended))
+            try:
+                await self._run(partial(records.write_ended, folder, ended))
+            except Unavailable as error:  # its container says it again, for as long as it is there
+                log.warning("task_end_not_kept", task_id=task.record.task_id, reason=str(error))
         if task.end is None:
             self.tell(task, ended)
 
@@ -175,15 +178,29 @@ class Ends:
             _take_id(task, one)
             if one.kind == KIND_TASK and one.state in RUNNING:
                 running.add(one.task_id)
+        is_whole = True
         for task_id, task in list(self._tasks.items()):
-            if task.started is None and task.container and not self._is_swept and not task.lock.locked():
-                await self._adopt(task)
-            elif task.is_running and task_id not in running:
-                await self._settle(task)
-            elif task.is_running:
-                await self.oom.watch(task)
+            try:
+                await self._compare(task, has_processes=task_id in running)
+            except OtherEngine:
+                raise
+            except (SwarmError, OSError) as error:  # one that is stuck must not hide the others
+                log.warning("task_not_compared", task_id=task_id, reason=str(error))
+                is_whole = False
+                if task.is_running:
+                    self.look_at(task)
         if not self._is_swept:
-            await self._sweep(rubbish)
+            self._is_swept = await self._sweep(rubbish) and is_whole
+
+    async def _compare(self, task: EngineTask, *, has_processes: bool) -> None:
+        if task.record.task_id in self._looks:
+            return  # it is being looked at
+        if task.started is None and task.container and not self._is_swept and not task.lock.locked():
+            await self._adopt(task)
+        elif task.is_running and not has_processes:
+            await self._settle(task)
+        elif task.is_running:
+            await self.oom.watch(task)
 
     async def _adopt(self, task: EngineTask) -> None:
         """Of a former life that ended between a start and its record."""
@@ -194,11 +211,21 @@ class Ends:
         if state.started is not None:
             await self.begun(task, state)
 
-    async def _sweep(self, rubbish: list[Listed]) -> None:
-        """Once: later on, what has no task here may just be coming or going."""
+    def sweep_again(self) -> None:
+        self._is_swept = False
+
+    async def _sweep(self, rubbish: list[Listed]) -> bool:
+        """Whether all has gone. Not each time: what has no task here may just be coming or going."""
+        is_clean = True
         for one in sorted(rubbish, key=lambda one: one.kind == KIND_PAUSE):
-            await self._containers.remove(one.id)
-        self._is_swept = True
+            if one.task_id in self._tasks:
+                continue  # it has been made meanwhile
+            try:
+                await self._containers.remove(one.id)
+            except SwarmError as error:
+                log.warning("rubbish_not_removed", container=one.id, reason=str(error))
+                is_clean = False
+        return is_clean
 
 
 def _take_id(task: EngineTask, one: Listed) -> None:

@@ -186,6 +186,7 @@ class EngineExecutor:
             files=self._files,
             cgroup_version=2 if _CGROUP_V2.exists() else 1,
             run=self._run,
+            has_left=self._ends.sweep_again,
         )
 
     async def shut_down(self) -> None:
@@ -329,6 +330,7 @@ class EngineExecutor:
             await self._discard(task_id)
             if self._tasks.get(task_id) is task:
                 del self._tasks[task_id]
+            task.ended.set()  # who waits for the end of one that never ran
             if not keep_log:
                 await self._log.forget(task_id)
 

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import structlog
+
 from agent import trees
 from agent.executor.base import Launch
 from agent.executor.engine import pause, records
@@ -45,6 +47,8 @@ from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected, 
 from swarmpy.model.containers import ContainerMount
 from swarmpy.model.ids import TaskId
 
+log = structlog.get_logger(__name__)
+
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 
@@ -57,6 +61,8 @@ class Plan(NamedTuple):
 
 @dataclass(kw_only=True)
 class Maker:
+    """``has_left`` is told that the engine has kept something of a task that nobody knows any more."""
+
     engine: Engine
     containers: Containers
     node: str
@@ -65,6 +71,7 @@ class Maker:
     files: TaskFiles
     cgroup_version: int
     run: Run
+    has_left: Callable[[], None]
 
     async def create(self, launch: Launch, task: EngineTask) -> None:
         """May be repeated until the task has begun."""
@@ -86,12 +93,13 @@ class Maker:
         task.is_created = True
 
     async def _undo(self, task_id: TaskId) -> None:
-        """As far as the engine answers: what it keeps is found without a record, and removed, at a start."""
+        """As far as the engine answers: what it keeps is found without a record, and removed, later on."""
         try:
             for one in await self.containers.find(task_id):
                 await self.containers.remove(one.id)
-        except Unavailable:
-            pass
+        except SwarmError as error:
+            log.warning("task_not_undone", task_id=task_id, reason=str(error))
+            self.has_left()
         await self.run(partial(self.clear, task_id))
 
     def clear(self, task_id: TaskId) -> None:

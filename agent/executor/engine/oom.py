@@ -39,15 +39,17 @@ class OomWatches:
         container = task.container
         if not pid or not container or container in self._fds:
             return
-        armed = await self._run(partial(_arm, pid, container))
-        if armed is None:
-            return
-        fd, group = armed
-        if container in self._fds or not task.is_running:
-            os.close(fd)
-            return
+        group = await self._run(partial(_group_of, pid, container))
+        if group is not None and container not in self._fds and task.is_running:
+            self._arm(task, container, group)
+
+    def _arm(self, task: EngineTask, container: str, group: Path) -> bool:
+        fd = _listen(group)  # not in a thread: nobody would close it if we were cancelled meanwhile
+        if fd is None:
+            return False
         self._fds[container] = fd
-        asyncio.get_running_loop().add_reader(fd, self._hear, task, group)
+        asyncio.get_running_loop().add_reader(fd, self._hear, task, container, group)
+        return True
 
     @asynccontextmanager
     async def during_start(self, task: EngineTask) -> AsyncGenerator[None]:
@@ -63,23 +65,23 @@ class OomWatches:
         container = task.container
         places = [_MEMORY / path.format(container) for path in _PODMANS]
         while _MEMORY.is_dir() and container not in self._fds:
-            for group in places:
-                fd = _listen(group)
-                if fd is not None:
-                    self._fds[container] = fd
-                    asyncio.get_running_loop().add_reader(fd, self._hear, task, group)
-                    return
+            if any(self._arm(task, container, group) for group in places):
+                return
             await asyncio.sleep(ENGINE_JOIN_POLL_S)
 
-    def _hear(self, task: EngineTask, group: Path) -> None:
-        os.eventfd_read(self._fds[task.container])
-        if (group / _CONTROL).exists():  # it is told before the kill is counted
+    def _hear(self, task: EngineTask, container: str, group: Path) -> None:
+        """``container``: the task may have another one by now."""
+        os.eventfd_read(self._fds[container])
+        if not (group / _CONTROL).exists():
+            self._drop(container)
+        elif task.container == container:  # it is told before the kill is counted
             task.is_out_of_memory = True
-        else:
-            self.forget(task)
 
     def forget(self, task: EngineTask) -> None:
-        fd = self._fds.pop(task.container, -1)
+        self._drop(task.container)
+
+    def _drop(self, container: str) -> None:
+        fd = self._fds.pop(container, -1)
         if fd >= 0:
             asyncio.get_running_loop().remove_reader(fd)
             os.close(fd)
@@ -91,13 +93,10 @@ class OomWatches:
         self._fds.clear()
 
 
-def _arm(pid: int, container: str) -> tuple[int, Path] | None:
+def _group_of(pid: int, container: str) -> Path | None:
+    """Of version 1."""
     groups = groups_of(pid, container)
-    group = groups.layout.roots.get("memory") if groups is not None and groups.layout.version == 1 else None
-    if group is None:
-        return None
-    fd = _listen(group)
-    return (fd, group) if fd is not None else None
+    return groups.layout.roots.get("memory") if groups is not None and groups.layout.version == 1 else None
 
 
 def _listen(group: Path) -> int | None:

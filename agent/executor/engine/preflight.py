@@ -70,6 +70,7 @@ async def _try_one(engine: Engine, data_dir: Path, *, clock: Clock, run: Run) ->
     )
     around = Around(folder=str(data_dir), node=node, ulimits=own_ulimits())
     try:
+        await run(partial(_clear, data_dir))
         await run(partial(_make_netns, netns))
         await containers.load_pause()
         await _run_one(containers, engine, launch, around, clock=clock)
@@ -104,6 +105,12 @@ async def _run_one(
         ) from None
     if not is_in:
         raise Unavailable("the container is not in the network namespace that it was given")
+
+
+def _clear(data_dir: Path) -> None:
+    """Namespaces of trials that a crash broke off."""
+    for left in data_dir.glob(f"{_TRIAL}-*"):
+        namespaces.remove(left)
 
 
 def _make_netns(path: Path) -> None:

@@ -42,7 +42,7 @@ def state_of(inspected: Mapping[str, Any]) -> ContainerState:
     at = time_of(str(state.get("StartedAt") or ""))
     if not at:
         return ContainerState(None, None)
-    if state.get("Running"):
+    if state.get("Running") or state.get("Status") in RUNNING:  # podman: not while it is paused or stopping
         return ContainerState(Started(at=at, pid=int(state.get("Pid") or 0)), None)
     exit = Exit(
         code=int(state.get("ExitCode") or 0),
