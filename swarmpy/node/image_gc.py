@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -51,12 +51,11 @@ class ImageCollector:
         """One round; blocks. The ids of the images that went."""
         now, images = self._clock.now(), self._store.images()
         self._received.sweep((), now)
-        self._store.sweep(lambda: layers_in_use(self._tasks_dir))
+        self._store.sweep(self._layers_in_use)
         if not images:
             return ()
-        self._note_used(images, now)
         users = image_users(self._tasks_dir, images)
-        layers = layers_in_use(self._tasks_dir)
+        self._note_used(images, users, now)
         candidates = [self._candidate(image, is_needed=image.id in users, now=now) for image in images]
         usage = shutil.disk_usage(self._data_dir)
         victims = plan_collection(
@@ -64,15 +63,17 @@ class ImageCollector:
             rules=self._rules,
             disk=Disk(usage.used + usage.free, usage.used),  # what is kept for root alone counts for nobody
             now=now,
-            needed_parts=layers,
+            needed_parts=self._layers_in_use(),
         )
         named = {image.id: image for image in images}
-        gone = tuple(victim.id for victim in victims if self._give_up(victim, named, layers))
+        gone = tuple(victim.id for victim in victims if self._give_up(victim, named))
         self._store.marks.keep({image.id for image in self._store.images()})
         return gone
 
-    def _note_used(self, images: tuple[StoredImage, ...], now: Timestamp) -> None:
-        used = image_users(self._tasks_dir, images)
+    def _layers_in_use(self) -> set[str]:
+        return layers_in_use(self._tasks_dir)
+
+    def _note_used(self, images: Sequence[StoredImage], used: Collection[str], now: Timestamp) -> None:
         for image in images:
             if image.id in used or self._store.last_used(image) is None:
                 self._store.marks.note(image.id, now)
@@ -95,9 +96,9 @@ class ImageCollector:
         except FileNotFoundError:
             return 0
 
-    def _give_up(self, victim: Victim, named: Mapping[str, StoredImage], layers: set[str]) -> bool:
+    def _give_up(self, victim: Victim, named: Mapping[str, StoredImage]) -> bool:
         """A task may have been made meanwhile: its image was noted as used before, so it stays."""
-        if not self._store.give_up(victim.id, last_used=victim.last_used, layers_in_use=layers):
+        if not self._store.give_up(victim.id, last_used=victim.last_used, layers_in_use=self._layers_in_use):
             return False
         log.info(
             "image_collected",

@@ -249,14 +249,16 @@ class ImageStore:
             shutil.rmtree(folder, ignore_errors=True)
         return plan.untagged, gone
 
-    def give_up(self, id_: str, *, last_used: Timestamp, layers_in_use: Collection[str]) -> bool:
+    def give_up(
+        self, id_: str, *, last_used: Timestamp, layers_in_use: Callable[[], Collection[str]]
+    ) -> bool:
         """Remove an image that no task was made from, with all of its names; False if it was used or named
         since ``last_used``, which may be by a task that is being made."""
         with self._holding(fcntl.LOCK_EX):
             image = next((each for each in self.images() if each.id == id_), None)
             if image is None or self.last_used(image) != last_used:
                 return False
-            _, moved = self._carry_out(image, Removal(image.references, True), layers_in_use)
+            _, moved = self._carry_out(image, Removal(image.references, True), layers_in_use())
         for folder in moved:
             shutil.rmtree(folder, ignore_errors=True)
         return True

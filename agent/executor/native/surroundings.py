@@ -61,7 +61,7 @@ def has_apparmor() -> bool:
 
 def _layers(images: ImageStore, reference: str) -> tuple[str, ...]:
     try:
-        config = images.config(reference)
+        config = images.use(reference)
     except (NotFound, InvalidArgument) as error:
         raise TaskRejected(str(error)) from None
     if not config.layers:
