@@ -23,6 +23,7 @@ from agent.executor.native import folders
 from agent.executor.native.executor import NativeExecutor
 from agent.executor.oci import logs, monitor, records
 from agent.executor.oci.executor import OciExecutor
+from agent.executor.oci.runtimes import Runtime
 from swarmpy.config import NodeConfig
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId
@@ -131,6 +132,28 @@ async def test_a_daemon_that_dies_before_its_task_runs(rig: OciRig, steps: int) 
     await executor.start(wish.task_id)
     assert (await rig.wait_exit(wish.task_id)).exit.code == 3
     assert [line.data for line in await rig.log(wish.task_id)] == [b"ran\n"]
+
+
+async def test_nobody_can_tell_whether_it_runs(rig: OciRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended: one that waits for its start for ever must not count as running."""
+    wish = await launch(rig, RUN_ON)
+    await rig.executor.create(wish)
+    life, task_folder = rig.executor.life, rig.data_dir / "tasks" / wish.task_id
+    job, bundle = folders.read_job(task_folder), records.read_bundle(task_folder)
+    assert job is not None
+    assert bundle is not None
+    assert life.runtime is not None
+    records.write_made(task_folder, await asyncio.to_thread(life._make, job, bundle, life.runtime))
+    works = Runtime.call
+
+    def call(self: Runtime, *words: str) -> str:
+        if words[0] == "state":
+            raise Unavailable("no word")
+        return works(self, *words)
+
+    monkeypatch.setattr(Runtime, "call", call)
+    await rig.reopen(is_clean=False)
+    assert (await rig.wait_exit(wish.task_id)).exit.code == 128 + signal.SIGKILL
 
 
 @pytest.mark.parametrize("script", [RUN_ON, "exit 3"])
@@ -311,6 +334,26 @@ async def test_no_runtime_no_task(rig: OciRig) -> None:
         await rig.executor.start(wish.task_id)
     rig.executor.life.runtime = works
     assert (await rig.executor.start(wish.task_id)).pid
+
+
+async def test_groups_of_what_was_half_removed(rig: OciRig) -> None:
+    """Also those that the runtime alone had made."""
+    wish = await launch(rig, RUN_ON)
+    await rig.executor.create(wish)
+    task_folder = rig.data_dir / "tasks" / wish.task_id
+    bundle = records.read_bundle(task_folder)
+    assert bundle is not None
+
+    async def meanwhile() -> None:
+        (task_folder / "job.json").unlink()
+        for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").iterdir()):
+            if root.is_mount() and (root / "cgroup.procs").exists():
+                group = root / bundle["linux"]["cgroupsPath"].strip("/")
+                group.mkdir(parents=True, exist_ok=True)
+
+    await rig.reopen(meanwhile=meanwhile)
+    assert not task_folder.exists()
+    assert rig.left() == []
 
 
 async def test_no_room_for_a_record(rig: OciRig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,8 @@ class OciExecutor(NativeExecutor):
                 logs.give_number(folder)
                 found = os.stat(folder / logs.CURRENT)
                 is_due = found.st_size >= LOG_FILE_BYTES_MAX and self._reopened.get(task_id) != found.st_ino
-                if is_due and shutil.disk_usage(folder).free > LOG_ROTATE_ROOM_BYTES:
+                is_named = found.st_nlink > 1  # one that is not would be lost
+                if is_due and is_named and shutil.disk_usage(folder).free > LOG_ROTATE_ROOM_BYTES:
                     self._reopened[task_id] = found.st_ino
                     monitor.begin_log_anew(self._folder(task_id))
             except FileNotFoundError:
@@ -227,6 +228,7 @@ class OciExecutor(NativeExecutor):
 
     def _kill_leftovers(self, task_id: str) -> None:
         self.life.take_down(task_id)
+        self.life.remove_groups(task_id)
 
 
 UNKNOWN = ExitRecord(code=-1, is_oom_killed=False, at=0, message="", kind="ended")

@@ -90,8 +90,12 @@ class Life:
         if state.started or state.ended:
             return state
         made = records.read_made(folder)
-        if made is not None and self._may_have_run(task_id, made):
-            write_record(f"{folder}/started", json.dumps(records.start_record(made, made["at"])))
+        has_run = self._has_run(task_id, made) if made is not None else False
+        if made is not None and has_run is not False:
+            started = records.start_record(made, made["at"])
+            write_record(f"{folder}/started", json.dumps(started))
+            if has_run is None:  # one that waits for its start for ever must not count as running
+                process.send_signal(started, signals.SIGKILL)
             return records.read_state(folder)
         self.take_down(task_id)
         return state
@@ -126,8 +130,8 @@ class Life:
         made = records.read_made(folder)
         records.forget_made(folder)
         self.cgroups.kill(task_id)
-        if made is not None and records.is_watched(made):
-            monitor.kill(made["conmon"])
+        if made is not None:
+            monitor.kill(made)
         if records.is_attempted(folder):
             monitor.kill_strays(folder)
             records.forget_attempt(folder)
@@ -193,8 +197,8 @@ class Life:
         command = monitor.command_line(self.conmon, runtime, job, folder)
         return monitor.make(command, runtime, job, folder)
 
-    def _may_have_run(self, task_id: str, made: Made) -> bool:
-        """No only of a container that still waits for its start."""
+    def _has_run(self, task_id: str, made: Made) -> bool | None:
+        """No only of a container that still waits for its start. None: nobody can tell."""
         runtime = self._runtime_of(made)
         if runtime is None or not runtime.knows(task_id):
             return True
@@ -202,7 +206,7 @@ class Life:
             return bool(json.loads(runtime.call("state", task_id))["status"] != _CREATED)
         except (Unavailable, ValueError, KeyError) as error:
             log.warning("container_state_unknown", task_id=task_id, error=str(error))
-            return True
+            return None
 
     def _runtime_of(self, made: Made | None) -> Runtime | None:
         """The one that made the container, whatever new ones are made by."""

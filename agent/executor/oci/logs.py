@@ -14,6 +14,7 @@ is lost, which takes more than ``LOG_BACKSTOP_BYTES``.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
@@ -119,6 +120,10 @@ def give_number(folder: Path) -> None:
             continue
         except FileNotFoundError:
             break
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            break  # a full disk: what has a number can be read
     for number in file_numbers(str(folder))[:-LOG_FILES_MAX]:
         (folder / file_name(number)).unlink(missing_ok=True)
 

@@ -170,12 +170,15 @@ def _tell(folder: Path, text: str) -> None:
         os.close(fd)
 
 
-def kill(conmon: int) -> None:
-    """Kill this conmon, and wait until it is gone."""
+def kill(made: Made) -> None:
+    """Kill the task's conmon, if it lives, and wait until it is gone."""
+    conmon = made["conmon"]
     fd = process.open_pidfd(conmon)
     if fd is None:
         return
     try:
+        if not records.is_watched(made):
+            return  # the number is another's by now
         signals.pidfd_send_signal(fd, signals.SIGKILL)
         if not select.select([fd], [], [], STRAY_TIMEOUT_S)[0]:
             raise Unavailable(f"conmon, process {conmon}, does not die")

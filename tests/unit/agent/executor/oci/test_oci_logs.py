@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -174,6 +175,23 @@ async def test_a_former_attempt_is_kept_apart(tmp_path: Path) -> None:
     write(folder, record(b"fresh"))
     assert (await read(folder))[-1].endswith(b"fresh\n")
     assert sorted(path.name for path in folder.iterdir()) == ["00000001.log", "00000002.log", "current"]
+
+
+async def test_no_room_for_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has a number is read; the rest follows once there is room."""
+    folder = tmp_path / "log"
+    logs.begin(folder)
+    write(folder, record(b"one"))
+    replace_current(folder)
+    write(folder, record(b"two"))
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", fails)
+        assert await read(folder) == [b"one\n"]
+    assert await read(folder) == [b"one\n", b"two\n"]
 
 
 async def test_no_log_at_all(tmp_path: Path) -> None:
