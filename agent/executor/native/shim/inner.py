@@ -238,9 +238,7 @@ def _use_stdio(stdio: tuple[int, int, int], owner: int, *, is_terminal: bool) ->
     for target, fd in enumerate(stdio):
         if _is_null(fd):
             # by way of a descriptor of the node's, its device file could be changed
-            own = os.open(_NULL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-            if not _is_null(own):
-                raise OSError(errno.ENODEV, f"{_NULL} of the task is no null device")
+            own = _open_null()
             os.dup2(own, target)
             os.close(own)
         else:
@@ -248,6 +246,17 @@ def _use_stdio(stdio: tuple[int, int, int], owner: int, *, is_terminal: bool) ->
             os.fchown(target, owner, -1)
     if is_terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _open_null() -> int:
+    """The task's own, which a privileged one may have made anything of."""
+    try:
+        fd = os.open(_NULL, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot open {_NULL} of the task: {_phrase(error)}") from None
+    if not _is_null(fd):
+        raise OSError(errno.ENODEV, f"{_NULL} of the task is no null device")
+    return fd
 
 
 def _is_null(fd: int) -> bool:

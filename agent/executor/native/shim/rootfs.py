@@ -12,6 +12,7 @@ exception to all of this: it has the node's devices, /sys and control groups, an
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -84,11 +85,12 @@ def enter(job: Job, trees: dict[str, int], own_ids: int = -1) -> tuple[int, int]
             _mask(root + path, f"{root}/dev/null")
     for source, target in job["files"]:
         _bind_file(job, source, target, root)
+    if root:
+        _link_mounts(root)
     mounting.mount_all(job, root, trees)
     given.mount_all(files, root, is_host=job["is_host"])
     if root:
         _pivot(root)
-        _link_mounts()
         _make_workdir(job)
     if job["read_only"]:
         _remount_read_only("/", 0 if job["privileged"] else MS_NODEV)
@@ -232,10 +234,18 @@ def _bind_file(job: Job, source: str, target: str, root: str) -> None:
         os.close(fd)
 
 
-def _link_mounts() -> None:
-    """What old programs read to learn of file systems, where the image has nothing of its own."""
-    if os.path.isdir("/etc") and not os.path.lexists("/etc/mtab"):
-        os.symlink("/proc/mounts", "/etc/mtab")
+def _link_mounts(root: str) -> None:
+    """What old programs read to learn of file systems, where the image has nothing of its own. In the image's
+    own /etc, not in what the user mounts there."""
+    root_fd = places.open_root(root)
+    etc = places.find(root_fd, "/etc")
+    os.close(root_fd)
+    if etc is None:
+        return
+    if os.path.isdir(places.path_of(etc)):
+        with contextlib.suppress(FileExistsError):
+            os.symlink("/proc/mounts", "mtab", dir_fd=etc)
+    os.close(etc)
 
 
 def _make_workdir(job: Job) -> None:

@@ -260,31 +260,33 @@ def process_start(pid: int) -> int:
 
 
 def reserve_record(path: str) -> None:
-    """Take the room for a record that is to be written when the disk may be full."""
-    os.close(_write_temporary(path, b" " * _RESERVED_BYTES))
+    """Take the room for a record that is to be written when the disk may be full. Not twice: a shim that the
+    daemon's former life ordered may be writing there."""
+    try:
+        fd = os.open(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return
+    try:
+        _write_all(fd, b" " * _RESERVED_BYTES)
+    finally:
+        os.close(fd)
 
 
 def write_record(path: str, text: str) -> None:
     """Whole or not at all, but for a power failure: this does not sync. In the room that was reserved."""
     data = text.encode()
-    fd = _write_temporary(path, data)
+    fd = os.open(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
+        _write_all(fd, data)
         os.ftruncate(fd, len(data))
     finally:
         os.close(fd)
     os.replace(f"{path}.tmp", path)
 
 
-def _write_temporary(path: str, data: bytes) -> int:
-    """Over what is there, whose room is kept."""
-    fd = os.open(f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        if os.write(fd, data) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+def _write_all(fd: int, data: bytes) -> None:
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def sync_record(folder: str, name: str) -> None:

@@ -191,6 +191,15 @@ async def test_mtab_leads_to_the_mounts(rig: NativeRig) -> None:
     assert await said(rig, "ls -l /etc/mtab | grep -o '/proc/mounts'") == ["/proc/mounts"]
 
 
+@pytest.mark.parametrize("is_read_only", [True, False])
+async def test_nothing_is_left_in_what_is_mounted_over_etc(
+    rig: NativeRig, tmp_path: Path, is_read_only: bool
+) -> None:
+    mount = Mount(type=MountType.BIND, source=str(tmp_path), target="/etc", read_only=is_read_only)
+    assert await said(rig, "ls /etc; echo up", mounts=(mount,)) == ["up"]
+    assert list(tmp_path.iterdir()) == []
+
+
 async def test_a_terminal_has_a_name_in_its_task_and_is_its_console(rig: NativeRig) -> None:
     script = (
         "readlink /proc/self/fd/0; stat -c '%u %g %a' /dev/console; echo said > /dev/console; ls /dev/pts/0"

@@ -96,6 +96,13 @@ async def test_a_record_is_written_in_the_room_that_was_taken(small: Path) -> No
     assert not (small / "other").exists()
 
 
+async def test_room_is_not_taken_where_a_shim_is_writing(tmp_path: Path) -> None:
+    """A daemon that was started again may repeat the creation of a task that is just being started."""
+    (tmp_path / "started.tmp").write_text('{"pid": 1}')
+    reserve_record(str(tmp_path / "started"))
+    assert (tmp_path / "started.tmp").read_text() == '{"pid": 1}'
+
+
 async def test_an_end_that_cannot_be_written_is_waited_for_and_told_once(rig: NativeRig) -> None:
     task_id = await rig.sh("unwritten", "sleep 1000")
     folder = rig.data_dir / "tasks" / task_id
