@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from agent.executor.base import ImageConfig
 from swarmpy.model.ids import Timestamp
+
+log = structlog.get_logger(__name__)
 
 
 class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +94,15 @@ class Records:
         self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
 
     def clear_unfinished(self) -> None:
+        """Also what a power cut has torn after its renaming: that image has to be brought again."""
         for left in self.folder.glob("*.tmp"):
             left.unlink()
+        for path in self.folder.glob("*.json"):
+            try:
+                msgspec.json.decode(path.read_bytes())
+            except msgspec.DecodeError:
+                log.warning("image_record_torn", path=str(path))
+                path.unlink()
 
     def read(self, key: str) -> ImageRecord | None:
         try:

@@ -174,6 +174,21 @@ def test_a_crash_leaves_only_rubbish_that_is_cleared(store: ImageStore, tmp_path
     assert store.records() == ()
 
 
+@pytest.mark.parametrize("left", [b"", b'{"config": {"ref', bytes(9)])
+def test_a_record_that_a_power_cut_has_torn_hides_no_other(
+    store: ImageStore, tmp_path: Path, left: bytes
+) -> None:
+    store.load(write_layout(tmp_path / "web", [BASE]))
+    store.load(write_layout(tmp_path / "top", [TOP]))
+    torn = store._records._path("top:latest")
+    torn.write_bytes(left)
+    store.prepare()
+    assert [record.key for record in store.records()] == ["web:latest"]
+    assert not torn.exists()
+    store.load(tmp_path / "top")
+    assert store.find("top").tags == ("top:latest",)
+
+
 def test_a_second_store_clears_nothing_of_a_load_under_way(store: ImageStore, tmp_path: Path) -> None:
     """The daemon has more than one view of the folder, and may start one at any time."""
     unfinished = tmp_path / "images" / "work" / "under-way"
