@@ -127,7 +127,10 @@ def lock_holder(folder: Path) -> int:
 
 
 def record_exit(folder: Path, ended: ExitRecord) -> None:
-    write_record(f"{folder}/exit", json.dumps(ended))
+    try:
+        write_record(f"{folder}/exit", json.dumps(ended))
+    except OSError as error:
+        raise Unavailable(f"cannot write how task {folder.name} has ended: {error.strerror}") from None
 
 
 def remove(folder: Path) -> None:

@@ -349,7 +349,7 @@ async def test_a_shim_is_small_and_holds_nothing_of_the_daemon(rig: NativeRig) -
     targets: list[str] = []
 
     def is_settled() -> bool:
-        """It closes the report of the start, its record, and the task's folder soon after it has told of it."""
+        """It closes the report of the start, its record and the task's folder soon after it has told."""
         with contextlib.suppress(FileNotFoundError):
             targets[:] = [os.readlink(path) for path in Path(f"/proc/{shim}/fd").iterdir()]
             is_syncing = any(target.endswith(("/started", "/small")) for target in targets)

@@ -118,7 +118,8 @@ async def test_an_end_that_cannot_be_written_is_waited_for_and_told_once(rig: Na
         patch.setattr(rig.executor, "_settle", count)
         os.kill(lock_holder(folder), signal.SIGKILL)
         await wait_until(lambda: len(tries) >= 4, "it was tried again and again")
-    assert [log["event"] for log in logs] == ["task_end_delayed"]
+    text = "cannot write how task unwritten has ended: Is a directory"
+    assert [(log["event"], log["error"]) for log in logs] == [("task_end_delayed", text)]
     # the daemon is neither kept from stopping by it nor from starting
     await rig.reopen()
     assert (await rig.executor.list())[0].exit is None
