@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -76,7 +78,26 @@ def left(rig: EngineRig) -> life_suite.Left:
 
 
 class TestPodmanExecutor(suite.ExecutorContract):
-    pass
+    async def test_a_task_whose_conmon_was_killed(
+        self, rig: EngineRig, executor: Executor, tasks: suite.Tasks
+    ) -> None:
+        """Podman says for ever that it runs: it is stopped and gone all the same."""
+        stopped, ended = await tasks.run(1, suite.RUN_ON), await tasks.run(2, suite.RUN_ON)
+        for task_id in (stopped, ended):
+            task = rig.executor._tasks[task_id]
+            said = await rig.executor.engine.call("GET", f"/libpod/containers/{task.container}/json")
+            os.kill(said["State"]["ConmonPid"], signal.SIGKILL)
+        one = await suite.found(executor, ended)
+        assert one is not None
+        os.kill(one.pid, signal.SIGKILL)
+        exit = await executor.stop(stopped, signal=signal.SIGKILL, grace_s=0)
+        assert exit is not None
+        assert (exit.code, exit.message) == (137, "podman cannot tell how it ended: its conmon was killed")
+        await rig.executor._ends.reconcile()  # as it is done from time to time
+        assert (await suite.wait_exit(executor, ended)).message == exit.message
+        await executor.remove(stopped)
+        await executor.remove(ended)
+        assert await executor.list() == ()
 
 
 class TestCommandsInPodmanTasks(exec_suite.ExecContract):

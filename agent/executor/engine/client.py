@@ -49,6 +49,8 @@ DEFAULT_SOCKETS: Final[dict[Flavour, str]] = {
 }
 _API: Final = (1, 41)
 _LIBPOD: Final = "/v4.0.0/libpod"
+_STOPPED: Final = re.compile(r"container state improper|timed out waiting for file \S*/exits/")
+"""The second: it has stopped, and its conmon, which would say how, is no more."""
 _NOT_RUNNING: Final = re.compile(r"is not running|not running|container state improper|can only \w+ running")
 _OK: Final = range(200, 300)
 _UNCHANGED: Final = 304
@@ -240,7 +242,7 @@ class Engine:
                 raise Conflict(text)
             case 503:
                 raise Unavailable(text)  # it is starting, or stopping
-            case _ if status >= _SERVER_AT_FAULT and "container state improper" in text:
+            case _ if status >= _SERVER_AT_FAULT and _STOPPED.search(text):
                 raise NotRunning(text)  # podman's 500 for what is docker's 409
             case _:
                 raise Refused(text, status=status)

@@ -7,6 +7,7 @@ became of it. Trouble on the way is waited out, and a task is never taken for en
 from __future__ import annotations
 
 import asyncio
+import signal as signals
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -16,15 +17,16 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from agent.executor.base import ExitEvent
+from agent.executor.base import ExitEvent, NotRunning
 from agent.executor.engine import records
 from agent.executor.engine.containers import Containers, Listed
 from agent.executor.engine.identity import Identity, OtherEngine
-from agent.executor.engine.limits import ENGINE_END_POLL_S
+from agent.executor.engine.limits import ENGINE_CONMON_GRACE_S, ENGINE_END_POLL_S
 from agent.executor.engine.oom import OomWatches
-from agent.executor.engine.states import RUNNING, ContainerState, lost, state_of
+from agent.executor.engine.states import NOT_TOLD, RUNNING, ContainerState, lost, state_of
 from agent.executor.engine.task import KIND_PAUSE, KIND_TASK, Ended, EngineTask
 from agent.executor.native import process
+from agent.executor.native.shim.supervise import process_start
 from swarmpy.errors import NotFound, SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import RETRY_DELAY_MAX_S, RETRY_DELAY_MIN_S
 from swarmpy.model.ids import TaskId
@@ -155,7 +157,13 @@ class Ends:
 
     async def _settle(self, task: EngineTask) -> None:
         try:
-            state = state_of(await self._containers.inspect(await self.container_of(task)))
+            container = await self.container_of(task)
+            state = state_of(await self._containers.inspect(container))
+            if await self._has_nobody(container, state):
+                await asyncio.sleep(ENGINE_CONMON_GRACE_S)
+                state = state_of(await self._containers.inspect(container))
+                if state.is_running:
+                    state = ContainerState(state.started, lost(NOT_TOLD, self._clock.now()))
             # podman forgets after a reboot that a container has run
             has_run = state.started is not None
             ended = state.ended if has_run else lost("it was not running any more", self._clock.now())
@@ -164,6 +172,21 @@ class Ends:
             ended = lost(f"its container was removed from {self._containers.flavour}", self._clock.now())
         if ended is not None:
             await self.end(task, ended)
+
+    async def _has_nobody(self, container: str, state: ContainerState) -> bool:
+        """Whether what is said to run has ended: Podman says so until conmon tells it otherwise, for ever if
+        that was killed. Its runtime knows better, and is asked by a signal that changes nothing."""
+        if (
+            self._containers.flavour != "podman"
+            or state.ended
+            or not await self._run(partial(_is_gone, state))
+        ):
+            return False
+        try:
+            await self._containers.kill(container, signals.SIGCONT)
+        except NotRunning:
+            return True
+        return False
 
     async def reconcile(self) -> None:
         """Compare the engine's containers with what is known: adopt, look at what has stopped, sweep."""
@@ -201,6 +224,10 @@ class Ends:
             await self._settle(task)
         elif task.is_running:
             await self.oom.watch(task)
+            if self._containers.flavour == "podman" and await self._run(
+                partial(_is_gone, ContainerState(task.started, None))
+            ):
+                self.look_at(task)
 
     async def _adopt(self, task: EngineTask) -> None:
         """Of a former life that ended between a start and its record."""
@@ -226,6 +253,11 @@ class Ends:
                 log.warning("rubbish_not_removed", container=one.id, reason=str(error))
                 is_clean = False
         return is_clean
+
+
+def _is_gone(state: ContainerState) -> bool:
+    """Whether its first process is not to be seen, which it may not be for other reasons, too."""
+    return state.started is not None and state.started.pid > 0 and process_start(state.started.pid) == 0
 
 
 def _take_id(task: EngineTask, one: Listed) -> None:

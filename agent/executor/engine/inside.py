@@ -172,6 +172,10 @@ class Inside:
         task = self._find(task_id)
         if task is None or not task.is_running:
             raise inside.not_running(task_id)
+        if not task.container:  # of a former life, and the engine has not been heard yet
+            raise Unavailable(
+                f"{self._engine.flavour} has not answered yet which container is task {task_id}'s"
+            )
         return task
 
 

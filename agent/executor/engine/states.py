@@ -19,6 +19,7 @@ RUNNING: Final = frozenset({"running", "paused", "stopping", "restarting"})
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
 NOT_STARTED: Final = 128
+NOT_TOLD: Final = "podman cannot tell how it ended: its conmon was killed"
 _KILLED: Final = 137
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 _NEVER: Final = "0001-01-01"
@@ -44,11 +45,13 @@ def state_of(inspected: Mapping[str, Any]) -> ContainerState:
         return ContainerState(None, None)
     if state.get("Running") or state.get("Status") in RUNNING:  # podman: not while it is paused or stopping
         return ContainerState(Started(at=at, pid=int(state.get("Pid") or 0)), None)
+    code = int(state.get("ExitCode") or 0)
+    is_known = code >= 0  # podman's -1: its conmon did not come to say
     exit = Exit(
-        code=int(state.get("ExitCode") or 0),
+        code=code if is_known else _KILLED,
         is_oom_killed=bool(state.get("OOMKilled")),
         at=time_of(str(state.get("FinishedAt") or "")),
-        message=str(state.get("Error") or ""),
+        message=str(state.get("Error") or "") if is_known else NOT_TOLD,
     )
     return ContainerState(Started(at=at), Ended(exit=exit))
 

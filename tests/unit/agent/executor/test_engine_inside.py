@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.executor.base import Command
 from agent.executor.engine.attached import open_input, overlap
+from agent.executor.engine.client import Engine
 from agent.executor.engine.entering import ProcessFacts, job_of, write_way
 from agent.executor.engine.groups import find_groups, groups_of
+from agent.executor.engine.inside import Inside
 from agent.executor.engine.looking import facts_of
 from agent.executor.engine.stats import read_stats
 from agent.executor.engine.task import EngineTask, Record, Started
 from agent.executor.native.job import CAPABILITIES
+from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId, Timestamp
+from swarmpy.runtime import SystemClock
 
 ID = "6a" * 32
 HYBRID = """\
@@ -121,3 +127,18 @@ def test_what_is_told_of_a_container() -> None:
     assert (found.image_id, found.pid, found.size_rw, found.log_path) == ("sha256:1", os.getpid(), 5, "/l")
     gone = facts_of(task(image_id="sha256:2"), {}, {}, has_sizes=False)
     assert (gone.image_id, gone.size_rw) == ("sha256:2", -1)
+
+
+async def test_a_container_that_is_not_known_yet_is_not_asked_for(tmp_path: Path) -> None:
+    """After a start while the engine was away; an empty id would ask for the list of all containers."""
+    record = Record(task_id=TaskId("t1"), name="n", container="c", image="i")
+    task = EngineTask(record=record, started=Started(at=Timestamp(1), pid=1))
+
+    async def run(call: Callable[[], Any]) -> Any:
+        return call()
+
+    logs: Any = None
+    engine = Engine("podman", str(tmp_path / "none"))
+    inside = Inside(engine, lambda _: task, logs=logs, data_dir=tmp_path, run=run, clock=SystemClock())
+    with pytest.raises(Unavailable, match="has not answered yet"):
+        await inside.exec(TaskId("t1"), Command(argv=("true",)))
