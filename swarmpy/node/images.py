@@ -147,8 +147,8 @@ class Images:
 
         An archive that names no image gets ``name``, or one made of ``filename``.
         """
-        with tempfile.TemporaryDirectory(dir=self._spool) as folder:
-            path = Path(folder, Path(filename).name or "image.tar")
+        async with self._spooling() as folder:
+            path = folder / (Path(filename).name or "image.tar")
             await self._receive(chunks, path)
             return tuple(await asyncio.to_thread(self._store.load, path, name=name))
 
@@ -162,10 +162,22 @@ class Images:
             comment=wish.comment,
             changes=wish.changes,
         )
-        with tempfile.TemporaryDirectory(dir=self._spool) as folder:
-            path = Path(folder, "rootfs.tar")
+        async with self._spooling() as folder:
+            path = folder / "rootfs.tar"
             await self._receive(chunks, path)
             return await asyncio.to_thread(self._store.import_rootfs, path, config_of, name=wish.name)
+
+    @asynccontextmanager
+    async def _spooling(self) -> AsyncGenerator[Path]:
+        """A folder for what is on its way, gone afterwards; a thread removes it, for it may be large."""
+        try:
+            folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._spool))
+        except OSError as error:
+            raise FailedPrecondition(f"cannot store the image: {error.strerror or error}") from None
+        try:
+            yield folder
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _receive(self, chunks: AsyncIterator[bytes], path: Path) -> None:
         try:
@@ -186,9 +198,9 @@ class Images:
         self, source: PushSource, chunks: AsyncIterator[bytes], *, architectures: Collection[str]
     ) -> AsyncGenerator[FolderParcel]:
         """What a push to nodes of these architectures sends; there as long as the context is."""
-        with tempfile.TemporaryDirectory(dir=self._spool) as spool:
+        async with self._spooling() as folder:
             try:
-                shipment = await self._shipment(source, chunks, Path(spool), architectures)
+                shipment = await self._shipment(source, chunks, folder, architectures)
             except OSError as error:
                 raise FailedPrecondition(f"cannot store the image: {error.strerror or error}") from None
             yield FolderParcel(shipment)
@@ -197,8 +209,8 @@ class Images:
         self, source: PushSource, chunks: AsyncIterator[bytes], folder: Path, architectures: Collection[str]
     ) -> shipping.Shipment:
         if not source.image:
-            with tempfile.TemporaryDirectory(dir=self._spool) as spool:
-                path = Path(spool, Path(source.filename).name or "image.tar")
+            async with self._spooling() as spool:
+                path = spool / (Path(source.filename).name or "image.tar")
                 await self._receive(chunks, path)
                 return await asyncio.to_thread(
                     shipping.of_archive, path, folder, name=source.name, architectures=architectures
@@ -217,8 +229,8 @@ class Images:
         if len(names) > IMAGE_NAMES_MAX:
             raise InvalidArgument(f"{IMAGE_NAMES_MAX} images can be saved at a time")
         wanted = await asyncio.to_thread(self._wanted, names)
-        with tempfile.TemporaryDirectory(dir=self._spool, ignore_cleanup_errors=True) as folder:
-            pieces: Iterator[bytes] = saving.save(self._store, wanted, Path(folder))
+        async with self._spooling() as folder:
+            pieces: Iterator[bytes] = saving.save(self._store, wanted, folder)
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                 yield piece
 

@@ -12,7 +12,7 @@ from image_files import tar_of, write_layout
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.collection import Rules
 from agent.executor.images.store import ImageStore
-from swarmpy.errors import NotFound
+from swarmpy.errors import FailedPrecondition, NotFound
 from swarmpy.model.ids import SECOND_NS, Duration, Timestamp
 from swarmpy.model.image_offers import PushSource
 from swarmpy.node.image_gc import ImageCollector
@@ -84,6 +84,19 @@ async def test_a_save_that_is_left_leaves_nothing(node: Node) -> None:
     assert node.spooled()
     await pieces.aclose()
     assert node.spooled() == []
+
+
+async def test_no_room_for_what_is_on_its_way(node: Node) -> None:
+    """As on a disk that is full: an error that says so, at the first step of each."""
+    (node.folder / "images" / "incoming").rmdir()
+    with pytest.raises(FailedPrecondition, match="cannot store the image: No such file"):
+        await node.images.load(nothing())
+    with pytest.raises(FailedPrecondition, match="cannot store the image: No such file"):
+        await anext(node.images.save(("app",)))
+    source = PushSource(image="app")
+    with pytest.raises(FailedPrecondition, match="cannot store the image: No such file"):
+        async with node.images.parcel(source, nothing(), architectures=(own_architecture(),)):
+            pass
 
 
 async def test_an_image_that_goes_to_nodes_counts_as_used(node: Node) -> None:
