@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
-from native_rig import NativeRig
+from native_rig import DEADLINE_S, NativeRig
 
+from agent.executor.native.executor import NativeExecutor
 from agent.executor.oci import roots
 from agent.executor.oci.executor import OciExecutor
 from agent.executor.oci.runtimes import Runtime
@@ -29,6 +33,27 @@ class OciRig(NativeRig):
         await super().open()
         OciRig.known = self.executor.life.runtime
         return self.executor
+
+    async def reopen(
+        self, *, is_clean: bool = True, meanwhile: Callable[[], Awaitable[None]] | None = None
+    ) -> NativeExecutor:
+        if not is_clean:
+            await self._stop_threads()
+        return await super().reopen(is_clean=is_clean, meanwhile=meanwhile)
+
+    async def _stop_threads(self) -> None:
+        """Those of a daemon that dies die with it: they begin no step any more, and undo none."""
+        former = self.executor
+
+        def dies(*_: object) -> None:
+            raise RuntimeError("the daemon is dead")
+
+        vars(former.life).update(take_down=dies, _make=dies)
+        threads = former._pool._max_workers
+        all_idle = threading.Barrier(threads + 1)
+        for _ in range(threads):
+            former._pool.submit(all_idle.wait, DEADLINE_S)
+        await asyncio.to_thread(all_idle.wait, DEADLINE_S)
 
     def left(self) -> list[str]:
         """What there is of tasks outside of their folders."""
