@@ -106,7 +106,8 @@ class ContainerContract(Suite):
         assert 18 <= (await executor.stats(id_)).pids <= 20
 
     async def test_usage_is_told(self, executor: Executor, tasks: Tasks) -> None:
-        id_ = await tasks.run(1, "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; echo worked; " + RUN_ON)
+        work = "sleep 3600 & i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; echo worked; "
+        id_ = await tasks.run(1, work + RUN_ON)
         await wait_log(executor, id_, 1)
         stats = await executor.stats(id_)
         assert stats.cpu_ns > 0
