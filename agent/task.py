@@ -17,6 +17,7 @@ from enum import Enum, IntEnum, auto
 from agent.dataplane.base import Endpoint
 from agent.executor.base import Exit, ImageConfig, Sandbox
 from agent.files import Followed
+from swarmpy.model.containers import OUT_OF_MEMORY
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.specs import Healthcheck
 from swarmpy.model.states import HealthState, TaskState, is_terminal
@@ -212,7 +213,7 @@ def _ended(run: Run, exit: Exit) -> Move:
 
 def exit_text(exit: Exit, cause: str = "") -> str:
     """Docker's sentence for a task that ended badly, with the cause if one is known."""
-    cause = cause or exit.message or ("out of memory" if exit.is_oom_killed else "")
+    cause = cause or exit.message or (OUT_OF_MEMORY if exit.is_oom_killed else "")
     return f"task: non-zero exit ({exit.code})" + (f": {cause}" if cause else "")
 
 

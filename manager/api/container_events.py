@@ -17,6 +17,7 @@ from manager.api.container_status import has_container
 from manager.api.docker_json import Json
 from manager.history import Change
 from manager.store.view import View
+from swarmpy.model.containers import OUT_OF_MEMORY
 from swarmpy.model.defaults import is_standalone
 from swarmpy.model.ids import SECOND_NS, NodeId, ServiceId, Timestamp
 from swarmpy.model.objects import Service, Task
@@ -75,7 +76,7 @@ def _steps(old: Task | None, new: Task | None, *, is_own: bool) -> list[_Step]:
 def _ending(task: Task) -> list[_Step]:
     found = task.status.container_status
     die: _Step = ("die", {"exitCode": str(found.exit_code if found is not None else 0)})
-    if "out of memory" in task.status.err:
+    if OUT_OF_MEMORY in task.status.err:
         return [("oom", {}), die]
     if task.status.state is TaskState.SHUTDOWN:
         return [("kill", {"signal": str(signal.SIGTERM.value)}), die, ("stop", {})]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from manager.api.container_refs import ContainerRef, ContainerState, state_of
-from swarmpy.model.containers import ContainerFacts
+from swarmpy.model.containers import OUT_OF_MEMORY, ContainerFacts
 from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.states import HealthState, TaskState, is_terminal
 
@@ -56,7 +56,7 @@ def condition_of(container: ContainerRef, facts: ContainerFacts | None) -> Condi
         ended_at=(facts.ended_at or status.timestamp) if is_over else Timestamp(0),
         exit_code=(found.exit_code if found is not None else facts.exit_code) if is_over else 0,
         pid=(found.pid if found is not None and found.pid else facts.pid) if is_running else 0,
-        is_oom_killed=facts.is_oom_killed,
+        is_oom_killed=facts.is_oom_killed or (is_over and OUT_OF_MEMORY in status.err),
         error="" if status.err.startswith(_OWN_ENDS) else status.err,
         health=status.health,
         health_output=status.health_output,

@@ -9,6 +9,9 @@ from swarmpy.model.value import Value
 
 CONTAINER_LOOK: Final = "task.look"
 
+OUT_OF_MEMORY: Final = "out of memory"
+"""What the error of a task says whose processes the kernel killed for that."""
+
 
 class ContainerQuery(Value, frozen=True, kw_only=True):
     """``has_sizes``: also what their files take up, which has to be counted."""

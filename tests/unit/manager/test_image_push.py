@@ -139,7 +139,7 @@ async def test_a_layout_keeps_its_manifest(node: Node, tmp_path: Path) -> None:
     await node.push(node.parcel(layout, name="app:1"))
     record = node.store.find("app:1").record
     assert record.manifest
-    assert node.store.open_blob(record.manifest).read()
+    assert node.store.blob_path(record.manifest).read_bytes()
 
 
 async def test_a_root_file_system_is_the_image_that_load_makes_of_it(node: Node, tmp_path: Path) -> None:

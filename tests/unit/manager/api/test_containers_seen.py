@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from agent.executor.fake_exec import Reply
 from agent.executor.native.ps_columns import columns_of
 from manager.api.container_events import container_events
-from manager.api.container_status import duration_text
+from manager.api.container_refs import ContainerRef
+from manager.api.container_status import condition_of, duration_text
 from manager.api.detach_keys import DetachKeys, parse_keys
 from manager.history import Change
 from swarmpy.errors import InvalidArgument, SwarmError
@@ -100,6 +101,16 @@ async def test_inspection(http: Http, cluster: FakeCluster) -> None:
         assert shown["HostConfig"]["Isolation"] == "default"
         assert shown["NetworkSettings"]["Networks"]["bridge"]["IPAddress"] == "172.30.0.2"
         assert shown["SizeRootFs"] == 0
+
+
+@pytest.mark.parametrize(
+    ("err", "is_told"),
+    [("task: non-zero exit (137): out of memory", True), ("task: non-zero exit (137)", False)],
+)
+def test_an_end_for_want_of_memory_is_told_when_the_node_keeps_nothing(err: str, is_told: bool) -> None:
+    status = TaskStatus(state=TaskState.FAILED, err=err, container_status=ContainerStatus(exit_code=137))
+    ended = condition_of(ContainerRef(task=Task(id=TaskId("t1"), status=status)), None)
+    assert (ended.exit_code, ended.is_oom_killed, ended.error) == (137, is_told, "")
 
 
 async def test_logs(http: Http, cluster: FakeCluster) -> None:
