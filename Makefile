@@ -26,10 +26,7 @@ lab-up: ready  ## A cluster of three managers and two workers on this machine
 lab-down: ready  ## Take that cluster away
 	@$(ROOT) $(BIN)/swarmpy dev down
 
-# Real clusters wait for much, simulations for nothing: side by side, and one more than there are processors,
-# they leave none idle.
-test: ready clients  ## The whole test suite
-	$(ROOT) $(BIN)/pytest -q -n 3 --dist loadfile tests --ignore tests/bench
+test: ready test-fast test-e2e  ## The whole test suite
 
 test-fast: ready  ## All tests but those on real clusters
 	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests --ignore tests/e2e --ignore tests/clients --ignore tests/bench

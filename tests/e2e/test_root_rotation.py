@@ -78,8 +78,8 @@ def test_a_dead_node_does_not_hold_it_up_and_a_dead_leader_does_not_stop_it(lab:
     assert cluster(lab, other)["TLSInfo"]["TrustRoot"] != before
     lab.start(WORKER)
     wait_for(lambda: is_followed(lab, other), bool, what="the node that was away should follow")
-    # the dead leader's own task was replaced, as at any death
-    assert len(processes(MARK) & tasks) == 2
+    # but for the dead leader's own, which is replaced if that is not back in time, as at any death
+    assert len(processes(MARK) & tasks) >= 2
 
 
 def test_the_old_token_is_refused_and_the_new_one_works(lab: Lab) -> None:

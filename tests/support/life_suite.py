@@ -122,7 +122,7 @@ class LifeContract(Suite):
 
     async def test_signals_reach_process_1(self, executor: Executor, tasks: Tasks) -> None:
         traps = "trap 'echo usr1' USR1; trap 'echo hup' HUP; trap 'exit 9' INT"
-        id_ = await tasks.run(1, f"{traps}; echo $$; while :; do sleep 3600 & wait; done")
+        id_ = await tasks.run(1, f"{traps}; echo $$; while :; do sleep 0.05; done")
         assert [line.data for line in await wait_log(executor, id_, 1)] == [b"1\n"]
         await executor.signal(id_, signal.SIGUSR1)
         await wait_log(executor, id_, 2)

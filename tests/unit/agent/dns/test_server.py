@@ -27,6 +27,9 @@ NAMES = Names(addresses={"web": ("10.0.0.2",), "many": MANY})
 BARE = Endpoint(task_id=TaskId("t"))
 
 
+PORT_TRIES = 20
+
+
 class Rig:
     """A resolver on loopback for tasks, with the node's servers in a file."""
 
@@ -46,10 +49,7 @@ class Rig:
     def open(
         self, endpoint: Endpoint = BARE, *, listener: type[socket.socket] = socket.socket
     ) -> tuple[Client, Door]:
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        tcp = listener(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        udp.bind(("127.0.0.1", 0))
-        tcp.bind(udp.getsockname())
+        udp, tcp = both_ways(listener)
         tcp.listen()
         client = Client(udp.getsockname())
 
@@ -62,6 +62,22 @@ class Rig:
         self.server.open(endpoint.task_id, door)
         self.clients.append(client)
         return client, door
+
+
+def both_ways(listener: type[socket.socket]) -> tuple[socket.socket, socket.socket]:
+    """Sockets on one port: one that is free for datagrams may be somebody's for streams."""
+    for _ in range(PORT_TRIES):
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        tcp = listener(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        udp.bind(("127.0.0.1", 0))
+        try:
+            tcp.bind(udp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+        else:
+            return udp, tcp
+    raise AssertionError("no port is free both ways")
 
 
 def one_answer(packet: bytes) -> list[bytes]:

@@ -153,6 +153,9 @@ async def test_a_log_is_not_removed_under_its_reader(rig: NativeRig) -> None:
     task_id = await created(rig, "echo words; exec sleep 1000")
     await rig.executor.start(task_id)
     channel = await rig.executor.attach(task_id, FROM_START)
+    async with asyncio.timeout(DEADLINE_S):
+        while not await rig.log(task_id):
+            await asyncio.sleep(0.01)
     removing = asyncio.create_task(rig.executor.remove(task_id))
     assert await rest(channel) == {1: b"words\n"}
     assert await channel.exit_code() == 128 + signal.SIGKILL

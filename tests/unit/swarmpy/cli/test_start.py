@@ -89,7 +89,7 @@ def test_the_daemons_defaults() -> None:
     found = config()
     assert found.data_dir == Path("/var/lib/swarmpy")
     assert found.socket == Path("/run/swarmpy/swarmpy.sock")
-    assert (found.executor, found.listen_address) == ("native", "0.0.0.0:2377")
+    assert (found.executor, found.listen_address) == ("", "0.0.0.0:2377")
     assert found.hostname
 
 
