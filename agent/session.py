@@ -107,6 +107,7 @@ class Session:
         self._assembly = Assembly()
         self._outbox_changed = asyncio.Event()
         self._nudged = asyncio.Event()
+        self._nudges = 0
         self._is_described_anew = asyncio.Event()
         self._stream: SessionStream | None = None
         self._sending = asyncio.Lock()
@@ -143,6 +144,7 @@ class Session:
     def nudge(self) -> None:
         """Something has changed (identity, addresses): do not wait for the next try."""
         self._managers.trust_all()
+        self._nudges += 1
         self._nudged.set()
 
     def describe(self) -> None:
@@ -194,7 +196,7 @@ class Session:
         for address in self._managers.in_turn(self._env.clock.monotonic()):
             target = address
             for _ in range(SESSION_REDIRECTS_MAX):
-                began = self._env.clock.monotonic()
+                began, nudges = self._env.clock.monotonic(), self._nudges
                 description = self._greeting.describe()
                 try:
                     stream, first = await self._greet(target, description)
@@ -203,9 +205,11 @@ class Session:
                     if isinstance(error, CertificateRetired):
                         self._listener.on_retired(description.tls_info)
                     break
-                if isinstance(first, pb.Welcome):
+                if isinstance(first, pb.Welcome) and nudges == self._nudges:
                     return stream, first, target
                 await stream.close()
+                if isinstance(first, pb.Welcome):
+                    continue  # who was welcomed is who we were: greet again
                 self._managers.defer(target)
                 target = first.leader_addr
                 if not target or self._managers.is_suspect(target, self._env.clock.monotonic()):

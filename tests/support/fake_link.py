@@ -89,6 +89,7 @@ class FakeLink:
     logs: list[streams_pb2.LogBatch] = field(default_factory=list)
     log_room: asyncio.Semaphore | None = None
     acknowledges: bool = False
+    welcome_delay_s: float = 0
 
     async def open(self, address: str, hello: pb.AgentMessage) -> FakeStream:
         self.dialled.append(address)
@@ -108,6 +109,7 @@ class FakeLink:
                 session_id=f"session{len(self.sessions)}", heartbeat_period=HEARTBEAT_S * 1_000_000_000
             )
             stream.say(pb.ManagerMessage(welcome=welcome))
+            await asyncio.sleep(self.welcome_delay_s)
         else:
             told = self.leader if self.told_leader is None else self.told_leader
             stream.say(pb.ManagerMessage(redirect=pb.Redirect(leader_addr=told)))
