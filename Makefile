@@ -41,9 +41,10 @@ clients: ready  ## Install the programs of others that tests/clients drives
 	@deploy/bootstrap.sh .venv "" clients
 
 test-python: OTHER = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+test-python: UNITS = tests/unit
 test-python:  ## Unit tests under another Python: make test-python PYTHON=python3.13
 	deploy/bootstrap.sh .venv-$(OTHER) $(PYTHON)
-	timeout 900 .venv-$(OTHER)/bin/pytest -q -n 2 --dist worksteal tests/unit -m "not root and not slow"
+	timeout 900 .venv-$(OTHER)/bin/pytest -q -n 2 --dist worksteal $(UNITS) -m "not root and not slow"
 
 crash-test: MINUTES = 5
 crash-test: ready  ## Real daemons killed at random under load: make crash-test MINUTES=5 [SEED=N]
