@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from agent.executor.images.archive import own_architecture
-from agent.executor.images.reference import is_digest
 from swarmpy.errors import InvalidArgument, NotFound
 from swarmpy.limits import IMAGE_BYTES_MAX, IMAGE_LAYERS_MAX, IMAGE_MANIFESTS_MAX
+from swarmpy.model.image_names import is_digest
 from swarmpy.model.images import Platform
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"

@@ -25,7 +25,6 @@ import structlog
 from agent.executor.images.archive import decode_json
 from agent.executor.images.loading import digest_of_file
 from agent.executor.images.records import StoredImage
-from agent.executor.images.reference import Reference
 from agent.executor.images.removal import short
 from agent.executor.images.store import ImageStore
 from agent.registry import manifests, remotes
@@ -41,6 +40,7 @@ from swarmpy.image_limits import (
     REGISTRY_INDEX_DEPTH_MAX,
     REGISTRY_TRANSFERS_MAX,
 )
+from swarmpy.model.image_names import Reference
 from swarmpy.model.images import Credentials, ManifestFacts, Platform, Progress
 
 T = TypeVar("T")

@@ -55,6 +55,7 @@ from swarmpy.model.changes import Change
 from swarmpy.model.container_ids import container_id
 from swarmpy.model.defaults import is_standalone
 from swarmpy.model.ids import NodeId
+from swarmpy.model.image_names import is_host
 from swarmpy.model.images import Image
 from swarmpy.model.objects import Node, Service
 from swarmpy.model.specs import Platform
@@ -64,8 +65,6 @@ CONTAINERS_FORMAT: Final = 2
 """``Cluster.store_format`` from which on every manager knows containers started by hand."""
 _DEFAULT_SIGNAL: Final = "SIGKILL"
 _PRUNE_FILTERS: Final = frozenset({"until", "label", "label!"})
-_HOST_IMAGE: Final = ("host", "host:latest")
-"""Always there: the node's own root file system."""
 
 
 class ContainerLife:
@@ -105,7 +104,7 @@ class ContainerLife:
         _check_format(view)
         reference = request.query.get("node", "")
         node_id = find(view, Node, reference).id if reference else self._here
-        if node_id == self._here and body.image not in _HOST_IMAGE:
+        if node_id == self._here and not is_host(body.image):
             body = _with_image(body, await self._api.control.image_store.find(body.image))
         name = request.query.get("name", "").removeprefix("/") or self._new_name()
         service_id, revision_id = self._api.new_id(), self._api.new_id()

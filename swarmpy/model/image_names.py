@@ -36,7 +36,7 @@ class Reference(NamedTuple):
     def registry(self) -> str:
         """The host that the name leads to."""
         host, slash, _ = self.name.partition("/")
-        return host if slash and _is_host(host) else DEFAULT_REGISTRY
+        return host if slash and _is_registry(host) else DEFAULT_REGISTRY
 
     @property
     def key(self) -> str:
@@ -56,7 +56,7 @@ def parse(text: str) -> Reference:
     last, has_tag, tag = last.partition(":")
     name = head + slash + last
     registry, has_registry, path = name.partition("/")
-    if has_registry and _is_host(registry):
+    if has_registry and _is_registry(registry):
         is_valid = bool(_REGISTRY.fullmatch(registry))
         if registry in (DEFAULT_REGISTRY, "index.docker.io"):
             name = path = path.removeprefix("library/")
@@ -76,9 +76,20 @@ def parse(text: str) -> Reference:
     return Reference(name, tag or "latest", digest, bool(tag))
 
 
-def _is_host(part: str) -> bool:
+def _is_registry(part: str) -> bool:
     """Of a name's first part: whether it is a registry, not the beginning of a path."""
     return "." in part or ":" in part or part == "localhost"
+
+
+def is_host(name: str) -> bool:
+    """Whether it means the node's own root, which is there without an image."""
+    return name in (HOST, f"{HOST}:latest")
+
+
+def refuse_host(name: str, what: str) -> None:
+    """InvalidArgument for the node's own root; ``what`` says what that means for who asked."""
+    if is_host(name):
+        raise InvalidArgument(f'the image "{HOST}" is the node\'s own root file system: {what}')
 
 
 def parse_tag(text: str) -> str:

@@ -21,7 +21,6 @@ from agent.executor.engine.client import Engine, Flavour, Refused
 from agent.executor.engine.image_intake import BLOBS, EngineIntake
 from agent.executor.engine.image_lines import lines
 from agent.executor.engine.service import PodmanService
-from agent.executor.images import reference as references
 from agent.executor.images import shipping
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.imports import changed
@@ -44,8 +43,8 @@ from swarmpy.errors import (
 )
 from swarmpy.image_limits import IMAGE_BLOB_CHUNK_BYTES, IMAGE_NAMES_MAX, REGISTRY_NAME_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
+from swarmpy.model import image_names as references
 from swarmpy.model.ids import Timestamp
-from swarmpy.model.image_names import HOST
 from swarmpy.model.image_offers import PushSource
 from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts, Progress
 from swarmpy.model.registry_auth import encode_credentials
@@ -156,10 +155,7 @@ class EngineImages:
             )
 
     async def _inspect(self, engine: Engine, name: str) -> dict[str, Any]:
-        if name in (HOST, f"{HOST}:latest"):
-            raise InvalidArgument(
-                f'the image "{HOST}" is the node\'s own root file system: there is nothing to show'
-            )
+        references.refuse_host(name, "there is nothing to show")
         with _translated():
             try:
                 found: dict[str, Any] = await engine.call("GET", f"/images/{_quoted(name)}/json")
@@ -324,8 +320,7 @@ class EngineImages:
         credentials: Credentials | None = None,
     ) -> Image:
         parsed = references.parse(name)
-        if parsed.name == HOST:
-            raise InvalidArgument(f'the image "{HOST}" is the node\'s own root file system: it is not pulled')
+        references.refuse_host(parsed.name, "it is not pulled")
         params = {"fromImage": parsed.name, "tag": parsed.digest or parsed.tag}
         if platform:
             params["platform"] = platform

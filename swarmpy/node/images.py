@@ -12,7 +12,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from agent.executor.images import reference as references
 from agent.executor.images import saving, shipping
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.imports import changed, image_config
@@ -30,8 +29,8 @@ from manager.api.docker_json import rfc3339
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.image_limits import IMAGE_NAMES_MAX, REGISTRY_NAME_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
+from swarmpy.model import image_names as references
 from swarmpy.model.ids import SECOND_NS, Timestamp
-from swarmpy.model.image_names import HOST
 from swarmpy.model.image_offers import PushSource
 from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts, Progress
 from swarmpy.model.registry_auth import decode_credentials
@@ -105,10 +104,7 @@ class Images:
         return tuple(self._image(image, users.get(image.id, ()), counts) for image in images)
 
     def _find(self, name: str) -> Image:
-        if name in (HOST, f"{HOST}:latest"):
-            raise InvalidArgument(
-                f'the image "{HOST}" is the node\'s own root file system: there is nothing to show'
-            )
+        references.refuse_host(name, "there is nothing to show")
         found = self._store.find(name)
         images = self._store.images()
         return self._image(
@@ -299,8 +295,7 @@ class Images:
         credentials: Credentials | None = None,
     ) -> Image:
         parsed = references.parse(name)
-        if parsed.name == HOST:
-            raise InvalidArgument(f'the image "{HOST}" is the node\'s own root file system: it is not pulled')
+        references.refuse_host(parsed.name, "it is not pulled")
         before = {image.id: image.references for image in await asyncio.to_thread(self._store.images)}
         image = await self._transfers.pull(parsed, report, platform=platform, credentials=credentials)
         shown = f"{parsed.name}:{parsed.tag}" if not parsed.digest else parsed.key

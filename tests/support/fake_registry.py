@@ -18,11 +18,11 @@ from typing import Any
 from aiohttp import web
 from image_files import image_config, tar_of
 
-from agent.executor.images.reference import parse
 from agent.executor.images.store import ImageStore
 from agent.registry.client import Registries
 from agent.registry.manifests import OCI_MANIFEST
 from agent.registry.transfer import Transfers
+from swarmpy.model.image_names import parse
 from swarmpy.model.images import Credentials, Progress
 from swarmpy.runtime import SystemClock
 

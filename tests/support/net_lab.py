@@ -36,6 +36,7 @@ _ENOUGH: Final = 1_000
 RESOLVER: Final = "127.0.0.11"
 NETNS: Final = "run/swarmpy/netns"
 _A, _PTR, _IN = 1, 12, 1
+_ASK_AGAIN_S = 1.0
 
 _SERVER: Final = """
 import os, selectors, socket
@@ -230,15 +231,29 @@ def interface_address(path: Path, link: str) -> str:
 # --- names
 
 
+def _asked(asker: socket.socket, query: bytes) -> bytes:
+    asker.settimeout(_ASK_AGAIN_S)
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        asker.send(query)
+        try:
+            return asker.recv(4_096)
+        except TimeoutError:
+            if time.monotonic() > deadline:
+                raise
+
+
 def lookup(path: Path, name: str, *, kind: int = _A) -> list[str]:
-    """What the task's resolver answers over UDP, in its order: addresses, or names of a PTR query."""
+    """What the task's resolver answers over UDP, in its order: addresses, or names of a PTR query.
+
+    Asked again as C libraries do: what is sent while no daemon runs meets silence, not an error.
+    """
     number = secrets.randbits(16)
     labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
     query = struct.pack("!6H", number, 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, kind, _IN)
     with socket_in(path, socket.SOCK_DGRAM) as asker:
         asker.connect((RESOLVER, 53))
-        asker.send(query)
-        reply = asker.recv(4_096)
+        reply = _asked(asker, query)
     got, _, _, count, _, _ = struct.unpack_from("!6H", reply)
     assert got == number
     found, at = [], len(query)

@@ -28,7 +28,6 @@ from agent.executor.native.demands import check, demands_of
 from agent.executor.native.devices import DeviceFile, choose_gpus
 from agent.executor.native.job import (
     DEFAULT_CAPABILITIES,
-    HOST_IMAGE,
     HOST_NETWORK,
     capabilities,
     command_line,
@@ -37,6 +36,7 @@ from agent.executor.native.job import (
 from agent.executor.native.mounts import JobMount, plan_mounts
 from swarmpy.errors import TaskRejected
 from swarmpy.model.ids import TaskId
+from swarmpy.model.image_names import HOST
 from swarmpy.model.objects import NodeVolume
 from swarmpy.model.specs import ContainerSpec, Mount, Privileges, SeccompOptions
 from swarmpy.model.states import MountType
@@ -99,9 +99,9 @@ def hostname_of(launch: Launch) -> str:
 def container_body(launch: Launch, flavour: Flavour, around: Around) -> Body:
     """TaskRejected for what this engine cannot do."""
     spec, image = launch.spec, launch.image
-    if image.reference == HOST_IMAGE:
+    if image.reference == HOST:
         raise TaskRejected(
-            f'{flavour} runs images only, and "{HOST_IMAGE}" is the node\'s own root: place the service on '
+            f'{flavour} runs images only, and "{HOST}" is the node\'s own root: place the service on '
             "nodes with the executor native or oci"
         )
     words = _gpu_words(spec, around.gpus)

@@ -19,11 +19,11 @@ from urllib.parse import quote
 from agent.executor.engine.client import Engine, Refused
 from agent.executor.engine.image_forms import full_name
 from agent.executor.engine.image_lines import lines
-from agent.executor.images import reference as references
 from agent.executor.images.compression import decompressed
 from agent.executor.images.saving import END, file_member, member
 from swarmpy.errors import InvalidArgument, NotFound, Unavailable
 from swarmpy.image_limits import IMAGE_BLOB_CHUNK_BYTES
+from swarmpy.model import image_names as references
 from swarmpy.model.image_offers import ImageOffer, Offer
 
 BLOBS: Final = "blobs/sha256"

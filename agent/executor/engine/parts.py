@@ -15,7 +15,8 @@ from typing import Final
 
 from agent.executor.native import folders
 from agent.executor.native.mounts import JobMount, JobVolume, plan_volumes, server_names
-from agent.executor.native.shim import kernel
+from agent.executor.native.shim import kernel, mounting
+from agent.executor.native.shim.places import Unmountable
 from agent.executor.native.surroundings import address_of
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.model.objects import NodeVolume
@@ -77,12 +78,9 @@ def _unmount(place: Path) -> None:
 def _mount_volume(volume: JobVolume, place: str) -> None:
     os.makedirs(place, 0o700, exist_ok=True)
     try:
-        kernel.mount(volume["device"], place, volume["kind"], volume["flags"], volume["data"])
-    except OSError as error:
-        raise TaskRejected(
-            f"failed to mount local volume: mount {volume['device']}:{volume['mountpoint']}, "
-            f"data: {volume['data']}: {(error.strerror or str(error)).lower()}"
-        ) from None
+        mounting.mount_volume(volume, place)
+    except Unmountable as error:
+        raise TaskRejected(str(error)) from None
 
 
 def _mount_part(mount: JobMount, source: str, place: str) -> None:

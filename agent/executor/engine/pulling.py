@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from agent.executor.base import ImageConfig
 from agent.executor.engine.client import Engine, Refused
 from agent.executor.engine.limits import ENGINE_EVENT_BYTES_MAX, ENGINE_PULL_TIMEOUT_S
-from agent.executor.images import loading, reference
+from agent.executor.images import loading
 from agent.executor.images.archive import ImageSource
 from swarmpy.errors import InvalidArgument, NotFound, SwarmError, TaskRejected, Unavailable
+from swarmpy.model import image_names as references
 from swarmpy.model.image_names import HOST
 
 log = structlog.get_logger(__name__)
@@ -22,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 async def ensure_image(engine: Engine, name: str, *, registry_auth: str = "") -> ImageConfig:
     """TaskRejected in docker's words if it is neither here nor to be had, as with native tasks."""
-    if name in (HOST, f"{HOST}:latest"):
+    if references.is_host(name):
         raise TaskRejected(
             f'the image "{HOST}" is the node\'s own root file system, and {engine.flavour} runs images only: '
             "place the service on nodes with the executor native or oci"
@@ -43,7 +44,7 @@ async def ensure_image(engine: Engine, name: str, *, registry_auth: str = "") ->
 
 async def inspect(engine: Engine, name: str) -> dict[str, Any]:
     """NotFound with docker's text, InvalidArgument if it is no name."""
-    whole = name if reference.is_digest(name) else _shown(name)
+    whole = name if references.is_digest(name) else _shown(name)
     try:
         found: dict[str, Any] = await engine.call("GET", f"/images/{quote(whole, safe='/:@')}/json")
     except NotFound:
@@ -53,7 +54,7 @@ async def inspect(engine: Engine, name: str) -> dict[str, Any]:
 
 def _shown(name: str) -> str:
     """As docker shows it, with its tag; checked."""
-    reference.parse(name)
+    references.parse(name)
     last = name.rpartition("/")[2]
     return name if ":" in last or "@" in last else f"{name}:latest"
 
@@ -73,7 +74,7 @@ def config_of(name: str, inspected: dict[str, Any]) -> ImageConfig:
 
 async def pull(engine: Engine, name: str, *, registry_auth: str = "") -> None:
     """By the engine, from the registry that the name leads to. Refused with what it says."""
-    wanted = reference.parse(name)
+    wanted = references.parse(name)
     params = {"fromImage": name}
     if not wanted.digest:  # without a tag all of them would be pulled
         bare = name.removesuffix(f":{wanted.tag}") if wanted.is_tagged else name

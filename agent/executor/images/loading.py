@@ -19,7 +19,6 @@ from typing import IO, Any, Protocol
 from msgspec.structs import replace
 
 from agent.executor.base import ImageConfig
-from agent.executor.images import reference as references
 from agent.executor.images.archive import Archive, ImageSource, LayerSource, digest_of
 from agent.executor.images.compression import decompressed
 from agent.executor.images.records import ImageRecord
@@ -27,6 +26,7 @@ from agent.executor.images.unpack import Unpacker
 from swarmpy.errors import InvalidArgument
 from swarmpy.image_limits import IMAGE_UNPACK_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
+from swarmpy.model import image_names as references
 from swarmpy.model.ids import Duration
 from swarmpy.model.image_names import HOST
 from swarmpy.model.specs import Healthcheck

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from agent.executor.images.records import StoredImage
-from agent.executor.images.reference import parse, repository_of
 from swarmpy.errors import AlreadyExists
+from swarmpy.model.image_names import parse, repository_of
 
 SHORT_ID_CHARS = 12
 

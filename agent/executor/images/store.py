@@ -27,7 +27,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from agent.executor.base import ImageConfig
-from agent.executor.images import reference as references
 from agent.executor.images.archive import (
     Archive,
     is_rootfs,
@@ -49,6 +48,7 @@ from agent.executor.images.removal import SHORT_ID_CHARS, ImageUser, Removal, ch
 from agent.file_lock import holding
 from agent.trees import make_private
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
+from swarmpy.model import image_names as references
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.image_names import HOST
 
@@ -89,7 +89,7 @@ class ImageStore:
 
     def config(self, reference: str) -> ImageConfig:
         """NotFound, in Docker's words, if it is not here."""
-        if reference in (HOST, f"{HOST}:latest"):
+        if references.is_host(reference):
             return ImageConfig(reference=HOST)
         return self.inspect(reference).config
 

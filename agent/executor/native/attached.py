@@ -71,6 +71,14 @@ class Watched:
     ended: asyncio.Event
     readers: Readers
 
+    async def exit_code(self) -> int:
+        """Once it has ended."""
+        await self.ended.wait()
+        found = self.exit()
+        if found is None:
+            raise Unavailable("the task was removed before it was known how it ended")
+        return found["code"]
+
 
 class AttachedChannel:
     """``socket`` None: the task has ended, and its log is all there is. To be closed."""
@@ -154,11 +162,7 @@ class AttachedChannel:
             return await self._socket.exit_code()
         if self._is_closed:
             raise Unavailable("the task was let go of")
-        await self._task.ended.wait()
-        found = self._task.exit()
-        if found is None:
-            raise Unavailable("the task was removed before it was known how it ended")
-        return found["code"]
+        return await self._task.exit_code()
 
     async def close(self) -> None:
         if not self._is_closed:

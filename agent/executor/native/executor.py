@@ -100,6 +100,7 @@ class NativeExecutor:
     those of the node that tasks have as theirs."""
 
     name = "native"
+    make_maker: type[Maker] = Maker
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class NativeExecutor:
         )
         self.images = ImageStore(data_dir / "images")
         self._cgroups = cgroups.Cgroups(cgroup_parent)
-        self._maker = Maker(
+        self._maker = self.make_maker(
             tasks_dir=self._tasks_dir,
             logs_dir=self._logs_dir,
             images=self.images,

@@ -83,7 +83,7 @@ def is_created(folder: Path) -> bool:
 
 def read_job(folder: Path) -> Job | None:
     """None if there is none, or a power failure tore it: then the task is created again before it starts."""
-    job: Job | None = _read_json(folder / "job.json")
+    job: Job | None = read_json(folder / "job.json")
     return job
 
 
@@ -107,8 +107,8 @@ def volume_users(tasks_dir: Path) -> dict[str, tuple[str, ...]]:
 def read_state(folder: Path) -> TaskState:
     """What became of the task. The lock is asked first: after a free lock the files are final."""
     shim = lock_holder(folder)
-    started: StartRecord | None = _read_json(folder / "started", torn=_UNKNOWN_START)
-    ended: ExitRecord | None = _read_json(folder / "exit")
+    started: StartRecord | None = read_json(folder / "started", torn=_UNKNOWN_START)
+    ended: ExitRecord | None = read_json(folder / "exit")
     return TaskState(shim=shim, started=started, ended=ended)
 
 
@@ -139,7 +139,7 @@ def remove(folder: Path) -> None:
     remove_tree(folder)
 
 
-def _read_json(path: Path, *, torn: StartRecord | None = None) -> Any:
+def read_json(path: Path, *, torn: StartRecord | None = None) -> Any:
     """None if the file is not there, ``torn`` if it does not read."""
     try:
         return json.loads(path.read_bytes())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -24,6 +23,7 @@ from agent.executor.native.channel import Refused, SocketChannel
 from agent.executor.native.job import CAPABILITIES, Job
 from agent.executor.native.launcher import Launcher
 from agent.executor.native.shim import attach, frames
+from agent.folder_sockets import connect_in
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.limits import (
     COMMAND_BYTES_MAX,
@@ -230,18 +230,10 @@ def _copy_order(verb: str, path: str) -> dict[str, object]:
 
 def _connect(folder: Path) -> socket.socket | None:
     """The socket that the task's shim listens on; None if it does not, or no longer does."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # by way of /proc, since a socket's path may have 107 bytes only
-            sock.connect(f"/proc/self/fd/{fd}/{attach.SOCKET}")
-        finally:
-            os.close(fd)
+        return connect_in(folder, attach.SOCKET, socket.SOCK_STREAM)
     except OSError:
-        sock.close()
         return None
-    return sock
 
 
 async def _feed(channel: SocketChannel, archive: AsyncIterator[bytes]) -> None:

@@ -17,13 +17,11 @@ from agent.executor.native.mounts import JobMount, JobVolume, image_volumes, pla
 from agent.executor.native.surroundings import Surroundings
 from swarmpy.errors import TaskRejected
 from swarmpy.limits import LOG_FILE_BYTES_MAX, LOG_FILES_MAX, LOG_LINE_BYTES_MAX
+from swarmpy.model.image_names import HOST
 from swarmpy.model.specs import ContainerSpec, Ulimit
 
 HOST_NETWORK = "/proc/self/ns/net"
 """How a sandbox says that the task is in the node's own network."""
-
-HOST_IMAGE = "host"
-"""The image that is the node's own root file system."""
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -168,7 +166,7 @@ def plan_job(launch: Launch, places: Places, around: Surroundings | None = None)
     """The job for ``launch``. TaskRejected where the spec asks for what cannot be."""
     spec, image, folder = launch.spec, launch.image, places["folder"]
     around = around or Surroundings()
-    is_host = image.reference == HOST_IMAGE
+    is_host = image.reference == HOST
     hostname = launch.hostname or spec.hostname or launch.task_id[:12]
     has_own_network = launch.sandbox.netns != HOST_NETWORK
     held = capabilities(spec, is_host=is_host)

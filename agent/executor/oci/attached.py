@@ -35,6 +35,7 @@ from agent.executor.oci.limits import (
     INPUT_CLOSE_POLL_S,
     INPUT_CLOSE_TIMEOUT_S,
 )
+from agent.folder_sockets import connect_in
 from swarmpy.errors import Unavailable
 
 _RECEIVED_BYTES_MAX = 65_536
@@ -108,11 +109,7 @@ class LogChannel:
     async def exit_code(self) -> int:
         if self._is_closed:
             raise Unavailable("the task was let go of")
-        await self._task.ended.wait()
-        found = self._task.exit()
-        if found is None:
-            raise Unavailable("the task was removed before it was known how it ended")
-        return found["code"]
+        return await self._task.exit_code()
 
     async def close(self) -> None:
         if not self._is_closed:
@@ -237,16 +234,6 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 def _connect(folder: Path) -> socket.socket:
     """To conmon."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    try:
-        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # by way of /proc, since a socket's path may have 107 bytes only
-            sock.connect(f"/proc/self/fd/{fd}/attach")
-        finally:
-            os.close(fd)
-        sock.setblocking(False)
-    except OSError:
-        sock.close()
-        raise
+    sock = connect_in(folder, "attach", socket.SOCK_SEQPACKET)
+    sock.setblocking(False)
     return sock

@@ -45,6 +45,7 @@ class OciExecutor(NativeExecutor):
     """One per node. ``runtime``: the name of the only one that may be used; empty: whatever works."""
 
     name = "oci"
+    make_maker = OciMaker
 
     def __init__(
         self,
@@ -64,16 +65,6 @@ class OciExecutor(NativeExecutor):
             files_dir=files_dir,
             clock=clock,
             fetch=fetch,
-        )
-        native = self._maker
-        self._maker = OciMaker(
-            tasks_dir=native.tasks_dir,
-            logs_dir=native.logs_dir,
-            images=native.images,
-            volumes=native.volumes,
-            cgroups=native.cgroups,
-            files=native.files,
-            hidden=native.hidden,
         )
         # beside secrets and configs: what a runtime knows of containers must not outlive a boot either
         runtime_root = self._files.folder.parent / "oci"

@@ -16,10 +16,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import msgspec
-import structlog
 
 from agent.executor.native import folders
 from agent.executor.native.demands import Demands
@@ -28,8 +27,6 @@ from agent.executor.native.job import ExitRecord, Job, StartRecord
 from agent.executor.native.shim.supervise import has_oom_kill, process_start, write_record
 from agent.executor.oci.bundle import Bundle
 from swarmpy.errors import Unavailable
-
-log = structlog.get_logger(__name__)
 
 EXIT_DIR = "conmon"
 OOM = "oom"
@@ -53,7 +50,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
 
 
 def read_bundle(folder: Path) -> Bundle | None:
-    found: Bundle | None = _read(folder / "bundle.json")
+    found: Bundle | None = folders.read_json(folder / "bundle.json")
     return found
 
 
@@ -93,7 +90,7 @@ def write_made(folder: Path, made: Made) -> None:
 
 
 def read_made(folder: Path) -> Made | None:
-    found: Made | None = _read(folder / "made")
+    found: Made | None = folders.read_json(folder / "made")
     return found
 
 
@@ -145,17 +142,6 @@ def _is_zombie(pid: int) -> bool:
             return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
     except OSError:
         return True
-
-
-def _read(path: Path) -> Any:
-    """None if it is not there, or a power failure tore it."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        log.warning("task_record_torn", path=str(path), error=str(error))
-        return None
 
 
 def own_log(job: Job) -> str:

@@ -125,14 +125,7 @@ def _mount_volumes(job: Job, folder: Path) -> dict[str, str]:
     for number, volume in enumerate(job["volumes"]):
         place = folder / "foreign" / str(number)
         place.mkdir(parents=True, exist_ok=True)
-        try:
-            kernel.mount(volume["device"], str(place), volume["kind"], volume["flags"], volume["data"])
-        except OSError as error:
-            raise Unmountable(
-                f"failed to mount local volume: mount {volume['device']}:{volume['mountpoint']}, "
-                f"flags: {volume['flags']:#x}, data: {volume['data']}: "
-                f"{os.strerror(error.errno or 0).lower()}"
-            ) from None
+        mounting.mount_volume(volume, str(place))
         found[volume["mountpoint"]] = str(place)
     return found
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from agent.executor.base import ImageConfig, Launch, Sandbox
 from agent.executor.native import folders
-from agent.executor.native.job import HOST_IMAGE
+from agent.executor.native.making import Maker
 from agent.executor.oci import runtimes
 from agent.executor.oci.life import Life
 from agent.executor.oci.limits import RUNTIME_TIMEOUT_S, STRAY_POLL_S
-from agent.executor.oci.making import OciMaker
 from agent.executor.oci.runtimes import Runtime
 from swarmpy.errors import SwarmError
 from swarmpy.model.ids import TaskId
+from swarmpy.model.image_names import HOST
 from swarmpy.model.specs import ContainerSpec
 
 _TASK = "swarmpy-trial"
@@ -31,7 +31,7 @@ class Trial:
     """Blocks. ``maker`` and ``life`` are the executor's: what is tried is what will be used."""
 
     folder: Path
-    maker: OciMaker
+    maker: Maker
     life: Life
 
     def choose(self, only: str = "") -> tuple[Runtime | None, tuple[str, ...]]:
@@ -94,7 +94,7 @@ def _launch() -> Launch:
     return Launch(
         task_id=TaskId(_TASK),
         name=_TASK,
-        spec=ContainerSpec(image=HOST_IMAGE, command=_COMMAND),
-        image=ImageConfig(reference=HOST_IMAGE),
+        spec=ContainerSpec(image=HOST, command=_COMMAND),
+        image=ImageConfig(reference=HOST),
         sandbox=Sandbox(netns=""),
     )

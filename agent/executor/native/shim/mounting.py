@@ -34,7 +34,7 @@ from agent.executor.native.shim.places import Unmountable
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent.executor.native.job import Job
-    from agent.executor.native.mounts import JobMount
+    from agent.executor.native.mounts import JobMount, JobVolume
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _SHARED = ("shared", "rshared")
@@ -54,17 +54,20 @@ def stage(job: Job) -> dict[str, int]:
     # slave: the node's later unmounts reach a task on its root, so it keeps no disk of the node busy
     kernel.mount("", "/", flags=MS_REC | (MS_SLAVE if job["is_host"] else MS_PRIVATE))
     for volume in job["volumes"]:
-        try:
-            kernel.mount(
-                volume["device"], volume["mountpoint"], volume["kind"], volume["flags"], volume["data"]
-            )
-        except OSError as error:
-            raise Unmountable(
-                f"failed to mount local volume: mount {volume['device']}:{volume['mountpoint']}, "
-                f"flags: {volume['flags']:#x}, data: {volume['data']}: "
-                f"{os.strerror(error.errno or 0).lower()}"
-            ) from None
+        mount_volume(volume, volume["mountpoint"])
     return trees
+
+
+def mount_volume(volume: JobVolume, place: str) -> None:
+    """One whose content is elsewhere. Unmountable, in docker's words, which name the volume's own folder."""
+    try:
+        kernel.mount(volume["device"], place, volume["kind"], volume["flags"], volume["data"])
+    except OSError as error:
+        raise Unmountable(
+            f"failed to mount local volume: mount {volume['device']}:{volume['mountpoint']}, "
+            f"flags: {volume['flags']:#x}, data: {volume['data']}: "
+            f"{os.strerror(error.errno or 0).lower()}"
+        ) from None
 
 
 def mount_all(job: Job, root: str, trees: dict[str, int]) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from image_files import digest, pack, tar_of, write_docker_save, write_layout
 
-from agent.executor.images.reference import parse
 from agent.executor.images.removal import ImageUser
 from agent.executor.images.store import ImageStore
 from agent.executor.images.unpack import Unpacker
 from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound
 from swarmpy.model.ids import Duration
+from swarmpy.model.image_names import parse
 from swarmpy.model.specs import Healthcheck
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="unpacking sets owners")]

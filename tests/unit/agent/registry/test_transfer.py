@@ -13,7 +13,6 @@ from fake_registry import LAYERS, WHO, FakeRegistry, Node, digest, left_in_spool
 from image_files import image_config, tar_of, write_docker_save
 
 from agent.executor.images.archive import own_architecture
-from agent.executor.images.reference import parse
 from agent.registry import remotes
 from agent.registry.client import Denied, RegistryAway, RegistryFailed
 from agent.registry.manifests import OCI_INDEX, OCI_MANIFEST
@@ -21,6 +20,7 @@ from agent.registry.sharing import SharedFetches
 from agent.registry.transfer import layers_to_push
 from swarmpy.errors import InvalidArgument, NotFound, SwarmError, Unauthenticated
 from swarmpy.image_limits import REGISTRY_AWAY_S, REGISTRY_RETRY_AFTER_MAX_S
+from swarmpy.model.image_names import parse
 from swarmpy.model.images import Credentials
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="unpacking sets owners")]

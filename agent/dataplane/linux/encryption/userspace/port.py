@@ -7,7 +7,6 @@ was killed nobody knows how far it came, and its keys are not used again (see ``
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from agent.dataplane.linux.encryption.userspace.orders import (
     Stop,
     program_digest,
 )
+from agent.folder_sockets import connect_in
 from swarmpy.errors import Unavailable
 from swarmpy.limits import SECURE_PORT_ANSWER_S, SECURE_PORT_START_S
 
@@ -121,21 +121,15 @@ class UserspacePort:
     def _order(self, order: Order) -> Status | None:
         """None: there is no process that answers."""
         try:
-            folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(SECURE_PORT_ANSWER_S)
-                connection.connect(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
+            with connect_in(
+                self._folder, SOCKET_NAME, socket.SOCK_STREAM, timeout_s=SECURE_PORT_ANSWER_S
+            ) as connection:
                 orders.send(connection, order)
                 return orders.receive_status(connection)
         except (FileNotFoundError, ConnectionError):
             return None
         except (TimeoutError, msgspec.DecodeError) as error:
             raise Unavailable(f"the user-space port does not answer ({error}); see {self._folder}") from None
-        finally:
-            os.close(folder)
 
     def _reap(self) -> None:
         if self._process is not None and self._process.poll() is not None:
