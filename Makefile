@@ -5,6 +5,9 @@ BIN := .venv/bin
 CODE := swarmpy agent manager tests proto
 QUICK = $(wildcard tests/unit tests/properties tests/sim)
 
+# Daemons and commands are started by the thousand: without bytecode each would compile the program anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Tests that make hosts, namespaces or cgroups need root.
 ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
 
