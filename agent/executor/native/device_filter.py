@@ -1,6 +1,8 @@
 """Device permissions on cgroup v2: a small program that the kernel asks for every device that is opened.
 
-What v1's devices controller does by files of rules has no files in v2. The program goes with its group.
+What v1's devices controller does by files of rules has no files in v2. The program goes with its group, and
+leaves room for others: what an OCI runtime, or a task that runs containers of its own, attaches as well.
+Whatever one of them denies is denied.
 """
 
 from __future__ import annotations
@@ -16,9 +18,13 @@ from typing import Final
 from agent.executor.native import syscalls
 from agent.executor.native.devices import Rule
 
-_PROG_LOAD, _PROG_ATTACH = 5, 8
+_PROG_LOAD, _PROG_ATTACH, _PROG_DETACH, _PROG_FD_BY_ID, _PROG_QUERY = 5, 8, 9, 13, 16
 _PROG_TYPE_CGROUP_DEVICE: Final = 15
 _ATTACH_CGROUP_DEVICE: Final = 6
+_ALLOW_MULTI: Final = 2
+_PROGRAMS_MAX: Final = 64
+"""As many as the kernel lets a group have."""
+_QUERY: Final = struct.Struct("=IIIIQII")
 _KINDS: Final = {"b": 1, "c": 2}
 _ACCESS: Final = {"m": 1, "r": 2, "w": 4}
 _ACCESS_ALL: Final = 7
@@ -32,25 +38,54 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def attach(group: Path, rules: Sequence[Rule]) -> None:
-    """Have the group's processes, and those of groups below, open only what the rules allow, or OSError."""
-    code = ctypes.create_string_buffer(program(rules))
+    """Have the group's processes, and those of groups below, open only what the rules allow, or OSError. What
+    was attached to the group before is replaced."""
+    folder = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        loaded = _load(program(rules))
+        try:
+            _replace(folder, loaded)
+        finally:
+            os.close(loaded)
+    finally:
+        os.close(folder)
+
+
+def _load(instructions: bytes) -> int:
+    code = ctypes.create_string_buffer(instructions)
     license_ = ctypes.create_string_buffer(_LICENSE)
-    load = struct.pack(
+    attributes = struct.pack(
         "=IIQQIIQII16s",
-        *(_PROG_TYPE_CGROUP_DEVICE, (len(code) - 1) // 8),
+        *(_PROG_TYPE_CGROUP_DEVICE, len(instructions) // 8),
         *(ctypes.addressof(code), ctypes.addressof(license_)),
         *(0, 0, 0, 0, 0, b"swarmpy_devices"),
     )
-    loaded = _bpf(_PROG_LOAD, load)
-    try:
-        folder = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return _bpf(_PROG_LOAD, attributes)[0]
+
+
+def _replace(folder: int, loaded: int) -> None:
+    """The new one comes before the others go: in between, what any of them denies is denied."""
+    numbers, flags = _attached(folder)
+    if numbers and not flags & _ALLOW_MULTI:
+        # it wants to be alone, as those of older versions do: what is attached in the same way replaces it
+        _bpf(_PROG_ATTACH, struct.pack("=IIII", folder, loaded, _ATTACH_CGROUP_DEVICE, flags))
+        return
+    _bpf(_PROG_ATTACH, struct.pack("=IIII", folder, loaded, _ATTACH_CGROUP_DEVICE, _ALLOW_MULTI))
+    for number in numbers:
+        former, _ = _bpf(_PROG_FD_BY_ID, struct.pack("=III", number, 0, 0))
         try:
-            # without flags: an earlier program of this group is replaced
-            _bpf(_PROG_ATTACH, struct.pack("=IIII", folder, loaded, _ATTACH_CGROUP_DEVICE, 0))
+            _bpf(_PROG_DETACH, struct.pack("=III", folder, former, _ATTACH_CGROUP_DEVICE))
         finally:
-            os.close(folder)
-    finally:
-        os.close(loaded)
+            os.close(former)
+
+
+def _attached(folder: int) -> tuple[list[int], int]:
+    """The group's own programs by their numbers, and how they were attached."""
+    numbers = (ctypes.c_uint32 * _PROGRAMS_MAX)()
+    asked = _QUERY.pack(folder, _ATTACH_CGROUP_DEVICE, 0, 0, ctypes.addressof(numbers), _PROGRAMS_MAX, 0)
+    _, answer = _bpf(_PROG_QUERY, asked)
+    _, _, _, flags, _, count, _ = _QUERY.unpack(answer)
+    return list(numbers[:count]), flags
 
 
 def program(rules: Sequence[Rule]) -> bytes:
@@ -92,7 +127,8 @@ def _one(operation: int, target: int, source: int, offset: int, value: int) -> b
     return struct.pack("=BBhI", operation, source << 4 | target, offset, value & 0xFFFFFFFF)
 
 
-def _bpf(command: int, attributes: bytes) -> int:
+def _bpf(command: int, attributes: bytes) -> tuple[int, bytes]:
+    """The call's result, and the attributes as the kernel has left them."""
     machine = syscalls.of_machine(platform.machine())
     if not machine:
         raise OSError(0, f"no programs for machines of kind {platform.machine()} yet")
@@ -101,4 +137,4 @@ def _bpf(command: int, attributes: bytes) -> int:
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-    return result
+    return result, buffer.raw

@@ -55,7 +55,7 @@ class Rule(NamedTuple):
 class DevicePlan(NamedTuple):
     devices: list[JobDevice]
     rules: tuple[Rule, ...]
-    """Empty: the task has no devices of its own, and needs no rules."""
+    """Empty: the task has no devices of its own, or all of the node's, and needs no rules."""
     env: dict[str, str]
 
 
@@ -125,7 +125,7 @@ def plan(
             f"the task asks for {len(devices)} device files, at most {DEVICES_MAX} may be given"
         )
     unique = {device["target"]: device for device in devices}
-    every = tuple(dict.fromkeys((*EVERY_TASK, *rules))) if rules else ()
+    every = tuple(dict.fromkeys((*EVERY_TASK, *rules))) if rules and not spec.privileged else ()
     return DevicePlan(devices=list(unique.values()), rules=every, env=env)
 
 

@@ -41,6 +41,8 @@ def test_targets_and_rules() -> None:
     ]
     assert set(plan.rules) - set(devices.EVERY_TASK) == {Rule("c", 10, 1, "r"), Rule("b", 8, 2, "rwm")}
     assert devices.plan(ContainerSpec(), {}, ()).rules == ()
+    one = ContainerSpec(devices=spec.devices[:1], privileged=True)
+    assert devices.plan(one, {"/dev/a": (A,)}, ()).rules == ()  # it may open all, whatever it names
 
 
 def test_gpus_of_other_makers_are_told_apart_by_their_render_nodes() -> None:
@@ -181,8 +183,49 @@ def group() -> Iterator[Path]:
         folder.rmdir()
 
 
+on_version_two = pytest.mark.skipif(os.geteuid() != 0 or not UNIFIED, reason="needs root and cgroup v2")
+NULL, ZERO = Rule("c", 1, 3, "rwm"), Rule("c", 1, 5, "rwm")
+
+
+def opens(group: Path, *names: str) -> list[str]:
+    """Which of these devices a process in the group can open."""
+    script = f"echo $$ >{group}/cgroup.procs; for n; do (: </dev/$n) 2>&- && echo $n; done; true"
+    words = ["sh", "-c", script, "sh", *names]
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.split()
+
+
+def attach_with(group: Path, flags: int, *rules: Rule) -> None:
+    """As another program than ours does."""
+    folder = os.open(group, os.O_RDONLY)
+    loaded = device_filter._load(device_filter.program(rules))
+    try:
+        device_filter._bpf(8, struct.pack("=IIII", folder, loaded, 6, flags))
+    finally:
+        os.close(loaded)
+        os.close(folder)
+
+
 @pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0 or not UNIFIED, reason="needs root and cgroup v2")
+@on_version_two
+def test_an_oci_runtime_attaches_its_own_beside_ours(group: Path) -> None:
+    device_filter.attach(group, (NULL, ZERO))
+    attach_with(group, 2, NULL)
+    assert opens(group, "null", "zero") == ["null"]
+    device_filter.attach(group, (ZERO,))  # as a task is created again: nothing of before is left
+    assert opens(group, "null", "zero") == ["zero"]
+
+
+@pytest.mark.root
+@on_version_two
+def test_what_an_older_version_attached_is_replaced(group: Path) -> None:
+    attach_with(group, 0, NULL)
+    for _ in range(2):
+        device_filter.attach(group, (ZERO,))
+        assert opens(group, "null", "zero") == ["zero"]
+
+
+@pytest.mark.root
+@on_version_two
 def test_the_kernel_takes_the_program(group: Path, tmp_path: Path) -> None:
     os.mknod(tmp_path / "full", stat.S_IFCHR | 0o666, os.makedev(1, 7))
     for _ in range(2):  # attached again, it takes the place of the former one
