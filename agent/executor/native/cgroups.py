@@ -5,8 +5,9 @@ units, and refuses a limit whose controller is not on this node: a limit is kept
 never ignored. All functions block for microseconds to a few milliseconds: call them in a thread.
 
 ``parent`` beginning with a slash is counted from the hierarchy's root, any other from the daemon's own
-group. On v2 a group with processes cannot share controllers out to children, so in that second case the
-daemon moves itself into a leaf first.
+group. On v2 a group with processes cannot share controllers out to children. So where the tasks' groups come
+to lie below the daemon's own (in that second case, and in a container, whose own group is the root that it
+sees), all that is in there moves into a leaf first.
 """
 
 from __future__ import annotations
@@ -30,18 +31,24 @@ WANTED = ("memory", "cpu", "pids", "cpuacct", "blkio")
 """``blkio`` only counts."""
 EXTRA = ("cpuset", "devices")
 """Controllers that only tasks with such wishes have groups of."""
-_V2 = ("memory", "cpu", "pids", "cpuset")
+_CORE = "cgroup"
+"""Of v2: what every group has, whatever controllers it has been given."""
+_V2 = ("memory", "cpu", "pids", "cpuset", "io")
 _DAEMON_LEAF = "swarmpy-daemon"
+_MOVES_MAX = 10
+"""How often a group is looked into for processes that were forked while others were moved out of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What is mounted where. ``roots`` maps a controller to the folder that holds our tasks' groups."""
+    """What is mounted where. ``roots`` maps a controller to the folder that holds our tasks' groups; ``own``
+    is the group that the daemon was started in, with v2."""
 
     version: int
     roots: dict[str, Path]
     names: dict[Path, str] = field(default_factory=dict)
     """What the hierarchy of each root is called where it is mounted; v2's has no name."""
+    own: Path | None = None
 
     def folders(self, task_id: str, extra: tuple[str, ...] = EXTRA) -> list[Path]:
         """A task's groups, each once (v2 has one for all controllers)."""
@@ -53,7 +60,7 @@ def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
     """The layout out of /proc/self/mountinfo and /proc/self/cgroup. Pure."""
     v1: dict[str, Path] = {}
     names: dict[Path, str] = {}
-    v2: Path | None = None
+    v2: tuple[Path, Path] | None = None
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         fields, kinds = left.split(), right.split()
@@ -61,7 +68,9 @@ def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
             continue
         mount_root, mount_point = fields[3], Path(fields[4])
         if kinds[0] == "cgroup2":
-            v2 = v2 or mount_point / _below(parent, _own_path(own, ""), mount_root)
+            path = _started_in(_own_path(own, ""))
+            inside = [mount_point / _below(each, path, mount_root) for each in (parent, "")]
+            v2 = v2 or (inside[0], inside[1])
         elif kinds[0] == "cgroup":
             for controller in kinds[2].split(","):
                 if controller in (*WANTED, *EXTRA) and controller not in v1:
@@ -71,7 +80,8 @@ def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
         return Layout(version=1, roots=v1, names=names)
     if v2 is None:
         return Layout(version=0, roots={})
-    return Layout(version=2, roots=dict.fromkeys(_V2, v2))
+    root, own_group = v2
+    return Layout(version=2, roots=dict.fromkeys((_CORE, *_V2), root), own=own_group)
 
 
 def _below(parent: str, own: str, mount_root: str) -> str:
@@ -87,6 +97,11 @@ def _own_path(own: str, controller: str) -> str:
         if controller in controllers.split(","):
             return path
     return "/"
+
+
+def _started_in(path: str) -> str:
+    """A daemon that has moved into its leaf was started above it, and so will be the one after it."""
+    return path.removesuffix(_DAEMON_LEAF) if path.endswith(f"/{_DAEMON_LEAF}") else path
 
 
 class Cgroups:
@@ -108,7 +123,7 @@ class Cgroups:
             own=_read_proc("cgroup"),
         )
         if layout.version == 2:
-            usable = _prepare_v2(layout.roots["memory"], is_own=not self._parent.startswith("/"))
+            usable = _prepare_v2(layout.roots[_CORE], layout.own)
         else:
             usable = {name for name, root in layout.roots.items() if _make(root)}
             if "cpuset" in usable:
@@ -163,7 +178,7 @@ class Cgroups:
                     f"the limit {file.name} = {file.value} was refused: {error.strerror}"
                 ) from None
         if self.version == 2 and demands.device_rules:
-            self._filter_devices(roots["memory"] / task_id, demands)
+            self._filter_devices(roots[_CORE] / task_id, demands)
 
     def _check(self, demands: Demands) -> None:
         demands_.check(demands, version=self.version)
@@ -226,6 +241,9 @@ class Cgroups:
 
     def _until_empty(self, task_id: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
+        if self.version == 2:
+            # all at once, before they can fork; Linux 5.14
+            _write(self._layout.roots[_CORE] / task_id / "cgroup.kill", "1")
         while pids := self.pids(task_id):
             for pid in pids:
                 try:
@@ -261,7 +279,7 @@ def stats_of(layout: Layout, task_id: str) -> Stats:
     """What is cheap to tell of a task's groups."""
     roots = layout.roots
     if layout.version == 2:
-        folder = roots["memory"] / task_id
+        folder = next(iter(roots.values())) / task_id  # all controllers have the same one
         return Stats(
             cpu_ns=_field(folder / "cpu.stat", "usage_usec") * 1_000,
             memory_bytes=_number(folder / "memory.current"),
@@ -315,20 +333,31 @@ def _make(root: Path) -> bool:
     return True
 
 
-def _prepare_v2(root: Path, *, is_own: bool) -> set[str]:
+def _prepare_v2(root: Path, own: Path | None) -> set[str]:
     """Share controllers out from the mount's root down to ``root``. The ones that arrived."""
     if not _make(root):
         return set()
-    if is_own:
-        leaf = root.parent / _DAEMON_LEAF
-        if _make(leaf):
-            for pid in (root.parent / "cgroup.procs").read_text().split():
-                _write(leaf / "cgroup.procs", pid)
+    # the root of all groups is the only one that has no type, and may have processes beside children
+    if own is not None and own in root.parents and (own / "cgroup.type").exists():
+        _empty(own)  # first: controllers that processes may compete for would keep them from moving
     chain = [folder for folder in (root, *root.parents) if (folder / "cgroup.subtree_control").exists()]
     for folder in reversed(chain):
         for name in _V2:
             _write(folder / "cgroup.subtree_control", f"+{name}")
-    return set((root / "cgroup.subtree_control").read_text().split()) & set(_V2)
+    return {_CORE, *(set((root / "cgroup.subtree_control").read_text().split()) & set(_V2))}
+
+
+def _empty(group: Path) -> None:
+    """Move its processes into the daemon's leaf. What does not go there is seen by the controllers that then
+    cannot be shared out."""
+    leaf = group / _DAEMON_LEAF
+    if not _make(leaf):
+        return
+    for _ in range(_MOVES_MAX):
+        pids = [pid for pid in (group / "cgroup.procs").read_text().split() if pid != "0"]  # of elsewhere
+        moved = [_write(leaf / "cgroup.procs", pid) for pid in pids]
+        if not any(moved):
+            return
 
 
 def _write(path: Path, text: str) -> bool:

@@ -56,7 +56,7 @@ def _v1(stats: Stats, roots: Mapping[str, Path], task_id: str) -> Stats:
 
 
 def _v2(stats: Stats, roots: Mapping[str, Path], task_id: str) -> Stats:
-    folder = roots["memory"] / task_id
+    folder = next(iter(roots.values())) / task_id  # v2 has one for all controllers
     cpu = _fields(folder / "cpu.stat")
     return replace(
         stats,

@@ -87,6 +87,7 @@ def run(folder: str, sock: int) -> None:
             started: StartRecord = json.load(file)
         entrances = _open_namespaces(started, has_own_ids="ids" in job)
         terminal = _open_terminal(started) if order["verb"] == "exec" and order["tty"] else ()
+        job["cgroups"] = [joinable_group(group, started["pid"]) for group in job["cgroups"]]
         _check_same(started)
     except (OSError, ValueError, _NotRunning):
         _fail(sock, {"kind": "gone", "code": inner.NOT_STARTED, "message": ""})
@@ -114,6 +115,21 @@ def _open_terminal(started: StartRecord) -> tuple[int, ...]:
         return os.openpty()
     fcntl.ioctl(ours, _UNLOCK, bytes(4))
     return ours, fcntl.ioctl(ours, _OPEN_PEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def joinable_group(group: str, pid: int, proc: str = "/proc") -> str:
+    """A group of v2 that shares controllers out has no processes of its own: a task that has made groups in
+    its own, as one that runs containers does, has moved its first process. Commands belong where that is."""
+    try:
+        with open(f"{group}/cgroup.subtree_control", encoding="ascii") as file:
+            if not file.read().strip():
+                return group
+    except FileNotFoundError:
+        return group  # v1
+    with open(f"{proc}/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        path = next((line[3:].rstrip("\n") for line in file if line.startswith("0::")), "")
+    _, is_below, below = path.partition(f"/{os.path.basename(group)}/")
+    return f"{group}/{below}" if is_below else group
 
 
 def _check_same(started: StartRecord) -> None:

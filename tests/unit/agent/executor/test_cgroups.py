@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from agent.executor.native.cgroups import Cgroups, Layout, find_layout
 from agent.executor.native.demands import Demands
-from agent.executor.native.shim import inner
+from agent.executor.native.devices import Rule
+from agent.executor.native.shim import inner, inside
 from swarmpy.errors import TaskRejected
 from swarmpy.model.specs import Limits
 
@@ -56,25 +58,90 @@ def test_pure_version_two() -> None:
     assert own.roots["cpu"] == Path("/sys/fs/cgroup/system.slice/swarmpy.service/tasks")
 
 
+def test_a_daemon_that_starts_again_in_its_leaf() -> None:
+    """Whoever started it had been moved there with it; its tasks are where they were."""
+    layout = find_layout("tasks", mountinfo=PURE, own="0::/system.slice/swarmpy.service/swarmpy-daemon\n")
+    assert layout.roots["cpu"] == Path("/sys/fs/cgroup/system.slice/swarmpy.service/tasks")
+    assert layout.own == Path("/sys/fs/cgroup/system.slice/swarmpy.service")
+    container = find_layout("/swarmpy", mountinfo=PURE, own="0::/swarmpy-daemon\n")
+    assert container.own == Path("/sys/fs/cgroup")
+
+
 def test_nothing_mounted() -> None:
     assert find_layout("/x", mountinfo="", own="") == Layout(version=0, roots={})
+
+
+def mounted_at(root: Path, monkeypatch: pytest.MonkeyPatch, *, shared: str = "") -> list[tuple[str, str]]:
+    """A stand-in for the tree of cgroup v2 that shares ``shared`` out; what is written to its groups."""
+    written: list[tuple[str, str]] = []
+
+    def write(path: Path, text: str) -> bool:
+        written.append((str(path.relative_to(root)), text))
+        return True
+
+    for folder in (root, root / "swarmpy"):
+        folder.mkdir()
+        (folder / "cgroup.subtree_control").write_text(shared)
+    line = f"30 23 0:26 / {root} rw - cgroup2 cgroup2 rw\n"
+    monkeypatch.setattr(
+        "agent.executor.native.cgroups._read_proc", lambda name: line if name == "mountinfo" else "0::/\n"
+    )
+    monkeypatch.setattr("agent.executor.native.cgroups._write", write)
+    return written
 
 
 @pytest.fixture
 def unified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Cgroups, Path]:
     """A tree with the files of cgroup v2, as far as they are plain files: the writes are what is tested."""
     root = tmp_path / "cgroup"
-    for folder in (root, root / "swarmpy"):
-        folder.mkdir()
-        (folder / "cgroup.subtree_control").write_text("memory cpu pids")
-    line = f"30 23 0:26 / {root} rw - cgroup2 cgroup2 rw\n"
-    monkeypatch.setattr(
-        "agent.executor.native.cgroups._read_proc", lambda name: line if name == "mountinfo" else "0::/\n"
-    )
-    monkeypatch.setattr("agent.executor.native.cgroups._write", lambda path, text: True)
+    mounted_at(root, monkeypatch, shared="memory cpu pids")
     cgroups = Cgroups("/swarmpy")
     cgroups.prepare()
     return cgroups, root / "swarmpy"
+
+
+def test_disks_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = mounted_at(tmp_path / "cgroup", monkeypatch)
+    Cgroups("/swarmpy").prepare()
+    assert ("cgroup.subtree_control", "+io") in written
+    assert ("swarmpy/cgroup.subtree_control", "+io") in written
+
+
+@pytest.mark.parametrize("is_container", [True, False])
+def test_the_root_of_a_container_has_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_container: bool
+) -> None:
+    """It must not have any before it shares controllers out. The root of all groups may have them."""
+    root = tmp_path / "cgroup"
+    written = mounted_at(root, monkeypatch)
+    (root / "cgroup.procs").write_text("0\n7\n8\n")
+    if is_container:
+        (root / "cgroup.type").touch()
+    Cgroups("/swarmpy").prepare()
+    moved = [text for path, text in written if path == "swarmpy-daemon/cgroup.procs"]
+    assert set(moved) == ({"7", "8"} if is_container else set())
+    assert [path for path, _ in written][: len(moved)] == ["swarmpy-daemon/cgroup.procs"] * len(moved)
+
+
+def test_a_tree_without_controllers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its groups still hold a task's processes and the program that filters devices."""
+    root = tmp_path / "cgroup"
+    filtered: list[Path] = []
+    mounted_at(root, monkeypatch, shared="pids")
+    monkeypatch.setattr(
+        "agent.executor.native.device_filter.attach", lambda group, rules: filtered.append(group)
+    )
+    cgroups = Cgroups("/swarmpy")
+    cgroups.prepare()
+    assert (cgroups.version, len(cgroups.missing())) == (2, 2)
+    demands = Demands(device_rules=(Rule("c", 10, 1, "r"),))
+    cgroups.create("t", demands)
+    assert filtered == [root / "swarmpy/t"]
+    assert cgroups.places("t", demands) == ([str(root / "swarmpy/t")], "")
+    (root / "swarmpy/t/cpu.stat").write_text("usage_usec 2\n")  # that much every group counts
+    assert cgroups.stats("t").cpu_ns == cgroups.in_full(cgroups.stats("t"), "t", os.getpid()).cpu_ns == 2_000
+    with pytest.raises(TaskRejected, match="'memory' is not available"):
+        cgroups.create("u", Demands(limits=Limits(memory_bytes=1 << 30)))
 
 
 def test_limits_of_version_two(unified: tuple[Cgroups, Path]) -> None:
@@ -132,3 +199,26 @@ def test_who_joins_by_itself_holds_nobody_up(
         (tmp_path / name).touch()
     inner.join_cgroups({"cgroups": [str(tmp_path)]}, pid)  # type: ignore[typeddict-item]
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == written
+
+
+@pytest.mark.parametrize(
+    ("shared", "membership", "expected"),
+    [
+        (None, "0::/swarmpy/t\n", "t"),  # v1
+        ("\n", "0::/swarmpy/t\n", "t"),
+        ("\n", "0::/swarmpy/t/init.scope\n", "t"),
+        ("memory pids\n", "1:name=systemd:/\n0::/swarmpy/t/deep/init.scope\n", "t/deep/init.scope"),
+        ("memory pids\n", "0::/elsewhere\n", "t"),
+    ],
+)
+def test_commands_join_the_group_that_the_tasks_first_process_is_in(
+    tmp_path: Path, shared: str | None, membership: str, expected: str
+) -> None:
+    """A group of v2 that shares controllers out takes no processes."""
+    for folder in ("t", "proc/12"):
+        (tmp_path / folder).mkdir(parents=True)
+    if shared is not None:
+        (tmp_path / "t/cgroup.subtree_control").write_text(shared)
+    (tmp_path / "proc/12/cgroup").write_text(membership)
+    found = inside.joinable_group(f"{tmp_path}/t", 12, proc=f"{tmp_path}/proc")
+    assert found == f"{tmp_path}/{expected}"
