@@ -251,11 +251,16 @@ def _system(job: Job) -> list[dict[str, Any]]:
         _mount("shm", "/dev/shm", "tmpfs", *_SEALED, "mode=1777", f"size={shm_bytes}"),
         _mount("mqueue", "/dev/mqueue", "mqueue", *_SEALED),
     ]
-    if job["privileged"]:
+    if job["privileged"] and not _is_unified(job):
         found.append(_bind("/sys/fs/cgroup", "/sys/fs/cgroup", "rbind", "rslave"))
     else:
-        found.append(_mount("cgroup", "/sys/fs/cgroup", "cgroup", *_SEALED, "ro"))
+        found.append(_mount("cgroup", "/sys/fs/cgroup", "cgroup", *_SEALED, *read_only))
     return found
+
+
+def _is_unified(job: Job) -> bool:
+    """Whether the node has v2, where a task's groups are one; ``shim/rootfs`` says what that is for."""
+    return any(not name for _, name in job.get("cgroup_mounts", []))
 
 
 def _user_mount(mount: JobMount, job: Job, around: Around) -> dict[str, Any]:

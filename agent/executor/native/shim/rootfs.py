@@ -147,13 +147,17 @@ def _mount_system(job: Job, root: str) -> tuple[int, int] | None:
 
 
 def _hold_groups(job: Job) -> list[tuple[int, str]]:
-    """The task's own groups and what they are called; of a privileged task, all as the node has them."""
-    wanted = [(_CGROUPS, "")] if job["privileged"] else job.get("cgroup_mounts", [])
+    """The task's own groups and what they are called; of a privileged task with v1, all as the node has them.
+    With v2 what it knows as the root of all groups has to be its own: programs make groups right below."""
+    wanted = job.get("cgroup_mounts", [])
+    if job["privileged"] and not any(not name for _, name in wanted):
+        wanted = [(_CGROUPS, "")]
     return [(os.open(folder, os.O_PATH | os.O_CLOEXEC), name) for folder, name in wanted]
 
 
 def _mount_groups(groups: list[tuple[int, str]], place: str, *, is_whole: bool) -> None:
-    """To be read, so that programs find their limits. v1 has a folder for each hierarchy, v2 is one."""
+    """To be read, so that programs find their limits; ``is_whole``: to be changed, too. v1 has a folder for
+    each hierarchy, v2 is one."""
     if any(name for _, name in groups):
         kernel.mount("tmpfs", place, "tmpfs", _SEALED, "mode=755")
     for held, name in groups:

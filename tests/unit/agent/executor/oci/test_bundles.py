@@ -91,6 +91,15 @@ def test_a_privileged_task_has_the_node() -> None:
     assert "ro" not in mount_at(bundle, "/sys")["options"]
 
 
+@pytest.mark.parametrize("name", ["memory", ""])
+def test_what_a_privileged_task_knows_as_the_root_of_control_groups(name: str) -> None:
+    """With v2 that is its own group, where it may make others; with v1 the node's."""
+    job = job_of(replace(SPEC, privileged=True)) | {"cgroup_mounts": [("/sys/fs/cgroup/swarmpy/t1", name)]}
+    mount = mount_at(plan_bundle(job, Around(), seccomp=None), "/sys/fs/cgroup")
+    assert mount["type"] == ("bind" if name else "cgroup")
+    assert "ro" not in mount["options"]
+
+
 def test_the_nodes_own_root() -> None:
     around = Around(top=("etc", "usr"), present=frozenset({"/etc/hosts"}))
     bundle = bundle_of(replace(SPEC, read_only=True), around, image="host")
