@@ -2,8 +2,8 @@
 
 Each filter says how many tasks of a group a node has ``room`` for: 0 refuses the node, ``NO_LIMIT`` means
 that the filter does not mind. A node is counted for the first filter that refuses it, so the counts of all
-clauses add up to all nodes (swarm mode's clause on replicas per node names no count). The last filter is
-ours: where a task's volume is, if the volume is wanted to be kept.
+clauses add up to all nodes (swarm mode's clause on replicas per node names no count). The last two filters
+are ours: where a task's volume is, if the volume is wanted to be kept, and who can run the node's own root.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from manager.schedule.needs import Needs, generic_counts, volumes_of
 from manager.schedule.nodes import ClusterLoad, NodeLoad
 from manager.store.view import View
 from swarmpy.model.architectures import normal_architecture
+from swarmpy.model.executors import ENGINES
 from swarmpy.model.host_ports import are_clashing
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId
 from swarmpy.model.objects import Kind, Network, Node
@@ -174,6 +175,10 @@ def _volume_room(question: Question, node: Node, load: NodeLoad) -> int:
     return NO_LIMIT if all(node.id in nodes for nodes in question.sticky_nodes) else 0
 
 
+def _host_image_room(question: Question, node: Node, load: NodeLoad) -> int:
+    return 0 if node.description.engine.executor in ENGINES else NO_LIMIT
+
+
 FILTERS: Final[tuple[Filter, ...]] = (
     Filter(
         concerns=lambda question: True,
@@ -222,6 +227,13 @@ FILTERS: Final[tuple[Filter, ...]] = (
         room=_volume_room,
         clause_one="volume not on 1 node",
         clause_many="volume not on {} nodes",
+    ),
+    Filter(
+        # who started a container by hand chose its node: the engine's own sentence says more than to wait
+        concerns=lambda question: question.needs.is_host_image and not question.needs.is_by_hand,
+        room=_host_image_room,
+        clause_one='image "host" not run by the engine of 1 node',
+        clause_many='image "host" not run by the engines of {} nodes',
     ),
 )
 

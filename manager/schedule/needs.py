@@ -19,6 +19,7 @@ from manager.schedule.constraint import Constraint, Equality, parse_constraints
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.defaults import is_per_node, is_standalone, port_protocol
 from swarmpy.model.host_ports import BoundPort
+from swarmpy.model.image_names import is_host
 from swarmpy.model.objects import Revision
 from swarmpy.model.specs import GenericResource, Platform, ServiceSpec, TaskSpec
 from swarmpy.model.states import MountType, PlacementStrategy, PublishMode
@@ -62,6 +63,8 @@ class Needs:
     is_global: bool = False
     is_by_hand: bool = False
     """Somebody started it on this very node, which need not take tasks of services for that."""
+    is_host_image: bool = False
+    """They run from the node's own root, which an engine has no way to."""
     has_reservations: bool = False
     is_light: bool = True
     """Such a task weighs nothing on its node but one more task."""
@@ -94,6 +97,7 @@ def needs_of_revision(revision: Revision) -> Needs:
         volumes=volumes,
         is_global=is_per_node(spec),
         is_by_hand=is_standalone(spec),
+        is_host_image=template.container_spec is not None and is_host(template.container_spec.image),
         has_reservations=has_reservations,
         is_light=not has_reservations and not host_ports and not any(each.is_sticky for each in volumes),
     )

@@ -16,6 +16,7 @@ from swarmpy.model.objects import (
     EngineDescription,
     EnginePlugin,
     Kind,
+    Node,
     NodeStatus,
     Revision,
     Service,
@@ -38,6 +39,7 @@ from swarmpy.model.specs import (
     Resources,
     ServiceMode,
     ServiceSpec,
+    Standalone,
     TaskSpec,
     VolumeOptions,
 )
@@ -180,6 +182,36 @@ def test_one_node_is_singular() -> None:
     board = Board("n1")
     board.service("a", placement=Placement(constraints=("node.role==manager",)))
     assert reason(board) == "no suitable node (scheduling constraints not satisfied on 1 node)"
+
+
+def make_engine_node(name: str, executor: str) -> Node:
+    node = make_node(name)
+    engine = EngineDescription(plugins=(EnginePlugin(type="Executor", name=executor),))
+    return replace(node, description=replace(node.description, engine=engine))
+
+
+@pytest.mark.parametrize("image", ["host", "host:latest"])
+def test_the_nodes_own_root_is_not_for_engines(image: str) -> None:
+    board = Board()
+    for executor in ("podman", "docker"):
+        board.world.put(make_engine_node(executor, executor))
+    board.service("a", container_spec=ContainerSpec(image=image))
+    board.service("b", container_spec=ContainerSpec(image="box:1"))
+    assert reason(board) == 'no suitable node (image "host" not run by the engines of 2 nodes)'
+    assert board.place_new("b", 1) != [""]
+
+    board.world.put(make_engine_node("n-oci", "oci"))
+    board.world.put(make_node("n-old"))  # names none, as before there was a choice
+    assert sorted(board.place_new("a", 4)) == ["n-oci", "n-oci", "n-old", "n-old"]
+
+
+def test_a_container_by_hand_goes_where_it_was_started_and_hears_the_engine_itself() -> None:
+    board = Board()
+    board.world.put(make_engine_node("n1", "podman"))
+    mode = ServiceMode(standalone=Standalone(node_id=NodeId("n1")))
+    template = TaskSpec(container_spec=ContainerSpec(image="host"))
+    board.service("a", ServiceSpec(name="a", task_template=template, mode=mode))
+    assert board.place_new("a", 1, node_id=NodeId("n1")) == ["n1"]
 
 
 def test_clauses_are_ranked_by_count_and_a_node_counts_once() -> None:
