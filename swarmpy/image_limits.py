@@ -6,6 +6,8 @@ REGISTRY_CONNECT_TIMEOUT_S = 3.0
 """Also for a name's lookup: who creates a service waits for it where no registry can be reached."""
 REGISTRY_ANSWER_TIMEOUT_S = 10.0
 """For the head of an answer, and for each part of its body."""
+REGISTRY_SMALL_TIMEOUT_S = 60.0
+"""For the whole body of what is no layer: a manifest, a configuration, a token, an error."""
 REGISTRY_AWAY_S = 20.0
 """A registry that could not be reached is not tried again for so long by tasks and for digests."""
 REGISTRIES_AWAY_MAX = 256
@@ -76,6 +78,8 @@ IMAGE_INFLATED_FLOOR_BYTES = 1 << 30
 IMAGE_INFLATED_RATIO_MAX = 200
 """What is compressed may unpack to this many times its size, beyond the first GiB."""
 IMAGE_ZSTD_WINDOW_BYTES_MAX = 128 << 20
+IMAGE_XZ_MEMORY_BYTES_MAX = 128 << 20
+"""The strongest of xz's own levels needs 65 MiB."""
 IMAGE_UNPACK_THREADS = 4
 """Layers of one image that are unpacked at the same time."""
 IMAGE_READ_BYTES = 1 << 18

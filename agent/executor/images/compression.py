@@ -16,6 +16,7 @@ from swarmpy.image_limits import (
     IMAGE_INFLATED_FLOOR_BYTES,
     IMAGE_INFLATED_RATIO_MAX,
     IMAGE_READ_BYTES,
+    IMAGE_XZ_MEMORY_BYTES_MAX,
     IMAGE_ZSTD_WINDOW_BYTES_MAX,
 )
 from swarmpy.limits import IMAGE_BYTES_MAX
@@ -41,7 +42,7 @@ def decompressed(file: IO[bytes]) -> IO[bytes]:
     elif start.startswith(_BZIP2):
         source = bz2.BZ2File(file)
     elif start.startswith(_XZ):
-        source = lzma.LZMAFile(file)  # noqa: SIM115  # the file is the caller's
+        source = _Unxz(file)
     elif start.startswith(_ZSTD):
         source = _zstd(file)
     else:
@@ -135,3 +136,41 @@ class _Gunzip:
             self._packed = more.lstrip(b"\0")
         self._stream, self._is_amid = zlib.decompressobj(_GZIP_BITS), False
         return True
+
+
+class _Unxz:
+    """The standard library's reader takes as much memory as the file says that it needs: 4 GiB, perhaps."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._stream = _unxz()
+        self._packed = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """At least a byte unless it is the end; ``size`` is always given."""
+        while size:
+            if self._stream.eof and not self._next_stream():
+                return b""
+            if self._stream.needs_input and not self._packed:
+                self._packed = self._file.read(IMAGE_READ_BYTES)
+                if not self._packed:
+                    raise EOFError("it ends too early")
+            data = self._stream.decompress(self._packed, size)
+            self._packed = b""
+            if data:
+                return data
+        return b""
+
+    def _next_stream(self) -> bool:
+        """Several may follow one another, with zeros between them."""
+        packed = self._stream.unused_data.lstrip(b"\0")
+        while not packed:
+            if not (more := self._file.read(IMAGE_READ_BYTES)):
+                return False
+            packed = more.lstrip(b"\0")
+        self._stream, self._packed = _unxz(), packed
+        return True
+
+
+def _unxz() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=IMAGE_XZ_MEMORY_BYTES_MAX)

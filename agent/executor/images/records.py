@@ -122,8 +122,19 @@ class Records:
     def write(self, record: ImageRecord) -> None:
         path = self._path(record.key)
         temporary = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.tmp")
-        temporary.write_bytes(msgspec.json.encode(record))
+        with open(temporary, "wb") as file:
+            file.write(msgspec.json.encode(record))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+
+    def sync(self) -> None:
+        """Have the names that were given and taken outlive a power failure."""
+        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def remove(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)

@@ -3,8 +3,8 @@
 On disk: ``blobs/<digest>`` is a layer, a configuration or a manifest as it came, so that an image can be
 given away byte for byte; ``layers/<20 hex digits>`` is one unpacked layer, named by the digest of its tar and
 shared by all images that have it; ``records/<digest of the name>.json`` is one name's image. All appear
-whole, by renaming, and a record after what it needs; ``work`` holds what is unfinished and is emptied at
-start. Loading is all or nothing for every image of an archive.
+whole, by renaming, and a record after what it needs, also after a power failure; ``work`` holds what is
+unfinished and is emptied at start. Loading is all or nothing for every image of an archive.
 
 ``host`` is always there: the node's own root file system. All functions block: call them in a thread.
 Several threads, stores and processes may work on one folder: a file lock keeps removal apart from loading,
@@ -46,7 +46,7 @@ from agent.executor.images.marks import UseMarks
 from agent.executor.images.records import ImageRecord, Records, StoredImage, group
 from agent.executor.images.removal import SHORT_ID_CHARS, ImageUser, Removal, chain_ids, plan_removal
 from agent.file_lock import holding
-from agent.trees import make_private
+from agent.trees import make_private, sync_all_beside
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.model import image_names as references
 from swarmpy.model.ids import Timestamp
@@ -183,21 +183,21 @@ class ImageStore:
                 wanted = checked_name(name or name_from(path))
                 config_of = _rootfs_config("", "")
                 record = loader.load_rootfs(path, config_of, has_whiteouts=False)
-                return self._name([(record, (wanted,))])
+                return self._name_new([(record, (wanted,))])
             sources = read_images(archive)
             if not sources:
                 raise InvalidArgument(f"the archive holds no image for linux/{own_architecture()}")
             if name and len(sources) > 1:
                 raise InvalidArgument(f"{path} holds {len(sources)} images, so one name cannot be given")
             named = [(source, names_of(source, name, path)) for source in sources]
-            return self._name([(loader.load(archive, source), names) for source, names in named])
+            return self._name_new([(loader.load(archive, source), names) for source, names in named])
 
     def load_pulled(self, path: Path, names: Sequence[str]) -> StoredImage:
         """The one image of an OCI layout that was fetched from a registry, under these very names."""
         with self._loading(path, True) as (work, loader), open_archive(path, work) as archive:
             (source,) = read_images(archive)
             record = loader.load(archive, source)
-            self._name([(record, tuple(names))])
+            self._name_new([(record, tuple(names))])
         return self.find(record.id)
 
     def bring(
@@ -208,14 +208,14 @@ class ImageStore:
         """Bring in what ``records_of`` makes of a folder that nobody else writes to; the names that were
         given. Nothing is removed meanwhile."""
         with self._loading(folder, True) as (work, loader), open_archive(folder, work) as archive:
-            return self._name(records_of(loader, archive))
+            return self._name_new(records_of(loader, archive))
 
     def import_rootfs(self, path: Path, config_of: ConfigOf, *, name: str = "") -> str:
         """The id of an image of one layer; without a name, nothing but the id names it."""
         names = (checked_name(name),) if name else ()
         with self._loading(path, False) as (_, loader):
             record = loader.load_rootfs(path, config_of, has_whiteouts=True)
-            self._name([(record, names)])
+            self._name_new([(record, names)])
         return record.id
 
     def tag(self, reference: str, name: str) -> None:
@@ -321,6 +321,12 @@ class ImageStore:
 
     # --- names
 
+    def _name_new(self, records: Sequence[tuple[ImageRecord, Sequence[str]]]) -> list[str]:
+        """Of images that were just brought. What a record speaks of is on the disk before the record is: a
+        layer that a power failure has emptied would look whole for ever."""
+        sync_all_beside(self._folder)
+        return self._name(records)
+
     def _name(self, records: Sequence[tuple[ImageRecord, Sequence[str]]]) -> list[str]:
         """Write each image under its names; an image that loses its last one stays, by its id."""
         written = []
@@ -333,6 +339,7 @@ class ImageStore:
                         written.append(name)
                 if names:
                     self._records.remove(record.id)
+            self._records.sync()
         return written
 
     def _keep_displaced(self, name: str, new_id: str) -> None:

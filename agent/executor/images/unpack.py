@@ -109,7 +109,10 @@ class Unpacker:
         if hidden in ("", ".", ".."):
             raise InvalidArgument(f'the layer\'s whiteout "{shown}" names nothing')
         path = os.path.join(folder, hidden)
-        if not os.path.lexists(path):  # what this same layer adds wins over its own whiteout
+        # what this same layer adds wins over its own whiteout, which then speaks of the layers below alone
+        if _is_folder(path):
+            os.setxattr(path, _OPAQUE_MARK, b"y")
+        elif not os.path.lexists(path):
             os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
 
     def _write(self, archive: tarfile.TarFile, member: tarfile.TarInfo, parent: str, name: str) -> None:
@@ -117,8 +120,7 @@ class Unpacker:
         relative = f"{parent}/{name}" if parent else name
         if member.isdir():
             if not _is_folder(path):
-                self._clear(path, relative)
-                os.mkdir(path, 0o700)
+                self._make_folder(path, relative, 0o700)
             self._known.add(relative)
             self._folder_times.append((path, _time(member)))
         else:
@@ -168,6 +170,14 @@ class Unpacker:
         elif os.path.lexists(path):
             os.unlink(path)
 
+    def _make_folder(self, path: str, relative: str, mode: int) -> None:
+        """One that comes back in the layer that hides it has none of what was there below."""
+        is_anew = _is_whiteout(path)
+        self._clear(path, relative)
+        os.mkdir(path, mode)
+        if is_anew:
+            os.setxattr(path, _OPAQUE_MARK, b"y")
+
     def _resolve(self, parts: list[str], shown: str) -> str:
         """The real folder (relative to the root) for ``parts``, made if missing; links stay inside."""
         joined = "/".join(parts)
@@ -205,8 +215,8 @@ class Unpacker:
         return "/".join(resolved)
 
     def _ensure_folder(self, path: str, relative: str, shown: str) -> None:
-        if not os.path.lexists(path):
-            os.mkdir(path, 0o755)
+        if not os.path.lexists(path) or _is_whiteout(path):
+            self._make_folder(path, relative, 0o755)
         elif not _is_folder(path):
             raise InvalidArgument(f'the layer\'s "{shown}" lies below "{relative}", which is no folder')
         self._known.add(relative)
@@ -224,6 +234,15 @@ def _is_folder(path: str) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
+
+
+def _is_whiteout(path: str) -> bool:
+    """Ours: a layer's own device files of that number are refused."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(0, 0)
 
 
 def _set_metadata(path: str, member: tarfile.TarInfo) -> None:

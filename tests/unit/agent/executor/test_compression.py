@@ -88,3 +88,16 @@ def test_members_in_a_row(parts: list[bytes], size: int, zeros: int) -> None:
     assert read(packed, size) == b"".join(parts)
     stream = zlib.decompressobj(31)
     assert stream.decompress(packed) == b""
+
+
+def test_memory_for_xz_is_bounded() -> None:
+    """A file says itself how much its reader needs: here 4 GiB, as soon as there is so much in it."""
+    packed = bytearray(lzma.compress(DATA))
+    size = (packed[12] + 1) * 4
+    place = packed.index(b"\x21\x01", 14, 12 + size) + 2
+    packed[place] = 40
+    packed[12 + size - 4 : 12 + size] = zlib.crc32(packed[12 : 12 + size - 4]).to_bytes(4, "little")
+    with pytest.raises(InvalidArgument, match="Memory usage limit"):
+        read(bytes(packed))
+    strongest = lzma.compress(DATA, preset=9 | lzma.PRESET_EXTREME)
+    assert read(strongest + bytes(8) + strongest) == 2 * DATA

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gzip
 import io
@@ -14,10 +15,12 @@ from pathlib import Path
 import pytest
 from image_files import digest, pack, tar_of, write_docker_save, write_layout
 
+from agent import trees
+from agent.executor.images import store as images_store
 from agent.executor.images.removal import ImageUser
 from agent.executor.images.store import ImageStore
 from agent.executor.images.unpack import Unpacker
-from swarmpy.errors import AlreadyExists, InvalidArgument, NotFound
+from swarmpy.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.model.ids import Duration
 from swarmpy.model.image_names import parse
 from swarmpy.model.specs import Healthcheck
@@ -114,6 +117,53 @@ def test_whiteouts_become_overlays(store: ImageStore, tmp_path: Path) -> None:
     assert hidden.st_rdev == 0
     assert os.getxattr(top / "dir", "trusted.overlay.opaque") == b"y"
     assert not list(top.rglob(".wh.*"))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        ((".wh.dir", b""), ("dir", None), ("dir/new", b"new")),
+        ((".wh.dir", b""), ("dir/new", b"new")),
+        (("dir", None), ("dir/new", b"new"), (".wh.dir", b"")),
+    ],
+)
+def test_a_folder_that_comes_back_in_the_layer_that_hides_it(
+    store: ImageStore, tmp_path: Path, members: tuple[tuple[str, bytes | None], ...]
+) -> None:
+    """Whatever the order in which the layer says it: what was there below is gone, what is new is there."""
+    store.load(write_layout(tmp_path / "web", [BASE, tar_of(*members)]))
+    top = store.layers_dir / store.config("web").layers[1]
+    assert (top / "dir/new").read_bytes() == b"new"
+    assert os.getxattr(top / "dir", "trusted.overlay.opaque") == b"y"
+
+
+def test_what_a_record_speaks_of_is_on_the_disk_first(
+    store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that no power failure leaves an image whose layers are empty."""
+    there: list[tuple[int, int, int]] = []
+
+    def look(place: Path) -> None:
+        records = list((place / "records").iterdir())
+        there.append(
+            (len(list(store.layers_dir.iterdir())), len(list(store.blobs_dir.iterdir())), len(records))
+        )
+        trees.sync_all_beside(place)
+
+    monkeypatch.setattr(images_store, "sync_all_beside", look)
+    store.load(write_layout(tmp_path / "web", [BASE, TOP], name="web:1"))
+    assert there == [(2, 4, 0)]
+    store.tag("web:1", "web:2")  # it is nothing new
+    assert len(there) == 1
+
+    def fail(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(images_store, "sync_all_beside", fail)
+    with pytest.raises(FailedPrecondition, match=r"cannot store the image .*Input/output error"):
+        store.load(write_layout(tmp_path / "api", [tar_of(("a", b"a"))], name="api:1"))
+    assert len(list(store.layers_dir.iterdir())) == 2
+    assert [image.tags for image in store.images()] == [("web:1", "web:2")]
 
 
 def test_a_bare_tag_takes_the_archives_name(store: ImageStore, tmp_path: Path) -> None:
