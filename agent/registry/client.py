@@ -34,6 +34,7 @@ from swarmpy.image_limits import (
     REGISTRY_CONNECT_TIMEOUT_S,
     REGISTRY_ERROR_BYTES_MAX,
     REGISTRY_REDIRECTS_MAX,
+    REGISTRY_SMALL_TIMEOUT_S,
     REGISTRY_TOKEN_BYTES_MAX,
     REGISTRY_TRIES_MAX,
 )
@@ -453,9 +454,11 @@ async def _rest(response: aiohttp.ClientResponse, tries_left: int) -> None:
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """A small answer; in one time for all of it, or byte after byte would keep us for ever."""
     data = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        data += chunk
-        if len(data) > most:
-            raise RegistryFailed(f"{response.url}: the answer is longer than {most} bytes")
+    async with asyncio.timeout(REGISTRY_SMALL_TIMEOUT_S):
+        async for chunk in response.content.iter_chunked(1 << 16):
+            data += chunk
+            if len(data) > most:
+                raise RegistryFailed(f"{response.url}: the answer is longer than {most} bytes")
     return bytes(data)

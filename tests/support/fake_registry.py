@@ -3,6 +3,7 @@ that pulls from it."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import hashlib
@@ -42,6 +43,8 @@ class FakeRegistry:
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     wants_token: bool = False
+    drips: bool = False
+    """Manifests come byte by byte, without an end."""
     faults: list[str] = field(default_factory=list)
     refusals: list[tuple[int, str]] = field(default_factory=list)
     who: list[str] = field(default_factory=list)
@@ -88,6 +91,13 @@ class FakeRegistry:
             return web.json_response({})
         *_, repository, kind, name = request.path.split("/")
         found = self.manifests.get(name) if kind == "manifests" and repository == "app" else None
+        if found is not None and self.drips:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            while request.transport is not None and not request.transport.is_closing():
+                await response.write(b"{")
+                await asyncio.sleep(0.01)
+            return response
         if found is not None:
             return web.Response(body=found[1], content_type=found[0])
         if kind == "blobs" and name in self.blobs:

@@ -13,7 +13,7 @@ from fake_registry import LAYERS, WHO, FakeRegistry, Node, digest, left_in_spool
 from image_files import image_config, tar_of, write_docker_save
 
 from agent.executor.images.archive import own_architecture
-from agent.registry import remotes
+from agent.registry import client, remotes
 from agent.registry.client import Denied, RegistryAway, RegistryFailed
 from agent.registry.manifests import OCI_INDEX, OCI_MANIFEST
 from agent.registry.sharing import SharedFetches
@@ -157,6 +157,19 @@ async def test_a_busy_registry_is_asked_again_when_it_says(
     with pytest.raises(RegistryFailed, match="unexpected status from the registry: 429 Too Many Requests"):
         await node.pull(f"{registry.host}/app:1")
     assert registry.refusals == []
+
+
+async def test_a_registry_that_says_a_byte_now_and_then(
+    registry: FakeRegistry, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them comes in time, and all of them never."""
+    monkeypatch.setattr(client, "REGISTRY_SMALL_TIMEOUT_S", 0.05)
+    registry.add_image("1")
+    registry.drips = True
+    async with asyncio.timeout(20):
+        with pytest.raises(RegistryAway, match="deadline exceeded"):
+            await node.pull(f"{registry.host}/app:1")
+    assert left_in_spool(node) == []
 
 
 async def test_a_registry_that_dies_in_the_middle(
