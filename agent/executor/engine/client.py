@@ -31,6 +31,7 @@ from agent.executor.engine.limits import (
     ENGINE_CALL_TIMEOUT_S,
     ENGINE_CALLS_PARALLEL_MAX,
     ENGINE_CONNECT_TIMEOUT_S,
+    ENGINE_HANG_UP_S,
     ENGINE_HEAD_BYTES_MAX,
     ENGINE_STREAM_BYTES,
     ENGINE_STREAMS_MAX,
@@ -99,9 +100,15 @@ class Hijacked:
                 self.writer.write_eof()
 
     async def close(self) -> None:
+        """What was written goes out first, unless the other side does not take it."""
         self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
+        closing = asyncio.ensure_future(self.writer.wait_closed())
+        try:
+            await asyncio.wait([closing], timeout=ENGINE_HANG_UP_S)
+        finally:
+            self.writer.transport.abort()
+        with contextlib.suppress(OSError):  # it was broken already
+            await closing
 
 
 class Engine:
@@ -135,11 +142,9 @@ class Engine:
         )
         with self._translated():
             async with request as response:
-                data = await response.content.read(ENGINE_ANSWER_BYTES_MAX)
-                while data and not response.content.at_eof():
-                    if len(data) >= ENGINE_ANSWER_BYTES_MAX:
-                        raise Unavailable(f"{self.flavour} answers more than is taken: {method} {path}")
-                    data += await response.content.read(ENGINE_ANSWER_BYTES_MAX)
+                data = await _read(response.content, ENGINE_ANSWER_BYTES_MAX)
+                if not response.content.at_eof():
+                    raise Unavailable(f"{self.flavour} answers more than is taken: {method} {path}")
                 self._check(response.status, data)
                 if response.status == _UNCHANGED or not data.strip():
                     return None
@@ -173,7 +178,9 @@ class Engine:
         try:
             if response.status not in _OK:
                 with self._translated():
-                    self._check(response.status, await response.content.read(ENGINE_HEAD_BYTES_MAX))
+                    async with asyncio.timeout(ENGINE_CALL_TIMEOUT_S):
+                        said = await _read(response.content, ENGINE_HEAD_BYTES_MAX)
+                    self._check(response.status, said)
             yield response.content
         finally:
             response.close()
@@ -219,7 +226,7 @@ class Engine:
 
     async def _check_head(self, reader: asyncio.StreamReader) -> None:
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        status = int(lines[0].split()[1])
+        status = int(lines[0].partition(" ")[2][:3])
         if status == _SWITCHED or status in _OK:
             return
         fields = {name.strip().lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)}
@@ -273,7 +280,7 @@ class Engine:
         timeout = aiohttp.ClientTimeout(total=ENGINE_CALL_TIMEOUT_S, sock_connect=ENGINE_CONNECT_TIMEOUT_S)
         with self._translated():
             async with self._calls.get("http://engine/version", timeout=timeout) as response:
-                data = await response.content.read(ENGINE_HEAD_BYTES_MAX)
+                data = await _read(response.content, ENGINE_HEAD_BYTES_MAX)
                 self._check(response.status, data)
                 found: dict[str, Any] = json.loads(data)
                 return found
@@ -290,6 +297,14 @@ class Engine:
 
     def _session(self, connections: int) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(connector=aiohttp.UnixConnector(self.socket, limit=connections))
+
+
+async def _read(content: aiohttp.StreamReader, most: int) -> bytes:
+    """All of it, or so much: an answer may come in pieces."""
+    data = bytearray()
+    while len(data) < most and (piece := await content.read(most - len(data))):
+        data += piece
+    return bytes(data)
 
 
 def _target(prefix: str, path: str, params: Query | None) -> str:

@@ -126,7 +126,9 @@ class Containers:
         except NotFound:
             data = pause.archive(self._machine)
             headers = {"Content-Type": "application/x-tar"}
-            async with self._engine.stream("POST", "/images/load", data=data, headers=headers) as answer:
+            async with self._engine.stream(
+                "POST", "/images/load", data=data, headers=headers, timeout_s=ENGINE_LIST_TIMEOUT_S
+            ) as answer:
                 said = b"".join([piece async for piece in self._engine.chunks(answer)])
             if b'"error"' in said:
                 raise TaskRejected(

@@ -20,6 +20,7 @@ import platform
 import signal as signals
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -120,7 +121,9 @@ class EngineExecutor:
         )
         self._files = TaskFiles((files_dir or data_dir / "files").absolute())
         self._pool = ThreadPoolExecutor(EXECUTOR_THREADS_MAX, thread_name_prefix="engine")
-        self._log = Logs(self.engine, self.find, logs_dir=self._logs_dir, run=self._run)
+        self._log = Logs(
+            self.engine, self.find, logs_dir=self._logs_dir, know=self._know_container, run=self._run
+        )
         self._inside = Inside(
             self.engine, self.find, logs=self._log, data_dir=data_dir, run=self._run, clock=self._clock
         )
@@ -325,7 +328,7 @@ class EngineExecutor:
         async with task.lock:
             if task.is_running:
                 await self._kill(task)
-            if keep_log and task.container and task.started is not None:
+            if keep_log and task.started is not None:
                 await self._log.keep(task)
             await self._discard(task_id)
             if self._tasks.get(task_id) is task:
@@ -393,6 +396,14 @@ class EngineExecutor:
         await self._inside.copy_in(task_id, path, archive)
 
     # --- small things
+
+    async def _know_container(self, task: EngineTask) -> bool:
+        """Whether it has one. Of a former life it may not be known yet which: the engine has to say it."""
+        if not task.container and task.started is not None:
+            await self._identity.require()
+            with suppress(TaskRejected):
+                await self._ends.container_of(task)
+        return bool(task.container)
 
     def _count(self) -> int:
         """Tasks that the engine has something of."""

@@ -6,6 +6,8 @@ ENGINE_STREAMS_MAX = 1_024
 """Streams that are open at a time: logs, archives, events, images."""
 ENGINE_CONNECT_TIMEOUT_S = 5.0
 ENGINE_CALL_TIMEOUT_S = 60.0
+ENGINE_HANG_UP_S = 1.0
+"""For what was written to a raw stream to be taken, before it is let go of."""
 ENGINE_STREAM_BYTES = 64 << 10
 """One read of a stream."""
 ENGINE_HEAD_BYTES_MAX = 64 << 10

@@ -73,13 +73,21 @@ def log_config(flavour: Flavour) -> dict[str, Any]:
 
 
 class Logs:
-    """``find`` says None for a task that was removed; ``run`` calls what blocks in a thread."""
+    """``find`` says None for a task that was removed; ``know`` whether one has a container, Unavailable while
+    the engine does not say it; ``run`` calls what blocks in a thread."""
 
     def __init__(
-        self, engine: Engine, find: Callable[[TaskId], EngineTask | None], *, logs_dir: Path, run: Run
+        self,
+        engine: Engine,
+        find: Callable[[TaskId], EngineTask | None],
+        *,
+        logs_dir: Path,
+        know: Callable[[EngineTask], Awaitable[bool]],
+        run: Run,
     ) -> None:
         self._engine = engine
         self._find = find
+        self._know = know
         self._logs_dir = logs_dir
         self._run = run
         self.readers = Readers()
@@ -92,7 +100,7 @@ class Logs:
     async def read(self, task_id: TaskId, query: LogQuery) -> AsyncIterator[LogLine]:
         task = self._find(task_id)
         kept = self._logs_dir / task_id
-        if task is None or not task.container or await self._run(kept.is_dir):
+        if task is None or await self._run(kept.is_dir) or not await self._know(task):
             async for line in read_log(kept, query, has_ended=lambda: True, run=self._run):
                 yield line
             return
@@ -185,7 +193,7 @@ class Logs:
         """Write down the log of a task that has ended, before its container goes. May be repeated."""
         task_id = task.record.task_id
         place, fresh = self._logs_dir / task_id, self._logs_dir / f"{_HALF_KEPT}{task_id}"
-        if not task.container or await self._run(place.is_dir):
+        if await self._run(place.is_dir) or not await self._know(task):
             return
         await self.readers.wait_gone(task_id)
         try:

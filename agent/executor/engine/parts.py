@@ -8,6 +8,7 @@ nowhere else, also if it is put there at this moment. All functions block.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,8 @@ _UNMOUNTS_MAX: Final = 64
 def place_of(mount: JobMount, folder: str, foreign: Mapping[str, str]) -> str:
     """Where the engine finds what is to be mounted. ``foreign``: by the volume's own folder. Pure."""
     if mount["subpath"]:
-        return f"{folder}/{_FOLDER}/{len(mount['target'])}{mount['target'].replace('/', '.')}"
+        # a target may be longer than a name can be
+        return f"{folder}/{_FOLDER}/{hashlib.sha256(mount['target'].encode()).hexdigest()}"
     return foreign.get(mount["source"], mount["source"])
 
 

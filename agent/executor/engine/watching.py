@@ -63,6 +63,7 @@ class Watch:
                 since = self._clock.now() // SECOND_NS - ENGINE_EVENTS_OVERLAP_S
                 await self._reconcile()
                 if await self._listen(since):
+                    delay = ENGINE_RETRY_MIN_S
                     continue
             except (SwarmError, OSError) as error:
                 log.warning("engine_not_heard", engine=self._engine.flavour, reason=str(error))

@@ -217,6 +217,7 @@ def test_mounts() -> None:
         volumes={"v": volume, "w": nfs},
         given=(("/mem/t1/secrets", "/run/secrets"),),
     )
+    part = VolumeOptions(subpath="s")
     mounts = (
         Mount(
             type=MountType.BIND,
@@ -226,7 +227,8 @@ def test_mounts() -> None:
             bind_options=BindOptions(non_recursive=True),
         ),
         Mount(type=MountType.VOLUME, source="v", target="/v"),
-        Mount(type=MountType.VOLUME, source="v", target="/p", volume_options=VolumeOptions(subpath="s")),
+        Mount(type=MountType.VOLUME, source="v", target="/p", volume_options=part),
+        Mount(type=MountType.VOLUME, source="v", target=f"/{'q/' * 300}", volume_options=part),
         Mount(type=MountType.VOLUME, source="w", target="/w"),
         Mount(type=MountType.TMPFS, target="/t", tmpfs_options=TmpfsOptions(size_bytes=9, mode=0o700)),
         Mount(type=MountType.BIND, source="/mine", target="/etc/hosts"),
@@ -235,7 +237,10 @@ def test_mounts() -> None:
     assert found["/b"]["ReadOnly"]
     assert found["/b"]["BindOptions"] == {"Propagation": "rprivate", "NonRecursive": True}
     assert found["/v"]["Source"] == "/n/volumes/v/_data"
-    assert found["/p"]["Source"].startswith("/n/tasks/t1/parts/")
+    sources = [mount.get("Source", "") for mount in found.values()]
+    parts = {place for place in sources if place.startswith("/n/tasks/t1/parts/")}
+    assert len(parts) == 3
+    assert max(len(name) for place in parts for name in place.split("/")) <= 255
     assert found["/w"]["Source"] == "/n/tasks/t1/parts/volume-1"
     assert found["/t"]["TmpfsOptions"] == {"SizeBytes": 9, "Mode": 0o700}
     assert found["/etc/hosts"]["Source"] == "/mine"  # the user's, not ours
