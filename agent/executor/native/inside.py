@@ -66,14 +66,19 @@ class Inside:
         # without one the shim has ended, or nobody can be attached to it: the log has all, once there is one
         if found is None and not (wish.replays and (state.started or state.ended)):
             raise not_running(task_id)
-        job = await self._run(partial(folders.read_job, folder))
-        if job is None:
-            if found is not None:
-                await found.close()
-            raise not_running(task_id)
-        logs = Path(job["log_dir"])
-        channel = AttachedChannel(logs, wish=wish, socket=found, task=task, run=self._run)
-        await channel.start()
+        channel: AttachedChannel | None = None
+        try:
+            job = await self._run(partial(folders.read_job, folder))
+            if job is None:
+                raise not_running(task_id)
+            logs = Path(job["log_dir"])
+            channel = AttachedChannel(logs, wish=wish, socket=found, task=task, run=self._run)
+            await channel.start()
+        except BaseException:  # who asked has gone, perhaps: the loop would hold the connection for ever
+            opened = channel or found
+            if opened is not None:
+                await opened.close()
+            raise
         return channel
 
     async def copy_out(self, task_id: TaskId, path: str) -> AsyncGenerator[bytes]:
