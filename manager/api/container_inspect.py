@@ -217,6 +217,7 @@ def _of_task(view: View, container: ContainerRef, spec: ContainerSpec) -> Json:
         "GroupAdd": list(spec.groups) or None,
         "ReadonlyRootfs": spec.read_only,
         "Privileged": spec.privileged,
+        "UsernsMode": spec.userns_mode,
         "OomScoreAdj": spec.oom_score_adj,
         "ShmSize": spec.shm_size or _SHM_BYTES,
         "Memory": limits.memory_bytes,

@@ -185,6 +185,7 @@ def _container(body: ContainerCreate) -> ContainerSpec:
         shm_size=host.shm_size,
         cpuset_cpus=host.cpuset_cpus,
         cpuset_mems=host.cpuset_mems,
+        userns_mode=host.userns_mode,
     )
 
 

@@ -88,6 +88,7 @@ class HostConfig(Value, frozen=True, kw_only=True, rename=_name):
     sysctls: dict[str, str] = {}
     tmpfs: dict[str, str] = {}
     ulimits: tuple[Ulimit, ...] = ()
+    userns_mode: str = ""
 
 
 class NetworkingConfig(Value, frozen=True, kw_only=True, rename=_name):
@@ -146,7 +147,6 @@ _HOST_AS_IT_IS: Final = {
     "PidMode": ("", "private"),
     "Runtime": ("", "runc"),
     "UTSMode": ("", "private"),
-    "UsernsMode": ("", "host"),
     "VolumeDriver": ("", "local"),
 }
 """Fields of which these values ask for no more than every container has."""

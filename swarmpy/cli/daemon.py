@@ -176,7 +176,7 @@ COMMANDS = {
             text("engine-socket", "Unix socket of podman or docker (default the engine's own)"),
             text(
                 "userns-remap",
-                "Ids of the node that tasks have as theirs: default or FIRST:SIZE (native only)",
+                "Ids that tasks have as theirs (native only): default, user[:group], uid[:gid] or FIRST+SIZE",
             ),
             switch("probe", "Print which executors can run tasks on this machine, and end"),
             text("cgroup-parent", "Cgroup below which tasks run", default=CGROUP_PARENT),

@@ -27,6 +27,7 @@ SECCOMP_BYTES_MAX: Final = 256 << 10
 SHM_BYTES_MIN: Final = 4096
 OOM_SCORE_MAX: Final = 1000
 SWAPPINESS_MAX: Final = 100
+USERNS_MODES: Final = ("", "host")
 PROPAGATIONS: Final = ("", "private", "rprivate", "shared", "rshared", "slave", "rslave")
 """Empty: docker's default, which is rprivate."""
 
@@ -44,6 +45,8 @@ def check_options(spec: ContainerSpec) -> None:
     _check_devices(spec.devices)
     for request in spec.device_requests:
         _check_request(request)
+    if spec.userns_mode not in USERNS_MODES:
+        raise InvalidArgument(f'invalid userns mode "{spec.userns_mode}": give "host", or nothing')
     if spec.privileges is not None:
         _check_privileges(spec.privileges)
     for mount in spec.mounts:

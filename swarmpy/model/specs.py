@@ -267,6 +267,8 @@ class ContainerSpec(Value, frozen=True, kw_only=True):
     cpuset_mems: str = ""
     registry_auth: str = ""
     """Who asks the registry for the image: a client's X-Registry-Auth. Secret, so no API shows it."""
+    userns_mode: str = ""
+    """``host``: the node's own ids, on a node whose tasks have others."""
 
 
 # --- services

@@ -22,6 +22,7 @@ from agent.dataplane.windows.backend import WindowsBackend
 from agent.describe import describe
 from agent.executor.base import Capabilities
 from agent.executor.images.collection import Rules
+from agent.executor.native import node_ids
 from agent.journal import Journal
 from manager.api.server import ApiServer
 from manager.api.tls import TlsServer
@@ -160,7 +161,12 @@ def make_backend(config: NodeConfig, env: Env, *, system: str = sys.platform) ->
     """What programs this machine's network. Windows has this much of a node only: no executor is for it."""
     if system == "win32":
         return WindowsBackend(threads=env.threads)
-    return LinuxBackend(run_dir=config.run_dir)
+    ids = node_ids.task_ids(config.userns_remap)
+    if config.userns_remap and ids is None:
+        log.warning(
+            "ids_not_remapped", reason=f"{config.userns_remap} is root, who cannot be remapped with itself"
+        )
+    return LinuxBackend(run_dir=config.run_dir, ids=ids)
 
 
 __all__ = ["SwarmError", "run", "serve"]

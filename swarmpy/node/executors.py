@@ -32,7 +32,7 @@ import msgspec
 import structlog
 
 from agent.executor.base import Capabilities, Executor
-from agent.executor.native import id_ranges
+from agent.executor.native import node_ids
 from agent.executor.native.executor import NativeExecutor
 from agent.executor.native.task_images import Fetch
 from swarmpy.config import NodeConfig
@@ -106,7 +106,8 @@ async def probe_all(config: NodeConfig, env: Env) -> tuple[Capabilities, ...]:
     place = parent if os.access(parent, os.W_OK) else None  # who may not write there hears it of each one
     with tempfile.TemporaryDirectory(prefix="swarmpy-probe-", dir=place) as folder:
         scratch = Path(folder)
-        apart = replace(config, data_dir=scratch, run_dir=scratch / "run")
+        # other ids are for one of them, and the others are asked too
+        apart = replace(config, data_dir=scratch, run_dir=scratch / "run", userns_remap="")
         return tuple([await _probe(name, partial(make_executor, apart, env)) for name in EXECUTORS])
 
 
@@ -228,7 +229,7 @@ def make_executor(
     service: PodmanService | None = None,
 ) -> Executor:
     """An executor over this node's data folder. ``fetch``: for those whose images are in it, too."""
-    ids = id_ranges.parse(config.userns_remap)
+    ids = node_ids.task_ids(config.userns_remap)
     if ids is not None and name != NativeExecutor.name:
         raise InvalidArgument(
             f'--userns-remap is for the executor "native", and this node has "{name}": take it out'

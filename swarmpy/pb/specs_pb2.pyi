@@ -925,6 +925,7 @@ class ContainerSpec(_message.Message):
     CPUSET_CPUS_FIELD_NUMBER: _builtins.int
     CPUSET_MEMS_FIELD_NUMBER: _builtins.int
     REGISTRY_AUTH_FIELD_NUMBER: _builtins.int
+    USERNS_MODE_FIELD_NUMBER: _builtins.int
     image: _builtins.str
     hostname: _builtins.str
     dir: _builtins.str
@@ -944,6 +945,8 @@ class ContainerSpec(_message.Message):
     cpuset_mems: _builtins.str
     registry_auth: _builtins.str
     """Who asks the registry for the image: a client's X-Registry-Auth. Secret."""
+    userns_mode: _builtins.str
+    """"host": the node's own ids on a node whose tasks have others."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
@@ -1023,10 +1026,11 @@ class ContainerSpec(_message.Message):
         cpuset_cpus: _builtins.str = ...,
         cpuset_mems: _builtins.str = ...,
         registry_auth: _builtins.str = ...,
+        userns_mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_init", b"_init", "_stop_grace_period", b"_stop_grace_period", "dns_config", b"dns_config", "healthcheck", b"healthcheck", "init", b"init", "privileges", b"privileges", "readiness", b"readiness", "stop_grace_period", b"stop_grace_period"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_init", b"_init", "_stop_grace_period", b"_stop_grace_period", "args", b"args", "capability_add", b"capability_add", "capability_drop", b"capability_drop", "command", b"command", "configs", b"configs", "cpuset_cpus", b"cpuset_cpus", "cpuset_mems", b"cpuset_mems", "device_requests", b"device_requests", "devices", b"devices", "dir", b"dir", "dns_config", b"dns_config", "env", b"env", "groups", b"groups", "healthcheck", b"healthcheck", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "isolation", b"isolation", "labels", b"labels", "mounts", b"mounts", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileged", b"privileged", "privileges", b"privileges", "read_only", b"read_only", "readiness", b"readiness", "registry_auth", b"registry_auth", "secrets", b"secrets", "shm_size", b"shm_size", "stop_grace_period", b"stop_grace_period", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_init", b"_init", "_stop_grace_period", b"_stop_grace_period", "args", b"args", "capability_add", b"capability_add", "capability_drop", b"capability_drop", "command", b"command", "configs", b"configs", "cpuset_cpus", b"cpuset_cpus", "cpuset_mems", b"cpuset_mems", "device_requests", b"device_requests", "devices", b"devices", "dir", b"dir", "dns_config", b"dns_config", "env", b"env", "groups", b"groups", "healthcheck", b"healthcheck", "hostname", b"hostname", "hosts", b"hosts", "image", b"image", "init", b"init", "isolation", b"isolation", "labels", b"labels", "mounts", b"mounts", "oom_score_adj", b"oom_score_adj", "open_stdin", b"open_stdin", "privileged", b"privileged", "privileges", b"privileges", "read_only", b"read_only", "readiness", b"readiness", "registry_auth", b"registry_auth", "secrets", b"secrets", "shm_size", b"shm_size", "stop_grace_period", b"stop_grace_period", "stop_signal", b"stop_signal", "sysctls", b"sysctls", "tty", b"tty", "ulimits", b"ulimits", "user", b"user", "userns_mode", b"userns_mode"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__init: _TypeAlias = _typing.Literal["init"]  # noqa: Y015
     _WhichOneofArgType__init: _TypeAlias = _typing.Literal["_init", b"_init"]  # noqa: Y015

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from agent.executor.base import ExitEvent, Launch, LogLine, LogQuery, Sandbox
 from agent.executor.native.executor import NativeExecutor
-from agent.executor.native.id_ranges import IdRange
+from agent.executor.native.id_ranges import TaskIds
 from agent.executor.native.task_files import TaskFiles
 from swarmpy.model.ids import TaskId
 from swarmpy.model.specs import ContainerSpec, Limits
@@ -23,7 +23,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 class NativeRig:
     """One node's executor, which may be restarted. ``close`` leaves nothing behind."""
 
-    def __init__(self, folder: Path, *, ids: IdRange | None = None) -> None:
+    def __init__(self, folder: Path, *, ids: TaskIds | None = None) -> None:
         self._ids = ids
         self.data_dir = folder / "node"
         self.data_dir.mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ from typing import TypeVar
 import structlog
 
 from agent.dataplane.base import BackendCapabilities, Endpoint, NodeState
-from agent.dataplane.linux import namespaces, netlink, plan, preflight
+from agent.dataplane.linux import namespaces, netlink, owned, plan, preflight
 from agent.dataplane.linux.drivers.probe import find_drivers
 from agent.dataplane.linux.mesh.probe import find_lacking
 from agent.dataplane.linux.nftables import NftError
@@ -33,6 +33,7 @@ from agent.dataplane.linux.parts import make_parts
 from agent.dataplane.linux.records import EndpointRecord, Records
 from agent.dataplane.linux.spaces import NamespaceSpace, OpenContexts
 from agent.executor.base import Sandbox
+from agent.executor.native.id_ranges import TaskIds
 from swarmpy.errors import SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import LINKS_POLL_S, LINKS_READY_S, NETWORK_RECHECK_S
 from swarmpy.model.ids import NetworkId, TaskId
@@ -50,10 +51,14 @@ class LinuxBackend:
 
     name = "linux"
 
-    def __init__(self, *, run_dir: Path = Path("/run/swarmpy"), subnet: str = "") -> None:
+    def __init__(
+        self, *, run_dir: Path = Path("/run/swarmpy"), subnet: str = "", ids: TaskIds | None = None
+    ) -> None:
+        """``ids``: those of the node's that tasks have as theirs, and their networks with them."""
         self._netns_dir = run_dir / "netns"
         self._store = Records(run_dir / "network")
         self._parts = make_parts(self._netns_dir, subnet=subnet)
+        self._ids = ids
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="dataplane")
         self._records: dict[TaskId, EndpointRecord] = {}
         self._node = NamespaceSpace()
@@ -323,7 +328,7 @@ class LinuxBackend:
         if not namespaces.is_live(path):
             self._close_space(task_id)
             path.unlink(missing_ok=True)
-            namespaces.make(path, has_bridge=False).close()
+            self._make_namespace(path)
         space = self._spaces.setdefault(task_id, NamespaceSpace(path, contexts=self._contexts))
         names = ["lo"]
         if not endpoint.mode:
@@ -336,6 +341,12 @@ class LinuxBackend:
             for part in self._parts.ordered:
                 part.settle(endpoint, space)
         space.rest()
+
+    def _make_namespace(self, path: Path) -> None:
+        if self._ids is None:
+            namespaces.make(path, has_bridge=False).close()
+        else:
+            owned.make(path, self._ids)
 
     def _detach(self, task_ids: Iterable[TaskId]) -> None:
         doomed = [task_id for task_id in dict.fromkeys(task_ids) if task_id in self._records]

@@ -55,6 +55,12 @@ def make(path: Path, *, has_bridge: bool = True) -> Netlink:
     return netlink
 
 
+def settle(path: Path) -> None:
+    """The settings of one without a bridge, for a namespace that others have made."""
+    with inside(path):
+        _settle(_SETTINGS[:1])
+
+
 @contextmanager
 def inside(path: Path) -> Iterator[None]:
     """Be in the namespace at ``path`` until the block ends."""

@@ -52,7 +52,7 @@ from agent.executor.images.store import ImageStore
 from agent.executor.native import cgroups, folders, launcher, looking, preflight, process, processes, shims
 from agent.executor.native.attached import Readers, Watched, of_removed
 from agent.executor.native.folders import TaskState
-from agent.executor.native.id_ranges import IdRange
+from agent.executor.native.id_ranges import TaskIds
 from agent.executor.native.inside import Inside, not_running
 from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.log_reader import read_log
@@ -111,7 +111,7 @@ class NativeExecutor:
         files_dir: Path | None = None,
         clock: Clock | None = None,
         fetch: Fetch | None = None,
-        ids: IdRange | None = None,
+        ids: TaskIds | None = None,
     ) -> None:
         data_dir = data_dir.absolute()
         self._clock = clock or SystemClock()
@@ -120,9 +120,7 @@ class NativeExecutor:
         self.volumes = Volumes(
             data_dir / "volumes", partial(folders.volume_users, self._tasks_dir), self._clock.now
         )
-        self._files = TaskFiles(
-            (files_dir or data_dir / "files").absolute(), first_id=ids.first if ids else 0
-        )
+        self._files = TaskFiles((files_dir or data_dir / "files").absolute())
         self.images = ImageStore(data_dir / "images")
         self._cgroups = cgroups.Cgroups(cgroup_parent)
         self._maker = self.make_maker(
@@ -279,7 +277,7 @@ class NativeExecutor:
             return
         send = partial(process.send_signal, task.started)
         async with task.lock:
-            await self._run(partial(self._files.renew, task_id, files, send))
+            await self._run(partial(self._maker.renew, task_id, files, send))
 
     async def stop(self, task_id: TaskId, *, signal: int, grace_s: float) -> Exit | None:
         task = self._tasks.get(task_id)

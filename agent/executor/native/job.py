@@ -116,6 +116,8 @@ class Job(TypedDict):
     hidden: list[str]
     ids: NotRequired[list[int]]
     """The first of the node's ids that the task has as its 0 and on, and how many; absent: the node's own."""
+    group_ids: NotRequired[list[int]]
+    """The same of groups; absent beside ``ids`` in jobs of versions that knew one range for both."""
     given: NotRequired[list[tuple[str, str]]]
     """Of secrets and configs: from where in the node's memory, to where in the task."""
     log_dir: str

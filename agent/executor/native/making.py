@@ -6,17 +6,19 @@ it stays as it was, and the agent tries again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.executor.base import Launch
+from agent.executor.base import Launch, LaunchFile
 from agent.executor.images.store import ImageStore
 from agent.executor.native import folders, id_ranges
 from agent.executor.native.cgroups import Cgroups
 from agent.executor.native.demands import demands_of
-from agent.executor.native.id_ranges import IdRange
+from agent.executor.native.id_ranges import TaskIds
 from agent.executor.native.job import HOST_NETWORK, Places, plan_job
 from agent.executor.native.mounts import volume_requests
+from agent.executor.native.shim import user_ids
 from agent.executor.native.surroundings import Surroundings, look
 from agent.executor.native.task_files import TaskFiles
 from agent.volumes import Volumes
@@ -35,7 +37,7 @@ class Maker:
     files: TaskFiles
     hidden: tuple[Path, ...]
     dev: Path = Path("/dev")
-    ids: IdRange | None = None
+    ids: TaskIds | None = None
     """Those that tasks have in place of the node's."""
 
     def create(self, launch: Launch) -> None:
@@ -56,6 +58,11 @@ class Maker:
                 raise TaskRejected(str(error)) from None
             raise
 
+    def renew(self, task_id: str, files: tuple[LaunchFile, ...], send: Callable[[int], None]) -> None:
+        """Newer secrets and configs, for the ids that the task was made with: those of the node may differ."""
+        job = folders.read_job(self.tasks_dir / task_id)
+        self.files.renew(task_id, files, send, root=user_ids.root_of(job) if job else (0, 0))
+
     def _make(self, launch: Launch, around: Surroundings) -> None:
         task_id, folder = launch.task_id, self.tasks_dir / launch.task_id
         demands = demands_of(launch, around.devices.rules)
@@ -71,10 +78,11 @@ class Maker:
             given=self.files.mounts(task_id, launch.files),
         )
         job = plan_job(launch, places, around)
-        if self.ids is not None:
+        ids = id_ranges.of_task(self.ids, launch.spec)
+        if ids is not None:
             has_own_network = launch.sandbox.netns != HOST_NETWORK
             id_ranges.check(launch.spec, is_host_image=job["is_host"], is_host_network=not has_own_network)
-            job["ids"] = [*self.ids]
+            job["ids"], job["group_ids"] = [*ids.users], [*ids.groups]
         self.cgroups.create(task_id, demands)
-        self.files.write(task_id, launch.files)
+        self.files.write(task_id, launch.files, root=user_ids.root_of(job))
         folders.create(folder, job)

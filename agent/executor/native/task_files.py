@@ -36,11 +36,10 @@ _CHARS: Final = 32
 
 
 class TaskFiles:
-    """``first_id``: the node's id of what is root's in tasks."""
+    """``root`` in what follows: the node's ids of a task's root and its group. Its others count from them."""
 
-    def __init__(self, folder: Path, first_id: int = 0) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder: Final = folder
-        self._first_id = first_id
         self._mounting = threading.Lock()
 
     def prepare(self) -> None:
@@ -81,7 +80,7 @@ class TaskFiles:
         if self.folder.is_dir():
             self.folder.rmdir()
 
-    def write(self, task_id: str, files: Iterable[LaunchFile]) -> None:
+    def write(self, task_id: str, files: Iterable[LaunchFile], *, root: tuple[int, int] = (0, 0)) -> None:
         """Make the files of a task that has not been started, all anew."""
         self.remove(task_id)
         wanted = tuple(files)
@@ -91,7 +90,7 @@ class TaskFiles:
         try:
             _make_folder(self.folder / task_id)
             for file in wanted:
-                self._write_anew(task_id, file)
+                self._write_anew(task_id, file, root)
         except OSError as error:
             self.remove(task_id)
             raise Unavailable(
@@ -102,7 +101,14 @@ class TaskFiles:
         """What the shim is to bind: from where, to where."""
         return list(dict.fromkeys(self._place(task_id, file)[1:] for file in files))
 
-    def renew(self, task_id: str, files: Iterable[LaunchFile], send: Callable[[int], None]) -> None:
+    def renew(
+        self,
+        task_id: str,
+        files: Iterable[LaunchFile],
+        send: Callable[[int], None],
+        *,
+        root: tuple[int, int] = (0, 0),
+    ) -> None:
         """Put newer data of a running task in place, and ``send`` the signals of what differs."""
         if not (self.folder / task_id).is_dir():
             raise TaskRejected(
@@ -120,7 +126,7 @@ class TaskFiles:
                 if self._is_alone(file):
                     _write_over(self._place(task_id, file)[0], file.data)
                 else:
-                    self._write_anew(task_id, file)
+                    self._write_anew(task_id, file, root)
             for number in sorted(due):
                 send(number)
             note.unlink(missing_ok=True)
@@ -152,7 +158,7 @@ class TaskFiles:
         inner = os.path.normpath(file.target).removeprefix(f"{SECRETS}/")
         return base / "secrets" / inner, str(base / "secrets"), SECRETS
 
-    def _write_anew(self, task_id: str, file: LaunchFile) -> None:
+    def _write_anew(self, task_id: str, file: LaunchFile, root: tuple[int, int]) -> None:
         """Under another name first: whoever reads sees the one or the other, whole."""
         path = self._place(task_id, file)[0]
         for folder in reversed(path.relative_to(self.folder / task_id).parents[:-1]):
@@ -163,7 +169,7 @@ class TaskFiles:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             _write_all(fd, file.data)
-            os.fchown(fd, self._first_id + file.uid, self._first_id + file.gid)
+            os.fchown(fd, root[0] + file.uid, root[1] + file.gid)
             os.fchmod(fd, file.mode)
         finally:
             os.close(fd)

@@ -71,7 +71,7 @@ def mount_dev(job: Job, root: str) -> tuple[int, int] | None:
     os.close(root_fd)
     for target, name in _LINKS:
         os.symlink(target, f"{dev}/{name}")
-    options = f"newinstance,ptmxmode=0666,mode=0620,gid={user_ids.first_of(job) + _TTY_GROUP}"
+    options = f"newinstance,ptmxmode=0666,mode=0620,gid={user_ids.root_of(job)[1] + _TTY_GROUP}"
     kernel.mount("devpts", f"{dev}/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
     shm_bytes = job["shm_size"] or _SHM_BYTES
     kernel.mount(

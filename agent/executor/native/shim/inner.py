@@ -115,10 +115,10 @@ def execute(job: Job, stdio: tuple[int, int, int], status: int, own_ids: int = -
     account = accounts.resolve(
         job["user"], job["groups"], read_accounts("/etc/passwd"), read_accounts("/etc/group")
     )
-    user_ids.check(job, (account.uid, account.gid, *account.groups))
+    user_ids.check(job, account)
     _apply_limits(job)
     _enter_workdir(job["workdir"])
-    _use_stdio(stdio, user_ids.first_of(job) + account.uid, is_terminal=job["tty"])
+    _use_stdio(stdio, user_ids.root_of(job)[0] + account.uid, is_terminal=job["tty"])
     kernel.leave_session_keys()
     user_ids.join(own_ids)
     privileges.drop(job, account)

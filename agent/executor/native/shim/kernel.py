@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 
@@ -92,6 +93,7 @@ _SYS_OPEN_TREE = 428
 _SYS_MOVE_MOUNT = 429
 _SYS_OPENAT2 = 437
 _SYS_MOUNT_SETATTR = 442
+_NS_GET_USERNS = 0xB701
 _OPEN_TREE_CLONE = 1
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -144,6 +146,11 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 def unmount(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
+
+
+def owner_of(namespace: int) -> int:
+    """The user namespace that a namespace belongs to, opened. PermissionError if it is none below our own."""
+    return fcntl.ioctl(namespace, _NS_GET_USERNS)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:

@@ -11,20 +11,17 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from box_image import box, run, said
-from hypothesis import given
-from hypothesis import strategies as st
 from native_rig import NativeRig
 
 from agent.executor.base import Command, LaunchFile, Sandbox
-from agent.executor.native import id_ranges
-from agent.executor.native.id_ranges import IdRange
+from agent.executor.native.id_ranges import IdRange, TaskIds
 from agent.executor.native.job import HOST_NETWORK
-from swarmpy.errors import InvalidArgument, TaskRejected
+from swarmpy.errors import TaskRejected
 from swarmpy.model.specs import Mount
 from swarmpy.model.states import MountType
 
-IDS = IdRange(700_000_000, 65_536)
-MINE = f"{IDS.first}"
+IDS = TaskIds(IdRange(700_000_000, 65_536), IdRange(710_000_000, 65_535))
+MINE = f"{IDS.users.first}"
 
 on_linux = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -42,30 +39,6 @@ async def rig(tmp_path_factory: pytest.TempPathFactory, box_image: Path) -> Asyn
     await rig.close()
 
 
-class TestRanges:
-    def test_what_is_understood(self) -> None:
-        assert id_ranges.parse("") is None
-        assert id_ranges.parse("default") == IDS
-        assert id_ranges.parse("200000:1000") == IdRange(200_000, 1000)
-
-    @pytest.mark.parametrize(
-        "text", ["dockremap", "0:10", "5:0", "1", "-1:5", "4294967290:100", "1:2:3", "x:y"]
-    )
-    def test_what_is_not(self, text: str) -> None:
-        with pytest.raises(InvalidArgument, match="--userns-remap"):
-            id_ranges.parse(text)
-
-    @given(st.integers(1, 2**33), st.integers(1, 2**33))
-    def test_a_range_is_taken_whole_or_refused(self, first: int, count: int) -> None:
-        try:
-            found = id_ranges.parse(f"{first}:{count}")
-        except InvalidArgument:
-            assert first + count > 2**32 - 1
-        else:
-            assert found == (first, count)
-            assert first + count <= 2**32 - 1
-
-
 class TestTasks:
     pytestmark = on_linux
 
@@ -76,7 +49,7 @@ class TestTasks:
             dir="/work",
             mounts=(Mount(type=MountType.TMPFS, target="/tmp"),),
         )
-        assert [line.split() for line in lines[:2]] == [["0", MINE, "65536"]] * 2
+        assert [line.split() for line in lines[:2]] == [["0", MINE, "65536"], ["0", "710000000", "65535"]]
         assert lines[2:] == ["0:0"] * 5
 
     async def test_it_is_no_more_than_the_tasks_root(self, rig: NativeRig) -> None:
@@ -105,13 +78,14 @@ class TestTasks:
         task = await run(rig, box("touch /made"), "disk")
         await rig.output(task)
         made = rig.data_dir / "tasks" / task / "upper" / "made"
-        assert made.stat().st_uid == IDS.first
+        assert (made.stat().st_uid, made.stat().st_gid) == (IDS.users.first, IDS.groups.first)
 
     async def test_a_task_has_its_ids_on_the_node(self, rig: NativeRig) -> None:
         task = await run(rig, box("sleep 100", user="1001"), "ids")
         [found] = [each for each in await rig.executor.list() if each.task_id == task]
         status = Path(f"/proc/{found.pid}/status").read_text()
-        assert f"Uid:\t{IDS.first + 1001}" in status
+        assert f"Uid:\t{IDS.users.first + 1001}" in status
+        assert f"Gid:\t{IDS.groups.first + 1001}" in status
 
     async def test_commands_are_of_the_same_ids(self, rig: NativeRig) -> None:
         task = await run(rig, box("sleep 100"), "inside")
@@ -129,13 +103,13 @@ class TestTasks:
             Mount(type=MountType.VOLUME, source="copied", target="/data"),
         )
         spec = box(
-            "cat /run/secrets/key; stat -c %u /run/secrets/key; touch /fresh/a /data/b;"
+            "cat /run/secrets/key; stat -c %u:%g /run/secrets/key; touch /fresh/a /data/b;"
             " stat -c %u /fresh /fresh/a /data /data/first",
             mounts=mounts,
         )
-        secret = LaunchFile(target="/run/secrets/key", data=b"s3cret\n", uid=7, mode=0o440)
+        secret = LaunchFile(target="/run/secrets/key", data=b"s3cret\n", uid=7, gid=8, mode=0o440)
         assert (await rig.output(await run(rig, spec, files=(secret,)))).splitlines() == [
-            "s3cret", "7", "0", "0", "1001", "1001",
+            "s3cret", "7:8", "0", "0", "1001", "1001",
         ]  # fmt: skip
 
     async def test_the_nodes_files_are_not_roots(self, rig: NativeRig, tmp_path: Path) -> None:
@@ -148,16 +122,18 @@ class TestTasks:
         )
         assert lines.count("refused") == 2
 
-    async def test_the_network_is_not_the_tasks(self, rig: NativeRig) -> None:
-        """Capabilities are for the task's own namespace, and the network's belongs to the node."""
+    async def test_a_network_that_is_not_made_for_it_is_the_nodes(self, rig: NativeRig) -> None:
+        """Capabilities are for the task's own namespace, and this network's belongs to the node."""
         lines = await said(
-            rig, "/bin/busybox ip link add x type dummy || echo refused", capability_add=("NET_ADMIN",)
+            rig, "/bin/busybox ip link set lo down || echo refused", capability_add=("NET_ADMIN",)
         )
         assert "refused" in lines
 
     async def test_an_id_that_there_is_not(self, rig: NativeRig) -> None:
         with pytest.raises(TaskRejected, match="id 70000 cannot be had"):
             await run(rig, box("true", user="70000"))
+        with pytest.raises(TaskRejected, match="id 65535 cannot be had"):
+            await run(rig, box("true", user="65535:65535"))
 
     async def test_what_needs_the_nodes_own_ids_is_refused(self, rig: NativeRig) -> None:
         with pytest.raises(TaskRejected, match="privileged mode is incompatible with user namespaces"):
@@ -189,3 +165,38 @@ class TestTasks:
     async def test_a_terminal_and_an_init(self, rig: NativeRig) -> None:
         lines = await said(rig, "stat -c %u /proc/self/fd/1; id -u", tty=True, init=True)
         assert lines == ["0", "0"]
+
+
+class TestHostMode:
+    """``docker run --userns host``: of one container, as if the node had no other ids."""
+
+    pytestmark = on_linux
+
+    async def test_it_has_the_nodes_ids(self, rig: NativeRig) -> None:
+        mounts = (Mount(type=MountType.VOLUME, source="hosts", target="/fresh"),)
+        secret = LaunchFile(target="/run/secrets/key", data=b"s3cret\n", uid=7, mode=0o440)
+        task = await run(
+            rig,
+            box(
+                "cat /proc/self/uid_map; touch /made /fresh/a;"
+                " stat -c %u / /bin/busybox /dev/shm /fresh /fresh/a /run/secrets/key",
+                mounts=mounts,
+                userns_mode="host",
+            ),
+            files=(secret,),
+        )
+        first, *owners = (await rig.output(task)).splitlines()
+        assert first.split() == ["0", "0", "4294967295"]
+        assert owners == ["0", "0", "0", "0", "0", "7"]
+        assert (rig.data_dir / "tasks" / task / "upper/made").stat().st_uid == 0
+
+    async def test_what_needs_them_runs(self, rig: NativeRig) -> None:
+        assert await said(rig, "echo up", privileged=True, userns_mode="host") == ["up"]
+        task = await run(rig, box("echo up", userns_mode="host"), sandbox=Sandbox(netns=HOST_NETWORK))
+        assert await rig.output(task) == "up\n"
+
+    async def test_commands_and_copies_too(self, rig: NativeRig) -> None:
+        task = await run(rig, box("sleep 100", userns_mode="host"))
+        channel = await rig.executor.exec(task, Command(argv=("/bin/cat", "/proc/self/uid_map")))
+        words = b"".join([part.data async for part in channel.output()]).split()
+        assert words == [b"0", b"0", b"4294967295"]
