@@ -241,6 +241,7 @@ def _host_config(launch: Launch, flavour: Flavour, around: Around) -> Body:
         "Devices": _devices(spec, around.gpus),
         "Mounts": _mounts(launch, flavour, around),
         "LogConfig": log_config(flavour),
+        **({"UsernsMode": spec.userns_mode} if spec.userns_mode else {}),
         **_capability_lists(spec, flavour, user=spec.user or launch.image.user),
     }
     if limits.memory_bytes:

@@ -185,6 +185,11 @@ def test_security() -> None:
         host_config(isolation="hyperv")
 
 
+def test_other_ids_are_the_engines_affair_and_may_be_left() -> None:
+    assert "UsernsMode" not in host_config("docker")
+    assert host_config("docker", userns_mode="host")["UsernsMode"] == "host"
+
+
 def test_limits() -> None:
     limited = replace(
         launch(shm_size=1 << 20, cpuset_cpus="0", ulimits=(Ulimit(name="RLIMIT_CORE", soft=1, hard=2),)),

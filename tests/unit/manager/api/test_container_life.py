@@ -288,6 +288,7 @@ def host(**fields: Any) -> dict[str, Any]:
         (host(Binds=["/a:/b:zz"]), "invalid mode: zz"),
         (host(Binds=["/a:/b", "/c:/b"]), "Duplicate mount point: /b"),
         (host(CpuShares=512), "HostConfig.CpuShares is not supported"),
+        (host(UsernsMode="private"), 'invalid userns mode "private"'),
         (host(PidMode="host"), "HostConfig.PidMode is not supported"),
         (host(LogConfig={"Type": "syslog"}), 'plugin "syslog" not found'),
         (host(SecurityOpt=["foo"]), 'invalid --security-opt 2: "foo"'),
@@ -325,6 +326,7 @@ def test_what_is_asked_for_is_planned(cluster: FakeCluster) -> None:
             "MemorySwap": 16 << 20,
             "MemorySwappiness": -1,
             "PidsLimit": -1,
+            "UsernsMode": "host",
             "ConsoleSize": [0, 0],
             "Annotations": {"a": "b"},
         },
@@ -336,6 +338,7 @@ def test_what_is_asked_for_is_planned(cluster: FakeCluster) -> None:
     assert resources is not None
     assert policy is not None
     assert (container.command, container.args) == (("sleep", "100"), ())
+    assert container.userns_mode == "host"
     assert container.stop_grace_period == 3 * SECOND_NS
     assert [(mount.type, mount.source, mount.target, mount.read_only) for mount in container.mounts] == [
         (MountType.BIND, "/a", "/b", True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -230,10 +231,22 @@ async def test_probing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def make(config: NodeConfig, env: Env, name: str) -> Executor:
         tried.append(config.data_dir)
         assert config.data_dir.is_dir()
+        assert not config.userns_remap  # it is for native alone, and all are asked
         return _One(name, FakeMachine(), config.data_dir, ("away",) if name == "oci" else ())
 
     monkeypatch.setattr("swarmpy.node.executors.make_executor", make)
-    found = await probe_all(NodeConfig(data_dir=tmp_path / "not" / "yet"), Env())
+    config = NodeConfig(data_dir=tmp_path / "not" / "yet", userns_remap="default")
+    found = await probe_all(config, Env())
     assert [(each.name, each.is_usable) for each in found] == [(name, name != "oci") for name in EXECUTORS]
     assert {folder.parent for folder in tried} == {tmp_path}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [each for each in EXECUTORS if each != "native"])
+def test_other_ids_are_for_native_alone(tmp_path: Path, name: str) -> None:
+    config = NodeConfig(data_dir=tmp_path, userns_remap="default")
+    with pytest.raises(InvalidArgument, match=f'--userns-remap is for the executor "native".* has "{name}"'):
+        executors.make_executor(config, Env(), name)
+    with pytest.raises(InvalidArgument, match="no such user"):
+        executors.make_executor(replace(config, userns_remap="swarmpy-nobody"), Env(), name)
     assert list(tmp_path.iterdir()) == []
