@@ -22,8 +22,10 @@ from agent.executor.base import Attachment, Channel, Command, Launch
 from agent.executor.native import folders
 from agent.executor.native.executor import NativeExecutor
 from agent.executor.oci import logs, monitor, records
+from agent.executor.oci.choice import Choice
 from agent.executor.oci.executor import OciExecutor
 from agent.executor.oci.runtimes import Runtime
+from agent.executor.oci.trial import Trial
 from swarmpy.config import NodeConfig
 from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId
@@ -319,11 +321,36 @@ async def test_a_runtime_that_is_not_here(tmp_path: Path) -> None:
 
 
 async def test_the_trial_leaves_nothing(rig: OciRig) -> None:
-    rig.executor.life.runtime = None
+    rig.executor.life.runtime = rig.executor.choice.runtime = None
     found = await rig.executor.probe()
     assert found.is_usable
     assert rig.left() == []
     assert not (rig.data_dir / "oci-trial").exists()
+
+
+async def test_what_was_probed_need_not_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the executor that the same daemon starts then."""
+    tried: list[str] = []
+    real = Trial._try
+
+    def noting(trial: Trial, runtime: Runtime) -> str:
+        tried.append(runtime.name)
+        return real(trial, runtime)
+
+    monkeypatch.setattr(Trial, "_try", noting)
+    rig, choice = OciRig(tmp_path), Choice()
+    probed = OciExecutor(rig.data_dir, cgroup_parent=rig.parent, choice=choice)
+    assert (await probed.probe()).is_usable
+    await probed.shut_down()
+    before = len(tried)
+    assert before
+    rig.executor = OciExecutor(rig.data_dir, cgroup_parent=rig.parent, choice=choice)
+    await rig.open()
+    assert len(tried) == before
+    assert rig.executor.life.runtime == probed.life.runtime
+    await rig.close()
 
 
 async def test_no_runtime_no_task(rig: OciRig) -> None:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import select
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -95,7 +95,7 @@ class LogChannel:
 
     async def write(self, data: bytes) -> None:
         if self._input is not None and not self._is_closed:
-            await self._input.write(data)
+            await self._input.write(data, run=self._run)
 
     async def close_input(self) -> None:
         if self._input is not None and not self._is_closed:
@@ -128,27 +128,41 @@ class TaskInput:
         self._is_fed = is_fed
         self._made = made
         self._socket: socket.socket | None = None
+        self._has_left = False
+        self._lock = threading.Lock()
+        """Of the two: a thread connects."""
 
-    async def write(self, data: bytes) -> None:
+    async def write(self, data: bytes, *, run: Run) -> None:
         """Nothing happens if the task takes none, or no more."""
         if not self._is_fed:
             return
         try:
             if self.is_terminal:
+                if self._socket is None:
+                    await run(self._connect)  # it waits for a conmon that does not get round to it
                 await self._write_to_terminal(data)
             else:
                 await self._write_to_pipe(data)
         except OSError:
             return  # it has ended: its output says so
 
+    def _connect(self) -> None:
+        """Kept from here: who has asked for it may not wait for it any more. Blocks."""
+        sock: socket.socket | None = _connect(self.folder)
+        with self._lock:
+            if self._socket is None and not self._has_left:
+                sock, self._socket = None, sock
+        if sock is not None:
+            sock.close()
+        elif self._socket is not None:
+            # conmon would wait for who does not read what the task prints: that is not for us to hear
+            self._socket.shutdown(socket.SHUT_RD)
+
     async def _write_to_terminal(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
-        if self._socket is None:
-            # conmon would wait for who does not read what the task prints: that is not for us to hear
-            self._socket = _connect(self.folder)
-            self._socket.shutdown(socket.SHUT_RD)
         for at in range(0, len(data), INPUT_CHUNK_BYTES):
-            await loop.sock_sendall(self._socket, data[at : at + INPUT_CHUNK_BYTES])
+            if self._socket is not None:
+                await loop.sock_sendall(self._socket, data[at : at + INPUT_CHUNK_BYTES])
 
     async def _write_to_pipe(self, data: bytes) -> None:
         fd = _open_pipe(self._made)
@@ -177,14 +191,16 @@ class TaskInput:
         with _connect(self.folder) as sock:
             sock.shutdown(socket.SHUT_WR)
             while _find_pipe(self._made) and time.monotonic() < deadline:
-                ready, _, _ = select.select([sock], [], [], INPUT_CLOSE_POLL_S)
-                if ready and not sock.recv(_RECEIVED_BYTES_MAX):
+                is_readable = monitor.wait_readable(sock.fileno(), INPUT_CLOSE_POLL_S)
+                if is_readable and not sock.recv(_RECEIVED_BYTES_MAX):
                     return
 
     def leave(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        with self._lock:
+            self._has_left = True
+            sock, self._socket = self._socket, None
+        if sock is not None:
+            sock.close()
 
 
 def find_input(folder: Path) -> TaskInput | None:
@@ -233,7 +249,12 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _connect(folder: Path) -> socket.socket:
-    """To conmon."""
-    sock = connect_in(folder, "attach", socket.SOCK_SEQPACKET)
-    sock.setblocking(False)
-    return sock
+    """To conmon. Blocks, for a while: one that does not get round to its clients has a full queue of them."""
+    deadline = time.monotonic() + INPUT_CLOSE_TIMEOUT_S
+    while True:
+        try:
+            return connect_in(folder, "attach", socket.SOCK_SEQPACKET, timeout_s=0.0)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(INPUT_CLOSE_POLL_S)

@@ -29,6 +29,7 @@ from agent.executor.native.job import ExitRecord, StartRecord
 from agent.executor.native.task_images import Fetch
 from agent.executor.oci import logs, monitor, records, runtimes
 from agent.executor.oci.attached import LogChannel
+from agent.executor.oci.choice import Choice
 from agent.executor.oci.life import Life
 from agent.executor.oci.limits import LOG_ROTATE_PERIOD_S, LOG_ROTATE_ROOM_BYTES
 from agent.executor.oci.making import OciMaker
@@ -42,7 +43,8 @@ log = structlog.get_logger(__name__)
 
 
 class OciExecutor(NativeExecutor):
-    """One per node. ``runtime``: the name of the only one that may be used; empty: whatever works."""
+    """One per node. ``runtime``: the name of the only one that may be used; empty: whatever works.
+    ``choice``: of all that one daemon makes, of which the first to be asked tries the runtimes."""
 
     name = "oci"
     make_maker = OciMaker
@@ -57,6 +59,7 @@ class OciExecutor(NativeExecutor):
         clock: Clock | None = None,
         fetch: Fetch | None = None,
         runtime: str = "",
+        choice: Choice | None = None,
     ) -> None:
         super().__init__(
             data_dir,
@@ -73,7 +76,7 @@ class OciExecutor(NativeExecutor):
         )
         self._trial = Trial(folder=data_dir.absolute() / "oci-trial", maker=self._maker, life=self.life)
         self._only = runtime
-        self._reasons: tuple[str, ...] = ()
+        self.choice = choice or Choice()
         self._choosing = asyncio.Lock()
         self._reopened: dict[TaskId, int] = {}
         self._rotating: asyncio.Task[None] | None = None
@@ -102,16 +105,18 @@ class OciExecutor(NativeExecutor):
             name=self.name,
             is_usable=is_usable,
             cgroup_version=self._cgroups.version,
-            missing=(*missing, *self._reasons, *self._cgroups.missing()),
+            missing=(*missing, *self.choice.reasons, *self._cgroups.missing()),
         )
 
     async def _choose(self) -> None:
         """Find a runtime that works here, by having each run a task until one does."""
         async with self._choosing:
-            if self.life.runtime is None:
-                self.life.runtime, self._reasons = await self._run(partial(self._trial.choose, self._only))
-                if self.life.runtime is None:
-                    log.warning("no_oci_runtime", reasons=self._reasons)
+            choice = self.choice
+            if self.life.runtime is None and choice.runtime is None:
+                choice.runtime, choice.reasons = await self._run(partial(self._trial.choose, self._only))
+                if choice.runtime is None:
+                    log.warning("no_oci_runtime", reasons=choice.reasons)
+            self.life.runtime = self.life.runtime or choice.runtime
 
     # --- one task
 

@@ -136,14 +136,21 @@ def _read_line(fd: int, deadline: float) -> bytes:
     """Up to its end, or the end of all."""
     found = b""
     while b"\n" not in found and len(found) < RUNTIME_OUTPUT_BYTES_MAX:
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
+        if not wait_readable(fd, max(0.0, deadline - time.monotonic())):
             raise Unavailable(f"the runtime did not make the task in {TASK_START_TIMEOUT_S:g} s")
         chunk = os.read(fd, RUNTIME_OUTPUT_BYTES_MAX)
         if not chunk:
             break
         found += chunk
     return found
+
+
+def wait_readable(fd: int, timeout_s: float) -> bool:
+    """Whether it is by then, or has ended. select(2) knows the first 1,024 descriptors alone, and a node with
+    many tasks has more."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1_000))
 
 
 def resize(folder: Path, *, rows: int, columns: int) -> None:
@@ -180,7 +187,7 @@ def kill(made: Made) -> None:
         if not records.is_watched(made):
             return  # the number is another's by now
         signals.pidfd_send_signal(fd, signals.SIGKILL)
-        if not select.select([fd], [], [], STRAY_TIMEOUT_S)[0]:
+        if not wait_readable(fd, STRAY_TIMEOUT_S):
             raise Unavailable(f"conmon, process {conmon}, does not die")
     except ProcessLookupError:
         return
