@@ -177,6 +177,8 @@ class Cgroups:
                 raise TaskRejected(
                     f"the limit {file.name} = {file.value} was refused: {error.strerror}"
                 ) from None
+        if self.version == 2:
+            _require_cpuset(roots[_CORE] / task_id, demands)
         if self.version == 2 and demands.device_rules:
             self._filter_devices(roots[_CORE] / task_id, demands)
 
@@ -308,6 +310,20 @@ def _has_lesser_access(demands: Demands) -> bool:
     """Whether some device is not to be had with all permissions."""
     granted = [rule for rule in demands.device_rules if rule not in devices.EVERY_TASK]
     return any(set(rule.access) != set(devices.ALL) for rule in granted)
+
+
+def _require_cpuset(group: Path, demands: Demands) -> None:
+    """v2 takes what the group above does not have, and has the task run on others instead."""
+    for kind, asked, what in (
+        ("cpus", demands.cpuset_cpus, "CPUs"),
+        ("mems", demands.cpuset_mems, "memory nodes"),
+    ):
+        if asked and (file := group / f"cpuset.{kind}.effective").exists():
+            had = file.read_text().strip()
+            if not demands_.numbers(asked) <= demands_.numbers(had):
+                raise TaskRejected(
+                    f"Requested {what} are not available - requested {asked}, available: {had}"
+                )
 
 
 def _inherit_cpuset(folder: Path) -> None:

@@ -125,6 +125,15 @@ def _cpu(limits: Limits, *, version: int) -> list[File]:
     return [File("cpu.cfs_period_us", str(_CPU_PERIOD_US)), File("cpu.cfs_quota_us", str(quota))]
 
 
+def numbers(text: str) -> frozenset[int]:
+    """Of a list of processors or memory nodes, such as ``0-2,4``."""
+    found: set[int] = set()
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return frozenset(found)
+
+
 def text_of(rule: Rule) -> str:
     """A rule as the devices controller writes it."""
     major, minor = ("*" if number < 0 else str(number) for number in (rule.major, rule.minor))

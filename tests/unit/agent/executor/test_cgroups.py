@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -176,6 +177,29 @@ def test_a_limit_without_its_controller_is_refused(monkeypatch: pytest.MonkeyPat
             cgroups.create("t", Demands(limits=limits))
     cgroups.create("t", Demands())  # without limits, none is needed
     cgroups.remove("t")
+
+
+@pytest.mark.parametrize(
+    ("demands", "refused"),
+    [
+        (Demands(cpuset_cpus="2,0", cpuset_mems="0"), ""),
+        (Demands(cpuset_cpus="0-1"), "Requested CPUs are not available - requested 0-1, available: 0,2-3"),
+        (Demands(cpuset_mems="1"), "Requested memory nodes are not available - requested 1, available: 0"),
+    ],
+)
+def test_processors_that_the_group_above_does_not_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demands: Demands, refused: str
+) -> None:
+    """The kernel takes them, and runs the task on others."""
+    root = tmp_path / "cgroup"
+    mounted_at(root, monkeypatch, shared="cpuset")
+    (root / "swarmpy/t").mkdir()
+    for name, had in (("cpus", "0,2-3\n"), ("mems", "0\n")):
+        (root / f"swarmpy/t/cpuset.{name}.effective").write_text(had)
+    cgroups = Cgroups("/swarmpy")
+    cgroups.prepare()
+    with pytest.raises(TaskRejected, match=refused) if refused else contextlib.nullcontext():
+        cgroups.create("t", demands)
 
 
 def test_removing_what_is_not_there(unified: tuple[Cgroups, Path]) -> None:
