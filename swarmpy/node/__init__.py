@@ -9,7 +9,7 @@ import gc
 import resource
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeVar
@@ -20,9 +20,10 @@ from agent.dataplane.base import Backend
 from agent.dataplane.linux.backend import LinuxBackend
 from agent.dataplane.windows.backend import WindowsBackend
 from agent.describe import describe
-from agent.executor.base import Capabilities
+from agent.executor.base import Capabilities, Executor
 from agent.executor.images.collection import Rules
 from agent.executor.native import node_ids
+from agent.executor.oci.choice import Choice
 from agent.journal import Journal
 from manager.api.server import ApiServer
 from manager.api.tls import TlsServer
@@ -73,11 +74,12 @@ async def serve(config: NodeConfig, env: Env) -> int:
         loop.add_signal_handler(number, stopping.set)
     with locked(config.data_dir):  # before anything is touched: a second daemon ends here
         async with AsyncExitStack() as stack:
-            choosing = executors.choose(config, env, partial(executors.make_executor, config, env))
+            make = partial(executors.make_executor, config, env, choice=Choice())
+            choosing = executors.choose(config, env, make)
             executor = await _until(choosing, stopping)
             if executor is None:
                 return 0
-            daemon = Daemon(config, env, make_machine(executor, config, env))
+            daemon = Daemon(config, env, make_machine(executor, config, env, make))
             daemon.fatal.add_done_callback(lambda _: stopping.set())
             stack.push_async_callback(daemon.stop)
             server = ApiServer(daemon, env)
@@ -134,14 +136,14 @@ def probe(config: NodeConfig) -> tuple[Capabilities, ...]:
     return asyncio.run(executors.probe_all(config, Env()))
 
 
-def make_machine(executor: str, config: NodeConfig, env: Env) -> Machine:
-    """This machine, with this executor and its own network backend."""
+def make_machine(executor: str, config: NodeConfig, env: Env, make: Callable[..., Executor]) -> Machine:
+    """This machine, with this executor, one of those that ``make`` makes, and its own network backend."""
     service = executors.podman_service(config, executor)
     images = executors.make_images(config, env, executor, service)
     fetch = images.fetch if isinstance(images, Images) else None
     return Machine(
         executor_name=executor,
-        make_executor=partial(executors.make_executor, config, env, executor, fetch=fetch, service=service),
+        make_executor=partial(make, executor, fetch=fetch, service=service),
         make_backend=lambda: make_backend(config, env),
         open_journal=Journal,
         describe=partial(

@@ -35,6 +35,7 @@ from agent.executor.base import Capabilities, Executor
 from agent.executor.native import node_ids
 from agent.executor.native.executor import NativeExecutor
 from agent.executor.native.task_images import Fetch
+from agent.executor.oci.choice import Choice
 from swarmpy.config import NodeConfig
 from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument, SwarmError
 from swarmpy.model.executors import ENGINES, EXECUTORS, FIRST_EXECUTOR
@@ -227,8 +228,10 @@ def make_executor(
     *,
     fetch: Fetch | None = None,
     service: PodmanService | None = None,
+    choice: Choice | None = None,
 ) -> Executor:
-    """An executor over this node's data folder. ``fetch``: for those whose images are in it, too."""
+    """An executor over this node's data folder. ``fetch``: for those whose images are in it, too. ``choice``:
+    of all that are made for one daemon."""
     ids = node_ids.task_ids(config.userns_remap)
     if ids is not None and name != NativeExecutor.name:
         raise InvalidArgument(
@@ -250,7 +253,7 @@ def make_executor(
     if name == "oci":
         from agent.executor.oci.executor import OciExecutor
 
-        make = OciExecutor
+        make = partial(OciExecutor, choice=choice)
     return make(
         config.data_dir,
         cgroup_parent=config.cgroup_parent,
