@@ -216,11 +216,13 @@ class Engine:
         return Hijacked(reader, writer)
 
     async def close(self) -> None:
-        for session in (self._calls, self._streams):
-            if session is not None:
-                await session.close()
+        """Who asks from now on, also while this goes on, has connections of its own, to be closed again."""
+        sessions = self._calls, self._streams
         self._calls = self._streams = None
         self._prefix = ""
+        for session in sessions:
+            if session is not None:
+                await session.close()
 
     # --- what answers mean
 

@@ -20,13 +20,13 @@ from msgspec.structs import replace
 from agent.executor.base import ExitEvent, NotRunning
 from agent.executor.engine import records
 from agent.executor.engine.containers import Containers, Listed
+from agent.executor.engine.firsts import FirstProcesses
 from agent.executor.engine.identity import Identity, OtherEngine
-from agent.executor.engine.limits import ENGINE_CONMON_GRACE_S, ENGINE_END_POLL_S
+from agent.executor.engine.limits import ENGINE_CONMON_GRACE_S, ENGINE_CONMON_POLL_S, ENGINE_END_POLL_S
 from agent.executor.engine.oom import OomWatches
 from agent.executor.engine.states import NOT_TOLD, RUNNING, ContainerState, lost, state_of
 from agent.executor.engine.task import KIND_PAUSE, KIND_TASK, Ended, EngineTask
 from agent.executor.native import process
-from agent.executor.native.shim.supervise import process_start
 from swarmpy.errors import NotFound, SwarmError, TaskRejected, Unavailable
 from swarmpy.limits import RETRY_DELAY_MAX_S, RETRY_DELAY_MIN_S
 from swarmpy.model.ids import TaskId
@@ -59,6 +59,7 @@ class Ends:
         self._ended: deque[ExitEvent] = deque()
         self._has_ended = asyncio.Event()
         self.oom = OomWatches(run)
+        self._firsts = FirstProcesses(run, self._look_late)
         self._looks: dict[TaskId, asyncio.Task[None]] = {}
         self._is_swept = False
         """Whether containers without a record were removed, and nobody has left any since."""
@@ -70,6 +71,7 @@ class Ends:
             look.cancel()
         await asyncio.gather(*looks, return_exceptions=True)
         self.oom.close()
+        self._firsts.close()
 
     async def events(self) -> AsyncIterator[ExitEvent]:
         while True:
@@ -87,6 +89,7 @@ class Ends:
     async def end(self, task: EngineTask, ended: Ended) -> None:
         """Kept first, then told."""
         self.oom.forget(task)
+        self._firsts.forget(task)
         if task.is_out_of_memory and not ended.exit.is_oom_killed:
             ended = replace(ended, exit=replace(ended.exit, is_oom_killed=True))
         folder = self._tasks_dir / task.record.task_id
@@ -107,7 +110,12 @@ class Ends:
         if state.ended is not None:
             await self.end(task, state.ended)
         else:
-            await self.oom.watch(task)
+            await self._watch(task)
+
+    async def _watch(self, task: EngineTask) -> None:
+        await self.oom.watch(task)
+        if self._containers.flavour == "podman":
+            await self._firsts.hold(task)
 
     async def container_of(self, task: EngineTask) -> str:
         """Its id, asked of the engine if it is not known yet."""
@@ -145,6 +153,11 @@ class Ends:
             self._looks[task_id] = look
             look.add_done_callback(lambda _: self._looks.pop(task_id, None))
 
+    def _look_late(self, task: EngineTask) -> None:
+        """Its process has ended, and its monitor should have said so by now."""
+        if task.is_running:
+            self.look_at(task)
+
     async def _look(self, task: EngineTask) -> None:
         delay = RETRY_DELAY_MIN_S
         while True:
@@ -160,10 +173,7 @@ class Ends:
             container = await self.container_of(task)
             state = state_of(await self._containers.inspect(container))
             if await self._has_nobody(container, state):
-                await asyncio.sleep(ENGINE_CONMON_GRACE_S)
-                state = state_of(await self._containers.inspect(container))
-                if state.is_running:
-                    state = ContainerState(state.started, lost(NOT_TOLD, self._clock.now()))
+                state = await self._wait_told(container, state)
             # podman forgets after a reboot that a container has run
             has_run = state.started is not None
             ended = state.ended if has_run else lost("it was not running any more", self._clock.now())
@@ -171,7 +181,22 @@ class Ends:
             await self._identity.confirm()
             ended = lost(f"its container was removed from {self._containers.flavour}", self._clock.now())
         if ended is not None:
-            await self.end(task, ended)
+            await self.end(task, self._told(task, ended))
+
+    async def _wait_told(self, container: str, state: ContainerState) -> ContainerState:
+        """For its monitor to tell Podman, should there be one."""
+        deadline = self._clock.monotonic() + ENGINE_CONMON_GRACE_S
+        while state.is_running:
+            if self._clock.monotonic() >= deadline:
+                return ContainerState(state.started, lost(NOT_TOLD, self._clock.now()))
+            await asyncio.sleep(ENGINE_CONMON_POLL_S)
+            state = state_of(await self._containers.inspect(container))
+        return state
+
+    def _told(self, task: EngineTask, ended: Ended) -> Ended:
+        """The kernel may know what Podman does not."""
+        code = self._firsts.code_of(task) if ended.exit.message == NOT_TOLD else None
+        return ended if code is None else replace(ended, exit=replace(ended.exit, code=code, message=""))
 
     async def _has_nobody(self, container: str, state: ContainerState) -> bool:
         """Whether what is said to run has ended: Podman says so until conmon tells it otherwise, for ever if
@@ -223,7 +248,7 @@ class Ends:
         elif task.is_running and not has_processes:
             await self._settle(task)
         elif task.is_running:
-            await self.oom.watch(task)
+            await self._watch(task)
             if self._containers.flavour == "podman" and await self._run(
                 partial(_is_gone, ContainerState(task.started, None))
             ):
@@ -256,8 +281,10 @@ class Ends:
 
 
 def _is_gone(state: ContainerState) -> bool:
-    """Whether its first process is not to be seen, which it may not be for other reasons, too."""
-    return state.started is not None and state.started.pid > 0 and process_start(state.started.pid) == 0
+    """Whether its first process is not to be seen, which it may not be for other reasons, too; or waits for
+    who does not come to hear of its end."""
+    pid = state.started.pid if state.started is not None else 0
+    return pid > 0 and process.is_zombie(pid)
 
 
 def _take_id(task: EngineTask, one: Listed) -> None:

@@ -151,6 +151,7 @@ class EngineExecutor:
         try:
             await self._reconcile_served()
         except OtherEngine as error:
+            await self._ends.close()
             raise FailedPrecondition(str(error)) from None
         except SwarmError as error:
             log.warning("engine_not_heard", engine=self.name, reason=str(error))

@@ -32,6 +32,7 @@ ENGINE_END_POLL_S = 1.0
 """Who waits for a task's end looks for itself so often, should the event be late."""
 ENGINE_CONMON_GRACE_S = 3.0
 """From a container's last process on, for its conmon to tell Podman; after that it is not there."""
+ENGINE_CONMON_POLL_S = 0.2
 ENGINE_JOIN_POLL_S = 0.005
 ENGINE_EXEC_POLL_S = 0.02
 """How often an engine is asked whether a command has begun, or has ended."""

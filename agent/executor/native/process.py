@@ -91,6 +91,15 @@ def _waits_for_signals(pid: int) -> bool:
     return any(number == str(each.numbers.get("rt_sigtimedwait")) for each in machine)
 
 
+def is_zombie(pid: int) -> bool:
+    """Whether it has ended, and perhaps nobody has reaped it yet."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
 async def wait_set(event: asyncio.Event, timeout_s: float) -> bool:
     try:
         async with asyncio.timeout(timeout_s):

@@ -24,6 +24,7 @@ from agent.executor.native import folders
 from agent.executor.native.demands import Demands
 from agent.executor.native.folders import TaskState
 from agent.executor.native.job import ExitRecord, Job, StartRecord
+from agent.executor.native.process import is_zombie
 from agent.executor.native.shim.supervise import has_oom_kill, process_start, write_record
 from agent.executor.oci.bundle import Bundle
 from swarmpy.errors import Unavailable
@@ -105,13 +106,13 @@ def start_record(made: Made, at: int) -> StartRecord:
 def is_watched(made: Made) -> bool:
     """Whether the very conmon that was started still lives."""
     start = process_start(made["conmon"])
-    return start != 0 and start == made["conmon_start"] and not _is_zombie(made["conmon"])
+    return start != 0 and start == made["conmon_start"] and not is_zombie(made["conmon"])
 
 
 def is_alive(made: Made) -> bool:
     """Whether the task's very first process still lives."""
     start = process_start(made["pid"])
-    return start != 0 and start == made["pid_start"] and not _is_zombie(made["pid"])
+    return start != 0 and start == made["pid_start"] and not is_zombie(made["pid"])
 
 
 def read_state(folder: Path) -> TaskState:
@@ -134,14 +135,6 @@ def conmon_exit(folder: Path, job: Job) -> ExitRecord | None:
         has_oom_kill(job["oom_file"]) or (folder / EXIT_DIR / OOM).exists() or (folder / OOM).exists()
     )
     return ExitRecord(code=code, is_oom_killed=is_oom_killed, at=at, message="", kind="ended")
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except OSError:
-        return True
 
 
 def own_log(job: Job) -> str:

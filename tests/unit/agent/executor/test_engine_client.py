@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from agent.executor.base import Command, LogQuery
@@ -74,6 +75,34 @@ async def test_a_head_that_is_none(tmp_path: Path, head: bytes) -> None:
         engine._prefix = "/v1.41"
         with pytest.raises(Unavailable, match="not reachable"):
             await engine.hijack("/x")
+
+
+async def test_who_begins_while_another_leaves_has_connections_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps them: nobody would close them."""
+    goes_on = asyncio.Event()
+    real = aiohttp.ClientSession.close
+    closed: list[aiohttp.ClientSession] = []
+
+    async def close(session: aiohttp.ClientSession) -> None:
+        await goes_on.wait()
+        closed.append(session)
+        await real(session)
+
+    async with served(tmp_path, in_pieces) as engine:
+        await engine.version()
+        first = engine._calls
+        monkeypatch.setattr(aiohttp.ClientSession, "close", close)
+        leaving = asyncio.ensure_future(engine.close())
+        await asyncio.sleep(0)
+        await engine.version()
+        second = engine._calls
+        goes_on.set()
+        await leaving
+        assert engine._calls is second
+        await engine.close()
+    assert closed == [first, second]
 
 
 # --- who does not take what it is sent
