@@ -83,3 +83,8 @@ IMAGE_XZ_MEMORY_BYTES_MAX = 128 << 20
 IMAGE_UNPACK_THREADS = 4
 """Layers of one image that are unpacked at the same time."""
 IMAGE_READ_BYTES = 1 << 18
+
+IMAGE_EVENTS_KEPT_MAX = 1_024
+"""What happened to a node's images, for those who ask for events of the past. dockerd keeps 256, of all."""
+IMAGE_EVENT_LABEL_CHARS_MAX = 16 << 10
+"""Of an image's labels, names and values, in each event of it; what goes beyond is left out."""

@@ -138,13 +138,13 @@ class Attaching:
         gone = asyncio.create_task(client.wait_gone())
         try:
             while not gone.done():
-                number = access.history.next
+                number = access.history.changes.next
                 fresh = [task for task in _runs(access.view, container) if task.id not in known]
                 if placed := [task for task in fresh if task.node_id]:
                     return min(placed, key=run_order)
                 if not fresh and not _is_there(access.view, container):
                     return None
-                news = asyncio.create_task(access.history.wait_beyond(number))
+                news = asyncio.create_task(access.history.changes.wait_beyond(number))
                 try:
                     await asyncio.wait([gone, news], return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -198,12 +198,12 @@ class Attaching:
         """Until the run is over, and long enough after that whoever has seen it start has said so."""
         access = self._api.cluster()
         while True:
-            number = access.history.next
+            number = access.history.changes.next
             task = access.view.task(task_id)
             if task is None or is_terminal(task.status.state):
                 await asyncio.sleep(_UNSTARTED_S)
                 return
-            await access.history.wait_beyond(number)
+            await access.history.changes.wait_beyond(number)
 
 
 def _runs(view: View, container: ContainerRef) -> Collection[Task]:

@@ -3,18 +3,22 @@
 The mapping from a stored change to Docker's event is pure. Tasks have events too, which Docker lacks: type
 ``task``, actions ``create``, ``update`` (a new state) and ``remove``; who filters for the type, or says
 ``tasks=1``, gets them. A network's ``connect`` and ``disconnect`` are those of tasks on any node, so their
-scope is the swarm. A reader that falls behind is told by the end of its stream.
+scope is the swarm. Containers and images are those of the node that is asked; what happens to images is not
+in the store, and a node that is no manager tells it, too. A reader that falls behind is told so by the end of
+its stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+import heapq
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final, Generic, TypeVar
 
 from aiohttp import web
 
-from manager.api import requests
+from manager.api import image_shapes, requests
 from manager.api.connection_bounds import API_EVENTS_LOOK_S
 from manager.api.container_events import container_events
 from manager.api.container_refs import id_of
@@ -24,16 +28,25 @@ from manager.api.docker_json import Json, encode, state_name
 from manager.api.lookup import is_by_hand
 from manager.api.requests import Filters
 from manager.api.streams import is_gone, open_stream, parse_moment, wait_unless_gone
-from manager.history import Change, FallenBehind, History
+from manager.history import Change
 from manager.store.view import View
 from swarmpy.errors import InvalidArgument
+from swarmpy.image_events import ImageEvent
 from swarmpy.limits import API_LIST_SLICE_OBJECTS
+from swarmpy.model import image_names
 from swarmpy.model.defaults import network_driver, place_text, replicas_of
 from swarmpy.model.ids import SECOND_NS, NodeId, ServiceId, Timestamp
 from swarmpy.model.objects import KINDS, Config, Kind, Network, Node, Object, Secret, Service, Task
 from swarmpy.model.states import TaskState
+from swarmpy.recent import FallenBehind, Recent, Timed
 
-_KINDS: Final = ("container", "service", "node", "task", "network", "secret", "config")
+T = TypeVar("T", bound=Timed)
+_IMAGE: Final = "image"
+_NAMED: Final = (
+    *("daemon", "container", "plugin", "volume", "network", "node", "service", "secret", "config", "task"),
+)
+"""Filters that begin an id or a name. As with docker, of whatever kind that is: a service's name also finds
+the containers of its tasks, and two of them find what both are for."""
 _SHOWN: Final = frozenset({Kind.SERVICE, Kind.NODE, Kind.TASK, Kind.NETWORK, Kind.SECRET, Kind.CONFIG})
 
 
@@ -50,44 +63,40 @@ class Events:
         since, until = _span(request.query.get("since", ""), request.query.get("until", ""))
         async with open_stream(self._api, request, "application/json") as response:
             access = self._api.control.cluster()
-            number = 0 if access is None else _beginning(access.history, since)
+            images = _Reader(self._api.control.image_store.events.recent, since)
+            changes = _changes_of(access, since)
             while not is_gone(request):
-                if access is not None:
-                    try:
-                        changes = access.history.beginning_with(number)
-                    except FallenBehind:
-                        break
-                    number += len(changes)
-                    async for event in self._told(access, changes, until):
-                        if is_wanted(event, wanted, has_tasks=has_tasks):
-                            await response.write(encode(event) + b"\n")
+                try:
+                    told = _in_order(changes.take() if changes is not None else (), images.take())
+                except FallenBehind:
+                    break
+                async for event in self._told(access, told, until):
+                    if is_wanted(event, wanted, has_tasks=has_tasks):
+                        await response.write(encode(event) + b"\n")
                 if until is not None and self._api.now() >= until:
                     break
-                await self._wait(request, access, number, until)
+                await wait_unless_gone(request, _news(images, changes), self._pause(until))
                 if self._api.control.cluster() is not access:  # a manager from now on, or none any more
                     access = self._api.control.cluster()
-                    number = 0 if access is None else access.history.next
+                    changes = _changes_of(access, None)
         return response
 
     async def _told(
-        self, access: ClusterAccess, changes: Sequence[Change], until: Timestamp | None
+        self, access: ClusterAccess | None, told: Sequence[Change | ImageEvent], until: Timestamp | None
     ) -> AsyncIterator[Json]:
         """In slices: thousands of changes at once must not hold the loop that raft runs on."""
         here = self._api.control.local().node_id
-        for first in range(0, len(changes), API_LIST_SLICE_OBJECTS):
+        for first in range(0, len(told), API_LIST_SLICE_OBJECTS):
             if first:
                 await asyncio.sleep(0)
-            slice_ = changes[first : first + API_LIST_SLICE_OBJECTS]
-            for event in _events_of(access.view, slice_, until, here=here, removed=access.history.removed):
-                yield event
-
-    async def _wait(
-        self, request: web.Request, access: ClusterAccess | None, number: int, until: Timestamp | None
-    ) -> None:
-        """For the next change; a node that is no manager has none, but a client may wait all the same."""
-        pause = self._pause(until)
-        change = asyncio.sleep(pause) if access is None else access.history.wait_beyond(number)
-        await wait_unless_gone(request, change, pause)
+            for item in told[first : first + API_LIST_SLICE_OBJECTS]:
+                if until is not None and item.at > until:
+                    return
+                if isinstance(item, ImageEvent):
+                    yield image_shapes.event(item)
+                elif access is not None:
+                    for event in _events_of(access, item, here=here):
+                        yield event
 
     def _pause(self, until: Timestamp | None) -> float:
         """That the client leaves is told; the time, and what this node is, have to be looked at."""
@@ -104,43 +113,66 @@ def _span(since: str, until: str) -> tuple[Timestamp | None, Timestamp | None]:
     return begin, end
 
 
-def _beginning(history: History, since: Timestamp | None) -> int:
-    return history.next if since is None else history.since(since)
+class _Reader(Generic[T]):
+    """How far a stream has read of what happens."""
+
+    def __init__(self, recent: Recent[T], since: Timestamp | None) -> None:
+        self._recent = recent
+        self._number = recent.next if since is None else recent.since(since)
+
+    def take(self) -> tuple[T, ...]:
+        items = self._recent.beginning_with(self._number)
+        self._number += len(items)
+        return items
+
+    def ringing(self, bell: asyncio.Event) -> AbstractContextManager[None]:
+        return self._recent.ringing(bell, self._number)
 
 
-def _events_of(
-    view: View,
-    changes: Iterable[Change],
-    until: Timestamp | None,
-    *,
-    here: NodeId,
-    removed: Mapping[ServiceId, Service],
-) -> Iterator[Json]:
-    for change in changes:
-        if until is not None and change.at > until:
-            return
-        event = describe(view, change.old, change.new, change.at)
-        if event is not None:
-            yield event
-        yield from container_events(view, change, here=here, removed=removed)
-        yield from network_events(view, change.old, change.new, change.at)
+def _changes_of(access: ClusterAccess | None, since: Timestamp | None) -> _Reader[Change] | None:
+    return None if access is None else _Reader(access.history.changes, since)
 
 
-def describe(view: View, old: Object | None, new: Object | None, now: Timestamp) -> Json | None:
-    """Docker's event of one change; None if clients have no use for it."""
+def _in_order(changes: Sequence[Change], images: Sequence[ImageEvent]) -> tuple[Change | ImageEvent, ...]:
+    """Each one's own order stays, also where the clock was set back."""
+    return tuple(heapq.merge(changes, images, key=lambda item: item.at))
+
+
+async def _news(images: _Reader[ImageEvent], changes: _Reader[Change] | None) -> None:
+    """Until there is something to read."""
+    bell = asyncio.Event()
+    with images.ringing(bell), nullcontext() if changes is None else changes.ringing(bell):
+        await bell.wait()
+
+
+def _events_of(access: ClusterAccess, change: Change, *, here: NodeId) -> Iterator[Json]:
+    view = access.view
+    access.history.catch_up()
+    event = describe(view, change, access.history.removed)
+    if event is not None:
+        yield event
+    yield from container_events(view, change, here=here, removed=access.history.removed)
+    yield from network_events(view, change.old, change.new, change.at)
+
+
+def describe(view: View, change: Change, removed: Mapping[ServiceId, Service]) -> Json | None:
+    """Docker's event of one change; None if clients have no use for it. ``removed``: services that are no
+    longer stored."""
+    old, new = change.old, change.new
     item = new if new is not None else old
     if item is None or KINDS[type(item)] not in _SHOWN or is_by_hand(view, item):
         return None
-    attributes = {"name": _name(view, item)}
     if isinstance(item, Task):
-        attributes |= _task_attributes(view, item)
+        attributes = _task_attributes(view, item, removed)
+    else:
+        attributes = {"name": _name(item)}
     if old is not None and new is not None:
         changes = _changes(old, new)
         if changes is None:
             return None
         attributes |= changes
     action = "create" if old is None else "remove" if new is None else "update"
-    return _event(KINDS[type(item)], action, item.id, attributes=attributes, now=now)
+    return _event(KINDS[type(item)], action, item.id, attributes=attributes, now=change.at)
 
 
 def network_events(view: View, old: Object | None, new: Object | None, now: Timestamp) -> list[Json]:
@@ -172,10 +204,14 @@ def network_events(view: View, old: Object | None, new: Object | None, now: Time
     ]
 
 
-def _task_attributes(view: View, task: Task) -> dict[str, str]:
-    service, node = view.service(task.service_id), view.node(task.node_id)
+def _task_attributes(view: View, task: Task, removed: Mapping[ServiceId, Service]) -> dict[str, str]:
+    service = view.service(task.service_id) or removed.get(task.service_id)
+    node = view.node(task.node_id)
+    spec = None if service is None else service.spec
+    service_name = task.service_id if spec is None else spec.name
     attributes = {
-        "service": service.spec.name if service is not None else task.service_id,
+        "name": f"{service_name}.{place_text(spec, task)}",
+        "service": service_name,
         "state": state_name(task.status.state),
     }
     if task.node_id:
@@ -197,40 +233,47 @@ def _event(kind: Kind, action: str, id_: str, *, attributes: dict[str, str], now
 
 
 def is_wanted(event: Json, wanted: Filters, *, has_tasks: bool = False) -> bool:
-    """``type=``, ``event=``, and an object's kind with its id, id prefix or name.
+    """All filters of a request hold; of each, one of the values.
 
     Docker has no events of tasks: only who asks for them gets them.
     """
+    id_: str = event["Actor"]["ID"]
     attributes: dict[str, str] = event["Actor"]["Attributes"]
+    name = attributes.get("name", "")
     is_asked = has_tasks or "task" in wanted or "task" in wanted.get("type", ())
     if event["Type"] == Kind.TASK and not is_asked:
         return False
-    if not (
+    return (
         requests.matches(wanted, "type", lambda kind: kind == event["Type"])
         and requests.matches(wanted, "event", lambda action: action == event["Action"].partition(":")[0])
         and requests.matches(wanted, "scope", lambda scope: scope == event["scope"])
-        and requests.matches(wanted, "image", lambda image: image == attributes.get("image"))
+        and requests.matches(wanted, "image", lambda image: image in _images_of(event))
         and requests.matches_labels(wanted, "label", attributes)
-    ):
-        return False
-    kinds = [kind for kind in _KINDS if kind in wanted]
-    if not kinds:
-        return not {"volume", "daemon", "plugin"} & wanted.keys()
-    return event["Type"] in kinds and requests.matches(
-        wanted,
-        event["Type"],
-        lambda reference: event["Actor"]["ID"].startswith(reference) or attributes["name"] == reference,
+        and all(
+            requests.matches(wanted, kind, lambda text: id_.startswith(text) or name.startswith(text))
+            for kind in _NAMED
+        )
     )
 
 
-def _name(view: View, item: Object) -> str:
+def _images_of(event: Json) -> tuple[str, ...]:
+    """What it says of an image, with its tag and without."""
+    attributes: dict[str, str] = event["Actor"]["Attributes"]
+    said = (event["Actor"]["ID"], attributes.get("name" if event["Type"] == _IMAGE else "image", ""))
+    return (*said, *map(_without_tag, said))
+
+
+def _without_tag(name: str) -> str:
+    try:
+        return image_names.parse(name).name
+    except InvalidArgument:
+        return name  # of no image
+
+
+def _name(item: Object) -> str:
     match item:
         case Node():
             return item.description.hostname
-        case Task():
-            service = view.service(item.service_id)
-            spec = None if service is None else service.spec
-            return f"{item.service_id if spec is None else spec.name}.{place_text(spec, item)}"
         case Service() | Network() | Secret() | Config():
             return item.spec.name
         case _:

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from manager.image_push import Parcel
+from swarmpy.image_events import ImageEvents
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.image_offers import PushSource
 from swarmpy.model.images import (
@@ -23,6 +24,11 @@ Report = Callable[[Progress], None]
 
 class ImageControl(Protocol):
     """The images on one node, whether it is in a swarm or not, and the registries that it can reach."""
+
+    @property
+    def events(self) -> ImageEvents:
+        """What happens to them, whoever does it."""
+        ...
 
     async def list(self) -> tuple[Image, ...]: ...
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from manager.api.requests import Filters, matches_labels
 from swarmpy.errors import InvalidArgument, SwarmError
 from swarmpy.model.ids import SECOND_NS, Timestamp
-from swarmpy.model.images import Image
+from swarmpy.model.images import Image, labels_in
 
 LIST = frozenset({"reference", "dangling", "label", "before", "since", "until"})
 PRUNE = frozenset({"dangling", "label", "label!", "until"})
@@ -34,8 +34,10 @@ def chosen(
     since = [find(name).created_at for name in wanted.get("since", ())]
     found = []
     for image in images:
-        if dangling is not None and dangling != (not image.tags and not image.digests):
+        if dangling is True and image.tags:
             continue
+        if dangling is False and not image.tags and not image.digests:
+            continue  # one that has a digest alone, as after its tag has moved, is meant by both
         if any(image.created_at >= limit for limit in (*before, *until)):
             continue
         if any(image.created_at <= limit for limit in since):
@@ -77,9 +79,7 @@ def moment_of(text: str, now: Timestamp) -> Timestamp:
 
 
 def labels_of(image: Image) -> dict[str, str] | None:
-    inner = image.config.get("config")
-    labels = inner.get("Labels") if isinstance(inner, dict) else None
-    return labels if isinstance(labels, dict) else None
+    return labels_in(image.config)
 
 
 def _named(image: Image, patterns: Sequence[str]) -> Image:

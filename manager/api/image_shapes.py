@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from manager.api.docker_json import Json, rfc3339
 from manager.api.image_filters import labels_of
+from swarmpy.image_events import ImageEvent
 from swarmpy.model.ids import SECOND_NS
 from swarmpy.model.images import Image, ImageRemoval, Progress
 
@@ -192,3 +193,17 @@ def amount(size: int) -> str:
 
 def failure(text: str) -> Json:
     return {"errorDetail": {"message": text}, "error": text}
+
+
+def event(told: ImageEvent) -> Json:
+    """With the fields of old that clients of docker still read."""
+    return {
+        "status": told.action,
+        **({"id": told.id} if told.id else {}),
+        "Type": "image",
+        "Action": told.action,
+        "Actor": {"ID": told.id, "Attributes": dict(sorted(told.attributes.items()))},
+        "scope": "local",
+        "time": told.at // SECOND_NS,
+        "timeNano": told.at,
+    }

@@ -137,6 +137,7 @@ class Images:
             removed = await self._remove_whole(image)
             rows += image_shapes.removal(removed)
             size += removed.size_bytes
+        store.events.tell_pruned(size)
         return self._api.answer({"ImagesDeleted": rows or None, "SpaceReclaimed": size})
 
     async def _remove_whole(self, image: Image) -> ImageRemoval:

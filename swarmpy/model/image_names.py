@@ -43,6 +43,12 @@ class Reference(NamedTuple):
         """The one name that is looked up: a digest says more than a tag."""
         return f"{self.name}@{self.digest}" if self.digest else str(self)
 
+    @property
+    def shown(self) -> str:
+        """All that was written of it, as docker's events name it."""
+        tag = f":{self.tag}" if self.is_tagged or not self.digest else ""
+        return f"{self.name}{tag}@{self.digest}" if self.digest else f"{self.name}{tag}"
+
 
 def repository_of(key: str) -> str:
     """Of a ``Reference.key``, which is of one form: what stands before its tag or digest."""

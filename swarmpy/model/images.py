@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from swarmpy.model.ids import Timestamp
@@ -85,3 +86,10 @@ class Progress(Value, frozen=True, kw_only=True):
     total: int = 0
     is_measured: bool = False
     aux: dict[str, Any] | None = None
+
+
+def labels_in(config: Mapping[str, Any]) -> dict[str, str] | None:
+    """Of an image's configuration, as it came."""
+    inner = config.get("config")
+    labels = inner.get("Labels") if isinstance(inner, dict) else None
+    return labels if isinstance(labels, dict) else None

@@ -79,7 +79,8 @@ async def serve(config: NodeConfig, env: Env) -> int:
             executor = await _until(choosing, stopping)
             if executor is None:
                 return 0
-            daemon = Daemon(config, env, make_machine(executor, config, env, make))
+            machine = make_machine(executor, config, env, make)
+            daemon = Daemon(config, env, machine)
             daemon.fatal.add_done_callback(lambda _: stopping.set())
             stack.push_async_callback(daemon.stop)
             server = ApiServer(daemon, env)
@@ -96,7 +97,7 @@ async def serve(config: NodeConfig, env: Env) -> int:
             gc.collect()
             gc.freeze()  # what was loaded stays: the collector need not look at it again
             log.info("daemon_started", socket=str(config.socket), state=daemon.local().state.value)
-            await _until(_keep_house(executor, config, env), stopping)
+            await _until(_keep_house(machine, config, env), stopping)
             await stopping.wait()
             if daemon.fatal.done():
                 log.error("daemon_failed", reason=daemon.fatal.result())
@@ -104,13 +105,14 @@ async def serve(config: NodeConfig, env: Env) -> int:
             return 0
 
 
-async def _keep_house(executor: str, config: NodeConfig, env: Env) -> None:
+async def _keep_house(machine: Machine, config: NodeConfig, env: Env) -> None:
     """What is done now and then for as long as the daemon runs."""
     rules = Rules(config.image_gc_age, *config.image_gc_disk)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(return_memory())
-        if executor not in ENGINES:  # which see to their own images
-            tasks.create_task(ImageCollector(config.data_dir, env, rules).run())
+        if machine.executor_name not in ENGINES:  # which see to their own images
+            collector = ImageCollector(config.data_dir, env, rules, machine.images.events)
+            tasks.create_task(collector.run())
 
 
 def _nothing_to_reload() -> None:
@@ -141,9 +143,10 @@ def make_machine(executor: str, config: NodeConfig, env: Env, make: Callable[...
     service = executors.podman_service(config, executor)
     images = executors.make_images(config, env, executor, service)
     fetch = images.fetch if isinstance(images, Images) else None
+    pulled = None if isinstance(images, Images) else images.tell_pulled
     return Machine(
         executor_name=executor,
-        make_executor=partial(make, executor, fetch=fetch, service=service),
+        make_executor=partial(make, executor, fetch=fetch, service=service, pulled=pulled),
         make_backend=lambda: make_backend(config, env),
         open_journal=Journal,
         describe=partial(

@@ -11,7 +11,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +24,7 @@ from agent.executor.engine.service import PodmanService
 from agent.executor.images import shipping
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.imports import changed
-from agent.executor.images.removal import ImageUser
+from agent.executor.images.removal import ImageUser, is_id_prefix
 from agent.executor.images.store import ImageStore
 from agent.image_receiver import ImageReceiver
 from agent.received import ReceivedBlobs
@@ -41,14 +41,23 @@ from swarmpy.errors import (
     SwarmError,
     Unauthenticated,
 )
+from swarmpy.image_events import Action, ImageEvents, names_told
 from swarmpy.image_limits import IMAGE_BLOB_CHUNK_BYTES, IMAGE_NAMES_MAX, REGISTRY_NAME_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
 from swarmpy.model import image_names as references
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.image_offers import PushSource
-from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts, Progress
+from swarmpy.model.images import (
+    Credentials,
+    Image,
+    ImageRemoval,
+    Import,
+    ManifestFacts,
+    Progress,
+    labels_in,
+)
 from swarmpy.model.registry_auth import encode_credentials
-from swarmpy.node.image_shipping import FolderParcel
+from swarmpy.node.image_shipping import FolderParcel, ToldIntake
 from swarmpy.runtime import Env
 
 Users = dict[str, list[ImageUser]]
@@ -73,6 +82,7 @@ class EngineImages:
         registry_mirrors: Sequence[str] = (),
     ) -> None:
         self._clock = env.clock
+        self.events = ImageEvents(env.clock)
         self._service = service
         self._engine = Engine(flavour, service.socket if service is not None else socket)
         self._uses = 0
@@ -85,7 +95,7 @@ class EngineImages:
             mirrors=registry_mirrors,
         )
         self._transfers = Transfers(self._registries, ImageStore(data_dir / "images"), self._spool)
-        self._intake = EngineIntake(self._served, self._spool, asyncio.to_thread)
+        self._intake = ToldIntake(EngineIntake(self._served, self._spool, asyncio.to_thread), self._tell)
         self._receiver = ImageReceiver(
             self._intake, ReceivedBlobs(data_dir / "images" / "received"), env.clock
         )
@@ -102,6 +112,21 @@ class EngineImages:
 
     def now(self) -> Timestamp:
         return self._clock.now()
+
+    async def _tell(self, action: Action, id_: str, name: str = "") -> None:
+        """With the labels that it has; ``id_`` may be any reference. Of what is done here: the engine's own
+        events are for who asks the engine."""
+        labels: Mapping[str, str] = {}
+        with suppress(SwarmError):  # removed a moment ago, or no one image is meant
+            async with self._served() as engine:
+                labels = labels_in({"config": (await self._inspect(engine, id_)).get("Config")}) or {}
+        self.events.tell(action, id_, name=name, labels=labels)
+
+    def tell_pulled(self, name: str, inspected: Mapping[str, Any]) -> None:
+        """For the executor: a task's image was not here, and is now."""
+        parsed = references.parse(name)
+        labels = labels_in({"config": inspected.get("Config")}) or {}
+        self.events.tell("pull", parsed.shown, name=parsed.name, labels=labels)
 
     @asynccontextmanager
     async def _served(self) -> AsyncGenerator[Engine]:
@@ -222,6 +247,7 @@ class EngineImages:
                     id_ = str(line.get("status") or id_)
             if wanted is not None:
                 await self.tag(id_, wanted.name, wanted.tag)
+        await self._tell("import", id_)
         return id_
 
     async def _receive(self, chunks: AsyncIterator[bytes], path: Path) -> None:
@@ -242,16 +268,19 @@ class EngineImages:
     async def save(self, names: tuple[str, ...]) -> AsyncIterator[bytes]:
         if len(names) > IMAGE_NAMES_MAX:
             raise InvalidArgument(f"{IMAGE_NAMES_MAX} images can be saved at a time")
+        ids: dict[str, None] = {}
         async with self._served() as engine:
             for name in names:
                 try:
-                    await self._inspect(engine, name)
+                    ids[image_forms.id_of(await self._inspect(engine, name))] = None
                 except NotFound:
                     raise NotFound(f"No such image: {name}") from None
             with _translated():
                 async with engine.stream(
                     "GET", "/images/get", params=[("names", name) for name in names]
                 ) as content:
+                    for id_ in ids:
+                        await self._tell("save", id_)
                     async for piece in engine.chunks(content):
                         yield piece
 
@@ -281,6 +310,7 @@ class EngineImages:
                     f"/images/{image_forms.id_of(said)}/tag",
                     params={"repo": repository, "tag": wanted},
                 )
+        await self._tell("tag", image_forms.id_of(said), f"{parsed.name}:{wanted}")
 
     async def remove(self, name: str, *, is_forced: bool = False) -> ImageRemoval:
         async with self._served() as engine:
@@ -305,6 +335,13 @@ class EngineImages:
             deleted = tuple(
                 image_forms.shown(str(row["Deleted"])) for row in rows or () if row.get("Deleted")
             )
+            id_ = image_forms.id_of(said)
+            self.events.tell_removed(
+                id_,
+                names=names_told(len(untagged), is_by_id=is_id_prefix(id_, name)),
+                is_deleted=bool(deleted),
+                labels=labels_in({"config": said.get("Config")}) or {},
+            )
             return ImageRemoval(
                 untagged=untagged, deleted=deleted, size_bytes=int(said.get("Size") or 0) if deleted else 0
             )
@@ -325,8 +362,10 @@ class EngineImages:
         if platform:
             params["platform"] = platform
         async with self._served() as engine:
-            await self._tell(engine, "/images/create", params, report, credentials)
-            return await self.find(parsed.key)
+            await self._follow(engine, "/images/create", params, report, credentials)
+            image = await self.find(parsed.key)
+        self.events.tell("pull", parsed.shown, name=parsed.name, labels=labels_in(image.config) or {})
+        return image
 
     async def push(
         self,
@@ -339,9 +378,10 @@ class EngineImages:
         parsed = references.parse(f"{name}:{references.parse_tag(tag)}" if tag else name)
         params = {"tag": parsed.tag} if tag or parsed.is_tagged else {}
         async with self._served() as engine:
-            await self._tell(engine, f"/images/{_quoted(parsed.name)}/push", params, report, credentials)
+            await self._follow(engine, f"/images/{_quoted(parsed.name)}/push", params, report, credentials)
+        await self._tell("push", str(parsed) if params else parsed.name, parsed.name)
 
-    async def _tell(
+    async def _follow(
         self,
         engine: Engine,
         path: str,

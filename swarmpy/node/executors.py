@@ -39,13 +39,14 @@ from agent.executor.oci.choice import Choice
 from swarmpy.config import NodeConfig
 from swarmpy.errors import Corrupt, FailedPrecondition, InvalidArgument, SwarmError
 from swarmpy.model.executors import ENGINES, EXECUTORS, FIRST_EXECUTOR
-from swarmpy.node.daemon import Images as NodeImages
 from swarmpy.node.images import Images
 from swarmpy.runtime import Disk, Env
 
 if TYPE_CHECKING:
     from agent.executor.engine.client import Flavour
+    from agent.executor.engine.pulling import Pulled
     from agent.executor.engine.service import PodmanService
+    from swarmpy.node.engine_images import EngineImages
 
 log = structlog.get_logger(__name__)
 
@@ -189,7 +190,9 @@ def _record(data_dir: Path) -> Path:
     return data_dir / "executor.json"
 
 
-def make_images(config: NodeConfig, env: Env, name: str, service: PodmanService | None) -> NodeImages:
+def make_images(
+    config: NodeConfig, env: Env, name: str, service: PodmanService | None
+) -> Images | EngineImages:
     """The images of the node: its own, or its engine's."""
     if name not in ENGINES:
         return Images(
@@ -229,9 +232,10 @@ def make_executor(
     fetch: Fetch | None = None,
     service: PodmanService | None = None,
     choice: Choice | None = None,
+    pulled: Pulled | None = None,
 ) -> Executor:
-    """An executor over this node's data folder. ``fetch``: for those whose images are in it, too. ``choice``:
-    of all that are made for one daemon."""
+    """An executor over this node's data folder. ``fetch``: for those whose images are in it, too; the others
+    pull by themselves, and ``pulled`` is told. ``choice``: of all that are made for one daemon."""
     ids = node_ids.task_ids(config.userns_remap)
     if ids is not None and name != NativeExecutor.name:
         raise InvalidArgument(
@@ -248,6 +252,7 @@ def make_executor(
             service=service,
             files_dir=config.run_dir / "files",
             clock=env.clock,
+            pulled=pulled,
         )
     make: Callable[..., Executor] = partial(NativeExecutor, ids=ids)
     if name == "oci":

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -19,6 +20,7 @@ from agent.executor.images.collection import Candidate, Disk, Rules, Victim, is_
 from agent.executor.images.store import ImageStore, StoredImage
 from agent.executor.native.image_users import image_users, layers_in_use
 from agent.received import ReceivedBlobs
+from swarmpy.image_events import ImageEvents
 from swarmpy.image_limits import IMAGE_GC_FIRST_S, IMAGE_GC_PERIOD_S
 from swarmpy.model.ids import Timestamp
 from swarmpy.runtime import Env
@@ -26,29 +28,41 @@ from swarmpy.runtime import Env
 log = structlog.get_logger(__name__)
 
 
-class ImageCollector:
-    """Of the store in this data folder, whose tasks are there, too."""
+class Collected(NamedTuple):
+    """An image that went, with all of its names."""
 
-    def __init__(self, data_dir: Path, env: Env, rules: Rules) -> None:
+    id: str
+    names: tuple[str, ...]
+    labels: Mapping[str, Any]
+
+
+class ImageCollector:
+    """Of the store in this data folder, whose tasks are there, too. ``events``: are told what went."""
+
+    def __init__(self, data_dir: Path, env: Env, rules: Rules, events: ImageEvents) -> None:
         self._data_dir = data_dir
         self._tasks_dir = data_dir / "tasks"
         self._clock = env.clock
         self._store = ImageStore(data_dir / "images", env.clock.now)
         self._received = ReceivedBlobs(data_dir / "images" / "received")
         self._rules = rules
+        self._events = events
 
     async def run(self) -> None:
         """Until cancelled."""
         await asyncio.sleep(IMAGE_GC_FIRST_S)
         while True:
             try:
-                await asyncio.to_thread(self.collect)
+                for gone in await asyncio.to_thread(self.collect):
+                    self._events.tell_removed(
+                        gone.id, names=len(gone.names), is_deleted=True, labels=gone.labels
+                    )
             except Exception:  # the loop's top: a record that cannot be read must not end the daemon
                 log.exception("images_not_collected")
             await asyncio.sleep(IMAGE_GC_PERIOD_S)
 
-    def collect(self) -> tuple[str, ...]:
-        """One round; blocks. The ids of the images that went."""
+    def collect(self) -> tuple[Collected, ...]:
+        """One round; blocks. The images that went."""
         now, images = self._clock.now(), self._store.images()
         self._received.sweep((), now)
         self._store.sweep(self._layers_in_use)
@@ -66,9 +80,9 @@ class ImageCollector:
             needed_parts=self._layers_in_use(),
         )
         named = {image.id: image for image in images}
-        gone = tuple(victim.id for victim in victims if self._give_up(victim, named))
+        gone = [self._give_up(victim, named[victim.id]) for victim in victims]
         self._store.marks.keep({image.id for image in self._store.images()})
-        return gone
+        return tuple(each for each in gone if each is not None)
 
     def _layers_in_use(self) -> set[str]:
         return layers_in_use(self._tasks_dir)
@@ -96,15 +110,16 @@ class ImageCollector:
         except FileNotFoundError:
             return 0
 
-    def _give_up(self, victim: Victim, named: Mapping[str, StoredImage]) -> bool:
+    def _give_up(self, victim: Victim, image: StoredImage) -> Collected | None:
         """A task may have been made meanwhile: its image was noted as used before, so it stays."""
+        labels = self._store.labels(image)
         if not self._store.give_up(victim.id, last_used=victim.last_used, layers_in_use=self._layers_in_use):
-            return False
+            return None
         log.info(
             "image_collected",
             image_id=victim.id,
-            names=named[victim.id].references,
+            names=image.references,
             reason=victim.reason.value,
             unused_s=(self._clock.now() - victim.last_used) // 1_000_000_000,
         )
-        return True
+        return Collected(image.id, image.references, labels)

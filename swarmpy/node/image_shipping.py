@@ -1,13 +1,21 @@
-"""``FolderParcel``: what a push to nodes sends, out of a folder on the node that was asked. Each node is sent
-from it at its own pace; nothing of it is held in memory but the piece that is on its way."""
+"""The two ends of a push to nodes.
+
+``FolderParcel``: what is sent, out of a folder on the node that was asked; each node is sent from it at its
+own pace, and nothing of it is held in memory but the piece that is on its way. ``ToldIntake``: what a node
+takes in is told of as loaded there.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from pathlib import Path
+from typing import Protocol
 
 from agent.executor.images.shipping import Shipment
+from agent.executor.intake import ImageIntake
 from swarmpy.errors import FailedPrecondition
+from swarmpy.image_events import Action
 from swarmpy.image_push_limits import IMAGE_PART_BYTES
 from swarmpy.model.image_offers import Offer
 
@@ -38,3 +46,24 @@ class FolderParcel:
                     yield piece
         except OSError as error:
             raise FailedPrecondition(f"{digest} cannot be read: {error.strerror or error}") from None
+
+
+class Tell(Protocol):
+    def __call__(self, action: Action, id_: str, name: str = "") -> Awaitable[None]: ...
+
+
+class ToldIntake:
+    """``ImageIntake``."""
+
+    def __init__(self, intake: ImageIntake, tell: Tell) -> None:
+        self._intake = intake
+        self._tell = tell
+
+    async def missing(self, offer: Offer) -> frozenset[str]:
+        return await self._intake.missing(offer)
+
+    async def commit(self, offer: Offer, folder: Path) -> tuple[str, ...]:
+        names = await self._intake.commit(offer, folder)
+        for id_ in dict.fromkeys(image.id for image in offer.images):
+            await self._tell("load", id_)
+        return names

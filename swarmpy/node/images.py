@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agent.executor.images import saving, shipping
 from agent.executor.images.archive import own_architecture
 from agent.executor.images.imports import changed, image_config
 from agent.executor.images.intake import StoreIntake
-from agent.executor.images.removal import ImageUser
+from agent.executor.images.removal import ImageUser, is_id_prefix
 from agent.executor.images.store import ImageStore, StoredImage
 from agent.executor.native.image_users import image_users, layers_in_use
 from agent.image_receiver import ImageReceiver
@@ -27,6 +28,7 @@ from agent.registry.transfer import Transfers
 from agent.streams import Talk
 from manager.api.docker_json import rfc3339
 from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
+from swarmpy.image_events import Action, ImageEvents, names_told
 from swarmpy.image_limits import IMAGE_NAMES_MAX, REGISTRY_NAME_THREADS
 from swarmpy.limits import IMAGE_BYTES_MAX
 from swarmpy.model import image_names as references
@@ -34,7 +36,7 @@ from swarmpy.model.ids import SECOND_NS, Timestamp
 from swarmpy.model.image_offers import PushSource
 from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts, Progress
 from swarmpy.model.registry_auth import decode_credentials
-from swarmpy.node.image_shipping import FolderParcel
+from swarmpy.node.image_shipping import FolderParcel, ToldIntake
 from swarmpy.runtime import Env
 
 
@@ -55,6 +57,7 @@ class Images:
         is_offline: bool = False,
     ) -> None:
         self._clock = env.clock
+        self.events = ImageEvents(env.clock)
         self._store = ImageStore(data_dir / "images", self._clock.now)
         self._tasks_dir = data_dir / "tasks"
         self._spool = data_dir / "images" / "incoming"
@@ -70,7 +73,8 @@ class Images:
         self._transfers = Transfers(registries, self._store, self._spool)
         self._fetches = SharedFetches()
         received = ReceivedBlobs(data_dir / "images" / "received")
-        self._receiver = ImageReceiver(StoreIntake(self._store), received, self._clock)
+        intake = ToldIntake(StoreIntake(self._store), self._tell)
+        self._receiver = ImageReceiver(intake, received, self._clock)
 
     def prepare(self) -> None:
         """Make the folders; drop archives that a crash left half received."""
@@ -86,6 +90,17 @@ class Images:
 
     def now(self) -> Timestamp:
         return self._clock.now()
+
+    async def _tell(self, action: Action, id_: str, name: str = "") -> None:
+        """With the labels that it has; ``id_`` may be any reference."""
+        labels = await asyncio.to_thread(self._labels, id_)
+        self.events.tell(action, id_, name=name, labels=labels)
+
+    def _labels(self, reference: str) -> Mapping[str, Any]:
+        try:
+            return self._store.labels(self._store.find(reference))
+        except NotFound:  # removed a moment ago, or no one image is meant
+            return {}
 
     # --- asking
 
@@ -146,7 +161,16 @@ class Images:
         async with self._spooling() as folder:
             path = folder / (Path(filename).name or "image.tar")
             await self._receive(chunks, path)
-            return tuple(await asyncio.to_thread(self._store.load, path, name=name))
+            names, ids = await asyncio.to_thread(self._load, path, name)
+        for id_ in ids:
+            await self._tell("load", id_)
+        return names
+
+    def _load(self, path: Path, name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names, and the images that have them."""
+        names = tuple(self._store.load(path, name=name))
+        owners = {key: image.id for image in self._store.images() for key in image.references}
+        return names, tuple(dict.fromkeys(owners[key] for key in names if key in owners))
 
     async def import_rootfs(self, chunks: AsyncIterator[bytes], wish: Import) -> str:
         changed(wish.changes)  # what is wrong with them is told before the archive is read
@@ -161,7 +185,11 @@ class Images:
         async with self._spooling() as folder:
             path = folder / "rootfs.tar"
             await self._receive(chunks, path)
-            return await asyncio.to_thread(self._store.import_rootfs, path, config_of, name=wish.name)
+            id_ = await asyncio.to_thread(self._store.import_rootfs, path, config_of, name=wish.name)
+        if wish.name:
+            await self._tell("tag", id_, str(references.parse(wish.name)))
+        await self._tell("import", id_)
+        return id_
 
     @asynccontextmanager
     async def _spooling(self) -> AsyncGenerator[Path]:
@@ -227,8 +255,12 @@ class Images:
         wanted = await asyncio.to_thread(self._wanted, names)
         async with self._spooling() as folder:
             pieces: Iterator[bytes] = saving.save(self._store, wanted, folder)
-            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            piece = await asyncio.to_thread(next, pieces, None)
+            for image, _ in wanted:  # which are lent now
+                await self._tell("save", image.id)
+            while piece is not None:
                 yield piece
+                piece = await asyncio.to_thread(next, pieces, None)
 
     def _wanted(self, names: tuple[str, ...]) -> Sequence[tuple[StoredImage, tuple[str, ...]]]:
         """Each image once, with the tags that were asked for."""
@@ -267,14 +299,20 @@ class Images:
         if parsed.digest:
             raise InvalidArgument("refusing to create a tag with a digest reference")
         target = f"{parsed.name}:{references.parse_tag(tag)}" if tag else str(parsed)
-        await asyncio.to_thread(self._store.tag, name, target)
+        id_ = await asyncio.to_thread(self._store.tag, name, target)
+        await self._tell("tag", id_, target)
 
     async def remove(self, name: str, *, is_forced: bool = False) -> ImageRemoval:
-        return await asyncio.to_thread(self._remove, name, is_forced)
+        image, labels, removed = await asyncio.to_thread(self._remove, name, is_forced)
+        names = names_told(len(removed.untagged), is_by_id=is_id_prefix(image.id, name))
+        self.events.tell_removed(image.id, names=names, is_deleted=bool(removed.deleted), labels=labels)
+        return removed
 
-    def _remove(self, name: str, is_forced: bool) -> ImageRemoval:
+    def _remove(self, name: str, is_forced: bool) -> tuple[StoredImage, Mapping[str, Any], ImageRemoval]:
         images = self._store.images()
         before = sum(_layer_sizes(images).values())
+        image = self._store.find(name)
+        labels = self._store.labels(image)
         untagged, deleted = self._store.remove(
             name,
             users=image_users(self._tasks_dir, images),
@@ -282,7 +320,7 @@ class Images:
             is_forced=is_forced,
         )
         freed = before - sum(_layer_sizes(self._store.images()).values())
-        return ImageRemoval(untagged=untagged, deleted=deleted, size_bytes=max(freed, 0))
+        return image, labels, ImageRemoval(untagged=untagged, deleted=deleted, size_bytes=max(freed, 0))
 
     # --- registries
 
@@ -299,6 +337,7 @@ class Images:
         before = {image.id: image.references for image in await asyncio.to_thread(self._store.images)}
         image = await self._transfers.pull(parsed, report, platform=platform, credentials=credentials)
         shown = f"{parsed.name}:{parsed.tag}" if not parsed.digest else parsed.key
+        await self._tell("pull", parsed.shown, parsed.name)
         is_new = shown not in before.get(image.id, ())
         report(
             Progress(
@@ -316,6 +355,7 @@ class Images:
 
         async def fetch() -> None:
             await self._transfers.pull(parsed, lambda _: None, credentials=who, is_hurried=True)
+            await self._tell("pull", parsed.shown, parsed.name)
 
         await self._fetches.run((parsed.key, registry_auth), fetch)
 
@@ -347,6 +387,7 @@ class Images:
             )
         for image, each in found:
             await self._transfers.push(image, references.parse(each), report, credentials=credentials)
+        await self._tell("push", str(parsed) if tag or parsed.is_tagged else parsed.name, parsed.name)
 
     async def look(self, name: str, credentials: Credentials) -> ManifestFacts:
         return await self._transfers.look(references.parse(name), credentials)

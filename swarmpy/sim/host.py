@@ -187,7 +187,7 @@ class Host:
             open_journal=self._open_journal,
             describe=lambda: replace(self.description, boot_id=f"{self.name}.{self.boots}"),
             read_system=read_system,
-            images=NoImages(),
+            images=NoImages(env.clock),
             volumes=NoVolumes(),
         )
 

@@ -11,12 +11,14 @@ from manager.api.image_control import Report
 from manager.image_push import Parcel
 from swarmpy.config import NodeConfig
 from swarmpy.errors import NotFound, Unimplemented
+from swarmpy.image_events import ImageEvents
 from swarmpy.model.generic_resources import parse
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.image_offers import PushSource
 from swarmpy.model.images import Credentials, Image, ImageRemoval, Import, ManifestFacts
 from swarmpy.model.objects import NodeDescription
 from swarmpy.model.specs import Platform, Resources
+from swarmpy.runtime import Clock
 
 CPU_NANOS = 1_000_000_000
 CPUS = 8
@@ -55,6 +57,9 @@ def read_system(config: NodeConfig, *, executor: str, tasks: int) -> SystemInfo:
 
 class NoImages:
     """The executor of the simulation takes any image's name; none is stored, and no registry is there."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.events = ImageEvents(clock)
 
     def prepare(self) -> None:
         """There is nothing to prepare."""

@@ -56,6 +56,7 @@ from agent.executor.engine.inside import Inside
 from agent.executor.engine.joining import join
 from agent.executor.engine.logs import Logs
 from agent.executor.engine.making import Maker
+from agent.executor.engine.pulling import Pulled
 from agent.executor.engine.service import PodmanService
 from agent.executor.engine.states import start_exit_code, state_of
 from agent.executor.engine.task import KIND_PAUSE, Ended, EngineTask, Record
@@ -105,9 +106,11 @@ class EngineExecutor:
         files_dir: Path | None = None,
         clock: Clock | None = None,
         service: PodmanService | None = None,
+        pulled: Pulled | None = None,
     ) -> None:
         data_dir = data_dir.absolute()
         self.name: str = flavour
+        self._pulled = pulled
         if service is None and flavour == "podman" and not socket and not os.path.exists(_SYSTEMS_PODMAN):
             service = PodmanService(data_dir)
         self._service = service
@@ -217,7 +220,9 @@ class EngineExecutor:
         )
 
     async def ensure_image(self, reference: str, *, registry_auth: str = "") -> ImageConfig:
-        return await pulling.ensure_image(self.engine, reference, registry_auth=registry_auth)
+        return await pulling.ensure_image(
+            self.engine, reference, registry_auth=registry_auth, pulled=self._pulled
+        )
 
     # --- one task
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -20,8 +21,13 @@ from swarmpy.model.image_names import HOST
 
 log = structlog.get_logger(__name__)
 
+Pulled = Callable[[str, Mapping[str, Any]], None]
+"""Is told the name of an image that was pulled, and what the engine says of it now."""
 
-async def ensure_image(engine: Engine, name: str, *, registry_auth: str = "") -> ImageConfig:
+
+async def ensure_image(
+    engine: Engine, name: str, *, registry_auth: str = "", pulled: Pulled | None = None
+) -> ImageConfig:
     """TaskRejected in docker's words if it is neither here nor to be had, as with native tasks."""
     if references.is_host(name):
         raise TaskRejected(
@@ -36,7 +42,10 @@ async def ensure_image(engine: Engine, name: str, *, registry_auth: str = "") ->
         reason = str(missing)
     try:
         await pull(engine, name, registry_auth=registry_auth)
-        return config_of(name, await inspect(engine, name))
+        said = await inspect(engine, name)
+        if pulled is not None:
+            pulled(name, said)
+        return config_of(name, said)
     except SwarmError as error:
         log.warning("image_not_pulled", image=name, reason=str(error))
         raise TaskRejected(reason) from None

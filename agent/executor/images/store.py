@@ -51,6 +51,7 @@ from swarmpy.errors import FailedPrecondition, InvalidArgument, NotFound
 from swarmpy.model import image_names as references
 from swarmpy.model.ids import Timestamp
 from swarmpy.model.image_names import HOST
+from swarmpy.model.images import labels_in
 
 __all__ = ["HOST", "ImageRecord", "ImageStore", "StoredImage"]
 
@@ -145,6 +146,13 @@ class ImageStore:
             config = _remembered(image.record)
         return config if isinstance(config, dict) else {}
 
+    def labels(self, image: StoredImage) -> Mapping[str, Any]:
+        """None where its configuration was damaged: that is told when it is needed."""
+        try:
+            return labels_in(self.raw_config(image)) or {}
+        except ValueError:
+            return {}
+
     def lend(self, images: Sequence[StoredImage], folder: Path) -> None:
         """Link what is kept of the images into ``folder``, by the hex digits of digests: it is there whatever
         becomes of them. To be given away is a use. NotFound if an image, or bytes of it, are not here."""
@@ -218,11 +226,13 @@ class ImageStore:
             self._name_new([(record, names)])
         return record.id
 
-    def tag(self, reference: str, name: str) -> None:
-        """Give the image one more name; taken from another, if that had it."""
+    def tag(self, reference: str, name: str) -> str:
+        """Give the image one more name; taken from another, if that had it. Returns its id."""
         wanted = checked_name(name)
         with self._holding(fcntl.LOCK_SH):
-            self._name([(self.find(reference).record, (wanted,))])
+            record = self.find(reference).record
+            self._name([(record, (wanted,))])
+        return record.id
 
     def note_digest(self, reference: str, key: str) -> None:
         """The image has this ``repository@digest`` in a registry."""

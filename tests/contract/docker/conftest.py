@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docker_engine import IMAGE, docker_engine
+from docker_engine import IMAGE, DockerEngine, docker_engine
 from lab_services import lab_of
 from oracle import Both, Ledger, Side
 from oracle_differences import DIFFERENCES, EVERYWHERE
+
+from swarmpy.lab.cluster import Lab
 
 HERE = Path(__file__).parent
 
@@ -28,14 +30,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def sides() -> Iterator[tuple[Side, Side]]:
+def machines() -> Iterator[tuple[DockerEngine, Lab]]:
     with docker_engine() as engine, lab_of(managers=1, workers=0) as lab:
-        docker = Side("docker", engine.socket)
-        swarmpy = Side("swarmpy", Path(lab.docker_host("node-1").removeprefix("unix://")))
-        image = docker.send("GET", f"/images/{IMAGE}/get").body
-        loaded = swarmpy.send("POST", "/images/load", image, {"Content-Type": "application/x-tar"})
-        assert loaded.status == 200, loaded
-        yield docker, swarmpy
+        yield engine, lab
+
+
+@pytest.fixture(scope="session")
+def sides(machines: tuple[DockerEngine, Lab]) -> tuple[Side, Side]:
+    engine, lab = machines
+    docker = Side("docker", engine.socket)
+    swarmpy = Side("swarmpy", Path(lab.docker_host("node-1").removeprefix("unix://")))
+    image = docker.send("GET", f"/images/{IMAGE}/get").body
+    loaded = swarmpy.send("POST", "/images/load", image, {"Content-Type": "application/x-tar"})
+    assert loaded.status == 200, loaded
+    return docker, swarmpy
 
 
 @pytest.fixture(scope="module")

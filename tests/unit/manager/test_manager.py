@@ -59,12 +59,12 @@ async def test_what_was_committed_before_a_restart_is_no_news_after_it(tmp_path:
         async with asyncio.timeout(DEADLINE_S):
             await manager.wait_current()
             for number in itertools.count():
-                if history.next:
+                if history.changes.next:
                     break
                 # until it has begun, which nobody is told of
                 made = make_service(f"later-{number}")
                 await cluster.propose(host, *(Create(object=each) for each in made))
-        told = {getattr(change.new, "id", "") for change in history.beginning_with(0)}
+        told = {getattr(change.new, "id", "") for change in history.changes.beginning_with(0)}
         assert "before-s" not in told
 
 

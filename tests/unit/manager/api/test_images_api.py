@@ -15,6 +15,8 @@ from api_http import Http
 from api_node import FakeNode
 from image_files import digest, tar_of, write_docker_save
 
+from agent.executor.images.store import ImageStore
+
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="unpacking sets owners")]
 
 BASE, TOP = tar_of(("a", b"a" * 5_000)), tar_of(("b", b"b" * 700))
@@ -141,6 +143,18 @@ async def test_a_tag_moves_and_its_image_stays_without_one(http: Http, tmp_path:
     pruned = (await http.post(f"/images/prune{filters(dangling=['false'])}", None)).json
     assert pruned["ImagesDeleted"][:2] == [{"Untagged": "app:1"}, {"Deleted": second}]
     assert pruned["SpaceReclaimed"] == 5_700
+
+
+async def test_what_has_a_digest_alone_is_dangling(http: Http, node: FakeNode, tmp_path: Path) -> None:
+    """As after its tag has moved with a newer pull: docker prunes it, and shows it either way."""
+    id_ = await load(http, tmp_path, "app:1")
+    ImageStore(node.folder / "images").note_digest("app:1", f"app@{id_}")
+    second = await load(http, tmp_path, "app:1", layers=(BASE, TOP))
+    for dangling, ids in (("true", {id_}), ("false", {id_, second})):
+        found = (await http.get(f"/images/json{filters(dangling=[dangling])}")).json
+        assert {image["Id"] for image in found} == ids
+    pruned = (await http.post("/images/prune", None)).json
+    assert pruned["ImagesDeleted"] == [{"Untagged": f"app@{id_}"}, {"Deleted": id_}]
 
 
 async def test_removal_by_id_of_an_image_with_two_names(http: Http, tmp_path: Path) -> None:

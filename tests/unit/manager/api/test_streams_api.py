@@ -182,11 +182,11 @@ async def test_event_filters(http: Http, cluster: FakeCluster) -> None:
 
 
 async def test_events_of_tasks_are_for_who_asks(http: Http, cluster: FakeCluster) -> None:
-    assert cluster.history.next == 0
+    assert cluster.history.changes.next == 0
     await asyncio.sleep(0)  # its reader begins
     id_ = (await http.post("/services/create", spec())).json["ID"]
     cluster.add_task("t1", id_, state=TaskState.ASSIGNED)
-    await cluster.history.wait_beyond(1)
+    await cluster.history.changes.wait_beyond(1)
 
     async def told(**params: str) -> list[str]:
         now = f"{SystemClock().now() / 1e9:.6f}"

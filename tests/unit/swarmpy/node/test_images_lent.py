@@ -42,7 +42,7 @@ class Node:
         self.images = Images(folder, env, is_offline=True)
         self.images.prepare()
         self.store = ImageStore(folder / "images", self.clock.now)
-        self.collector = ImageCollector(folder, env, RULES)
+        self.collector = ImageCollector(folder, env, RULES, self.images.events)
         layout = write_layout(folder / "app", LAYERS, name="app")
         self.id = self.store.load_pulled(layout, ("app:latest", f"app@sha256:{'a' * 64}")).id
         assert self.collector.collect() == ()
