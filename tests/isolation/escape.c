@@ -250,6 +250,7 @@ static void network(void) {
     said("vsock", socket(40, SOCK_STREAM, 0));
     said("af_alg", socket(38, SOCK_SEQPACKET, 0));
     said("raw", socket(AF_INET, SOCK_RAW, 1));
+    said("ping", socket(AF_INET, SOCK_DGRAM, 1));
     said("packet", socket(AF_PACKET, SOCK_RAW, 0x0300));
     fd = socket(AF_INET, SOCK_DGRAM, 0);
     lo.ifr_flags = 0;
