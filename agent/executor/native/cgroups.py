@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable
@@ -26,6 +27,7 @@ from agent.executor.native import device_filter, devices, usage
 from agent.executor.native.demands import Demands
 from swarmpy.errors import TaskRejected, Unavailable
 from swarmpy.limits import CGROUP_POLL_S, CGROUP_REMOVE_TIMEOUT_S
+from swarmpy.model.ids import ID_CHARS
 
 WANTED = ("memory", "cpu", "pids", "cpuacct", "blkio")
 """``blkio`` only counts."""
@@ -34,6 +36,7 @@ EXTRA = ("cpuset", "devices")
 _CORE = "cgroup"
 """Of v2: what every group has, whatever controllers it has been given."""
 _V2 = ("memory", "cpu", "pids", "cpuset", "io")
+_TASK_ID = re.compile(rf"[0-9a-z]{{{ID_CHARS}}}")
 _DAEMON_LEAF = "swarmpy-daemon"
 _MOVES_MAX = 10
 """How often a group is looked into for processes that were forked while others were moved out of it."""
@@ -227,12 +230,13 @@ class Cgroups:
                 self._remove_busy(task_id, folder)
 
     def task_ids(self) -> set[str]:
-        """Every task that has a group here."""
+        """Every task that has a group here. Others may be beside them, where the parent is not ours alone: those
+        of the node's services, say."""
         found: set[str] = set()
         for root in dict.fromkeys(self._layout.roots.values()):
             if root.is_dir():
                 found.update(entry.name for entry in os.scandir(root) if entry.is_dir())
-        return found
+        return {name for name in found if _TASK_ID.fullmatch(name)}
 
     def stats(self, task_id: str) -> Stats:
         return stats_of(self._layout, task_id)
@@ -354,7 +358,7 @@ def _prepare_v2(root: Path, own: Path | None) -> set[str]:
     if not _make(root):
         return set()
     # the root of all groups is the only one that has no type, and may have processes beside children
-    if own is not None and own in root.parents and (own / "cgroup.type").exists():
+    if own is not None and own in (root, *root.parents) and (own / "cgroup.type").exists():
         _empty(own)  # first: controllers that processes may compete for would keep them from moving
     chain = [folder for folder in (root, *root.parents) if (folder / "cgroup.subtree_control").exists()]
     for folder in reversed(chain):

@@ -202,6 +202,15 @@ def test_processors_that_the_group_above_does_not_have(
         cgroups.create("t", demands)
 
 
+def test_all_processes_are_killed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before one of them can fork."""
+    written = mounted_at(tmp_path / "cgroup", monkeypatch)
+    cgroups = Cgroups("/swarmpy")
+    cgroups.prepare()
+    cgroups.kill("t")
+    assert written[-1] == ("swarmpy/t/cgroup.kill", "1")
+
+
 def test_removing_what_is_not_there(unified: tuple[Cgroups, Path]) -> None:
     cgroups, _ = unified
     cgroups.remove("never")

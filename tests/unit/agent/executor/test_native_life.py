@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from agent.executor.native import folders
 from agent.executor.native.executor import NativeExecutor
 from agent.executor.native.shim import supervise
 from swarmpy.errors import Unavailable
-from swarmpy.model.ids import TaskId
+from swarmpy.model.ids import ID_BYTES, TaskId, make_id
 from swarmpy.model.specs import Limits
 
 pytestmark = [
@@ -252,16 +252,35 @@ asyncio.run(main())
 
 
 async def test_half_made_folders_and_stray_groups_are_cleared(rig: NativeRig) -> None:
+    """Groups that are no task's are not ours: the parent may be a slice of systemd's, or the root."""
     task_id = await rig.sh("kept", "sleep 1000")
     half = folder_of(rig, "half")
     (half / "upper").mkdir(parents=True)
-    stray = [group.parent / "stray" for group in cgroups_of(rig, task_id)]
-    for group in stray:
+    parents = [group.parent for group in cgroups_of(rig, task_id)]
+    stray = [parent / make_id(bytes(ID_BYTES)) for parent in parents]
+    foreign = [parent / "ssh.service" for parent in parents]
+    for group in (*stray, *foreign):
         group.mkdir()
-    executor = await rig.reopen(is_clean=False)
+    with other_process_in(foreign[0]) as process:
+        executor = await rig.reopen(is_clean=False)
+        assert process.poll() is None
     assert [found.task_id for found in await executor.list()] == [task_id]
     assert not half.exists()
     assert not any(group.exists() for group in stray)
+    for group in foreign:
+        group.rmdir()
+
+
+@contextlib.contextmanager
+def other_process_in(group: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """As a service of the node's."""
+    process = subprocess.Popen(["sleep", "1000"])
+    try:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 async def test_a_start_that_broke_off_can_be_repeated(rig: NativeRig) -> None:
