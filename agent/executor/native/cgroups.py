@@ -230,8 +230,8 @@ class Cgroups:
                 self._remove_busy(task_id, folder)
 
     def task_ids(self) -> set[str]:
-        """Every task that has a group here. Others may be beside them, where the parent is not ours alone: those
-        of the node's services, say."""
+        """Every task that has a group here. Others may be beside them, where the parent is not ours alone:
+        those of the node's services, say."""
         found: set[str] = set()
         for root in dict.fromkeys(self._layout.roots.values()):
             if root.is_dir():
