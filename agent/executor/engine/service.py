@@ -26,6 +26,7 @@ from agent.executor.engine.limits import (
     ENGINE_SERVICE_START_TIMEOUT_S,
     ENGINE_SERVICE_STOP_TIMEOUT_S,
 )
+from agent.executor.native.shim.supervise import write_record
 from swarmpy.errors import SwarmError, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -71,7 +72,7 @@ class PodmanService:
                     continue
             missing = await trial()
             if not missing:
-                (self._data_dir / _CHOICE).write_text(runtime)
+                self._keep_choice(runtime)
                 return ()
             log.warning("podman_runtime_refused", runtime=runtime or "default", reason=missing[0])
             first = first or missing
@@ -90,27 +91,42 @@ class PodmanService:
             child.kill()
             await child.wait()
 
-    def _read_choice(self) -> str:
+    def _keep_choice(self, runtime: str) -> None:
         try:
-            return (self._data_dir / _CHOICE).read_text()
-        except OSError:
+            write_record(str(self._data_dir / _CHOICE), runtime)
+        except OSError as error:  # a full disk, say: it only saves the next daemon a trial
+            log.warning("podman_runtime_not_kept", reason=str(error))
+
+    def _read_choice(self) -> str:
+        """Podman's own if it was not kept, was torn by a power failure, or is not there any more."""
+        try:
+            runtime = (self._data_dir / _CHOICE).read_text()
+            return runtime if runtime and os.access(runtime, os.X_OK) else ""
+        except (OSError, ValueError):
             return ""
 
     def _candidates(self) -> tuple[str, ...]:
         found = [""]
         if runc := shutil.which("runc"):
             found.append(runc)
-        if (crun := shutil.which("crun")) and _HYBRID.is_dir():
-            found.append(self._wrap(crun))
+        if (crun := shutil.which("crun")) and _HYBRID.is_dir() and (wrapper := self._wrap(crun)):
+            found.append(wrapper)
         return tuple(found)
 
     def _wrap(self, crun: str) -> str:
-        """A program that runs crun where it sees cgroup v1 alone; all else of the machine is as it is."""
+        """A program that runs crun where it sees cgroup v1 alone; all else of the machine is as it is. It
+        appears whole, for monitors run it at any time. Empty if it cannot be written."""
         place = self._data_dir / _WRAPPER
         inner = f'umount -l {_HYBRID} && exec {shlex.quote(crun)} "$@"'
         text = f'#!/bin/sh\nexec unshare --mount --propagation slave sh -c {shlex.quote(inner)} crun "$@"\n'
-        place.write_text(text)
-        place.chmod(0o700)
+        fresh = place.with_suffix(".new")
+        try:
+            fresh.write_text(text)
+            fresh.chmod(0o700)
+            os.replace(fresh, place)
+        except OSError as error:
+            log.warning("podman_runtime_not_kept", reason=str(error))
+            return ""
         return str(place)
 
     async def _start(self, engine: Engine, runtime: str) -> None:
@@ -134,15 +150,18 @@ class PodmanService:
         if setpriv := shutil.which("setpriv"):  # the service goes with the daemon, however that ends
             words = [setpriv, "--pdeathsig", "TERM", "--", *words]
         env = os.environ | {"DISABLE_HC_SYSTEMD": "true"}  # health is the agent's affair
-        with (self._data_dir / "podman.log").open("wb") as output:
-            self._child = await asyncio.create_subprocess_exec(
-                *words,
-                cwd=self._data_dir,  # monitors leave their notes where it stands
-                env=env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        try:
+            with (self._data_dir / "podman.log").open("wb") as output:
+                self._child = await asyncio.create_subprocess_exec(
+                    *words,
+                    cwd=self._data_dir,  # monitors leave their notes where it stands
+                    env=env,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+        except OSError as error:
+            raise Unavailable(f"podman's service cannot be started: {error}") from None
         self._runtime = runtime
         try:
             async with asyncio.timeout(ENGINE_SERVICE_START_TIMEOUT_S):
