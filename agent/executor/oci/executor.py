@@ -34,7 +34,7 @@ from agent.executor.oci.life import Life
 from agent.executor.oci.limits import LOG_ROTATE_PERIOD_S, LOG_ROTATE_ROOM_BYTES
 from agent.executor.oci.making import OciMaker
 from agent.executor.oci.trial import Trial
-from swarmpy.errors import SwarmError
+from swarmpy.errors import SwarmError, Unavailable
 from swarmpy.limits import LOG_FILE_BYTES_MAX
 from swarmpy.model.ids import TaskId
 from swarmpy.runtime import Clock
@@ -191,7 +191,13 @@ class OciExecutor(NativeExecutor):
     # --- watching
 
     def _read_state(self, folder: Path) -> TaskState:
-        return self.life.recover(folder.name)
+        """At the start. One whose broken-off start cannot be cleared away must not keep the node from its
+        other tasks: it counts as created, and who starts or removes it tries again."""
+        try:
+            return self.life.recover(folder.name)
+        except Unavailable as error:
+            log.warning("task_not_recovered", task_id=folder.name, error=str(error))
+            return records.read_state(folder)
 
     def _watch(self, task_id: TaskId, task: Remembered, shim: int) -> None:
         """Whether conmon lives is asked after its pidfd was opened: the number may be another's by now."""

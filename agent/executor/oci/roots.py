@@ -94,14 +94,14 @@ def _mount_overlay(job: Job) -> None:
 
 def _in_folder(folder: str, call: Callable[[], None]) -> None:
     """Call it with this working directory, which is a thread's own for once."""
-    errors: list[OSError] = []
+    errors: list[BaseException] = []
 
     def run() -> None:
         try:
             kernel.unshare(_CLONE_FS)
             os.chdir(folder)
             call()
-        except OSError as error:
+        except BaseException as error:  # noqa: BLE001 - carried over to the thread that waits
             errors.append(error)
 
     thread = threading.Thread(target=run, name="oci-mount")

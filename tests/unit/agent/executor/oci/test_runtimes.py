@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.executor.oci import roots
 from agent.executor.oci.roots import mounts_below
 from agent.executor.oci.runtimes import Failure, failure_of, is_hybrid_refusal, is_static
 
@@ -97,3 +98,11 @@ def test_what_is_mounted_below_a_folder() -> None:
         "/data/tasks/one/foreign/0",
     ]
     assert mounts_below(Path("/data/tasks/one more"), table) == ["/data/tasks/one more/root"]
+
+
+def test_what_fails_in_a_folder_is_not_lost() -> None:
+    def fail() -> None:
+        raise ValueError("not of the disk")
+
+    with pytest.raises(ValueError, match="not of the disk"):
+        roots._in_folder("/", fail)

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from agent.executor.native.folders import TaskState
 from agent.executor.native.shim.supervise import process_start
 from agent.executor.oci import attached, monitor
 from agent.executor.oci.attached import TaskInput
+from agent.executor.oci.executor import OciExecutor
 from agent.executor.oci.records import Made
 from swarmpy.errors import Unavailable
 
@@ -113,3 +115,24 @@ async def test_a_conmon_that_never_listens_is_given_up(
         listening.listen(0)
         with attached._connect(tmp_path), pytest.raises(BlockingIOError):
             await asyncio.to_thread(attached._connect, tmp_path)
+
+
+def test_one_that_cannot_be_cleared_away_does_not_keep_the_others_from_being_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a start that was broken off; who starts or removes that task tries again."""
+    executor = OciExecutor(tmp_path, cgroup_parent="/none")
+    for name in ("a", "b"):
+        (tmp_path / "tasks" / name).mkdir(parents=True)
+        (tmp_path / "tasks" / name / "job.json").write_text("{}")
+    recovered = TaskState(shim=7, started=None, ended=None)
+
+    def recover(task_id: str) -> TaskState:
+        if task_id == "a":
+            raise Unavailable("process 9 does not die")
+        return recovered
+
+    monkeypatch.setattr(executor.life, "recover", recover)
+    monkeypatch.setattr(executor._cgroups, "task_ids", set)
+    monkeypatch.setattr(executor._files, "task_ids", set)
+    assert dict(executor._scan()) == {"a": TaskState(shim=0, started=None, ended=None), "b": recovered}
