@@ -29,6 +29,11 @@ def rig(request: pytest.FixtureRequest) -> Rig:
     return made
 
 
+CALL_S = 1.0
+"""Until a call of which the test waits for the end is over: long enough that it reaches the other end."""
+GRACE_S = 3.0
+
+
 def frames(text: str) -> raft_pb2.RaftFrames:
     return raft_pb2.RaftFrames(frames=[raft_pb2.RaftFrame(hello=raft_pb2.RaftHello(raft_id=text))])
 
@@ -191,11 +196,12 @@ def test_a_deadline_ends_the_call_at_both_ends(rig: Rig) -> None:
     async def scenario(rig: Rig) -> None:
         server, address = await rig.start()
         async with rig.transport.channel(rig.cluster.manager, address) as channel:
+            await raft(channel).Ping(raft_pb2.RaftPingRequest())  # what comes too late shall be the answer
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await raft(channel).Members(raft_pb2.RaftMembersRequest(), timeout=0.3)
+                await raft(channel).Members(raft_pb2.RaftMembersRequest(), timeout=CALL_S)
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             await until(lambda: rig.subject.events == ["asked", "cancelled"])
-            stream = raft(channel).Stream(timeout=0.3)
+            stream = raft(channel).Stream(timeout=CALL_S)
             with pytest.raises(grpc.aio.AioRpcError) as late:
                 await stream.read()
             assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -273,7 +279,7 @@ def test_a_server_that_stops(rig: Rig) -> None:
             await stream.read()
             asking = asyncio.ensure_future(raft(channel).Members(raft_pb2.RaftMembersRequest()))
             await until(lambda: "asked" in rig.subject.events)
-            stopping = asyncio.create_task(rig.at_server(server.stop(0.5)))
+            stopping = asyncio.create_task(rig.at_server(server.stop(GRACE_S)))
             await asyncio.sleep(0.1)
             with pytest.raises(Unavailable):
                 await ping(rig, address)

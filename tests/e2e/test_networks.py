@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from lab_cli import DEADLINE_S, reason, state, tasks_of, wait_for
-from net_hosts import EchoServer, Frame, command_in, is_reachable, run_in
+from net_hosts import PATIENCE_S, EchoServer, Frame, command_in, is_reachable, run_in
 from net_lab import (
     PORT,
     SERVER,
@@ -291,13 +291,13 @@ def arp_answer(path: Path, own: str, wanted: str) -> str:
 def test_a_node_without_its_ingress_endpoint_serves_nothing_until_it_is_mended(lab: NetLab) -> None:
     tasks = lab.serve("web", 2, "--publish", "8080:80")
     away = next(name for name in lab.names if name not in {task.node for task in tasks})
-    assert answers(lab.path(), lab.address(away), 8080)
+    assert answers(lab.path(), lab.address(away), 8080, timeout_s=PATIENCE_S)
     lab.lab.pause(away)  # or it would mend at once what it is told of
     try:
         command_in(lab.path(away), "ip", "link", "delete", "sw-ing")
         assert not answers(lab.path(), lab.address(away), 8080)
         for name in set(lab.names) - {away}:
-            assert answers(lab.path(), lab.address(name), 8080)
+            assert answers(lab.path(), lab.address(name), 8080, timeout_s=PATIENCE_S)
     finally:
         lab.lab.resume(away)
     lab.lab.restart(away)
@@ -345,13 +345,13 @@ def test_hosts_that_drop_all_but_the_cluster_ports(lab: NetLab) -> None:
     try:
         here, there = apart(tasks)
         with EchoServer(lab.path(there.node), lab.address(there.node), 9_999):
-            assert is_reachable(lab.path(there.node), lab.address(there.node), 9_999)
+            assert is_reachable(lab.path(there.node), lab.address(there.node), 9_999, timeout_s=PATIENCE_S)
             assert not is_reachable(lab.path(here.node), lab.address(there.node), 9_999)
         for client, server in product(tasks, tasks):
             assert lab.meet(client, server.at["shop"]).task == server.id
         lab.meet_all(here, lab.vip("web", "shop"), among=tasks)
         for name in lab.names:
-            assert answers(lab.path(), lab.address(name), 8080)
+            assert answers(lab.path(), lab.address(name), 8080, timeout_s=PATIENCE_S)
     finally:
         for name in lab.names:
             command_in(lab.path(name), "nft", "delete table inet wall")

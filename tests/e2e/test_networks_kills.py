@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 from lab_cli import tasks_of, wait_for, wait_node
-from net_hosts import command_in, is_reachable
+from net_hosts import PATIENCE_S, command_in, is_reachable
 from net_lab import (
     PORT,
     Load,
@@ -251,7 +251,7 @@ def test_what_is_removed_refuses_at_once_and_is_gone(lab: NetLab) -> None:
     serve(lab, 2)
     here = client(lab)
     vip = lab.vip("web", "shop")
-    assert answers(here.path, vip)
+    assert answers(here.path, vip, timeout_s=PATIENCE_S)
     said = lab.bad("network", "rm", "shop")
     assert "in use" in said
     lab.remove("web")

@@ -18,12 +18,20 @@ THOROUGH_STEPS_FACTOR: Final = 2
 """Times as many steps of each machine."""
 _EXAMPLES: Final = 100
 
+_TIME_IS_NO_MATTER: Final = (HealthCheck.too_slow,)
+"""How long a strategy takes says how busy the machine is."""
 _SLOW_IS_FINE: Final = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 
 
 def register_profiles() -> None:
     """Called once, before any test module is read."""
-    settings.register_profile(QUICK, max_examples=_EXAMPLES, deadline=None, print_blob=True)
+    settings.register_profile(
+        QUICK,
+        max_examples=_EXAMPLES,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=_TIME_IS_NO_MATTER,
+    )
     settings.register_profile(
         THOROUGH,
         max_examples=_EXAMPLES * THOROUGH_FACTOR,

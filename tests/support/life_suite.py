@@ -38,7 +38,7 @@ from swarmpy.model.specs import Limits
 
 STEPS_S = (0.0, 0.004, 0.015, 0.05, 0.15)
 """After how long a call is broken off, as by the daemon's death: from the first to about the last step."""
-SAY_BEGUN = "echo begun; " + RUN_ON
+SAY_BEGUN = "trap 'exit 0' TERM; echo begun; sleep 3600 & wait"
 
 Left = Callable[[], Awaitable[list[str]]]
 

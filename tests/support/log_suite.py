@@ -93,7 +93,7 @@ class LogContract(Suite):
         assert len(await read_log(executor, id_, past)) == 3
 
     async def test_much_and_what_is_rotated(self, executor: Executor, tasks: Tasks) -> None:
-        launch = await tasks.launch(1, f"{FILL}; echo done; {RUN_ON}")
+        launch = await tasks.launch(1, f"trap 'exit 0' TERM; {FILL}; echo done; sleep 3600 & wait")
         await executor.create(launch)
         following = asyncio.create_task(_count(executor, launch.task_id))
         await executor.start(launch.task_id)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+from ports import free_port
 
 from agent import identity as identities
 from manager import manager as managers
@@ -24,9 +25,7 @@ DEADLINE_S = 20.0
 
 def free_address() -> str:
     """A loopback address on which nobody listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 async def until(condition: Callable[[], bool], *, deadline_s: float = DEADLINE_S) -> None:

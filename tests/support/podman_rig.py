@@ -28,6 +28,17 @@ def options(folder: Path) -> tuple[str, ...]:
     )
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """Podman names the packages of its programs wherever it is asked who it is, which costs the package
+    manager a quarter of a second: here that one knows none."""
+    programs = folder / "programs"
+    programs.mkdir()
+    query = programs / "dpkg-query"
+    query.write_text("#!/bin/sh\nexit 1\n")
+    query.chmod(0o755)
+    return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
 @contextmanager
 def podman_engine() -> Iterator[SharedEngine]:
     with tempfile.TemporaryDirectory(prefix="podman-") as name:
@@ -40,6 +51,7 @@ def podman_engine() -> Iterator[SharedEngine]:
             service = subprocess.Popen(
                 ["podman", *options(folder), "system", "service", "--time", "0", f"unix://{socket}"],
                 cwd=folder,  # monitors leave their notes where it stands
+                env=_environment(folder),
                 stdout=log,
                 stderr=log,
             )

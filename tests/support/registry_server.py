@@ -9,7 +9,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from ports import free_port
 
 START_TIMEOUT_S = 20.0
 POLL_S = 0.05
@@ -64,7 +65,7 @@ def registry_server(
     """``inside``: the command that enters another network namespace; then ``port`` is given."""
     with tempfile.TemporaryDirectory(prefix="registry-") as name:
         folder = Path(name)
-        port = port or _free_port()
+        port = port or free_port()
         (folder / "htpasswd").write_text(_HTPASSWD)
         config = _CONFIG + (_AUTH if is_locked else "")
         (folder / "config.yml").write_text(
@@ -83,12 +84,6 @@ def registry_server(
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, inside: tuple[str, ...], folder: Path) -> None:

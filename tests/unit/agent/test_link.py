@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 from pki_cluster import PkiCluster
+from ports import free_port
 
+from agent import link
 from agent.link import GrpcLink
 from swarmpy import rpc
 from swarmpy.errors import NotLeader, OutcomeUnknown, PermissionDenied, Retry
@@ -113,26 +114,22 @@ async def test_a_manager_that_goes_ends_the_session(cluster: PkiCluster, worker:
         await stream.close()
 
 
-async def test_an_address_where_nobody_listens_fails_at_once(worker: Identity) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    began = time.monotonic()
+async def test_an_address_where_nobody_listens_fails_at_once(
+    worker: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "SESSION_CONNECT_TIMEOUT_S", 3600.0)
     with pytest.raises(Retry):
-        await GrpcLink(lambda: worker, GrpcTransport()).open(address, HELLO)
-    assert time.monotonic() - began < 0.9
+        await GrpcLink(lambda: worker, GrpcTransport()).open(f"127.0.0.1:{free_port()}", HELLO)
 
 
 async def test_a_silent_address_is_given_up_in_time(worker: Identity) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        began = time.monotonic()
-        with pytest.raises(Retry):
+        with pytest.raises(Retry, match="does not answer"):
             await GrpcLink(lambda: worker, GrpcTransport()).open(
                 f"127.0.0.1:{listener.getsockname()[1]}", HELLO
             )
-        assert 0.5 < time.monotonic() - began < 3
 
 
 async def test_a_removed_node_is_refused(cluster: PkiCluster, worker: Identity) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mesh_rig import INGRESS, SUBNET6, MeshNode, MeshRig, RunningTask, mesh_rig, port
 from msgspec.structs import replace
-from net_hosts import EchoServer, Rig, ask, command_in, is_reachable, net_hosts, socket_in
+from net_hosts import PATIENCE_S, EchoServer, Rig, ask, command_in, is_reachable, net_hosts, socket_in
 from overlay_rig import overlay_rig
 
 from agent.dataplane.base import HostPort, PublishedPort
@@ -187,7 +187,7 @@ def test_what_was_unpublished_meanwhile_goes_after_a_restart(rig: MeshRig) -> No
     rig.publish(port(PORT + 1, TARGET, [task]))
     with serving(task):
         assert not is_reachable(rig.outside.path, rig.nodes[0].address, PORT)
-        assert is_reachable(rig.outside.path, rig.nodes[0].address, PORT + 1)
+        assert is_reachable(rig.outside.path, rig.nodes[0].address, PORT + 1, timeout_s=PATIENCE_S)
 
 
 def test_nodes_that_join_and_leave_are_followed_by_tasks(rig: MeshRig) -> None:

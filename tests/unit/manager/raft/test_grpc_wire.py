@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from pki_cluster import PkiCluster
+from ports import free_port
 from raft_rig import ListMachine
 
 from manager.raft.grpc_connection import Connection
@@ -35,13 +35,6 @@ DEADLINE_S = 20.0
 
 def identify(context: rpc.Context) -> str:
     return rpc.peer_of(context).node_id
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -78,13 +78,13 @@ def test_bad_images(image: str) -> None:
     "text", ["a" * 62 + "!", "a-" * 31, "a" * 511 + "!", ("a." * 255) + "!", "/a" * 255 + "!"]
 )
 def test_hostile_texts_take_no_time(text: str) -> None:
-    begin = time.perf_counter()
+    begin = time.process_time()
     for spec in (service(name=text[:63]), service(ContainerSpec(image=text))):
         try:
             validate.check_service(spec)
         except InvalidArgument:
             pass
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
 
 
 def test_replicas_have_bounds() -> None:
