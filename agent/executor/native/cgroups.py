@@ -63,7 +63,7 @@ def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
     """The layout out of /proc/self/mountinfo and /proc/self/cgroup. Pure."""
     v1: dict[str, Path] = {}
     names: dict[Path, str] = {}
-    v2: tuple[Path, Path] | None = None
+    v2: tuple[Path, Path | None] | None = None
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         fields, kinds = left.split(), right.split()
@@ -72,8 +72,9 @@ def find_layout(parent: str, *, mountinfo: str, own: str) -> Layout:
         mount_root, mount_point = fields[3], Path(fields[4])
         if kinds[0] == "cgroup2":
             path = _started_in(_own_path(own, ""))
-            inside = [mount_point / _below(each, path, mount_root) for each in (parent, "")]
-            v2 = v2 or (inside[0], inside[1])
+            # a mount that begins above what we know as the root does not say where in it we are
+            own_group = None if mount_root.startswith("/..") else mount_point / _below("", path, mount_root)
+            v2 = v2 or (mount_point / _below(parent, path, mount_root), own_group)
         elif kinds[0] == "cgroup":
             for controller in kinds[2].split(","):
                 if controller in (*WANTED, *EXTRA) and controller not in v1:

@@ -66,6 +66,8 @@ def test_a_daemon_that_starts_again_in_its_leaf() -> None:
     assert layout.own == Path("/sys/fs/cgroup/system.slice/swarmpy.service")
     container = find_layout("/swarmpy", mountinfo=PURE, own="0::/swarmpy-daemon\n")
     assert container.own == Path("/sys/fs/cgroup")
+    of_the_node = PURE.replace("0:26 / ", "0:26 /../.. ")
+    assert find_layout("/swarmpy", mountinfo=of_the_node, own="0::/\n").own is None
 
 
 def test_nothing_mounted() -> None:
