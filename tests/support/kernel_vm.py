@@ -1,4 +1,5 @@
-"""A virtual machine with Debian's kernel, for what this machine's kernel may not have: IPsec, WireGuard.
+"""A virtual machine with Debian's kernel, for what this machine's may not have: IPsec, WireGuard, and control
+groups of version 2 alone.
 
 It is emulated (qemu TCG), so it runs anywhere, and slowly. Its root is this machine's, read-only, with a
 scratch layer on top: programs and the project are those that are here. It runs one Python program and hands
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -35,7 +37,7 @@ _QEMU = "qemu-system-x86_64"
 _MEMORY_MIB = 1024
 _DOWNLOAD_S = 300
 _BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p", "overlay")
-_MODULES = (
+NETWORK = (
     *("bridge", "br_netfilter", "veth", "vxlan", "tun", "dummy"),
     *(
         "crc32c_generic",
@@ -51,6 +53,14 @@ _MODULES = (
     *("hmac", "sha512_generic", "jitterentropy_rng", "drbg", "ansi_cprng"),
     *("xfrm_user", "xfrm_algo", "esp4", "esp6", "nft_xfrm", "wireguard"),
 )
+DISKS = ("loop", "ext4", "crc32c_generic")
+_MODULES = (*NETWORK, *DISKS)
+_START = """
+import runpy, sys
+sys.modules["rich"] = None  # logs in colours, which take seconds to import here
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 _INIT = """#!/bin/busybox sh
 B=/bin/busybox
 $B mount -t proc proc /proc
@@ -68,21 +78,26 @@ $B mount --move /sys /new/sys
 $B mount --move /proc /new/proc
 $B mount -t tmpfs run /new/run
 $B mount -t tmpfs tmp /new/mnt
-$B chroot /new /bin/sh {job}
-echo o > /new/proc/sysrq-trigger
+cd /new
+$B mount --move . /
+$B chroot . /bin/sh {job}
+echo o > proc/sysrq-trigger
 $B sleep 60
 """
 
 
-def run_job(program: Path, *, timeout_s: float, arguments: Iterable[str] = ()) -> Mapping[str, Any]:
-    """What the program reported; an assertion with the console's end if it did not."""
+def run_job(
+    program: Path, *, timeout_s: float, modules: Iterable[str] = NETWORK, arguments: Iterable[str] = ()
+) -> Mapping[str, Any]:
+    """What the program reported; an assertion with the console's end if it did not. ``modules``: those of
+    NETWORK and DISKS that it needs."""
     kernel = ready_kernel()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         folder.chmod(0o755)
         job = folder / "job.sh"
         job.write_text(_job(program, arguments))
-        _pack_initrd(kernel, folder / "initrd.gz", job)
+        _pack_initrd(kernel, folder / "initrd.gz", job, modules)
         console, result = folder / "console", folder / "result"
         words = _qemu(kernel, folder / "initrd.gz", console, result)
         try:
@@ -106,7 +121,7 @@ def report(told: Mapping[str, Any]) -> None:
 
 
 def _job(program: Path, arguments: Iterable[str]) -> str:
-    words = " ".join([sys.executable, str(program.resolve()), *arguments])
+    words = shlex.join([sys.executable, "-c", _START, str(program.resolve()), *arguments])
     return "\n".join(
         [
             "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root",
@@ -217,9 +232,9 @@ def _module(folder: Path, name: str) -> Path | None:
 # --- the first file system
 
 
-def _pack_initrd(kernel: Path, target: Path, job: Path) -> None:
+def _pack_initrd(kernel: Path, target: Path, job: Path, wanted: Iterable[str]) -> None:
     boot = _in_order(_BOOT_MODULES, kernel)
-    modules = [name for name in _in_order(_MODULES, kernel) if name not in boot]
+    modules = [name for name in _in_order(wanted, kernel) if name not in boot]
     init = _INIT.format(boot=" ".join(boot), modules=" ".join(modules), job=job)
     entries: list[tuple[str, int, bytes]] = [
         (name, stat.S_IFDIR | 0o755, b"") for name in ("bin", "modules", "proc", "sys", "dev")
