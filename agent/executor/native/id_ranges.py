@@ -74,7 +74,7 @@ def parse(text: str, node: NodeIds) -> TaskIds | None:
     owner: tuple[str, ...] = ()
     if text == _DEFAULT:
         found = TaskIds(IdRange(_FIRST, _SIZE), IdRange(_FIRST, _SIZE))
-    elif "+" in text:
+    elif "+" in text and text.partition(":")[0] not in node.users:  # as DOMAIN+ann is
         own = _own_range(text)
         found = TaskIds(own, own)
     else:

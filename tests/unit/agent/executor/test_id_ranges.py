@@ -20,7 +20,16 @@ def lines(*entries: tuple[str, int, int]) -> tuple[Subordinate, ...]:
 
 
 NODE = NodeIds(
-    users={"root": 0, "ann": 4001, "bob": 4003, "eve": 4005, "low": 4007, "two": 4009, "dockremap": 104},
+    users={
+        "root": 0,
+        "ann": 4001,
+        "bob": 4003,
+        "eve": 4005,
+        "low": 4007,
+        "two": 4009,
+        "dockremap": 104,
+        "LAB+sue": 4011,
+    },
     groups={"root": 0, "staff": 50, "many": 200_010},
     sub_users=lines(
         ("ann", 300_000, 65_536),
@@ -30,6 +39,7 @@ NODE = NodeIds(
         ("two", 900_000, 10),
         ("two", 1_000_000, 65_536),
         ("dockremap", 100_000, 65_536),
+        ("LAB+sue", 500_000, 65_536),
     ),
     sub_groups=lines(
         ("ann", 310_000, 65_536),
@@ -37,6 +47,7 @@ NODE = NodeIds(
         ("low", 3_000_000, 65_536),
         ("two", 1_000_000, 65_536),
         ("dockremap", 100_000, 1000),
+        ("LAB+sue", 500_000, 65_536),
     ),
 )
 ANN = TaskIds(IdRange(300_000, 65_536), IdRange(310_000, 65_536))
@@ -54,6 +65,7 @@ DEFAULT = IdRange(700_000_000, 65_536)
         ("ann", ANN),
         ("ann:staff", ANN),
         ("4001", ANN),
+        ("LAB+sue", TaskIds(IdRange(500_000, 65_536), IdRange(500_000, 65_536))),
         ("4001:50", ANN),
         ("ann:50", ANN),
         (
@@ -98,6 +110,7 @@ def test_what_is_understood(text: str, expected: TaskIds | None) -> None:
         ("4294967290+100", "end beyond 4294967294"),
         ("-1+5", "is no range of ids"),
         ("x+y", "is no range of ids"),
+        ("LAB+joe:staff", "is no range of ids"),
         ("1+2+3", "is no range of ids"),
     ],
 )
