@@ -1,9 +1,9 @@
 """Pushing images to nodes: one stream to each, which is sent what the node says that it lacks.
 
-Nodes are independent of each other: what fails at one is told of that one, and the rest go on. Whoever was
-broken off (by a node's death, a change of leader, a client that left) leaves a node that has stored nothing,
-and that will not ask again for what came whole. Bounded: so many nodes at a time, and to each only as much
-on its way as the stream's queues take.
+Nodes are independent of each other: what fails at one is told of that one, and the rest go on. A node whose
+connection breaks is waited for, shortly. Whoever was broken off (by a node's death, a change of leader, a
+client that left) leaves a node that has stored nothing, and that will not ask again for what came whole.
+Bounded: so many nodes at a time, and to each only as much on its way as the stream's queues take.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ import msgspec
 from manager.departure import Departure, Piece
 from manager.streams import NodeStream, require
 from swarmpy.errors import SwarmError, Unavailable
-from swarmpy.image_push_limits import IMAGE_IDLE_S, IMAGE_PUSH_NODES_MAX
+from swarmpy.image_push_limits import (
+    IMAGE_IDLE_S,
+    IMAGE_PUSH_NODES_MAX,
+    IMAGE_RETURN_LOOK_S,
+    IMAGE_RETURN_S,
+)
 from swarmpy.model.ids import NodeId
 from swarmpy.model.image_offers import IMAGE_RECEIVE, Answer, Offer, Receipt
 from swarmpy.pb import streams_pb2 as pb
 
+_WAITING = "waiting for the node"
 _UNKNOWN_PLATFORM = "the node has not said yet what it is: try again once 'node ls' shows it as ready"
 
 
@@ -77,7 +83,7 @@ async def push(streams: Streams, parcel: Parcel, targets: Sequence[Target], repo
             return
         async with turns:
             try:
-                receipt = await _Push(streams, parcel, target, report).run()
+                receipt = await _pushed(streams, parcel, target, report)
             except SwarmError as failure:
                 report(Step(target, error=str(failure)))
             else:
@@ -86,6 +92,24 @@ async def push(streams: Streams, parcel: Parcel, targets: Sequence[Target], repo
     async with asyncio.TaskGroup() as tasks:
         for target in targets:
             tasks.create_task(one(target))
+
+
+async def _pushed(streams: Streams, parcel: Parcel, target: Target, report: Report) -> Receipt:
+    """A node that is away for a moment, as one that was just promoted and has a new certificate, is waited
+    for; what it has by then is not sent again."""
+    loop = asyncio.get_running_loop()
+    deadline = 0.0
+    while True:
+        one = _Push(streams, parcel, target, report)
+        try:
+            return await one.run()
+        except Unavailable:
+            now = loop.time()
+            deadline = deadline or now + IMAGE_RETURN_S
+            if one.is_final or now >= deadline:
+                raise
+            report(Step(target, doing=_WAITING))
+            await asyncio.sleep(IMAGE_RETURN_LOOK_S)
 
 
 def trouble(parcel: Parcel, target: Target) -> str:
@@ -107,6 +131,8 @@ class _Push:
         self._report = report
         self._offer = parcel.offers[target.architecture]
         self._departure = Departure(self._offer)
+        self.is_final = False
+        """What failed was no connection: the node has said so itself, or nothing for long."""
 
     async def run(self) -> Receipt:
         body = msgspec.json.encode(self._offer)
@@ -144,11 +170,14 @@ class _Push:
             waited = {hearing} if sending is None or sending.done() else {hearing, sending}
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
+                self.is_final = True
                 raise Unavailable(f"the node has said nothing for {IMAGE_IDLE_S:g} s: the push was given up")
             await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if sending is not None and sending.done() and (error := sending.exception()) is not None:
                 raise error
-        return require(hearing.result())
+        part = hearing.result()
+        self.is_final = part is not None and part.HasField("failure")
+        return require(part)
 
     def _heard(self, part: pb.StreamPart) -> tuple[Piece, ...]:
         if not part.HasField("data"):

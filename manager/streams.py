@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from manager.dispatcher import Dispatcher
 from manager.lane import Lane
+from manager.session import Session
 from manager.store.view import View
 from swarmpy.errors import NotFound, SwarmError, Unavailable
-from swarmpy.limits import STREAM_BODY_BYTES_MAX, STREAM_OPEN_TIMEOUT_S, STREAMS_MAX
+from swarmpy.limits import STREAM_BODY_BYTES_MAX, STREAM_LOOK_S, STREAM_OPEN_TIMEOUT_S, STREAMS_MAX
 from swarmpy.model.ids import ID_BYTES, NodeId, make_id
 from swarmpy.pb import dispatcher_pb2, streams_pb2
 from swarmpy.rpc_errors import error_named
@@ -101,8 +102,7 @@ class StreamHub:
         if len(start.body) > STREAM_BODY_BYTES_MAX:
             raise Unavailable(f"a request to a node may have {STREAM_BODY_BYTES_MAX} bytes at most")
         node_id = NodeId(start.node_id)
-        session = self._dispatcher.session_of(node_id)
-        if session is None:
+        if self._dispatcher.session_of(node_id) is None:
             raise Unavailable(
                 f"node {self._name(node_id)} is not available: it has no session with the leader"
             )
@@ -110,18 +110,27 @@ class StreamHub:
         id_ = make_id(self._env.entropy.token_bytes(ID_BYTES))
         self._streams[id_] = stream
         try:
-            request = dispatcher_pb2.StreamRequest(stream_id=id_)
-            session.notify(dispatcher_pb2.ManagerMessage(stream_request=request))
-            await self._wait_attended(stream)
+            await self._wait_attended(stream, id_)
             yield stream
         finally:
             del self._streams[id_]
             stream.close()
 
-    async def _wait_attended(self, stream: _Stream) -> None:
+    async def _wait_attended(self, stream: _Stream, id_: str) -> None:
+        """A session may end before the node has heard of the stream, as that of a node whose certificate is
+        new: then its next session is told."""
+        request = dispatcher_pb2.ManagerMessage(stream_request=dispatcher_pb2.StreamRequest(stream_id=id_))
+        told: Session | None = None
         try:
             async with asyncio.timeout(STREAM_OPEN_TIMEOUT_S):
-                await stream.attended.wait()
+                while not stream.attended.is_set():
+                    session = self._dispatcher.session_of(stream.node_id)
+                    if session is not None and session is not told:
+                        session.notify(request)
+                        told = session
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(STREAM_LOOK_S):
+                            await stream.attended.wait()
         except TimeoutError:
             name = self._name(stream.node_id)
             raise Unavailable(

@@ -19,5 +19,8 @@ IMAGE_BEAT_S = 2.0
 IMAGE_IDLE_S = 60.0
 """A node that has said nothing, or that has been sent nothing, for so long: the push to it is given up. One
 part takes less, but where eight nodes share a few kilobytes a second."""
+IMAGE_RETURN_S = 5.0
+"""A node whose connection broke, or that has none right now, is waited for so long from its first failure."""
+IMAGE_RETURN_LOOK_S = 0.25
 IMAGE_LEFTOVERS_KEPT_S = 6 * 3600.0
 """What came of a push that broke off waits so long for another try."""

@@ -96,7 +96,7 @@ OUTAGE_SETTLED_S = 12.0
 NODE_ORPHAN_S = 24 * 3600.0
 """Tasks of a node that is down this long are given up."""
 NODE_FAILURES_MAX = 5
-"""Failures of one revision on one node after which other nodes are tried first."""
+"""Failures of one revision on one node, or of one slot, after which other nodes are tried first."""
 NODE_FAILURES_WINDOW_S = 300.0
 CRON_TEXT_CHARS_MAX = 256
 """Of a schedule, and of the name of a time zone."""
@@ -299,6 +299,8 @@ STREAM_BODY_BYTES_MAX = 4 << 20
 """Of what opens a stream, and of what it comes to."""
 STREAM_OPEN_TIMEOUT_S = 5.0
 """For an agent to attend a stream that it was asked for."""
+STREAM_LOOK_S = 0.1
+"""Until then it is looked whether the agent has another session, which has to be asked anew."""
 STREAM_CALL_TIMEOUT_S = 30.0
 EVENTS_KEPT_MAX = 4_096
 """Changes of the store that a manager remembers for those who ask for events of the past."""

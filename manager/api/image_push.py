@@ -92,7 +92,7 @@ def _target(node: Node) -> Target:
     architecture = normal_architecture(node.description.platform.architecture)
     system = node.description.platform.os
     trouble = ""
-    if node.status.state in (NodeState.DOWN, NodeState.DISCONNECTED):
+    if node.status.state is NodeState.DOWN:  # one that is disconnected may be back in a moment
         trouble = f"node {name} is {node.status.state.value}: push to it again once it is back"
     elif system not in ("", "linux"):
         trouble = f"node {name} runs {system}, and images are for linux"

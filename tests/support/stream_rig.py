@@ -84,6 +84,7 @@ class StreamRig:
         self.node_id = node_id
         env = loop_env()
         self.has_session = True
+        self.session: StreamRig | SimpleNamespace = self
         self.answers = True
         self.attended: list[_Attended] = []
         self.hub = StreamHub(store_with(nodes=1), cast("Dispatcher", self), env)
@@ -107,8 +108,13 @@ class StreamRig:
         await self.executor.create(launch)
         await self.executor.start(TASK)
 
-    def session_of(self, node_id: NodeId) -> StreamRig | None:
-        return self if self.has_session and node_id == self.node_id else None
+    def session_of(self, node_id: NodeId) -> StreamRig | SimpleNamespace | None:
+        return self.session if self.has_session and node_id == self.node_id else None
+
+    def renew_session(self) -> None:
+        """As a node does whose certificate is new."""
+        self.has_session, self.answers = True, True
+        self.session = SimpleNamespace(notify=self.notify)
 
     def notify(self, message: dispatcher_pb2.ManagerMessage) -> None:
         if self.answers:

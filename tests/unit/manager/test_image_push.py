@@ -189,6 +189,31 @@ class Breaking:
                 self._then()
 
 
+async def test_a_node_that_is_away_for_a_moment_is_waited_for(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was promoted: its connections break, and come again with its new certificate."""
+    one = saved(tmp_path / "one.tar", TOP, BASE)
+    write, loop = node.blobs.write, asyncio.get_running_loop()
+
+    def go_away() -> None:
+        rig.has_session = False
+        rig.cut()
+        loop.call_later(0.3, rig.renew_session)
+
+    def then_away(digest_: str, offset: int, data: bytes) -> None:
+        write(digest_, offset, data)
+        if digest_ == digest(BASE) and offset and rig.session is rig:
+            loop.call_soon_threadsafe(go_away)
+
+    async with node.rig() as rig:
+        monkeypatch.setattr(node.blobs, "write", then_away)
+        receipt = receipt_of(await node.push_over(rig, node.parcel(one)))
+    assert (receipt.layers_here, receipt.layers_sent) == (1, 1), "what came is not sent twice"
+    assert 0 < receipt.layer_bytes < len(BASE)
+    assert any(step.doing == "waiting for the node" for step in node.steps)
+
+
 async def test_a_stream_that_breaks_leaves_no_image_and_the_next_try_goes_on(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +225,7 @@ async def test_a_stream_that_breaks_leaves_no_image_and_the_next_try_goes_on(
         if digest_ == digest(BASE) and offset:
             loop.call_soon_threadsafe(rig.cut)
 
+    monkeypatch.setattr(image_push, "IMAGE_RETURN_S", 0.0)
     async with node.rig() as rig:
         monkeypatch.setattr(node.blobs, "write", then_cut)
         broken = await node.push_over(rig, node.parcel(one))
@@ -216,7 +242,10 @@ async def test_a_stream_that_breaks_leaves_no_image_and_the_next_try_goes_on(
     assert node.left == []
 
 
-async def test_a_change_of_leader_is_told_and_a_retry_ends_well(node: Node, tmp_path: Path) -> None:
+async def test_a_change_of_leader_is_told_and_a_retry_ends_well(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_push, "IMAGE_RETURN_S", 0.0)
     one = saved(tmp_path / "one.tar", BASE)
     async with node.rig() as rig:
         broken = await node.push_over(rig, Breaking(node.parcel(one), 300_000, rig.hub.close))
@@ -297,8 +326,9 @@ def _remove(store: ImageStore, name: str) -> None:
         store.remove(name)
 
 
-async def test_nodes_are_told_apart(node: Node, tmp_path: Path) -> None:
+async def test_nodes_are_told_apart(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One gets it; one has no session, one is down, one is of another platform: each with its own words."""
+    monkeypatch.setattr(image_push, "IMAGE_RETURN_S", 0.0)
     parcel = node.parcel(saved(tmp_path / "one.tar", TOP))
     targets = [
         HERE,

@@ -13,7 +13,7 @@ from agent.executor.base import Command, Output
 from agent.executor.fake_exec import Reply
 from manager.streams import LEADER_CHANGED, NodeStream, require
 from swarmpy.errors import Conflict, InvalidArgument, NotFound, Unavailable, Unimplemented
-from swarmpy.limits import STREAM_OPEN_TIMEOUT_S, STREAM_QUEUE_PARTS_MAX, STREAMS_MAX
+from swarmpy.limits import STREAM_LOOK_S, STREAM_OPEN_TIMEOUT_S, STREAM_QUEUE_PARTS_MAX, STREAMS_MAX
 from swarmpy.model.ids import NodeId, TaskId
 from swarmpy.pb import streams_pb2 as pb
 
@@ -176,6 +176,25 @@ async def test_nodes_that_cannot_be_asked() -> None:
             await rig.streams.call(NODE, "task.top", b"")
         assert asyncio.get_running_loop().time() - began == pytest.approx(STREAM_OPEN_TIMEOUT_S)
         assert len(rig.hub) == 0
+
+
+@in_virtual_time
+async def test_a_session_that_ends_before_the_node_has_heard_is_not_waited_for() -> None:
+    """A node that was promoted has a new certificate, and with it a new session, in a moment."""
+    async with asyncio.TaskGroup() as tasks:
+        rig = StreamRig(tasks)
+        await rig.start()
+        answering(rig, Reply(exit_code=0))
+        rig.answers = False
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        loop.call_later(0.5, setattr, rig, "has_session", False)
+        loop.call_later(1.0, rig.renew_session)
+        async with rig.streams.open(NODE, "task.exec", EXEC) as stream:
+            assert loop.time() - began == pytest.approx(1.0, abs=2 * STREAM_LOOK_S)
+            *_, last = await all_of(stream)
+        assert last.HasField("result")
+        assert len(rig.attended) == 1
 
 
 @in_virtual_time
