@@ -17,7 +17,9 @@ from manager.schedule.constraint import is_match
 from manager.schedule.needs import Needs, generic_counts, volumes_of
 from manager.schedule.nodes import ClusterLoad, NodeLoad
 from manager.store.view import View
+from swarmpy.limits import NODE_FAILURES_MAX
 from swarmpy.model.architectures import normal_architecture
+from swarmpy.model.defaults import task_history_limit
 from swarmpy.model.executors import ENGINES
 from swarmpy.model.host_ports import are_clashing
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId
@@ -44,6 +46,8 @@ class Question:
     """The names of the volumes that it mounts."""
     sticky_nodes: tuple[frozenset[NodeId], ...] = ()
     """Of each sticky volume that is anywhere: where."""
+    kept_tasks: int = NODE_FAILURES_MAX
+    """How many of a slot's tasks are remembered, at the most as many as matter."""
     opens_volume: bool = False
     """A sticky volume is nowhere yet: the first task that is placed settles where it will be."""
 
@@ -67,8 +71,13 @@ def question_about(
         network_drivers=_network_drivers(view, needs) if needs.network_targets else (),
         volumes=frozenset(volume.name for volume in volumes),
         sticky_nodes=tuple(nodes for nodes in sticky if nodes),
+        kept_tasks=_kept_tasks(task_history_limit(cluster)),
         opens_volume=not all(sticky),
     )
+
+
+def _kept_tasks(limit: int) -> int:
+    return NODE_FAILURES_MAX if limit < 0 else min(max(limit, 1), NODE_FAILURES_MAX)
 
 
 def _network_drivers(view: View, needs: Needs) -> tuple[str, ...]:

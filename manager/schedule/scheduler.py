@@ -3,7 +3,8 @@
 Tasks of the same service and revision are one group: filters look once at every node and say how many of
 the group it would take, then ``spread`` deals them out. A task that names a node already (global services, or
 one that is moved) is only checked against that node. Tasks whose volumes differ from slot to slot are groups
-of their own. Equal inputs give equal placements; nothing here is stored or awaited.
+of their own, and so are those whose slot has failed often. Equal inputs give equal placements; nothing here
+is stored or awaited.
 
 It does not choose which tasks to place, undo placements, or move what runs.
 """
@@ -30,6 +31,7 @@ from manager.schedule.needs import has_volume_per_slot
 from manager.schedule.nodes import ClusterLoad, LoadCache
 from manager.schedule.spread import Candidate, spread
 from manager.store.view import View
+from swarmpy.limits import NODE_FAILURES_MAX
 from swarmpy.model.ids import NodeId, RevisionId, ServiceId, Timestamp
 from swarmpy.model.objects import Task, TaskStatus
 from swarmpy.model.states import TaskState
@@ -52,7 +54,7 @@ def place(
     if load is None:
         load = LoadCache().picture(view)
     placed = list(tasks)
-    for (service_id, revision_id, slot, is_fixed), positions in _groups_of(tasks, load).items():
+    for (service_id, revision_id, slot, is_fixed, _), positions in _groups_of(tasks, load).items():
         question = question_about(view, load, service_id, revision_id, slot=slot)
         if is_fixed:
             for position in positions:
@@ -68,8 +70,8 @@ def place(
     return tuple(placed)
 
 
-_Group = tuple[ServiceId, RevisionId, int, bool]
-"""``slot`` is 0 where it does not matter; the last: whether the tasks have their node already."""
+_Group = tuple[ServiceId, RevisionId, int, bool, bool]
+"""``slot`` is 0 where it does not matter; whether they have their node already, and have failed often."""
 
 
 def _groups_of(tasks: Sequence[Task], load: ClusterLoad) -> dict[_Group, list[int]]:
@@ -81,9 +83,14 @@ def _groups_of(tasks: Sequence[Task], load: ClusterLoad) -> dict[_Group, list[in
         is_by_slot = by_slot.get(revision_id)
         if is_by_slot is None:
             is_by_slot = by_slot[revision_id] = has_volume_per_slot(load.needs(revision_id))
-        group = (task.service_id, revision_id, task.slot if is_by_slot else 0, bool(task.node_id))
+        slot, is_fixed = task.slot if is_by_slot else 0, bool(task.node_id)
+        group = (task.service_id, revision_id, slot, is_fixed, _has_failed_often(task))
         groups.setdefault(group, []).append(position)
     return groups
+
+
+def _has_failed_often(task: Task) -> bool:
+    return task.restarts >= NODE_FAILURES_MAX
 
 
 def _place_group(
@@ -91,6 +98,7 @@ def _place_group(
 ) -> None:
     filters = filters_for(question)
     candidates = _candidates(filters, question, load, now)
+    candidates = _weighed(candidates, question, has_failed_often=_has_failed_often(placed[positions[0]]))
     taken = spread(candidates, len(positions), service_id=question.service_id, needs=question.needs)
     assigned = TaskStatus(timestamp=now, state=TaskState.ASSIGNED, message=ASSIGNED_MESSAGE)
     has_own = bool(question.needs.generic or question.needs.volumes)
@@ -134,6 +142,18 @@ def _candidates(
                 volumes = len(question.volumes.intersection(each.name for each in node.description.volumes))
             candidates.append(Candidate(node, node_load, room, failures, volumes))
     return candidates
+
+
+def _weighed(
+    candidates: Sequence[Candidate], question: Question, *, has_failed_often: bool
+) -> list[Candidate]:
+    """A few failures say nothing against a node, unless the slot has had many and all that is kept failed.
+
+    What is kept may be less than would say so of one node, or be of more nodes than one.
+    """
+    is_told = has_failed_often and sum(each.failures for each in candidates) >= question.kept_tasks
+    least = 1 if is_told else NODE_FAILURES_MAX
+    return [each if each.failures >= least else each.without_failures() for each in candidates]
 
 
 def _refusals(filters: Sequence[Filter], question: Question, load: ClusterLoad) -> Counter[Filter]:

@@ -2,7 +2,7 @@
 
 Placement preferences make a tree (one level per preference, one branch per label value, nodes without the
 label in the branch of ""). At each level the branch with the fewest tasks of the service is next; inside the
-last branch it is the node with, in this order, fewest recent failures (once there are many), fewest tasks of
+last branch it is the node with, in this order, fewest recent failures (once they tell), fewest tasks of
 the service, most of the named volumes that they mount, fewest tasks in all, most free resources, smallest id.
 A branch or node that is full leaves the division. Heaps keep every level sorted, so N tasks on M nodes cost
 O((N + M) log M).
@@ -15,13 +15,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from manager.schedule.needs import Needs
 from manager.schedule.node_facts import label_of
 from manager.schedule.nodes import NodeLoad
-from swarmpy.limits import NODE_FAILURES_MAX
 from swarmpy.model.ids import ServiceId
 from swarmpy.model.objects import Node
 
@@ -42,8 +41,12 @@ class Candidate:
     load: NodeLoad
     room: int
     failures: int
+    """Recent ones, as far as they say something against the node."""
     volumes: int = 0
     """How many of the volumes that the tasks mount are there."""
+
+    def without_failures(self) -> Candidate:
+        return replace(self, failures=0) if self.failures else self
 
 
 class _Division(Protocol):
@@ -73,7 +76,7 @@ class _Nodes:
         load = candidate.load
         has = candidate.node.description.resources
         return (
-            candidate.failures if candidate.failures >= NODE_FAILURES_MAX else 0,
+            candidate.failures,
             self._step * load.active_by_service.get(service_id, 0) - candidate.volumes,
             load.active,
             load.nano_cpus - has.nano_cpus,
@@ -114,7 +117,7 @@ class _PackedNodes:
         load = candidate.load
         has = candidate.node.description.resources
         return (
-            candidate.failures if candidate.failures >= NODE_FAILURES_MAX else 0,
+            candidate.failures,
             load.active == 0,
             has.nano_cpus - load.nano_cpus if self._cpu else 0,
             has.memory_bytes - load.memory_bytes if self._memory else 0,
