@@ -7,7 +7,6 @@ way texts and rules are docker's.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
@@ -55,7 +54,6 @@ class Inside:
         self._logs = logs
         self._ways: dict[TaskId, tuple[str, int, bool]] = {}
         """Of which container and process there is a way, or is none."""
-        self._lock = asyncio.Lock()
         self._open = 0
 
     async def close(self) -> None:
@@ -148,7 +146,7 @@ class Inside:
     async def _has_way(self, task: EngineTask) -> bool:
         """Whether our own processes can enter; what they need is written down once for each start."""
         task_id, pid = task.record.task_id, task.started.pid if task.started is not None else 0
-        async with self._lock:
+        async with task.entering:  # an engine may be long about one container
             known = self._ways.get(task_id)
             if known is not None and known[:2] == (task.container, pid):
                 return known[2]

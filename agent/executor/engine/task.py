@@ -72,6 +72,8 @@ class EngineTask:
     started: Started | None = None
     end: Ended | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    entering: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Of who finds out how commands get inside."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     is_out_of_memory: bool = False
     """Whether the kernel has said so, which the engine may have missed."""

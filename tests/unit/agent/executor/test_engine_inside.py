@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from agent.executor.base import Command
+from agent.executor.base import Command, NotRunning
 from agent.executor.engine.attached import open_input, overlap
 from agent.executor.engine.client import Engine
 from agent.executor.engine.entering import ProcessFacts, job_of, write_way
 from agent.executor.engine.groups import find_groups, groups_of
 from agent.executor.engine.inside import Inside
+from agent.executor.engine.logs import Logs
 from agent.executor.engine.looking import facts_of
 from agent.executor.engine.stats import read_stats
 from agent.executor.engine.task import EngineTask, Record, Started
 from agent.executor.native.job import CAPABILITIES
-from swarmpy.errors import Unavailable
+from swarmpy.errors import NotFound, Unavailable
 from swarmpy.model.ids import TaskId, Timestamp
 from swarmpy.runtime import SystemClock
 
@@ -142,3 +144,43 @@ async def test_a_container_that_is_not_known_yet_is_not_asked_for(tmp_path: Path
     inside = Inside(engine, lambda _: task, logs=logs, data_dir=tmp_path, run=run, clock=SystemClock())
     with pytest.raises(Unavailable, match="has not answered yet"):
         await inside.exec(TaskId("t1"), Command(argv=("true",)))
+
+
+async def test_a_container_that_an_engine_is_long_about_holds_up_no_others(tmp_path: Path) -> None:
+    """Their commands and probes go on, also those that have found their way in before."""
+    stuck = asyncio.Event()
+
+    class Slow:
+        flavour = "podman"
+
+        async def call(self, method: str, path: str, **_: object) -> Any:
+            if "/stuck/" in path:
+                await stuck.wait()
+            raise NotFound("No such container")
+
+    def one(name: str) -> EngineTask:
+        record = Record(task_id=TaskId(name), name=name, container=name, image="box:1")
+        return EngineTask(record=record, container=name, started=Started(at=Timestamp(1), pid=1))
+
+    tasks = {name: one(name) for name in ("stuck", "other")}
+
+    async def run(call: Callable[[], Any]) -> Any:
+        return call()
+
+    inside = Inside(
+        cast("Engine", Slow()),
+        lambda task_id: tasks[task_id],
+        logs=cast("Logs", None),
+        data_dir=tmp_path,
+        run=run,
+        clock=SystemClock(),
+    )
+    waiting = asyncio.ensure_future(inside._has_way(tasks["stuck"]))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        with pytest.raises(NotRunning):
+            await inside._has_way(tasks["other"])
+    assert not waiting.done()
+    stuck.set()
+    with pytest.raises(NotRunning):
+        await waiting
