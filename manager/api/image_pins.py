@@ -2,7 +2,8 @@
 
 Decides (pure) whether a registry is asked, and how the digest is written: behind the image's name as the
 client wrote it, where clients look for it (docs/adr/016). An image that has a digest, is named by its id, or
-is the node's own root is left alone; so is one that keeps its name in an update, unless the update is forced.
+is the node's own root is left alone; so is one that keeps its name in an update, unless the update is forced,
+or asks for it: then the digest that the service has stays where nobody tells another.
 Docker's own client asks registries itself and is believed, also when it wants no digest. For clients of
 versions before 1.30 dockerd asks, at each create and update, and so does this.
 
@@ -43,7 +44,9 @@ from swarmpy.model.specs import ServiceSpec
 
 QUERY: Final = "resolveImage"
 NEVER: Final = "never"
-"""``?resolveImage=never`` is how our own clients say that no digest is wanted."""
+ALWAYS: Final = "always"
+"""``?resolveImage=never`` is how our own clients say that no digest is wanted, ``always`` that the one which
+the service has may be of old."""
 DAEMON_ASKS_BEFORE: Final = versions.number("1.30")
 _DOCKER_CLIENT: Final = "Docker-Client/"
 _ID: Final = re.compile(r"(?:sha256:)?[0-9a-f]{64}")
@@ -57,6 +60,8 @@ class Policy(enum.Enum):
     CLIENT = enum.auto()
     MANAGER = enum.auto()
     """Where the image is new to the service."""
+    ANEW = enum.auto()
+    """The manager, also where the image keeps its name."""
     DAEMON = enum.auto()
     """At each request: clients of old."""
 
@@ -68,13 +73,13 @@ class Pinned(NamedTuple):
 
 def policy_of(version: versions.Version, user_agent: str, wish: str) -> Policy:
     """InvalidArgument for a wish that there is not."""
-    if wish not in ("", NEVER):
-        raise InvalidArgument(f"unsupported {QUERY} value: {NEVER} is the only one")
+    if wish not in ("", ALWAYS, NEVER):
+        raise InvalidArgument(f"unsupported {QUERY} value: give {ALWAYS} or {NEVER}")
     if version < DAEMON_ASKS_BEFORE:
         return Policy.DAEMON
     if wish == NEVER or user_agent.startswith(_DOCKER_CLIENT):
         return Policy.CLIENT
-    return Policy.MANAGER
+    return Policy.ANEW if wish == ALWAYS else Policy.MANAGER
 
 
 def undecided(spec: ServiceSpec, policy: Policy, *, of: ServiceSpec | None) -> Reference | None:
@@ -92,7 +97,7 @@ def settled(spec: ServiceSpec, policy: Policy, *, of: ServiceSpec | None) -> Ser
     name = _unpinned(image)
     if policy is Policy.DAEMON and name is None:
         return _with_image(spec, familiar(image))
-    if policy is not Policy.MANAGER or name is None or of is None or _is_forced(spec, of):
+    if policy not in (Policy.MANAGER, Policy.ANEW) or name is None or of is None or _is_forced(spec, of):
         return spec
     return _with_image(spec, _image(of)) if _is_same(name, _image(of)) else spec
 
@@ -187,10 +192,11 @@ class ImagePins:
         if name is None:
             return Pinned(settled(spec, policy, of=present))
         if await self._is_own(name):
-            return Pinned(spec, (warning(_image(spec)),) if policy is Policy.DAEMON else ())
+            own = settled(spec, policy, of=present)
+            return Pinned(own, (warning(_image(spec)),) if policy is Policy.DAEMON else ())
         digest = await self._digest(name, auth)
         if not digest:
-            return Pinned(spec, (warning(_image(spec)),))
+            return Pinned(settled(spec, policy, of=present), (warning(_image(spec)),))
         return Pinned(pinned(spec, policy, name, digest))
 
     async def _is_own(self, name: Reference) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import msgspec
+from msgspec.structs import replace
 
 from swarmpy.cli.flags import Options, UsageError
 from swarmpy.cli.session import Session, is_stale, tell, tell_refused, version_of
@@ -42,10 +43,12 @@ from swarmpy.limits import STALE_RETRIES_MAX
 
 if TYPE_CHECKING:
     from swarmpy.compose import NamedFile, NamedSpec, Stack
+    from swarmpy.model.specs import ServiceSpec
 
 CHANGES: Final = 3
 """The exit code of ``--plan`` and ``diff`` when something would change."""
-_RESOLVE_IMAGE: Final = ("always", "changed", "never")
+_ALWAYS: Final = "always"
+_RESOLVE_IMAGE: Final = (_ALWAYS, "changed", "never")
 
 
 @dataclass
@@ -69,15 +72,29 @@ def deploy(session: Session, arguments: list[str], options: Options) -> int:
     if options.on("plan"):
         show_plan(planned, standing, stack)
         return CHANGES if planned.changes else 0
-    if not planned.changes:
+    wish = options.text("resolve-image")
+    resolving = {} if wish == "changed" else {"resolveImage": wish}
+    steps = list(planned.changes)
+    if wish == _ALWAYS:
+        steps += _asked_anew(stack, standing, steps)
+    if not steps:
         print(f"Stack {stack.name} is as its files say: nothing to change", flush=True)
-    resolving = {"resolveImage": "never"} if options.text("resolve-image") == "never" else {}
-    deployment = _Deployment(session.client, stack, data, standing, planned.changes, resolving)
+    deployment = _Deployment(session.client, stack, data, standing, steps, resolving)
     try:
         return _carry_out(deployment, is_detached=options.on("detach"), is_quiet=options.on("quiet"))
     except (ErrorAnswer, Unavailable) as error:
         _tell_failed(deployment, error)
         return 1
+
+
+def _asked_anew(stack: Stack, standing: Standing, steps: list[Step]) -> list[Step]:
+    """Of services that are as their files say: the tags of their images may have moved."""
+    changed = {step.name for step in steps if step.kind is Kind.SERVICE}
+    names = [service.spec.name for service in stack.services]
+    present = standing.of(Kind.SERVICE)
+    return [
+        Step(Action.UPDATE, Kind.SERVICE, name) for name in names if name in present and name not in changed
+    ]
 
 
 def diff(session: Session, arguments: list[str], options: Options) -> int:
@@ -281,11 +298,22 @@ def _service(deployment: _Deployment, step: Step) -> None:
 def _update(deployment: _Deployment, service: NamedSpec, item: Json, query: dict[str, int]) -> None:
     old = stored_spec(item, deployment.standing)
     spec = wished_spec(service.spec, old, deployment.standing)
-    if spec == old:
+    if deployment.resolving.get("resolveImage") == _ALWAYS:
+        spec = _as_written(spec, service.spec)
+    elif spec == old:
         return
     body = msgspec.to_builtins(with_ids(spec, deployment.standing))
     path = f"/services/{item['ID']}/update"
     _tell_warnings(deployment.client.post(path, body, {**deployment.resolving, **query}))
+
+
+def _as_written(spec: ServiceSpec, written: ServiceSpec) -> ServiceSpec:
+    """Without the digest that the image has by now."""
+    container, own = spec.task_template.container_spec, written.task_template.container_spec
+    if container is None or own is None:
+        return spec
+    template = replace(spec.task_template, container_spec=replace(container, image=own.image))
+    return replace(spec, task_template=template)
 
 
 def _tell_warnings(answer: Json | None) -> None:

@@ -124,7 +124,19 @@ async def test_who_wants_no_digest_gets_none(http: Http, images: FakeImages) -> 
     assert await updated(http, f"box:3@{NEW}", headers=OWN_CLIENT) == f"box:3@{NEW}"
     assert await updated(http, "box:3", headers=OWN_CLIENT) == "box:3"
     answer = await http.post("/services/create", spec("other"), resolveImage="some")
-    assert (answer.status, answer.message) == (400, "unsupported resolveImage value: never is the only one")
+    assert (answer.status, answer.message) == (400, "unsupported resolveImage value: give always or never")
+
+
+async def test_who_asks_anew_gets_what_the_tag_is_now(http: Http, images: FakeImages) -> None:
+    assert (await created(http, "box:1", resolveImage="always"))[0] == f"box:1@{OLD}"
+    before = await service(http)
+    assert await updated(http, "box:1", resolveImage="always") == f"box:1@{OLD}"
+    assert await service(http) == before, "a tag that has not moved is no change"
+    images.digest = NEW
+    assert await updated(http, "box:1") == f"box:1@{OLD}"
+    assert await updated(http, "box:1", resolveImage="always") == f"box:1@{NEW}"
+    images.error = NotFound("no such manifest")
+    assert await updated(http, "box:1", resolveImage="always") == f"box:1@{NEW}", "nobody knows better"
 
 
 async def test_credentials_are_the_services(http: Http, images: FakeImages) -> None:

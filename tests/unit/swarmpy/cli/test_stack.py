@@ -11,6 +11,8 @@ from cli_run import Result, Run
 
 from swarmpy.client import Client
 from swarmpy.errors import PermissionDenied
+from swarmpy.model.images import Credentials, ManifestFacts
+from swarmpy.node.images import Images
 
 FILES = """
 services:
@@ -54,6 +56,34 @@ def versions(run: Run) -> dict[str, int]:
     client = Client(run.address)
     items = [*client.get("/services"), *client.get("/secrets"), *client.get("/configs")]
     return {item["Spec"]["Name"]: item["Version"]["Index"] for item in items}
+
+
+def test_a_tag_that_has_moved(deploy: Deploy, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only who says so gets what it is now, and that once."""
+    old, new = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    digests = [old]
+
+    async def look(self: Images, name: str, credentials: Credentials) -> ManifestFacts:
+        return ManifestFacts(media_type="", digest=digests[-1], size=1)
+
+    def image() -> str:
+        found: str = Client(run.address).get("/services/st_web")["Spec"]["TaskTemplate"]["ContainerSpec"][
+            "Image"
+        ]
+        return found
+
+    monkeypatch.setattr(Images, "look", look)
+    text = "services:\n  web: {image: 'box:1', command: sleep 5}\n"
+    assert deploy(text).code == 0
+    assert image() == f"box:1@{old}"
+    digests.append(new)
+    assert "nothing to change" in deploy(text).out
+    assert image() == f"box:1@{old}"
+    assert "Updating service st_web" in deploy(text, "--resolve-image", "always").out
+    assert image() == f"box:1@{new}"
+    before = versions(run)
+    assert deploy(text, "--resolve-image", "always").code == 0
+    assert versions(run) == before
 
 
 def test_everything_is_made_in_order(deploy: Deploy, run: Run) -> None:
