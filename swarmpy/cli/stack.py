@@ -115,8 +115,8 @@ COMMANDS = {
             switch("quiet", "Suppress progress output", short="q"),
             text(
                 "resolve-image",
-                "Ask registries for digests of images: of all services, of those whose image is new, or of none "
-                "(always, changed, never)",
+                "Ask registries for digests of images: of all services, of those whose image is new, "
+                "or of none (always, changed, never)",
                 default="changed",
             ),
             switch("with-registry-auth", "Taken for docker's sake: nodes have their own credentials"),
