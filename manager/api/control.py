@@ -72,6 +72,8 @@ class SystemInfo(Value, frozen=True, kw_only=True):
     tasks: int = 0
     tasks_running: int = 0
     warnings: tuple[str, ...] = ()
+    has_other_ids: bool = False
+    """Whether its tasks have other ids than the node's."""
 
 
 class InitRequest(Value, frozen=True, kw_only=True):

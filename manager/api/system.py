@@ -167,7 +167,10 @@ class System:
                 "Isolation": "",
                 "InitBinary": "",
                 **dict.fromkeys(("ContainerdCommit", "RuncCommit", "InitCommit"), _NO_COMMIT),
-                "SecurityOptions": ["name=seccomp,profile=builtin"],
+                "SecurityOptions": [
+                    "name=seccomp,profile=builtin",
+                    *(["name=userns"] if system.has_other_ids else []),
+                ],
                 "Warnings": list(system.warnings) or None,
                 **_old_info(requests.api_version(request)),
             }

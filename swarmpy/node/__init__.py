@@ -140,6 +140,11 @@ def probe(config: NodeConfig) -> tuple[Capabilities, ...]:
 
 def make_machine(executor: str, config: NodeConfig, env: Env, make: Callable[..., Executor]) -> Machine:
     """This machine, with this executor, one of those that ``make`` makes, and its own network backend."""
+    ids = node_ids.task_ids(config.userns_remap)
+    if config.userns_remap and ids is None:
+        log.warning(
+            "ids_not_remapped", reason=f"{config.userns_remap} is root, who cannot be remapped with itself"
+        )
     service = executors.podman_service(config, executor)
     images = executors.make_images(config, env, executor, service)
     fetch = images.fetch if isinstance(images, Images) else None
@@ -156,7 +161,7 @@ def make_machine(executor: str, config: NodeConfig, env: Env, make: Callable[...
             labels=config.labels,
             generic_resources=config.generic_resources,
         ),
-        read_system=read_system,
+        read_system=partial(read_system, has_other_ids=ids is not None),
         images=images,
         volumes=NodeVolumes(config.data_dir, env.clock),
     )
@@ -166,12 +171,7 @@ def make_backend(config: NodeConfig, env: Env, *, system: str = sys.platform) ->
     """What programs this machine's network. Windows has this much of a node only: no executor is for it."""
     if system == "win32":
         return WindowsBackend(threads=env.threads)
-    ids = node_ids.task_ids(config.userns_remap)
-    if config.userns_remap and ids is None:
-        log.warning(
-            "ids_not_remapped", reason=f"{config.userns_remap} is root, who cannot be remapped with itself"
-        )
-    return LinuxBackend(run_dir=config.run_dir, ids=ids)
+    return LinuxBackend(run_dir=config.run_dir, ids=node_ids.task_ids(config.userns_remap))
 
 
 __all__ = ["SwarmError", "run", "serve"]

@@ -11,7 +11,7 @@ from manager.api.control import SystemInfo
 from swarmpy.config import NodeConfig
 
 
-def read_system(config: NodeConfig, *, executor: str, tasks: int) -> SystemInfo:
+def read_system(config: NodeConfig, *, executor: str, tasks: int, has_other_ids: bool = False) -> SystemInfo:
     """Asks the kernel and ``/etc/os-release``; cheap enough for every call of ``/info``."""
     release = _os_release()
     return SystemInfo(
@@ -29,6 +29,7 @@ def read_system(config: NodeConfig, *, executor: str, tasks: int) -> SystemInfo:
         generic_resources=config.generic_resources,
         tasks=tasks,
         tasks_running=tasks,
+        has_other_ids=has_other_ids,
     )
 
 

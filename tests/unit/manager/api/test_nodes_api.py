@@ -240,6 +240,14 @@ async def test_tokens_are_in_swarm_alone(http: Http, cluster: FakeCluster) -> No
     assert WORKER_TOKEN.encode() not in info.body
 
 
+async def test_other_ids_are_told(http: Http, node: FakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ["name=seccomp,profile=builtin"]
+    assert (await http.get("/info")).json["SecurityOptions"] == plain
+    info = replace(node.system(), has_other_ids=True)
+    monkeypatch.setattr(node, "system", lambda: info)
+    assert (await http.get("/info")).json["SecurityOptions"] == [*plain, "name=userns"]
+
+
 async def test_rotation_changes_one_token(http: Http, cluster: FakeCluster) -> None:
     swarm = (await http.get("/swarm")).json
     answer = await http.post(
