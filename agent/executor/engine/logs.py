@@ -43,7 +43,7 @@ from agent.executor.native import folders
 from agent.executor.native.attached import Readers, of_removed
 from agent.executor.native.log_reader import matches, read_log
 from agent.executor.native.shim.log_writer import LogWriter
-from swarmpy.errors import NotFound, Unavailable
+from swarmpy.errors import Conflict, NotFound, Unavailable
 from swarmpy.limits import (
     LOG_FILE_BYTES_MAX,
     LOG_FILES_MAX,
@@ -330,8 +330,8 @@ class Source:
                 async for chunk in self._engine.chunks(content):
                     yield reader.feed(chunk)
             yield reader.finish()
-        except NotFound:
-            return  # somebody else has removed the container: what was read of it is all there will be
+        except (NotFound, Conflict):
+            return  # somebody else has removed the container, or is at it: what was read is all there will be
         except Garbled as error:
             raise Unavailable(f"docker's log of task {self.task.record.task_id}: {error}") from None
 

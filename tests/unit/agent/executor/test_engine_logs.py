@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +25,8 @@ from agent.executor.engine.log_forms import (
     parse_time,
     start_of_last,
 )
-from agent.executor.engine.logs import K8sFile, log_config
+from agent.executor.engine.logs import K8sFile, Source, log_config
+from swarmpy.errors import Conflict, NotFound, SwarmError
 
 STAMP = b"2026-11-22T00:24:37.%09dZ "
 AT = parse_time(b"2026-11-22T00:24:37Z")
@@ -203,6 +208,22 @@ def test_after_the_last_lines_alone_nothing_older_comes() -> None:
     assert cursor.adopt([older, last, fresh]) == [fresh]
     cursor.rewind()
     assert cursor.admit([older, last, fresh, Piece(101, 1, b"on\n")]) == [Piece(101, 1, b"on\n")]
+
+
+@pytest.mark.parametrize("error", [NotFound("No such container: x"), Conflict("marked for removal")])
+async def test_the_log_of_a_container_that_somebody_removes_is_what_was_read(error: SwarmError) -> None:
+    class Docker:
+        flavour = "docker"
+
+        @asynccontextmanager
+        async def stream(self, *words: str, **fields: object) -> AsyncIterator[None]:
+            raise error
+            yield
+
+    task: Any = SimpleNamespace(container="x", record=SimpleNamespace(tty=False, task_id="t"))
+    engine: Any = Docker()
+    run: Any = None
+    assert [pieces async for pieces in Source(engine, task, run).read(follows=False)] == []
 
 
 def test_podmans_file_is_read_through_its_replacement(tmp_path: Path) -> None:
