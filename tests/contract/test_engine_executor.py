@@ -138,7 +138,7 @@ async def test_containers_of_others(rig: EngineRig, docker: Docker, tasks: Tasks
     other = run("run", "-d", *labels, "io.swarmpy.node=0123", *box)
     left = run("run", "-d", *labels, f"io.swarmpy.node={key}", *box)
     mine = await tasks.run(1, RUN_ON)
-    executor = await rig.reopen()
+    executor = tasks.executor = await rig.reopen()
     present = run("ps", "--no-trunc", "--quiet").split()
     assert stranger in present
     assert other in present
@@ -146,7 +146,6 @@ async def test_containers_of_others(rig: EngineRig, docker: Docker, tasks: Tasks
     assert (await found(executor, mine)) is not None
     launch = await tasks.launch(2, RUN_ON)
     run("create", "--name", launch.name, *box)
-    tasks.executor = executor
     with pytest.raises(TaskRejected, match="taken in docker by a container of others"):
         await executor.create(launch)
     run("rm", "--force", stranger, other, launch.name)
