@@ -12,11 +12,12 @@ from native_rig import NativeRig
 from scratch_network import scratch_network
 
 from agent.dataplane.base import Endpoint
-from agent.dataplane.linux import namespaces
+from agent.dataplane.linux import namespaces, owned
 from agent.dataplane.linux.backend import LinuxBackend
 from agent.executor.base import Command, Sandbox
 from agent.executor.native.executor import NativeExecutor
 from agent.executor.native.id_ranges import IdRange, TaskIds
+from swarmpy.errors import Unavailable
 from swarmpy.model.ids import TaskId
 
 pytestmark = [
@@ -110,6 +111,22 @@ async def test_they_hold_nowhere_else(rig: NativeRig, backend: LinuxBackend) -> 
         assert f"Gid:\t{IDS.groups.first}" in status
         owners.append(os.stat(f"/proc/{found.pid}/ns/user").st_ino)
     assert len({*owners, os.stat("/proc/self/ns/user").st_ino}) == 3
+
+
+async def test_a_kernel_that_makes_none(backend: LinuxBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said why, nothing stays, and the next try makes it."""
+    program = owned._PROGRAM
+    for broken, why in (
+        ("import os; os.write(1, b'No space')", "No space"),
+        ("pass", "its process has died"),
+    ):
+        monkeypatch.setattr(owned, "_PROGRAM", broken)
+        with pytest.raises(Unavailable, match=f"cannot be made .{why}.*max_user_namespaces"):
+            await attached(backend, "one")
+        assert await backend.list() == ()
+        assert not namespaces.is_live(backend.netns_dir / "one")
+    monkeypatch.setattr(owned, "_PROGRAM", program)
+    assert namespaces.is_live(Path((await attached(backend, "one")).netns))
 
 
 async def test_it_outlives_the_daemon(rig: NativeRig, backend: LinuxBackend, tmp_path: Path) -> None:
