@@ -217,7 +217,8 @@ async def test_the_log_of_a_container_that_somebody_removes_is_what_was_read(err
 
         @asynccontextmanager
         async def stream(self, *words: str, **fields: object) -> AsyncIterator[None]:
-            raise error
+            if self.flavour:
+                raise error
             yield
 
     task: Any = SimpleNamespace(container="x", record=SimpleNamespace(tty=False, task_id="t"))
