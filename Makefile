@@ -35,7 +35,7 @@ test-fast: ready  ## All tests but those on real clusters
 	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests --ignore tests/e2e --ignore tests/clients --ignore tests/bench
 
 test-e2e: ready clients  ## The tests on real clusters
-	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests/e2e tests/clients
+	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/e2e tests/clients
 
 clients-table: clients  ## Try every client, and write docs/clients.md
 	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests/clients --clients-table --deselect tests/clients/test_table.py

@@ -245,6 +245,8 @@ asyncio.run(main())
     await rig.executor.start_up()
     task_id = TaskId("own")
     assert is_running(await pid_of(rig, task_id))
+    while not await rig.log(task_id):
+        await asyncio.sleep(0.01)
     assert [line.data for line in await rig.log(task_id)] == [b"up\n"]
     exit = await rig.executor.stop(task_id, signal=signal.SIGTERM, grace_s=0)
     assert exit is not None
