@@ -148,10 +148,7 @@ async def life(rig: NativeRig, skipped: int) -> Facts:
     ended = await rig.executor.stop(task_id, signal=15, grace_s=0)
     facts["end"] = [ended.code, ended.is_oom_killed] if ended is not None else None
     facts["left_running"] = (group / "cgroup.procs").read_text().split() if group.exists() else []
-    other = await rig.run("short-life", spec=_sh("exit 7"), image=IMAGE)
-    facts["code"] = (await rig.wait_exit(other)).exit.code
-    for each in (task_id, other):
-        await rig.executor.remove(each)
+    await rig.executor.remove(task_id)
     facts["left"] = [path.name for path in (GROUPS / rig.parent.strip("/")).iterdir() if path.is_dir()]
     return facts
 
@@ -179,10 +176,11 @@ async def privileged(rig: NativeRig) -> Facts:
 
 
 async def user_ids(rig: NativeRig) -> Facts:
-    script = f"id -u; cat /proc/self/uid_map; {_LOOK}"
+    script = f"id -u; cat /proc/self/uid_map; {_LOOK} exit 7"
     task_id = await rig.run("mapped", spec=_sh(script, cpuset_cpus="0"), image=IMAGE, limits=_LIMITS)
-    said = (await rig.output(task_id)).splitlines()
-    return {"said": [" ".join(line.split()) for line in said]}
+    ended = await rig.wait_exit(task_id)
+    said = [line.data.decode().split() for line in await rig.log(task_id)]
+    return {"said": [" ".join(words) for words in said], "code": ended.exit.code}
 
 
 # --- where the daemon is
