@@ -22,6 +22,8 @@ from swarmpy.image_limits import (
 from swarmpy.limits import IMAGE_BYTES_MAX
 
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"
+"""Behind a first byte of 0x50 to 0x5f."""
 _GZIP_BITS = 31
 """zlib's word for the largest window, with gzip's head and its check sum at the end."""
 
@@ -43,12 +45,18 @@ def decompressed(file: IO[bytes]) -> IO[bytes]:
         source = bz2.BZ2File(file)
     elif start.startswith(_XZ):
         source = _Unxz(file)
-    elif start.startswith(_ZSTD):
+    elif _is_zstd(start):
         source = _zstd(file)
     else:
         return file
     most = IMAGE_INFLATED_FLOOR_BYTES + size * IMAGE_INFLATED_RATIO_MAX
     return cast("IO[bytes]", _Bounded(source, min(most, IMAGE_BYTES_MAX)))
+
+
+def _is_zstd(start: bytes) -> bool:
+    """Also what begins with a frame to be skipped, as tools that compress in parallel write it."""
+    is_skipped = len(start) >= 4 and start[0] >> 4 == 5 and start[1:4] == _ZSTD_SKIPPED
+    return is_skipped or start.startswith(_ZSTD)
 
 
 def _zstd(file: IO[bytes]) -> _Source:

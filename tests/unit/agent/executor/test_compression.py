@@ -101,3 +101,11 @@ def test_memory_for_xz_is_bounded() -> None:
         read(bytes(packed))
     strongest = lzma.compress(DATA, preset=9 | lzma.PRESET_EXTREME)
     assert read(strongest + bytes(8) + strongest) == 2 * DATA
+
+
+def test_frames_of_zstd_that_are_to_be_skipped() -> None:
+    """Before, between and behind the others."""
+    packed = KINDS["zstd"]
+    for number in (0x50, 0x5F):
+        skipped = bytes((number, 0x2A, 0x4D, 0x18)) + (5).to_bytes(4, "little") + b"hello"
+        assert read(skipped + packed(DATA) + skipped + packed(b"more") + skipped) == DATA + b"more"
