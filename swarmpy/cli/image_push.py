@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import quote
 
 from swarmpy.cli.flags import Command, Options, UsageError, switch, text
-from swarmpy.cli.image_files import chunks, open_source
+from swarmpy.cli.image_files import open_source
 from swarmpy.cli.image_moves import REGISTRY_FLAGS, push_to_registry
 from swarmpy.cli.render import size
 from swarmpy.cli.session import Session, tell, tell_refused
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _PATH: Final = "/swarmpy/images/push"
-_AWAY: Final = ("down", "disconnected")
+_AWAY: Final = ("down",)
 _FORMS: Final = (
     "NAME[:TAG] goes to its registry; NODE [NODE...] FILE, --all FILE, and --image NAME with nodes or --all "
     "go to nodes"
@@ -82,17 +82,15 @@ def push(session: Session, arguments: list[str], options: Options) -> int:
         "name": options.text("name"),
     }
     query = {key: value for key, value in given.items() if value}
-    source: AbstractContextManager[IO[bytes] | None]
+    source: AbstractContextManager[Iterator[bytes]]
     try:
-        source = open_source(wish.file) if wish.file else nullcontext(None)
+        source = open_source(wish.file) if wish.file else nullcontext(iter(()))
     except OSError as error:
         tell(f"Error: {wish.file} cannot be read: {error.strerror}")
         return 1
-    with source as file:
-        upload = chunks(file) if file is not None else iter(())
-        with session.client.stream(_PATH, query, upload=upload) as response:
-            steps = _steps(response, away)
-            return _tell_story(session, steps, nodes, is_quiet=options.on("quiet")) or code
+    with source as pieces, session.client.stream(_PATH, query, upload=pieces) as response:
+        steps = _steps(response, away)
+        return _tell_story(session, steps, nodes, is_quiet=options.on("quiet")) or code
 
 
 def _steps(lines: Iterable[bytes], away: frozenset[str]) -> Iterator[Json]:

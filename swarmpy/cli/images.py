@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from swarmpy.cli import image_moves, image_push
 from swarmpy.cli.flags import Command, Options, UsageError, switch, text
-from swarmpy.cli.image_files import chunks, open_source
+from swarmpy.cli.image_files import open_source
 from swarmpy.cli.output import LIST_FLAGS, NO_TRUNC, Listing, show_list
 from swarmpy.cli.render import duration, size
 from swarmpy.cli.session import Session, each, tell
@@ -64,7 +64,7 @@ def load(session: Session, arguments: list[str], options: Options) -> int:
     except OSError as error:
         tell(f"Error: {path} cannot be read: {error.strerror}")
         return 1
-    with source as file, session.client.stream("/images/load", given, upload=chunks(file)) as response:
+    with source as pieces, session.client.stream("/images/load", given, upload=pieces) as response:
         for line in response:
             if line.strip():
                 print(json.loads(line)["stream"].rstrip("\n"))
