@@ -81,16 +81,17 @@ class LogContract(Suite):
         id_ = await tasks.run(1, "for i in 1 2 3 4; do echo $i; sleep 0.02; done; " + RUN_ON)
         lines = await wait_log(executor, id_, 4)
         second, third = lines[1].timestamp, lines[2].timestamp
-        assert [line.data for line in await read_log(executor, id_, LogQuery(since=third))] == [
-            b"3\n",
-            b"4\n",
-        ]
-        until = LogQuery(until=second)
-        assert [line.data for line in await read_log(executor, id_, until)] == [b"1\n", b"2\n"]
+
+        async def told(query: LogQuery) -> list[LogLine]:
+            return await read_log(executor, id_, query)
+
+        # lines that a busy node reads in one go are of one moment
+        assert await told(LogQuery(since=third)) == [each for each in lines if each.timestamp >= third]
+        assert await told(LogQuery(until=second)) == [each for each in lines if each.timestamp <= second]
         both = LogQuery(since=second, until=third)
-        assert [line.data for line in await read_log(executor, id_, both)] == [b"2\n", b"3\n"]
+        assert await told(both) == [each for each in lines if second <= each.timestamp <= third]
         past = LogQuery(until=third, is_following=True)  # nothing can come any more
-        assert len(await read_log(executor, id_, past)) == 3
+        assert await told(past) == [each for each in lines if each.timestamp <= third]
 
     async def test_much_and_what_is_rotated(self, executor: Executor, tasks: Tasks) -> None:
         launch = await tasks.launch(1, f"trap 'exit 0' TERM; {FILL}; echo done; sleep 3600 & wait")
@@ -98,7 +99,7 @@ class LogContract(Suite):
         following = asyncio.create_task(_count(executor, launch.task_id))
         await executor.start(launch.task_id)
         id_ = launch.task_id
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(3 * DEADLINE_S):
             while await read_log(executor, id_, LogQuery(tail=1)) == []:
                 await asyncio.sleep(0.05)
             while (await read_log(executor, id_, LogQuery(tail=1)))[-1].data != b"done\n":
