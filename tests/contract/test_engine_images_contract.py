@@ -71,6 +71,7 @@ async def names(images: EngineImages) -> set[str]:
 
 async def test_from_its_import_to_its_end(images: EngineImages) -> None:
     id_ = await imported(images, "team/made:2")
+    beginning = images.events.recent.next
     found = await images.find("team/made:2")
     assert (found.id, found.tags) == (id_, ("team/made:2",))
     assert found.config["config"]["Cmd"] == ["sleep", "9"]
@@ -86,6 +87,17 @@ async def test_from_its_import_to_its_end(images: EngineImages) -> None:
     assert last.untagged == ("other:x",)
     assert id_ in last.deleted
     assert last.size_bytes > 0
+    told = images.events.recent.beginning_with(0)
+    labels = {"kind": "test"}
+    assert beginning == 2
+    assert [(event.action, event.id, event.attributes) for event in told] == [
+        ("tag", id_, {**labels, "name": "team/made:2"}),
+        ("import", id_, {**labels, "name": id_}),
+        ("tag", id_, {**labels, "name": "other:x"}),
+        ("untag", id_, {**labels, "name": id_}),
+        ("untag", id_, {**labels, "name": id_}),
+        ("delete", id_, {"name": id_}),
+    ]
     for name, shown in (("other:x", "other:x"), ("other", "other:latest")):
         with pytest.raises(NotFound, match=f"^No such image: {shown}$"):
             await images.find(name)
@@ -97,6 +109,9 @@ async def test_archives(images: EngineImages, base: str) -> None:
     await images.remove("kept:1")
     await images.remove("base:1")
     assert await images.load(pieces(saved)) == ("kept:1",)
+    assert [(event.action, event.id) for event in images.events.recent.beginning_with(0)] == [
+        *(("tag", base), ("save", base), ("untag", base), ("untag", base), ("delete", base), ("load", base)),
+    ]
     assert (await images.find("kept:1")).id == base
     await images.tag("kept:1", "base", "1")
     assert await images.load(pieces(box_tar()), filename="bare.tar") == ("bare:latest",)
