@@ -14,7 +14,7 @@ from aiohttp import web
 
 from manager.api import requests, versions
 from manager.api.context import Api
-from manager.api.control import LocalState
+from manager.api.control import LocalState, SystemInfo
 from manager.api.docker_json import Json, rfc3339, shape
 from swarmpy.errors import NoLeader, Retry
 from swarmpy.limits import INFO_BARRIER_TIMEOUT_S
@@ -40,6 +40,10 @@ _KERNEL_MEMORY_UNTIL: Final = versions.number("1.42")
 """The version of the API that has these fields no more; older clients warn if they are not there."""
 _SECURITY_NAMES_UNTIL: Final = versions.number("1.25")
 _ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def _security(system: SystemInfo) -> list[str]:
+    return ["name=seccomp,profile=builtin", *(["name=userns"] if system.has_other_ids else [])]
 
 
 def _old_info(version: versions.Version) -> Json:
@@ -167,10 +171,7 @@ class System:
                 "Isolation": "",
                 "InitBinary": "",
                 **dict.fromkeys(("ContainerdCommit", "RuncCommit", "InitCommit"), _NO_COMMIT),
-                "SecurityOptions": [
-                    "name=seccomp,profile=builtin",
-                    *(["name=userns"] if system.has_other_ids else []),
-                ],
+                "SecurityOptions": _security(system),
                 "Warnings": list(system.warnings) or None,
                 **_old_info(requests.api_version(request)),
             }

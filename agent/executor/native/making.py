@@ -59,7 +59,7 @@ class Maker:
             raise
 
     def renew(self, task_id: str, files: tuple[LaunchFile, ...], send: Callable[[int], None]) -> None:
-        """Newer secrets and configs, for the ids that the task was made with: those of the node may differ."""
+        """Newer secrets and configs, for the ids that the task was made with: the node's may differ."""
         job = folders.read_job(self.tasks_dir / task_id)
         self.files.renew(task_id, files, send, root=user_ids.root_of(job) if job else (0, 0))
 
