@@ -18,7 +18,7 @@ from swarmpy.model.objects import NodeDescription, TaskStatus
 from swarmpy.model.states import NodeState, TaskState
 from swarmpy.pb import dispatcher_pb2 as pb
 
-DEADLINE_S: Final = 5.0
+DEADLINE_S: Final = 20.0
 NODE: Final = NodeId("node-1")
 
 

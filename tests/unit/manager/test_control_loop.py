@@ -24,7 +24,7 @@ from swarmpy.model.ids import NodeId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import Service, Task, TaskStatus
 from swarmpy.model.states import Owner, TaskState
 
-DEADLINE_S = 5.0
+DEADLINE_S = 20.0
 
 
 class OneTaskEach:
