@@ -11,10 +11,8 @@ from msgspec.structs import replace
 from world import GIB, START, World, make_node
 
 from manager.schedule.scheduler import place
-from swarmpy.model.cluster_specs import ClusterSpec, OrchestrationConfig
-from swarmpy.model.ids import ClusterId, NodeId, RevisionId, ServiceId, TaskId, Timestamp
+from swarmpy.model.ids import NodeId, RevisionId, ServiceId, TaskId, Timestamp
 from swarmpy.model.objects import (
-    Cluster,
     EngineDescription,
     EnginePlugin,
     Kind,
@@ -461,26 +459,6 @@ def test_a_node_where_tasks_keep_failing_is_tried_last() -> None:
     assert board.counts("a") == {"n1": 1}
     assert fail_there(board, "a", 5) == ["n2"] * 5
     assert fail_there(board, "a", 1) == ["n1"]
-
-
-@pytest.mark.parametrize("limit", [0, 1, 3, 5, -1])
-def test_a_slot_that_failed_often_finds_the_node_that_can(limit: int) -> None:
-    """However few ended tasks are kept: with 2 or more, also when more than one node fails."""
-    board = Board("n1", "n2", "n3")
-    history = OrchestrationConfig(task_history_retention_limit=limit)
-    board.world.put(Cluster(id=ClusterId("c"), spec=ClusterSpec(orchestration=history)))
-    board.service("a")
-    nodes: list[str] = []
-    for restarts in range(12):
-        (task,) = board.place(board.wanted("a", 1, restarts=restarts))
-        nodes.append(task.node_id)
-        board.fail(task, TaskState.REJECTED)
-        kept = sorted(board.world.tasks("a"), key=lambda each: each.version)
-        for old in kept[: -max(limit, 1)] if limit >= 0 else []:
-            board.world.delete(Kind.TASK, old.id)
-    assert nodes[:5] == ["n1"] * 5
-    assert nodes[5] == "n2"
-    assert limit < 2 or nodes[6] == "n3"
 
 
 def test_failures_count_per_revision_and_for_five_minutes() -> None:
