@@ -96,18 +96,20 @@ async def push(streams: Streams, parcel: Parcel, targets: Sequence[Target], repo
 
 async def _pushed(streams: Streams, parcel: Parcel, target: Target, report: Report) -> Receipt:
     """A node that is away for a moment, as one that was just promoted and has a new certificate, is waited
-    for; what it has by then is not sent again."""
+    for; what it has by then is not sent again. If it stays away, what broke is told, not that it is away."""
     loop = asyncio.get_running_loop()
     deadline = 0.0
+    reason: Unavailable | None = None
     while True:
         one = _Push(streams, parcel, target, report)
         try:
             return await one.run()
-        except Unavailable:
+        except Unavailable as error:
             now = loop.time()
             deadline = deadline or now + IMAGE_RETURN_S
+            reason = error if one.has_begun or reason is None else reason
             if one.is_final or now >= deadline:
-                raise
+                raise reason from None
             report(Step(target, doing=_WAITING))
             await asyncio.sleep(IMAGE_RETURN_LOOK_S)
 
@@ -131,12 +133,14 @@ class _Push:
         self._report = report
         self._offer = parcel.offers[target.architecture]
         self._departure = Departure(self._offer)
+        self.has_begun = False
         self.is_final = False
         """What failed was no connection: the node has said so itself, or nothing for long."""
 
     async def run(self) -> Receipt:
         body = msgspec.json.encode(self._offer)
         async with self._streams.open(self._target.id, IMAGE_RECEIVE, body) as stream:
+            self.has_begun = True
             sending: asyncio.Task[None] | None = None
             hearing: asyncio.Task[pb.StreamPart | None] | None = None
             try:

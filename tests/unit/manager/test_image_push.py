@@ -214,6 +214,21 @@ async def test_a_node_that_is_away_for_a_moment_is_waited_for(
     assert any(step.doing == "waiting for the node" for step in node.steps)
 
 
+async def test_of_a_node_that_stays_away_it_is_told_what_broke(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_push, "IMAGE_RETURN_S", 0.3)
+
+    def go_away() -> None:
+        rig.has_session = False
+        rig.cut()
+
+    async with node.rig() as rig:
+        parcel = node.parcel(saved(tmp_path / "one.tar", BASE))
+        last = await node.push_over(rig, Breaking(parcel, 300_000, go_away))
+    assert "the connection to node node-1 is lost" in last.error
+
+
 async def test_a_stream_that_breaks_leaves_no_image_and_the_next_try_goes_on(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
