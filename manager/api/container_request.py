@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from manager.api import requests
+from manager.api import go_json, requests
 from manager.api.network_joins import EndpointSettings
 from swarmpy.errors import InvalidArgument
 from swarmpy.model.specs import Healthcheck, Mount, Ulimit
@@ -161,7 +161,7 @@ def read(data: bytes) -> ContainerCreate:
     if not data:
         raise InvalidArgument("invalid JSON: got EOF while reading request body")
     body = requests.parse(_with_lists(data), ContainerCreate)
-    raw = msgspec.json.decode(data)
+    raw = go_json.first_value(data) or {}
     _refuse_unknown(raw, _MAPPED[ContainerCreate] | _CONFIG_IGNORED, where="Config")
     host = raw.get("HostConfig") or {}
     given = {key: value for key, value in host.items() if value not in _HOST_AS_IT_IS.get(key, ())}
@@ -177,7 +177,7 @@ def read_update(data: bytes) -> HostConfig:
     if not data:
         raise InvalidArgument("invalid JSON: got EOF while reading request body")
     body = requests.parse(data, HostConfig)
-    raw = msgspec.json.decode(data)
+    raw = go_json.first_value(data) or {}
     given = {key: value for key, value in raw.items() if value not in _HOST_AS_IT_IS.get(key, ())}
     _refuse_unknown(given, _UPDATABLE | _HOST_IGNORED, where="HostConfig")
     return body
@@ -186,8 +186,8 @@ def read_update(data: bytes) -> HostConfig:
 def _with_lists(data: bytes) -> bytes:
     """Commands may be given as one string, as docker's own form of them has it."""
     try:
-        raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raw = go_json.first_value(data)
+    except InvalidArgument:
         return data  # the reader says what is wrong
     if not isinstance(raw, dict):
         return data

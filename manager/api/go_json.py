@@ -91,7 +91,7 @@ _CHOICES: Final[dict[type, tuple[str, str]]] = {
 
 def parse(data: bytes, type_: type[T]) -> T:
     """InvalidArgument with the decoder's words otherwise."""
-    raw = _value(data)
+    raw = first_value(data)
     try:
         read = _struct(type_)
         return msgspec.convert({} if raw is None else read(raw), type_)
@@ -105,7 +105,7 @@ def parse(data: bytes, type_: type[T]) -> T:
 
 def parse_filters(data: bytes) -> dict[str, tuple[str, ...]]:
     """``{"name": {"web": true}}`` or ``{"name": ["web"]}``: as dockerd, not looking whether it says true."""
-    raw = _value(data)
+    raw = first_value(data)
     if raw is not None and not isinstance(raw, dict):
         raise InvalidArgument(
             f"json: cannot unmarshal {_kind(raw)} into Go value of type map[string]map[string]bool"
@@ -130,7 +130,8 @@ def _are_texts(values: Any) -> bool:
 # --- text
 
 
-def _value(data: bytes) -> Any:
+def first_value(data: bytes) -> Any:
+    """The first value there; what follows is not looked at. InvalidArgument with the decoder's words."""
     try:
         return msgspec.json.decode(data)
     except RecursionError:

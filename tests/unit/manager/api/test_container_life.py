@@ -386,6 +386,17 @@ def test_a_new_policy_wakes_no_container_that_has_ended(cluster: FakeCluster) ->
     assert not container_changes.is_started(draft, service, NOW)
 
 
+@pytest.mark.parametrize("data", [b'{"Image": "box"}{}', b' {"Image": "box"} what follows'])
+def test_what_follows_a_body_is_not_looked_at(data: bytes) -> None:
+    assert container_request.read(data).image == "box"
+    assert container_request.read_update(b"{}" + data) == container_request.read_update(b"{}")
+
+
+def test_no_value_is_an_empty_body() -> None:
+    assert container_request.read_update(b"null") == container_request.read_update(b"{}")
+    assert container_request.read(b"null") == container_request.read(b"{}")
+
+
 def test_names_are_of_their_node(cluster: FakeCluster) -> None:
     other = NodeId("n2aaaaaaaaaaaaaaaaaaaaaaa")
     cluster.add_node(other, "node-2")
