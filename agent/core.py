@@ -229,8 +229,8 @@ class Core:
                 self._round.tell(run, make_places_status(run, err=event.error))
             if done is Do.RELOAD and event.is_final:
                 self._note_reload(run, event.error)
-            elif done is Do.RELOAD:
-                run.given = ()
+            elif done in (Do.RELOAD, Do.CREATE):
+                run.given = ()  # a task that waits for its start is made anew for newer files
             self._fail(run, event, is_start_up=done in START_UP)
 
     def _fail(self, run: Run, event: events.Failed, *, is_start_up: bool) -> None:

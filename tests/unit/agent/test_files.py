@@ -286,26 +286,29 @@ async def test_newer_data_that_make_no_file_leave_the_task_as_it_is() -> None:
     await rig.wait_quiet()
 
 
+@pytest.mark.parametrize(("verb", "desired"), [("reload", TaskState.RUNNING), ("create", TaskState.READY)])
 @in_virtual_time
-async def test_trouble_on_the_way_to_newer_data_is_tried_again() -> None:
+async def test_trouble_on_the_way_to_newer_data_is_tried_again(verb: str, desired: TaskState) -> None:
     rig = Rig()
     left = [2]
 
-    def script(verb: str, subject: str) -> float:
-        if verb == "reload" and left[0]:
+    def script(asked: str, subject: str) -> float:
+        if asked == verb and left[0]:
             left[0] -= 1
             raise OSError("no space")
         return 0.0
 
-    rig.machine.script = script
     revision = revision_of(the_secret(0, reload="HUP"))
     await rig.start()
     await rig.post(rig.manager.put(secret(b"old")))
-    await rig.post(rig.manager.assign(task := make_task(1, revision), revision=revision))
-    await rig.wait_state(TaskState.RUNNING, task.id)
+    task = make_task(1, revision, desired=desired)
+    await rig.post(rig.manager.assign(task, revision=revision))
+    await rig.wait_state(desired, task.id)
+    rig.machine.script = script
     await rig.post(rig.manager.put(secret(b"new", number=2)))
     await rig.wait(lambda: files_of(rig, task.id) == [b"new"])
     await rig.wait_quiet()
+    assert left == [0]
 
 
 # --- in memory only
