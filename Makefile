@@ -32,7 +32,7 @@ lab-down: ready  ## Take that cluster away
 test: ready test-fast test-e2e  ## The whole test suite
 
 test-fast: ready  ## All tests but those on real clusters
-	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore tests/e2e --ignore tests/clients --ignore tests/bench
+	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile tests --ignore tests/e2e --ignore tests/clients --ignore tests/bench
 
 test-e2e: ready clients  ## The tests on real clusters
 	$(ROOT) $(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/e2e tests/clients
